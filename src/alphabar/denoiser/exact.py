@@ -1,0 +1,76 @@
+"""Closed-form denoisers of toy data: what a perfectly trained network would answer. The oracles of the samplers' tests.
+
+They count in float64 whatever comes in and answer in the type of the images. Both have a schedule and an image_shape,
+so that `sample` draws from them as from any model.
+"""
+
+import torch
+from torch import Tensor
+
+from alphabar.data.toy import Gaussian, Mixture
+from alphabar.schedule.vp import LogSigma, Schedule
+from alphabar.types import Images, Levels
+
+EDM_LEVELS = LogSigma(0.002, 80.0)  # Karras et al. 2022 (arXiv:2206.00364), table 1
+
+
+class GaussianDenoiser:
+    """x0 ~ N(mean, std^2), so E[x0 | x] = mean + std^2 / (std^2 + sigma^2) (x - mean), pixel by pixel."""
+
+    def __init__(self, data: Gaussian, schedule: Schedule = EDM_LEVELS) -> None:
+        self.data = data
+        self.schedule = schedule
+        self.image_shape = data.image_shape
+
+    def __call__(self, x: Images, sigma: Levels) -> Images:
+        mean, var = self.data.mean.to(x.device), self.data.std.to(x.device) ** 2
+        noisy = var + _column(sigma, x) ** 2
+        share = torch.where(noisy > 0, var / noisy, 0.0)  # a fixed pixel without noise is where it is
+        return (mean + share * (x.double() - mean)).to(x.dtype)
+
+    def flow(self, x: Images, sigma: float, to: float) -> Images:
+        """Where the probability-flow ODE dx/ds = (x - E[x0 | x]) / s carries x from level `sigma` to level `to`.
+
+        With the above dx/ds = s (x - mean) / (std^2 + s^2), so x - mean moves in proportion to sqrt(std^2 + s^2).
+        """
+        mean, var = self.data.mean.to(x.device), self.data.std.to(x.device) ** 2
+        return (mean + (x.double() - mean) * ((var + to**2) / (var + sigma**2)).sqrt()).to(x.dtype)
+
+
+class MixtureDenoiser:
+    """x0 ~ sum_k w_k N(m_k, c_k^2 I): each component's answer, weighted with the chance that x came from it.
+
+    E[x0 | x] = sum_k r_k (m_k + c_k^2 / (c_k^2 + sigma^2) (x - m_k)), r_k ~ w_k N(x; m_k, (c_k^2 + sigma^2) I).
+    With c_k = 0 at sigma = 0 the images are points and a level above 0 is needed: ValueError.
+    """
+
+    def __init__(self, data: Mixture, schedule: Schedule = EDM_LEVELS) -> None:
+        self.data = data
+        self.schedule = schedule
+        self.image_shape = data.image_shape
+
+    def responsibilities(self, x: Images, sigma: Levels) -> Tensor:
+        """The chance that each image came from each component, float64 (b, k), rows adding up to 1."""
+        return self._weigh(x, sigma)[0]
+
+    def _weigh(self, x: Images, sigma: Levels) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, k): chance of each component, its share of the signal; (b, k, chw): x less its mean."""
+        means = self.data.means.to(x.device).flatten(1)
+        var = self.data.stds.to(x.device) ** 2
+        noisy = var + _column(sigma, x).flatten(1) ** 2
+        if not bool((noisy > 0).all()):
+            raise ValueError("components of std 0 have no density at sigma = 0: give a level above 0")
+        off = x.double().flatten(1)[:, None] - means
+        log_density = -0.5 * (off.square().sum(-1) / noisy + means.shape[1] * noisy.log())
+        weights = self.data.weights.to(x.device)
+        return torch.softmax(weights.log() + log_density, dim=1), var / noisy, off
+
+    def __call__(self, x: Images, sigma: Levels) -> Images:
+        chance, share, off = self._weigh(x, sigma)
+        means = self.data.means.to(x.device).flatten(1)
+        answer = chance @ means + torch.einsum("bk,bkd->bd", chance * share, off)
+        return answer.reshape(x.shape).to(x.dtype)
+
+
+def _column(sigma: Levels, x: Images) -> Tensor:
+    return sigma.to(x.device, torch.float64).reshape(-1, *[1] * (x.ndim - 1))

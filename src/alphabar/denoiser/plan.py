@@ -1,0 +1,119 @@
+"""Call plans: at which steps a sampler calls the network, and at which the last eps_hat does.
+
+A plan turns a number of steps and their timesteps into one truth value a step. It knows nothing of samplers or
+networks: `wrap.SkipCalls` carries it out under any sampler.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from alphabar.schedule.vp import Schedule
+from alphabar.types import Grid, Times
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`name` says how to write it, as in "every(3, last=50)". at(step, n, t): does step 0 .. n - 1 call the network?
+
+    needs_t: whether `at` looks at the timestep t; where it does not, t is nan when no timesteps are known.
+    """
+
+    name: str
+    at: Callable[[int, int, float], bool] = field(repr=False)
+    needs_t: bool = False
+
+    def __call__(self, n: int, times: Times | None = None) -> Tensor:
+        """bool, shape (n,): True where the network is called; the first step always is, having no eps_hat to reuse.
+
+        times: the timestep of each step, for plans that look at it. Raises ValueError where it is needed and missing.
+        """
+        if times is None and self.needs_t:
+            raise ValueError(f"the plan {self.name} looks at timesteps: pass times=timesteps(schedule, sigmas)")
+        t = [float("nan")] * n if times is None else times.tolist()
+        if len(t) != n:
+            raise ValueError(f"{len(t)} times for {n} steps: give one a step, without the final 0 of the grid")
+        return torch.tensor([k == 0 or bool(self.at(k, n, t[k])) for k in range(n)], dtype=torch.bool)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def full() -> Plan:
+    """Every step calls: no skipping."""
+    return Plan("full", lambda step, n, t: True)
+
+
+def every(k: int, last: int = 0) -> Plan:
+    """Steps 0, k, 2k, ... and all of the last `last` steps, where the details are made.
+
+    every(3, last=50) of 1000 steps is the lesson's (t mod 3 = 0 or t < 50) with t counted down from 999.
+    """
+    if k < 1 or last < 0:
+        raise ValueError(f"every({k}, last={last}): give k >= 1 and last >= 0, as in every(3, last=50)")
+    name = f"every({k}, last={last})" if last else f"every({k})"
+    return Plan(name, lambda step, n, t: step % k == 0 or step >= n - last)
+
+
+def progressive() -> Plan:
+    """The lesson's: the integer timestep t calls when (t + 101) mod ((t + 101) // 100) = 0: every 11th call of a
+    thousand at the noisiest end, every 2nd near t = 100, all of them below."""
+
+    def at(step: int, n: int, t: float) -> bool:
+        u = round(t) + 101
+        return u % (u // 100) == 0
+
+    return Plan("progressive", at, needs_t=True)
+
+
+def predicate(fn: Callable[[int, float], bool], name: str = "predicate") -> Plan:
+    """Any rule: fn(step, t) says whether step 0, 1, ... at timestep t calls. name: for the sampling record."""
+    return Plan(name, lambda step, n, t: fn(step, t), needs_t=True)
+
+
+def timesteps(schedule: Schedule, sigmas: Grid) -> Times:
+    """The timesteps of a grid's levels, without its final 0: times of a schedule that counts 0 .. steps - 1.
+
+    Continuous time is counted in thousandths, t_min being 0 and t_max 999, so that a plan made for DDPM's thousand
+    steps means the same there.
+    """
+    t = schedule.t(sigmas[:-1])
+    if schedule.steps is not None:
+        return t
+    return (t - schedule.t_min) / (schedule.t_max - schedule.t_min) * 999
+
+
+_PLANS: dict[str, tuple[Callable[..., Plan], tuple[str, ...]]] = {
+    "full": (full, ()),
+    "every": (every, ("k", "last")),
+    "progressive": (progressive, ()),
+}
+_WANTED = 'write "full", "every(3)", "every(3, last=50)" or "progressive"'
+
+
+def parse_plan(text: str) -> Plan:
+    """The plan that a text names, read without evaluating anything. Raises ValueError saying what can be written."""
+    if not (match := re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)):
+        raise ValueError(f"plan {text!r} cannot be read: {_WANTED}")
+    name, inside = match[1], (match[2] or "").strip()
+    if name not in _PLANS:
+        near = get_close_matches(name, _PLANS, 1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        own = "; from Python, pass a rule of your own as plan=predicate(lambda step, t: ...)"
+        raise ValueError(f"plan {name!r} is unknown{meant}: {_WANTED}{own if name == 'predicate' else ''}")
+    make, names = _PLANS[name]
+    values: dict[str, int] = {}
+    for place, part in enumerate(inside.split(",") if inside else []):
+        arg = re.fullmatch(r"\s*(?:(\w+)\s*=\s*)?(-?\d+)\s*", part)
+        key = arg and (arg[1] or (names[place] if place < len(names) else None))
+        if not arg or key not in names or key in values:
+            takes = f"takes {', '.join(names)}, whole numbers" if names else "takes nothing in brackets"
+            raise ValueError(f"plan {text!r}: cannot read {part.strip()!r}; {name} {takes}: {_WANTED}")
+        values[str(key)] = int(arg[2])
+    if name == "every" and "k" not in values:
+        raise ValueError(f"plan {text!r} does not say how often: {_WANTED}")
+    return make(**values)

@@ -1,0 +1,175 @@
+"""A compact U-Net that is fast on a CPU: after a pixel-unshuffle (Shi et al. 2016, arXiv:1609.05158) it works on
+patches, where a 3x3 convolution has enough channels to reach the machine's peak."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alphabar.types import Images, Times
+
+
+class Embedding(nn.Module):
+    """Time -> features: sines of 2^k-spaced frequencies, then two linear layers. t_scale brings t's range to about 0..1000."""
+
+    def __init__(self, width: int, t_scale: float) -> None:
+        super().__init__()
+        self.t_scale = t_scale
+        half = 64
+        self.register_buffer("frequencies", torch.exp(-math.log(10_000) * torch.arange(half) / half), persistent=False)
+        self.frequencies: Tensor
+        self.layers = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = (t.to(torch.float32) * self.t_scale)[:, None] * self.frequencies
+        out: Tensor = self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
+        return out
+
+
+def _groups(channels: int, group_size: int) -> int:
+    groups = max(1, channels // group_size)
+    while channels % groups:
+        groups -= 1
+    return groups
+
+
+class Block(nn.Module):
+    """Residual block: norm, SiLU, conv, norm scaled and shifted by the time, SiLU, dropout, conv (zero at the start)."""
+
+    def __init__(self, c_in: int, c_out: int, embedding: int, group_size: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(_groups(c_in, group_size), c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * c_out)
+        self.norm2 = nn.GroupNorm(_groups(c_out, group_size), c_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.film(emb)[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        out: Tensor = self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of a level (zero at the start)."""
+
+    def __init__(self, channels: int, group_size: int, head: int = 32) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head)
+        while channels % self.heads:
+            self.heads -= 1
+        self.norm = nn.GroupNorm(_groups(channels, group_size), channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
+        y = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
+        out: Tensor = x + self.out(y.transpose(-1, -2).reshape(b, c, h, w))
+        return out
+
+
+class UNet(nn.Module):
+    """Our own denoising network: (y, t) -> output of y's shape.
+
+    patch: side of the pixel-unshuffle (1: none). channels: one number a level; each level below the first
+    halves the size. blocks: residual blocks a level on the way down, and one more on the way up.
+    attention: the levels (0 is the finest) with self-attention after their last block, down and up.
+    Height and width must be divisible by patch * 2^(levels - 1); any other size is refused with the sizes that work.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        patch: int = 2,
+        channels: Sequence[int] = (64, 128),
+        blocks: int = 2,
+        attention: Sequence[int] = (1,),
+        embedding: int = 128,
+        group_size: int = 16,
+        dropout: float = 0.0,
+        t_scale: float = 1000.0,
+    ) -> None:
+        super().__init__()
+        if bad := [k for k in attention if not 0 <= k < len(channels)]:
+            raise ValueError(f"attention at level {bad[0]}: levels run from 0 to {len(channels) - 1} (one a number in channels)")
+        self.multiple = patch * 2 ** (len(channels) - 1)
+        self.patch = patch
+        self.embed = Embedding(embedding, t_scale)
+        pixels = in_channels * patch**2
+        self.enter = nn.Conv2d(pixels, channels[0], 3, padding=1)
+
+        def block(c_in: int, c_out: int) -> Block:
+            return Block(c_in, c_out, embedding, group_size, dropout)
+
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        skips = [channels[0]]
+        c = channels[0]
+        for level, width in enumerate(channels):
+            if level > 0:
+                self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+                skips.append(c)
+            for k in range(blocks):
+                self.down.append(block(c, width))
+                c = width
+                if level in attention and k == blocks - 1:
+                    self.down.append(Attention(c, group_size))
+                skips.append(c)
+        self.middle = block(c, c)
+        for level, width in reversed(list(enumerate(channels))):
+            for k in range(blocks + 1):
+                self.up.append(block(c + skips.pop(), width))
+                c = width
+                if level in attention and k == blocks:
+                    self.up.append(Attention(c, group_size))
+            if level > 0:
+                self.up.append(nn.Upsample(scale_factor=2.0, mode="nearest"))
+        self.norm = nn.GroupNorm(_groups(c, group_size), c)
+        self.leave = nn.Conv2d(c, pixels, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError with the sizes that work, unless this height and width do."""
+        m = self.multiple
+        if height % m or width % m or not height or not width:
+
+            def near(n: int) -> str:
+                return str(n) if n and n % m == 0 else " or ".join(str(k) for k in (n // m * m, n // m * m + m) if k)
+
+            raise ValueError(
+                f"images of {height}x{width} do not fit this network, whose levels divide by {m}: "
+                f"use a height of {near(height)} and a width of {near(width)} (pad or crop), or fewer levels or a smaller patch"
+            )
+
+    def forward(self, y: Images, t: Times) -> Images:
+        self.check_size(y.shape[-2], y.shape[-1])
+        emb = self.embed(t)
+        x = self.enter(F.pixel_unshuffle(y, self.patch))
+        skips = [x]
+        for layer in self.down:
+            if isinstance(layer, Attention):
+                x = layer(x)
+                skips[-1] = x
+                continue
+            x = layer(x, emb) if isinstance(layer, Block) else layer(x)
+            skips.append(x)
+        x = self.middle(x, emb)
+        for layer in self.up:
+            x = layer(torch.cat([x, skips.pop()], dim=1), emb) if isinstance(layer, Block) else layer(x)
+        out: Tensor = F.pixel_shuffle(self.leave(F.silu(self.norm(x))), self.patch)
+        return out

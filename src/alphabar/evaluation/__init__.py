@@ -1,0 +1,1 @@
+"""Scores: features of images, distances between them, and records that carry their protocol."""

@@ -1,0 +1,111 @@
+"""Statistics of features that add up: they stream, shard and merge without a second pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alphabar.evaluation.extractor import FeatureExtractor
+from alphabar.types import Features, Pixels
+
+_TILE = 256  # a scatter matrix is symmetric, so only the tiles on and above its diagonal are multiplied
+
+
+def scatter_of(centred: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
+    """centred^T @ centred, at little more than half the cost of the plain product."""
+    d = centred.shape[1]
+    if d <= 2 * _TILE:
+        return centred.T @ centred
+    out = torch.empty((d, d), dtype=centred.dtype, device=centred.device)
+    for start in range(0, d, _TILE):
+        stop = min(start + _TILE, d)
+        strip = centred[:, start:stop].T @ centred[:, start:]
+        out[start:stop, start:] = strip
+        out[start:, start:stop] = strip.T
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureStats:
+    """Count, mean and scatter of features. Stats add up (Chan, Golub & LeVeque 1983), so they stream, shard and cache."""
+
+    extractor: str  # fingerprint of weights and preprocessing; two of them never mix
+    n: int
+    mean: Float64[Tensor, " d"]
+    scatter: Float64[Tensor, "d d"]  # sum over images of (f - mean)(f - mean)^T
+
+    @classmethod
+    def of(cls, features: Features | NDArray[np.floating], extractor: str) -> "FeatureStats":
+        """Statistics of features [n, d], n >= 1, worked out in float64.
+
+        Raises ValueError for another shape, no features, or NaN and infinity among them.
+        """
+        f = torch.as_tensor(features)
+        if f.ndim != 2 or len(f) == 0:
+            raise ValueError(f"features of shape {tuple(f.shape)}: wanted (n, d) with n >= 1")
+        f = f.to(torch.float64)
+        mean = f.mean(0)
+        if not bool(torch.isfinite(mean).all()):
+            raise ValueError("NaN or infinity among the features: look at the images and at the extractor's weights")
+        return cls(extractor, len(f), mean, scatter_of(f - mean))
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean)
+
+    @property
+    def cov(self) -> Float64[Tensor, "d d"]:
+        """Unbiased covariance, scatter / (n - 1). Raises ValueError for a single image."""
+        if self.n < 2:
+            raise ValueError(f"{self.n} image(s) have no covariance: give at least 2")
+        return self.scatter / (self.n - 1)
+
+    def __add__(self, other: "FeatureStats") -> "FeatureStats":
+        """Statistics of both sets together (Chan, Golub & LeVeque 1983, eq. 2.1, for vectors)."""
+        same_extractor(self, other)
+        n = self.n + other.n
+        delta = other.mean - self.mean
+        scatter = self.scatter + other.scatter + torch.outer(delta, delta) * (self.n * other.n / n)
+        return FeatureStats(self.extractor, n, self.mean + delta * (other.n / n), scatter)
+
+
+def same_extractor(a: FeatureStats, b: FeatureStats) -> None:
+    """Raises ValueError when two statistics come from different extractors."""
+    if a.extractor != b.extractor or a.dim != b.dim:
+        raise ValueError(
+            f"features of extractor {a.extractor} ({a.dim} wide) and of {b.extractor} ({b.dim} wide) cannot be compared: "
+            "extract both sets of images with the same extractor"
+        )
+
+
+def stream(
+    images: Pixels | Sequence[Pixels], extractor: FeatureExtractor, *, chunk: int = 4096, keep: bool = False
+) -> tuple[FeatureStats, Features | None]:
+    """Statistics of the features of images, chunk by chunk, in memory of one chunk.
+
+    images: one array (a memory map stays one), or a sequence of them. keep: also return the features [n, d].
+    """
+    total: FeatureStats | None = None
+    kept: list[Tensor] = []
+    for array in [images] if isinstance(images, np.ndarray) else images:
+        for start in range(0, len(array), chunk):
+            f = extractor.features(np.asarray(array[start : start + chunk]))
+            stats = FeatureStats.of(f, extractor.fingerprint)
+            total = stats if total is None else total + stats
+            if keep:
+                kept.append(f)
+    if total is None:
+        raise ValueError("no images came: give at least one array of uint8 images, (n, h, w, c)")
+    return total, torch.cat(kept) if keep else None
+
+
+def as_features(features: Float[Tensor, "n d"] | NDArray[np.floating]) -> Features:
+    """Features as a tensor of shape (n, d), or a ValueError."""
+    f = torch.as_tensor(features)
+    if f.ndim != 2 or not f.is_floating_point():
+        raise ValueError(f"features of type {f.dtype} and shape {tuple(f.shape)}: wanted floats of shape (n, d)")
+    return f

@@ -1,0 +1,68 @@
+"""One progress bar for all long work: rate and time left on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def track(total: float, description: str, unit: str = "images", *, done: float = 0, show: bool = True,
+          every: float = 30.0) -> Iterator[Callable[..., None]]:
+    """`with track(1000, "sampling") as advance: advance(64)`; `advance(64, "loss 0.03")` puts a note beside it.
+
+    done: how much of total was there before (work that goes on where it stopped); it does not count in the rate.
+    Where standard error is no terminal, prints a line every `every` seconds and one at the end.
+    """
+    if not show:
+        yield lambda amount, note="": None
+        return
+    if not sys.stderr.isatty():
+        yield from _lines(total, description, unit, done, every)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    start = time.monotonic()
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True), refresh_per_second=4,
+    )
+    with bar:
+        task = bar.add_task(description, total=total, completed=done, rate="", note="")
+
+        def advance(amount: float, note: str = "") -> None:
+            bar.advance(task, amount)
+            seconds = time.monotonic() - start
+            rate = (bar.tasks[task].completed - done) / max(seconds, 1e-9)
+            bar.update(task, rate=f"{rate:.3g}/s", note=note)
+
+        yield advance
+
+
+def _lines(total: float, description: str, unit: str, done: float, every: float) -> Iterator[Callable[..., None]]:
+    start = last = time.monotonic()
+    state = {"done": done, "note": ""}
+
+    def line(now: float) -> None:
+        rate = (state["done"] - done) / max(now - start, 1e-9)  # type: ignore[operator]
+        left = (total - state["done"]) / rate if rate > 0 else float("inf")  # type: ignore[operator]
+        tail = f"  {state['note']}" if state["note"] else ""
+        print(f"{description}: {state['done']:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left:.0f} s left{tail}",
+              file=sys.stderr, flush=True)
+
+    def advance(amount: float, note: str = "") -> None:
+        nonlocal last
+        state["done"] += amount  # type: ignore[operator]
+        state["note"] = note
+        now = time.monotonic()
+        if now - last >= every:
+            last = now
+            line(now)
+
+    try:
+        yield advance
+    finally:
+        line(time.monotonic())

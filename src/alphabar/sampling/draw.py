@@ -1,0 +1,354 @@
+"""`sample`: images from a model, by any sampler, with the record of how they were made and what they cost."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alphabar.data.images import to_pixels
+from alphabar.denoiser.plan import Plan, parse_plan, timesteps
+from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls
+from alphabar.progress import track
+from alphabar.record import versions, write_atomically
+from alphabar.sampling.catalogue import SAMPLERS, Entry, find
+from alphabar.sampling.trajectory import KeepX0, chosen, cropped
+from alphabar.schedule.grid import check_grid, default_grid, make_grid
+from alphabar.schedule.vp import Schedule
+from alphabar.seeds import SeededNoise, starting_noise
+from alphabar.types import Denoiser, Grid, Images, Levels, Pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Model(Protocol):
+    """A denoiser that says what it was trained on: `schedule`, in the one coordinate, and `image_shape` (c, h, w).
+
+    Also read where there: `data_range` (1.0), `crop` (pixels to cut from each side afterwards, 0) and `fingerprint`.
+    """
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    def __call__(self, x: Images, sigma: Levels, /) -> Images: ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images: uint8 N x H x W x C. record: how they were made (plain data). x0: x0_hat at the steps that
+    record["x0_steps"] names, each like `images`, or None."""
+
+    images: Pixels
+    record: dict[str, Any]
+    x0: list[Pixels] | None = None
+
+    def sheet(self, columns: int | None = None, scale: int = 1, pad: int = 1) -> "Image":
+        """All images on one picture."""
+        from alphabar.data.sheet import contact_sheet
+
+        return contact_sheet(self.images, columns=columns, scale=scale, pad=pad)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes PATH.npz, or, when PATH ends in a slash, a folder of PNGs 000000.png ... with record.json.
+
+        The .npz holds `images`, `record` (JSON text) and, where kept, `x0` (steps x N x H x W x C); a folder holds
+        no x0. Returns where it is. Raises ValueError for a folder with other files in it, or channels PNG has not.
+        """
+        if not _is_folder(path):
+            target = _npz_path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            arrays = {"images": self.images, "record": np.array(json.dumps(self.record))}
+            if self.x0 is not None:
+                arrays["x0"] = np.stack(self.x0)
+            _write_npz(target, arrays)
+            return target
+        from PIL import Image
+
+        if self.images.shape[-1] not in (1, 3):
+            raise ValueError(f"{self.images.shape[-1]} channels do not fit PNG, which takes 1 or 3: save to a .npz")
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "record.json").exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder}/ holds files that are not samples: choose an empty folder")
+        for stale in folder.glob("[0-9]*.png"):
+            stale.unlink()
+        for k, image in enumerate(self.images):
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{k:06d}.png")
+        write_atomically(folder / "record.json", json.dumps(self.record, indent=1) + "\n")
+        return folder
+
+    @staticmethod
+    def load(path: str | Path) -> "Samples":
+        """What `save` wrote. Raises FileNotFoundError, or ValueError for files that it did not write."""
+        folder = Path(path)
+        if folder.is_dir():
+            from PIL import Image
+
+            if not (folder / "record.json").exists():
+                raise ValueError(f"{folder}/ has no record.json: it was not written by alphabar")
+            files = sorted(folder.glob("[0-9]*.png"))
+            stacked = np.stack([np.asarray(Image.open(f)) for f in files])
+            images = stacked if stacked.ndim == 4 else stacked[..., None]
+            return Samples(images, json.loads((folder / "record.json").read_text()))
+        target = _npz_path(path)
+        if not target.exists():
+            raise FileNotFoundError(f"no samples at {target}: make some with `alphabar sample RUN --out {path}`")
+        with np.load(target, allow_pickle=False) as file:
+            if not {"images", "record"} <= set(file.files):
+                raise ValueError(f"{target} holds {', '.join(file.files)}: samples have `images` and `record`")
+            x0 = list(file["x0"]) if "x0" in file.files else None
+            return Samples(file["images"], json.loads(str(file["record"])), x0)
+
+
+def sample(
+    model: Model,
+    n: int,
+    *,
+    sampler: str = "ddim",
+    steps: int = 50,
+    eta: float = 0.0,
+    seed: int = 0,
+    batch: int = 64,
+    grid: str | Grid | None = None,
+    plan: str | Plan | None = None,
+    clip: bool = False,
+    variance: str | None = None,
+    keep_x0: bool | Sequence[int] = False,
+    indices: Sequence[int] | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    device: torch.device | str | None = None,
+    channels_last: bool = False,
+) -> Samples:
+    """n images from `model`. Image k of a seed is the same whatever n, the batch and the order.
+
+    sampler: a name in the catalogue. steps: of the sampler (50). grid: a grid's name, None for the schedule's
+    default, or levels, which then say how many steps. eta: 0 to 1, of ddim. variance: "posterior" (None) or "beta",
+    of ddpm. plan: steps that call the network, as "every(3, last=50)" or an object; None calls at all of them.
+    clip: hold x0_hat within [-1, 1]. keep_x0: keep x0_hat of all steps (True) or of those numbered.
+    indices: which images of the seed, None for 0 .. n - 1. device: moves the model there; None leaves it where it is.
+    channels_last: run the network in that memory layout, which suits some networks and harms others.
+
+    out: saves the samples there (`Samples.save`) and, until they are complete, each finished batch in OUT.part, where
+    the same command goes on after an interruption. Other arguments with the same `out` are refused.
+
+    Raises ValueError for n < 1, an unknown name, an option that the sampler has not, or levels the model never saw.
+    """
+    if n < 1 or batch < 1:
+        raise ValueError(f"{n} images in batches of {batch}: give 1 or more of each")
+    entry = find(sampler)
+    sigmas, grid_name = _grid(model.schedule, steps, grid)
+    steps = len(sigmas) - 1
+    plan = parse_plan(plan) if isinstance(plan, str) else plan
+    options = _options(entry, model, eta, variance)
+    indices = range(n) if indices is None else indices
+    if len(indices) != n:
+        raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
+    crop = int(getattr(model, "crop", 0))
+    c, h, w = model.image_shape
+    device = _place(model, device, channels_last)
+    protocol: dict[str, Any] = {
+        "sampler": entry.name, "eta": options.get("eta"), "variance": options.get("variance"), "steps": steps,
+        "grid": sigmas.tolist(), "grid_name": grid_name, "plan": None if plan is None else plan.name, "clip": clip,
+        "seed": seed, "first_index": int(indices[0]), "n": n, "batch": batch,
+        "model": fingerprint(model), "image_shape": [c, h - 2 * crop, w - 2 * crop],
+        "x0_steps": list(chosen(keep_x0, steps)), "versions": versions(),
+    }  # fmt: skip
+    if list(indices) != list(range(indices[0], indices[0] + n)):
+        protocol["indices"] = [int(k) for k in indices]
+    parts = None if out is None else _Parts(out, protocol)
+    batches = {start: indices[start : start + batch] for start in range(0, n, batch)}
+    made = {} if parts is None else {start: p for start in batches if (p := parts.load(start)) is not None}
+    done = sum(len(p.images) for p in made.values())
+
+    bar = track(n, f"sampling, {entry.name} {steps}", unit="images", done=done, show=progress)
+    with bar as advance, _evaluating(model), torch.inference_mode():
+        for start, rows in batches.items():
+            if start in made:
+                continue
+            begun = time.perf_counter()
+            count = CountCalls(model)
+            denoise: Denoiser = count
+            if plan is not None:
+                denoise = SkipCalls(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
+            if clip:
+                denoise = ClipX0(denoise)
+            keep = KeepX0(protocol["x0_steps"], crop)
+            x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
+            if channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            told = _Told(keep, advance, len(rows) / steps)
+            x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=told, **options)
+            images = to_pixels(cropped(x, crop))  # also waits for the device
+            made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun)
+            if parts is not None:
+                parts.save(start, made[start])
+
+    finished = [made[start] for start in batches]
+    seconds = sum(p.seconds for p in finished)
+    record = protocol | {
+        "nfe": sum(p.calls for p in finished) / n, "seconds": seconds, "seconds_per_image": seconds / n,
+        "device": str(device),
+    }  # fmt: skip
+    x0 = [np.concatenate(step) for step in zip(*(p.x0 for p in finished), strict=True)]
+    samples = Samples(np.concatenate([p.images for p in finished]), record, x0 or None)
+    if out is not None and parts is not None:
+        samples.save(out)
+        parts.clear()
+    return samples
+
+
+def fingerprint(model: object) -> str | None:
+    """What tells one model from another: its own `fingerprint`, else a hash of a module's weights, else None."""
+    own = getattr(model, "fingerprint", None)
+    if own is not None:
+        return str(own() if callable(own) else own)
+    if not isinstance(model, nn.Module):
+        return None
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _grid(schedule: Schedule, steps: int, grid: str | Grid | None) -> tuple[Grid, str]:
+    if grid is None or isinstance(grid, str):
+        name = grid or default_grid(schedule)
+        return make_grid(schedule, steps, name), name
+    check_grid(grid)
+    high, low = float(grid[0]), float(grid[-2])
+    if high > schedule.sigma_max * (1 + 1e-6) or low < schedule.sigma_min * (1 - 1e-6):
+        raise ValueError(
+            f"the grid's levels {high:.6g}..{low:.6g} (before its 0) leave {schedule.sigma_max:.6g}.."
+            f"{schedule.sigma_min:.6g}, which this model was trained on: keep within them"
+        )
+    return grid.detach().cpu(), "by hand"
+
+
+def _options(entry: Entry, model: Model, eta: float, variance: str | None) -> dict[str, Any]:
+    """The keyword options of the sampler, refused where it has no use for one that was asked for."""
+    asked = {"eta": eta, "variance": variance or "posterior", "data_range": float(getattr(model, "data_range", 1.0))}
+    for name, set_ in (("eta", eta != 0), ("variance", variance is not None)):
+        if set_ and name not in entry.options:
+            having = ", ".join(e.name for e in SAMPLERS.values() if name in e.options)
+            raise ValueError(f"{name} = {asked[name]!r}, but {entry.name} takes none: leave it out, or use {having}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta}: give 0 (deterministic) to 1 (DDPM's noise)")
+    return {name: asked[name] for name in entry.options}
+
+
+def _place(model: Model, device: torch.device | str | None, channels_last: bool) -> torch.device:
+    """Where the images are made, having moved a module there if asked to."""
+    if isinstance(model, nn.Module):
+        if device is not None:
+            model.to(device)
+        if channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device is None and (first := next(model.parameters(), None)) is not None:
+            return first.device
+    return torch.device("cpu" if device is None else device)
+
+
+@contextmanager
+def _evaluating(model: object) -> Iterator[None]:
+    """No dropout, and every module back as it was afterwards."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    if isinstance(model, nn.Module):
+        model.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+class _Told:
+    """The `on_step` of `sample`: keeps x0_hat and moves the bar on, by `share` of an image a step."""
+
+    def __init__(self, keep: KeepX0, advance: Callable[[float], None], share: float) -> None:
+        self.keep, self.advance, self.share = keep, advance, share
+
+    def __call__(self, step: int, sigma: float, x: Tensor, x0_hat: Tensor) -> None:
+        self.keep(step, sigma, x, x0_hat)
+        self.advance(self.share)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One finished batch. calls: images that went through the network, summed over its calls."""
+
+    images: Pixels
+    x0: list[Pixels]
+    calls: int
+    seconds: float
+
+
+class _Parts:
+    """Finished batches on disk, in OUT.part, until all are there. Taken up again only by the same protocol.
+
+    Raises ValueError where the folder holds batches of another protocol, naming the fields that differ.
+    """
+
+    def __init__(self, out: str | Path, protocol: dict[str, Any]) -> None:
+        base = Path(out) if _is_folder(out) else _npz_path(out).with_suffix("")
+        self.folder = base.with_name(base.name + ".part")
+        note = self.folder / "protocol.json"
+        wanted = json.loads(json.dumps(protocol))
+        if wanted["model"] is None and self.folder.exists():
+            self.clear()  # a model that cannot be told from another: its batches cannot be trusted
+        if any(self.folder.glob("*.npz")):
+            there = json.loads(note.read_text())
+            if differ := sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k)):
+                was, now = (f"{p.get(differ[0])!r:.60}" for p in (there, wanted))
+                raise ValueError(
+                    f"{self.folder} holds unfinished samples that differ in {', '.join(differ)} ({differ[0]} was "
+                    f"{was}, is {now}): finish those with their own arguments, choose another out, or remove it"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(note, json.dumps(wanted))
+
+    def load(self, start: int) -> _Part | None:
+        file = self.folder / f"{start:08d}.npz"
+        if not file.exists():
+            return None
+        with np.load(file, allow_pickle=False) as data:
+            return _Part(data["images"], list(data["x0"]), int(data["calls"]), float(data["seconds"]))
+
+    def save(self, start: int, part: _Part) -> None:
+        x0 = np.stack(part.x0) if part.x0 else np.empty((0, *part.images.shape), dtype=np.uint8)
+        arrays = {"images": part.images, "x0": x0, "calls": np.array(part.calls), "seconds": np.array(part.seconds)}
+        _write_npz(self.folder / f"{start:08d}.npz", arrays)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def _write_npz(target: Path, arrays: dict[str, "np.ndarray[Any, Any]"]) -> None:
+    """Whole or not at all: a half-written file never bears the name."""
+    scratch = target.with_name(target.name + ".tmp")
+    with scratch.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(scratch, target)
+
+
+def _is_folder(path: str | Path) -> bool:
+    return str(path).endswith(("/", os.sep))
+
+
+def _npz_path(path: str | Path) -> Path:
+    return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
+

@@ -1,0 +1,46 @@
+"""What the denoiser takes the image to be, step by step: x0_hat along the way, kept as pixels to look at or score."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from alphabar.data.images import to_pixels
+from alphabar.types import Pixels
+
+
+def chosen(keep: bool | Sequence[int], steps: int) -> tuple[int, ...]:
+    """The steps to keep: True all of them, False none, numbers those, -1 the last one and so on, in falling noise.
+
+    Raises ValueError for a step that is not there.
+    """
+    if isinstance(keep, bool):
+        return tuple(range(steps)) if keep else ()
+    if bad := [k for k in keep if not -steps <= k < steps]:
+        raise ValueError(f"keep x0_hat at step {bad[0]}: there are steps 0 to {steps - 1}")
+    return tuple(sorted({k % steps for k in keep}))
+
+
+class KeepX0:
+    """An `on_step` that keeps x0_hat at the chosen steps as pixels, uint8 N x H x W x C, `crop` cut from each side.
+
+    Batches may follow one another: call `x0()` after the last. Values beyond [-1, 1] are clamped, as in any picture.
+    """
+
+    def __init__(self, steps: Sequence[int], crop: int = 0) -> None:
+        self.steps = tuple(steps)
+        self.crop = crop
+        self._kept: dict[int, list[Pixels]] = {k: [] for k in self.steps}
+
+    def __call__(self, step: int, sigma: float, x: Tensor, x0_hat: Tensor) -> None:
+        if step in self._kept:
+            self._kept[step].append(to_pixels(cropped(x0_hat, self.crop)))
+
+    def x0(self) -> list[Pixels]:
+        """One array a kept step, from the noisiest down."""
+        return [np.concatenate(self._kept[k]) for k in self.steps]
+
+
+def cropped(x: Tensor, crop: int) -> Tensor:
+    """x without `crop` pixels on each of its four sides."""
+    return x[..., crop : x.shape[-2] - crop, crop : x.shape[-1] - crop] if crop else x

@@ -1,0 +1,1 @@
+"""Noise: schedules, grids, densities and noising."""

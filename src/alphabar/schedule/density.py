@@ -1,0 +1,50 @@
+"""Which sigma training sees: a density turns uniform numbers in [0, 1) into levels, so that randomness stays an argument."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from alphabar.schedule.vp import Schedule
+from alphabar.types import Times
+
+
+class Density(ABC):
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def sigma(self, u: Times, schedule: Schedule) -> Times:
+        """Levels for uniform numbers u in [0, 1), in the one coordinate (schedule = model.schedule)."""
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class UniformTime(Density):
+    """t uniform: over the integers 0 .. steps - 1 where the schedule has them (DDPM, algorithm 1), else over [t_min, t_max]."""
+
+    kind: ClassVar[str] = "time"
+
+    def sigma(self, u: Times, schedule: Schedule) -> Times:
+        if schedule.steps is not None:
+            return schedule.sigma((u * schedule.steps).floor())
+        return schedule.sigma(schedule.t_min + u * (schedule.t_max - schedule.t_min))
+
+
+@dataclass(frozen=True)
+class LogNormal(Density):
+    """log sigma ~ N(mean, std^2), held within the schedule's levels. EDM (Karras et al. 2022, table 1): -1.2 and 1.2."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    kind: ClassVar[str] = "log_normal"
+
+    def sigma(self, u: Times, schedule: Schedule) -> Times:
+        z = torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9))
+        return torch.exp(self.mean + self.std * z).clamp(schedule.sigma_min, schedule.sigma_max)
+
+
+KINDS: dict[str, type[UniformTime] | type[LogNormal]] = {c.kind: c for c in (UniformTime, LogNormal)}

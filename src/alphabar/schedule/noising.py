@@ -1,0 +1,95 @@
+"""Adding noise, and what the network's output means: eps, x0 and v are one another's linear images.
+
+In the one coordinate x = x0 + sigma eps. A variance-preserving network sees y = sqrt(alphabar) x = x / sqrt(1 + sigma^2).
+All of it is done in float32 or better, whatever the autocast: in bfloat16 sqrt(1 - alphabar) of the first
+timesteps rounds to 0 and no noise is added at all.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from alphabar.schedule.vp import Schedule
+from alphabar.types import Images, Levels, Times
+
+Prediction = Literal["eps", "x0", "v"]
+PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+
+
+def per_image(value: Tensor, x: Images) -> Tensor:
+    """(b,) -> (b, 1, 1, 1) on x's device in x's type, so that one number an image multiplies its pixels."""
+    return value.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def alphabar_of(sigma: Times) -> Times:
+    """alphabar = 1 / (1 + sigma^2)."""
+    return 1 / (1 + sigma**2)
+
+
+def sigma_of(alphabar: Times) -> Times:
+    """sigma = sqrt((1 - alphabar) / alphabar)."""
+    return ((1 - alphabar) / alphabar).sqrt()
+
+
+def snr(sigma: Times) -> Times:
+    """Signal-to-noise ratio alphabar / (1 - alphabar) = 1 / sigma^2."""
+    return sigma**-2
+
+
+def add_noise(x0: Images, sigma: Levels, noise: Images) -> Images:
+    """x = x0 + sigma * noise, one sigma an image. Half-precision images are raised to float32 first."""
+    x0 = _full(x0)
+    return x0 + per_image(sigma, x0) * noise.to(x0.dtype)
+
+
+def add_noise_vp(y0: Images, t: Times, noise: Images, schedule: Schedule) -> Images:
+    """y = sqrt(alphabar(t)) y0 + sqrt(1 - alphabar(t)) noise: DDPM's q(x_t | x_0), eq. 4, the lesson's `noisify`.
+
+    y0 is in the network's range (data_range times images in [-1, 1]); t has one time an image.
+    """
+    y0 = _full(y0)
+    ab = schedule.alphabar(t.to("cpu", torch.float64))
+    return per_image(ab.sqrt(), y0) * y0 + per_image((1 - ab).sqrt(), y0) * noise.to(y0.dtype)
+
+
+def to_x0(kind: str, output: Images, x: Images, sigma: Levels) -> Images:
+    """x0_hat from a network's output. x = x0 + sigma eps, for data of scale 1.
+
+    eps: x0 = x - sigma eps. x0: itself. v (Salimans & Ho 2022, arXiv:2202.00512, app. D):
+    v = sqrt(alphabar) eps - sqrt(1 - alphabar) x0, so x0 = sqrt(alphabar) y - sqrt(1 - alphabar) v.
+    """
+    _check(kind)
+    x, output = _full(x), _full(output)
+    s = per_image(sigma, x)
+    if kind == "eps":
+        return x - s * output
+    if kind == "x0":
+        return output
+    ab = alphabar_of(s)
+    return ab * x - (1 - ab).sqrt() * output
+
+
+def target(kind: str, x0: Images, noise: Images, sigma: Levels) -> Images:
+    """What the network should say for x = x0 + sigma * noise: the inverse of `to_x0`."""
+    _check(kind)
+    if kind == "eps":
+        return noise
+    if kind == "x0":
+        return x0
+    ab = alphabar_of(per_image(sigma, x0))
+    return ab.sqrt() * noise - (1 - ab).sqrt() * x0
+
+
+def eps_of(x: Images, x0_hat: Images, sigma: Levels) -> Images:
+    """eps_hat = (x - x0_hat) / sigma, for sigma > 0."""
+    return (x - x0_hat) / per_image(sigma, x)
+
+
+def _check(kind: str) -> None:
+    if kind not in PREDICTIONS:
+        raise ValueError(f"prediction type {kind!r} is unknown: use one of {', '.join(PREDICTIONS)}")
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,1 @@
+"""Training: the loss, the loop and its hooks, averages of weights, checkpoints."""

@@ -1,0 +1,135 @@
+"""Checkpoints: a folder of safetensors and JSON, written whole or not at all. Nothing is ever unpickled.
+
+model.safetensors      weights, as trained        ema.safetensors   their moving average, which is what samples are drawn with
+optimizer.safetensors  the optimiser's moments    state.json        position (images, steps), recipe fingerprint, digests of the three
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphabar.denoiser.build import Model, load_weights, save_weights
+
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def save_checkpoint(
+    folder: Path, model: Model, ema: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint beside `folder` and then moves it there: a crash leaves the old one or the new one, never half."""
+    from safetensors.torch import save_file
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    save_weights(part / "model.safetensors", model)
+    save_weights(part / "ema.safetensors", model, ema)
+    save_file(_flat(optimizer), part / "optimizer.safetensors")
+    digests = {name: digest(part / name) for name in FILES}
+    (part / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
+    for name in (*FILES, "state.json"):
+        _sync(part / name)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """target becomes a copy of the checkpoint `source`, whole or not at all."""
+    part, old = target.with_name(target.name + ".part"), target.with_name(target.name + ".old")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(part, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The checkpoint at `folder`, or the one that a crash between two renames left beside it.
+
+    Raises FileNotFoundError where there is none.
+    """
+    for candidate in (folder, folder.with_name(folder.name + ".old")):
+        if (candidate / "state.json").exists():
+            return candidate
+    raise FileNotFoundError(f"no checkpoint at {folder}: train a run first, or leave --resume out to begin anew")
+
+
+def load_checkpoint(folder: Path) -> tuple[Model, Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """(model, averaged weights, flat optimiser state, state) from a checkpoint folder.
+
+    Raises ValueError, naming the file, where one was changed or cut short since it was written.
+    """
+    from safetensors.torch import load_file
+
+    folder = find_checkpoint(folder)
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    for name in FILES:
+        if digest(folder / name) != state["sha256"][name]:
+            raise ValueError(f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or cut short. "
+                             "Resume from another checkpoint, or begin anew in another folder")
+    model = load_weights(folder / "model.safetensors")
+    ema = load_weights(folder / "ema.safetensors").state_dict()
+    return model, ema, load_file(folder / "optimizer.safetensors"), state
+
+
+def load_model(run_or_file: str | Path, which: str = "last") -> Model:
+    """The averaged model of a run folder (its checkpoint `which`), a checkpoint folder, or a weight file, ready to sample.
+
+    The word "bundled" is the run that ships with the package.
+    Raises FileNotFoundError, with what was looked for, where there is none.
+    """
+    if str(run_or_file) == "bundled":
+        return load_weights(BUNDLED)
+    path = Path(run_or_file)
+    if path.is_file():
+        return load_weights(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run at {path}: give a run folder, a .safetensors file, or the word bundled")
+    if (path / "ema.safetensors").exists():
+        return load_weights(path / "ema.safetensors")
+    return load_weights(find_checkpoint(path / "checkpoints" / which) / "ema.safetensors")
+
+
+BUNDLED = Path(__file__).parent.parent / "assets" / "garments.safetensors"
+
+
+def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimiser state as named tensors: "3.exp_avg" is the first moment of parameter 3."""
+    flat: dict[str, Tensor] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            flat[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return flat
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    """Puts back what `_flat` took out; the hyper-parameters stay those that the optimiser was made with."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as f:
+        os.fsync(f.fileno())

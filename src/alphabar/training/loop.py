@@ -1,0 +1,403 @@
+"""The training loop. What image, flip, level and noise sample number k of the run gets depends on (seed, k) alone,
+so a run goes on exactly where it stopped, and every number of processes trains on the same stream."""
+
+import contextlib
+import math
+import signal
+import statistics
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from alphabar import seeds
+from alphabar.data.images import to_model
+from alphabar.denoiser.build import Model
+from alphabar.progress import track
+from alphabar.record import Run
+from alphabar.schedule.density import Density, LogNormal, UniformTime
+from alphabar.training.average import ema_decay, ema_update
+from alphabar.training.checkpoint import copy_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
+from alphabar.training.hooks import Hook, Training
+from alphabar.training.loss import LossModule, Weighting
+from alphabar.training.rates import Policy, rate
+from alphabar.types import Pixels
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """How a model is trained. Amounts are in images seen, so that they mean the same at every batch size."""
+
+    images: int = 1_600_000
+    """Budget: images seen in all."""
+    batch: int = 64
+    """Images an optimiser step, over all processes together."""
+    seed: int = 0
+    """Of the weights, the order of images, their flips, levels and noise."""
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    """Both from torch."""
+    lr: float = 2e-3
+    """Highest learning rate."""
+    policy: Policy = "cosine"
+    """Learning rate over the budget: constant, cosine (both after a warm-up) or one_cycle."""
+    warmup: int = 12_800
+    """Images over which the rate rises from 0 (not for one_cycle)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of the optimiser; one_cycle sets the first one itself."""
+    eps: float = 1e-8
+    """Of the optimiser."""
+    weight_decay: float = 0.01
+    """Of the optimiser."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 clips nothing."""
+    weighting: Weighting = "plain"
+    """Of the loss: plain or min_snr."""
+    density: Literal["time", "log_normal"] = "time"
+    """Which levels training sees: uniform in the schedule's time, or log sigma normal."""
+    density_mean: float = -1.2
+    """Mean of log sigma, for log_normal."""
+    density_std: float = 1.2
+    """Standard deviation of log sigma, for log_normal."""
+    stratified: bool = True
+    """Spread the levels of a batch evenly over the density."""
+    flip: bool = True
+    """Mirror every second image, left to right."""
+    ema_half_life: float = 100_000
+    """Half-life of the weights' moving average, in images."""
+    ema_ramp: float = 0.05
+    """The half-life is at most this share of the images seen."""
+    heldout_every: int = 50_000
+    """Images between two looks at the held-out loss."""
+    checkpoint_every: int = 50_000
+    """Images between two checkpoints."""
+    log_every: int = 6_400
+    """Images between two lines of the log."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision, through accelerate. Noise and loss stay in float32."""
+    compile: bool = False
+    """Compile the network with torch.compile; goes on without, with a warning, where no compiler is found."""
+    channels_last: bool = True
+    """Memory layout of the convolutions; faster on most CPUs and GPUs."""
+
+    def density_value(self) -> Density:
+        return LogNormal(self.density_mean, self.density_std) if self.density == "log_normal" else UniformTime()
+
+
+class Diverged(RuntimeError):
+    """The loss became NaN or exploded. The last good checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples number first .. first + n - 1 of a run: pixels uint8 (n, h, w, c), levels and noise."""
+
+    pixels: Pixels
+    sigma: Tensor
+    noise: Tensor
+
+
+class Stream:
+    """Sample number k of a run: its image, flip, level and noise, from (seed, k) alone.
+
+    Every epoch is one permutation of the images. With `stratified`, the levels of a global batch divide the density
+    evenly, one to each of `batch` strata.
+    """
+
+    def __init__(self, pixels: Pixels, indices: NDArray[np.int64], recipe: TrainRecipe, model: Model, pad: int = 0) -> None:
+        if len(indices) == 0:
+            raise ValueError("there are no images to train on: the held-out share took all, or the set is empty")
+        self.pixels, self.indices, self.recipe, self.pad = pixels, indices, recipe, pad
+        self.schedule, self.density = model.schedule, recipe.density_value()
+        self.image_shape = model.image_shape
+        self._epoch = -1
+        self._order: NDArray[np.int64] = indices
+
+    def batch(self, first: int, n: int) -> Batch:
+        """n samples from number `first` on."""
+        rows: NDArray[np.uint8] = np.empty((n, *self.pixels.shape[1:]), np.uint8)
+        noise = np.empty((n, *self.image_shape), np.float32)
+        u = np.empty(n)
+        address = seeds.Addressed()
+        for k in range(n):
+            number = first + k
+            epoch, place = divmod(number, len(self.indices))
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, self.indices[seeds.permutation(self.recipe.seed, epoch, len(self.indices))]
+            g = address.at(self.recipe.seed, number, 0, seeds.TRAIN)
+            u[k], mirror = g.random(), g.random() < 0.5
+            g.standard_normal(dtype=np.float32, out=noise[k])
+            image = self.pixels[self._order[place]]
+            rows[k] = image[:, ::-1] if mirror and self.recipe.flip else image
+            if self.recipe.stratified:
+                u[k] = (number % self.recipe.batch + u[k]) / self.recipe.batch
+        sigma = self.density.sigma(torch.from_numpy(u), self.schedule)
+        return Batch(pad_pixels(rows, self.pad), sigma, torch.from_numpy(noise))
+
+
+def pad_pixels(pixels: Pixels, pad: int) -> Pixels:
+    """Black borders of `pad` pixels, as the lesson pads 28x28 to 32x32."""
+    return np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else pixels
+
+
+def train(
+    model: Model,
+    pixels: Pixels,
+    indices: NDArray[np.int64],
+    recipe: TrainRecipe,
+    run: Run,
+    *,
+    heldout: Pixels | None = None,
+    hooks: Sequence[Hook] = (),
+    resume: bool = False,
+    fingerprint: str = "",
+    progress: bool = True,
+) -> Model:
+    """Trains `model` on pixels[indices] until `recipe.images` were seen; gives back the averaged model.
+
+    heldout: unpadded pixels for the held-out loss. fingerprint: of recipe and data; a checkpoint made under another
+    is refused. resume: go on from the run's last checkpoint, on the exact images and noise.
+    Stops cleanly, with a checkpoint, on Ctrl-C and SIGTERM (raising KeyboardInterrupt).
+    Raises Diverged when the loss is NaN or explodes, FileNotFoundError when there is nothing to resume.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=recipe.precision)
+    world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
+    if recipe.batch % world:
+        raise ValueError(f"batch {recipe.batch} does not divide by {world} processes: give a multiple of {world}")
+    share = recipe.batch // world
+    device = accelerator.device
+
+    stored: dict[str, Any] = {}
+    moments: Mapping[str, Tensor] = {}
+    average: Mapping[str, Tensor] = model.state_dict()
+    if resume:
+        loaded, average, moments, stored = load_checkpoint(run.checkpoint())
+        if stored.get("fingerprint") != fingerprint:
+            raise ValueError(
+                f"{run.path} was begun with another recipe or other images (fingerprint {stored.get('fingerprint')}, now "
+                f"{fingerprint}): resume with the recipe in {run.recipe}, or begin anew in another folder"
+            )
+        model.load_state_dict(loaded.state_dict())
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    ema = Model(model.spec)
+    ema.load_state_dict(dict(average))
+    ema.to(device, memory_format=layout).eval().requires_grad_(False)  # type: ignore[call-overload]
+    model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
+    optimizer = _optimizer(recipe, model, device)
+    if moments:
+        restore_optimizer(optimizer, moments)
+    module = LossModule(model, recipe.weighting)
+    wrapped, optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
+
+    stream = Stream(pixels, indices, recipe, model, model.crop)
+    padded = None if heldout is None else pad_pixels(heldout, model.crop)
+    state = Training(run, recipe, model, ema, device, heldout=padded)
+    state.images, state.step = stored.get("images", 0), stored.get("step", 0)
+    state.best = dict(stored.get("best", {}))
+    active = list(hooks) if main else []
+    total_steps = math.ceil(recipe.images / recipe.batch)
+    started, seconds_before = time.monotonic(), float(stored.get("seconds", 0.0))
+
+    def checkpoint() -> None:
+        if not main:
+            return
+        save_checkpoint(
+            run.checkpoint(), model, ema.state_dict(), getattr(optimizer, "optimizer", optimizer),
+            {"images": state.images, "step": state.step, "fingerprint": fingerprint, "best": state.best,
+             "seconds": round(seconds_before + time.monotonic() - started, 1)},
+        )
+
+    def new_best() -> None:
+        """checkpoints/best follows the lowest FID where a hook scores one, else the lowest held-out loss."""
+        figure = "fid" if "fid" in state.best else "heldout_loss"
+        if figure in state.best and state.best[figure] != kept_best.get(figure):
+            kept_best[figure] = state.best[figure]
+            copy_checkpoint(run.checkpoint(), run.checkpoint("best"))
+
+    kept_best = dict(state.best)
+    for hook in active:
+        hook.on_start(state)
+    guard = _Guard()
+    recent: list[Tensor] = []
+    last_log = (time.monotonic(), state.images)
+    fused_rng = _uses_dropout(model)
+    with (
+        track(total_steps * recipe.batch, "training", done=state.images, show=progress and main) as advance,
+        _stop_signals() as stop,
+        _prefetched(stream, state.step, total_steps, recipe.batch, rank * share, share) as batches,
+    ):
+        for batch in batches:
+            lr, beta1 = rate(recipe.policy, state.step, total_steps, recipe.lr, warmup=recipe.warmup // recipe.batch)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+                if beta1 is not None:
+                    group["betas"] = (beta1, group["betas"][1])
+            x0 = to_model(batch.pixels, device).contiguous(memory_format=layout)
+            with _dropout_seed(recipe.seed, state.step, rank, device) if fused_rng else contextlib.nullcontext():
+                loss = wrapped(x0, batch.sigma, batch.noise.to(device).contiguous(memory_format=layout))
+            accelerator.backward(loss)
+            if recipe.clip:
+                accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            before = state.images
+            state.step += 1
+            state.images += recipe.batch
+            decay = ema_decay(recipe.batch, state.images, recipe.ema_half_life, recipe.ema_ramp)
+            ema_update(ema.parameters(), model.parameters(), decay)
+            recent.append(loss.detach())
+            for hook in active:
+                hook.on_step(state)
+            done = state.step == total_steps
+            stopping = stop.is_set()
+            if world > 1:  # a signal reaches one process first: all must stop at the same step
+                stopping = bool(accelerator.reduce(torch.tensor(float(stopping), device=device)) > 0)
+
+            def due(every: int, before: int = before, done: bool = done) -> bool:
+                return done or (every > 0 and before // every != state.images // every)
+
+            saving = due(recipe.checkpoint_every) or stopping
+            if saving or due(recipe.log_every):
+                mean = torch.stack(recent).mean()
+                state.loss = float(accelerator.reduce(mean, "mean")) if world > 1 else float(mean)
+                recent.clear()
+                guard.check(state.loss, state.images, run)
+                now = time.monotonic()
+                per_second = (state.images - last_log[1]) / max(now - last_log[0], 1e-9)
+                last_log = (now, state.images)
+                if main:
+                    state.report("loss", loss=state.loss, lr=lr, images_per_second=round(per_second, 1))
+            for hook in active:
+                if due(hook.every) and (hook.every or done):
+                    hook.on_interval(state)
+            if saving:
+                checkpoint()
+                if main:
+                    new_best()
+            advance(recipe.batch, f"loss {state.loss:.4f}")
+            if stopping and not done:
+                if main:
+                    state.report("stopped", seconds=round(seconds_before + time.monotonic() - started, 1))
+                raise KeyboardInterrupt(f"stopped after {state.images} images; the checkpoint is in {run.checkpoint()}")
+    for hook in active:
+        hook.on_end(state)
+    if main:
+        state.report("finished", seconds=round(seconds_before + time.monotonic() - started, 1))
+    accelerator.wait_for_everyone()
+    return ema
+
+
+class _Guard:
+    """Stops a run whose loss is no number or has grown tenfold over what it was."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def check(self, loss: float, images: int, run: Run) -> None:
+        usual = statistics.median(self.seen[-20:]) if self.seen else math.inf
+        if math.isfinite(loss) and (len(self.seen) < 3 or loss <= 10 * usual):
+            self.seen.append(loss)
+            return
+        run.event("diverged", images=images, loss=repr(loss))
+        what = "is not a number" if not math.isfinite(loss) else f"rose to {loss:.3g} from {usual:.3g}"
+        raise Diverged(
+            f"after {images} images the loss {what}. The last good checkpoint is kept in {run.checkpoint()}: "
+            "begin anew with a lower rate (--train.lr), a longer warm-up (--train.warmup) or stronger clipping (--train.clip)"
+        )
+
+
+def _optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    fused = device.type in ("cpu", "cuda", "mps")
+    return kind(model.parameters(), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=fused)
+
+
+def _compiled(module: LossModule, wanted: bool) -> nn.Module:
+    """Compiles the network in place of itself; where that fails on the first call, goes on with the plain one."""
+    if not wanted:
+        return module
+    network = module.model.network
+    fast = torch.compile(network)
+    state = {"works": True}
+
+    def call(y: Tensor, t: Tensor) -> Tensor:
+        if state["works"]:
+            try:
+                out: Tensor = fast(y, t)
+                return out
+            except Exception as e:  # torch.compile raises many types where no compiler is found
+                if "compil" not in f"{type(e)} {e}".lower() and "inductor" not in f"{type(e)} {e}".lower():
+                    raise
+                state["works"] = False
+                warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training goes on without it", stacklevel=2)
+        plain: Tensor = type(network).forward(network, y, t)
+        return plain
+
+    network.forward = call  # type: ignore[method-assign]
+    return module
+
+
+def _uses_dropout(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
+
+
+@contextlib.contextmanager
+def _dropout_seed(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's own generators: they are set for the step and put back, so that a resumed run repeats them."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    value = int(seeds.generator(seed, step, rank, stream=seeds.TRAIN + 16).integers(2**62))
+    with torch.random.fork_rng(devices=devices):
+        torch.random.manual_seed(value)
+        yield
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM ask for a stop at the end of the step; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+        print("\nstopping after this step, with a checkpoint", file=sys.stderr)
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _prefetched(stream: Stream, step: int, steps: int, batch: int, offset: int, share: int) -> Iterator[Iterator[Batch]]:
+    """This process's share of every global batch, made one step ahead in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def make(k: int) -> Future[Batch]:
+            return pool.submit(stream.batch, k * batch + offset, share)
+
+        def batches() -> Iterator[Batch]:
+            ahead = make(step) if step < steps else None
+            for k in range(step, steps):
+                ready = ahead
+                ahead = make(k + 1) if k + 1 < steps else None
+                if ready is not None:
+                    yield ready.result()
+
+        yield batches()

@@ -1,0 +1,43 @@
+"""The loss of one batch, and what weights it by level."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.denoiser.precondition import Preconditioned
+from alphabar.schedule.noising import snr
+from alphabar.types import Images, Levels
+
+Weighting = Literal["plain", "min_snr"]
+
+
+def weight(kind: Weighting, prediction: str, snr_value: Tensor, gamma: float = 5.0) -> Tensor:
+    """Weight of the squared error of the network's output, one an image.
+
+    plain: 1. min_snr (Hang et al. 2023, arXiv:2303.09556, sec. 3.4): min(snr, gamma) in terms of x0, which is
+    min(snr, gamma) / snr for eps, min(snr, gamma) for x0 and min(snr, gamma) / (snr + 1) for v.
+    """
+    if kind == "plain":
+        return torch.ones_like(snr_value)
+    if kind != "min_snr":
+        raise ValueError(f"loss weighting {kind!r} is unknown: use plain or min_snr")
+    held = snr_value.clamp(max=gamma)
+    return {"x0": held, "v": held / (snr_value + 1), "eps": held / snr_value.clamp(min=1e-30)}[prediction]
+
+
+class LossModule(nn.Module):
+    """The weighted loss as a module, so that accelerate can wrap it for several processes and mixed precision.
+
+    forward(x0 in [-1, 1], sigma, noise) -> mean over the batch, float32.
+    """
+
+    def __init__(self, model: Preconditioned, weighting: Weighting = "plain") -> None:
+        super().__init__()
+        self.model = model
+        self.weighting = weighting
+
+    def forward(self, x0: Images, sigma: Levels, noise: Images) -> Tensor:
+        errors = self.model.loss(x0, sigma, noise)
+        w = weight(self.weighting, self.model.prediction, snr(sigma * self.model.data_range))
+        return (w.to(errors) * errors).mean()
