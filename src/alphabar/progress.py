@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def track(total: float, description: str, unit: str = "images", *, done: float = 0, show: bool = True,
+def track(total: float, description: str, unit: str = "images", *, done: float = 0.0, show: bool = True,
           every: float = 30.0) -> Iterator[Callable[..., None]]:
     """`with track(1000, "sampling") as advance: advance(64)`; `advance(64, "loss 0.03")` puts a note beside it.
 

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from alphabar.data.split import HOLDOUT
 from alphabar.denoiser.build import ModelRecipe
 from alphabar.schedule.vp import KINDS
 from alphabar.training.loop import TrainRecipe
@@ -23,7 +24,7 @@ class DataRecipe:
     """fashion_mnist, cifar10, a path, or hf:owner/name."""
     pad: int = 0
     """Black pixels added on every side in training and cut off after sampling: 2 makes 32x32 of 28x28."""
-    holdout: float = 0.17
+    holdout: float = HOLDOUT
     """Share of the training images, picked by content, that is never trained on."""
     limit: int = 0
     """Train on this many images only, the first ones; 0 is all of them."""

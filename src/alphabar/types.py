@@ -1,7 +1,7 @@
 """The words of the project as types (layer 0). Shapes are checked at run time in the tests only."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
@@ -10,6 +10,7 @@ from torch import Tensor
 Images = Float[Tensor, "b c h w"]  # noisy or clean images; clean ones live in [-1, 1]
 Levels = Float[Tensor, " b"]  # one sigma an image, >= 0, in units of the clean images
 Times = Float64[Tensor, "..."]  # a schedule's own time, or a sigma, in float64
+Timesteps = Float[Tensor, " b"]  # one time an image, as a network sees it, float32
 Grid = Float64[Tensor, " n"]  # levels that fall strictly and end in 0: n levels make n - 1 steps
 Pixels = UInt8[np.ndarray, "n h w c"]  # images as they are stored: 0..255
 Features = Float[Tensor, "n d"]  # what an extractor makes of n images
@@ -17,12 +18,14 @@ Features = Float[Tensor, "n d"]  # what an extractor makes of n images
 OnStep = Callable[[int, float, Tensor, Tensor], None]  # (step, sigma, x, x0_hat), before x moves on
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A function (x, sigma) -> E[x0 | x], where x = x0 + sigma * noise and x0 lives in [-1, 1]."""
 
     def __call__(self, x: Images, sigma: Levels, /) -> Images: ...
 
 
+@runtime_checkable
 class Noise(Protocol):
     """Standard normal noise like `like`; the same `draw` gives the same noise."""
 

@@ -154,12 +154,12 @@ def _write(folder: Path, decoded: Decoded) -> None:
     hashes = np.empty(decoded.n, dtype=np.uint64)
     at = 0
     # a bar only where there is something to wait for
-    with track(decoded.n, "decoding", "images", show=decoded.n >= 20_000) as advance:
+    with track(float(decoded.n), "decoding", "images", show=decoded.n >= 20_000) as advance:
         for block in decoded.blocks:
             pixels[at : at + len(block)] = block
             hashes[at : at + len(block)] = image_hashes(block)
             at += len(block)
-            advance(len(block))
+            advance(float(len(block)))
     if at != decoded.n:
         raise ValueError(
             f"{at} images were decoded where {decoded.n} were announced: the source changed meanwhile; try again"

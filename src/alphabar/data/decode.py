@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +56,7 @@ def probe(data: bytes, where: str) -> Shape:
     with _opened(data, where) as im:
         c = _channels(im, data, where)
         w, h = im.size
-        turned = im.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # orientations that swap the sides
+        turned = _may_turn(im, data) and im.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # these swap the sides
     return Shape(w, h, c) if turned else Shape(h, w, c)
 
 
@@ -66,29 +68,35 @@ def decode(data: bytes, where: str, channels: int) -> NDArray[np.uint8]:
     """
     with _opened(data, where) as im:
         own = _channels(im, data, where)
-        try:
-            im.load()
-            image = ImageOps.exif_transpose(im)
-            if image.has_transparency_data or "A" in image.getbands():
-                image = _opaque(image, own, where)
-            image = image.convert("L" if own == 1 else "RGB") if image.mode not in ("L", "RGB") else image
-            if channels == 3 and image.mode == "L":
-                image = image.convert("RGB")  # R = G = B, which loses nothing
-            out = np.asarray(image, dtype=np.uint8)
-        except RefusedError:
-            raise
-        except _BROKEN as error:
-            raise ValueError(f"{where} is damaged ({_short(error)}): replace or remove it") from error
+        im.load()
+        image = ImageOps.exif_transpose(im)
+        if image.has_transparency_data or "A" in image.getbands():
+            image = _opaque(image, own, where)
+        if image.mode not in ("L", "RGB"):
+            image = image.convert("L" if own == 1 else "RGB")
+        if channels == 3 and image.mode == "L":
+            image = image.convert("RGB")  # R = G = B, which loses nothing
+        out = np.asarray(image, dtype=np.uint8)
     return out[..., None] if out.ndim == 2 else out
 
 
-def _opened(data: bytes, where: str) -> Image.Image:
+@contextmanager
+def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
+    """The image, with every error of reading it, then and later, turned into one that names it."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as im:
+            yield im
+    except RefusedError:
+        raise
     except UnidentifiedImageError as error:
         raise ValueError(f"{where} is no image that can be read, or is damaged: wanted {', '.join(FORMATS)}") from error
     except _BROKEN as error:
         raise ValueError(f"{where} is damaged ({_short(error)}): replace or remove it") from error
+
+
+def _may_turn(im: Image.Image, data: bytes) -> bool:
+    """Whether EXIF is worth asking for: Pillow decodes a whole PNG in order to look for it behind the pixels."""
+    return im.format != "PNG" or any(word in data for word in (b"eXIf", b"Raw profile type", b"adobe.xmp"))
 
 
 def _channels(im: Image.Image, data: bytes, where: str) -> int:
@@ -143,7 +151,7 @@ def _opaque(image: Image.Image, channels: int, where: str) -> Image.Image:
     if int(alpha.min()) < 255:
         share = float((alpha < 255).mean())
         raise RefusedError(
-            f"{where} is transparent in {share:.1%} of its pixels, and what lies behind is not in the file: "
+            f"{where} is transparent in {share:.1%} of its pixels, and its background is not in the file: "
             "paint it on a background first, Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))"
         )
     return image.convert("RGBA").convert("L" if grey else "RGB")

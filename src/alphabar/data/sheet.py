@@ -24,7 +24,8 @@ def contact_sheet(
 
     pixels: uint8 (n, h, w, c). columns: images in a row; None makes the sheet about square, or with captions gives
     one row a caption. scale: each pixel becomes scale x scale, unsmoothed. pad: white pixels round every image.
-    captions: one a row, written to its left. The last row may be short.
+    captions: one a row, written to its left (rows lower than 12 pixels are too close for text: raise scale). The last
+    row may be short.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in CHANNELS or len(pixels) == 0:
         raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: wanted uint8 images (n, h, w, 1 or 3), n > 0")
@@ -49,7 +50,6 @@ def contact_sheet(
 def _captioned(sheet: Image.Image, captions: Sequence[str], row: int, pad: int) -> Image.Image:
     font = ImageFont.load_default()
     boxes = [font.getbbox(text) for text in captions]
-    # rows may be lower than a line of text (small images, scale 1): the sheet is then as tall as the text needs
     gutter = math.ceil(max(right for _, _, right, _ in boxes)) + 2 * _MARGIN
     tallest = math.ceil(max(bottom for *_, bottom in boxes))
     out = Image.new(sheet.mode, (gutter + sheet.width, max(sheet.height, tallest)), _white(sheet.mode))

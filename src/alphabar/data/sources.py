@@ -302,7 +302,7 @@ _ARRAY_FAULTS = (ValueError, OSError, EOFError, KeyError, MemoryError, zlib.erro
 
 def _build_npy(path: Path) -> Decoded:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
     except _ARRAY_FAULTS as error:
         raise ValueError(
             f"{path} cannot be read ({error}): wanted one array as np.save(path, images) writes it"
@@ -312,14 +312,17 @@ def _build_npy(path: Path) -> Decoded:
 
 def _build_npz(path: Path) -> Decoded:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here, since np.load leaves a file that is no zip open
+        with path.open("rb") as raw, zipfile.ZipFile(raw):
+            raw.seek(0)
+            file = np.load(raw, allow_pickle=False)
             # only what is needed is unpacked: a record or features may lie beside the images
             others = [k for k in file.files if k not in ("labels", "classes", "record")]
             if "images" not in file.files and len(others) != 1:
                 raise ValueError(f"it holds {', '.join(file.files) or 'nothing'}: name the images `images`")
             array = file["images" if "images" in file.files else others[0]]
-            labels = file["labels"] if "labels" in file.files else None
-            names = file["classes"] if "classes" in file.files else None
+            labels = np.asarray(file["labels"]) if "labels" in file.files else None
+            names = np.atleast_1d(file["classes"]) if "classes" in file.files else None
     except _ARRAY_FAULTS as error:
         raise ValueError(
             f"{path} cannot be read ({error}): wanted np.savez(path, images=uint8 array of shape (n, h, w, c), "
@@ -349,6 +352,8 @@ def _check_labels(labels: NDArray[Any], n: int, classes: tuple[str, ...] | None,
         raise ValueError(
             f"{where}: {labels.dtype} of shape {labels.shape}, wanted one whole number for each of {n} images"
         )
+    if n == 0:
+        return labels.astype(np.int64)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (classes is not None and high >= len(classes)):
         top = "" if classes is None else f"..{len(classes) - 1}, one of {len(classes)} classes"
@@ -441,8 +446,8 @@ def _check_split_folders(path: Path) -> None:
     for other in others:
         if other.name not in (*SPLITS, *_OTHER_SPLITS) and _images_in(other):
             raise ValueError(
-                f"{path} holds {' and '.join(s for s in SPLITS if (path / s).is_dir())}/ beside {other.name}/: splits or "
-                "classes? Put the classes under train/, or take the other folders elsewhere"
+                f"{path} holds {' and '.join(s for s in SPLITS if (path / s).is_dir())}/ beside {other.name}/: "
+                "splits or classes? Put the classes under train/, or take the other folders elsewhere"
             )
 
 

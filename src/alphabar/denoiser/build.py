@@ -15,7 +15,7 @@ from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.unet import UNet
 from alphabar.schedule.noising import Prediction
 from alphabar.schedule.vp import schedule_from
-from alphabar.types import Images, Times
+from alphabar.types import Images, Timesteps
 
 FORMAT = 1  # of the JSON in a weight file's header
 
@@ -62,7 +62,7 @@ class DiffusersNet(nn.Module):
             raise ImportError("the network 'unet2d' is diffusers' UNet2DModel: pip install 'alphabar[diffusers]'") from e
         self.unet = UNet2DModel(**config)
 
-    def forward(self, y: Images, t: Times) -> Images:
+    def forward(self, y: Images, t: Timesteps) -> Images:
         out: Tensor = self.unet(y, t).sample
         return out
 

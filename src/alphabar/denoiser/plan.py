@@ -60,8 +60,8 @@ def every(k: int, last: int = 0) -> Plan:
 
 
 def progressive() -> Plan:
-    """The lesson's: the integer timestep t calls when (t + 101) mod ((t + 101) // 100) = 0: every 11th call of a
-    thousand at the noisiest end, every 2nd near t = 100, all of them below."""
+    """The lesson's: timestep t calls when (t + 101) mod ((t + 101) // 100) = 0: every 10th at the noisiest end of a
+    thousand, every 2nd from t = 197 to 99, all below: 296 calls. A real-valued t is rounded."""
 
     def at(step: int, n: int, t: float) -> bool:
         u = round(t) + 101

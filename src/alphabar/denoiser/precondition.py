@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from alphabar.schedule.noising import PREDICTIONS, add_noise, per_image, target, to_x0
 from alphabar.schedule.vp import Scaled, Schedule
-from alphabar.types import Images, Levels, Times
+from alphabar.types import Images, Levels, Timesteps
 
 
 class Network(Protocol):
     """What a wrapped network is: (y, t) -> output of y's shape, y in its own range, t in its own time."""
 
-    def __call__(self, y: Images, t: Times, /) -> Images: ...
+    def __call__(self, y: Images, t: Timesteps, /) -> Images: ...
 
 
 class Preconditioned(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alphabar.types import Images, Times
+from alphabar.types import Images, Timesteps
 
 
 class Embedding(nn.Module):
@@ -156,7 +156,7 @@ class UNet(nn.Module):
                 f"use a height of {near(height)} and a width of {near(width)} (pad or crop), or fewer levels or a smaller patch"
             )
 
-    def forward(self, y: Images, t: Times) -> Images:
+    def forward(self, y: Images, t: Timesteps) -> Images:
         self.check_size(y.shape[-2], y.shape[-1])
         emb = self.embed(t)
         x = self.enter(F.pixel_unshuffle(y, self.patch))

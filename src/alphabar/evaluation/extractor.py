@@ -7,12 +7,12 @@ The file is safetensors with JSON in its header; nothing is ever unpickled.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphabar.data.images import to_model
@@ -22,13 +22,18 @@ FORMAT = 1  # of the file; a later one is refused
 BUNDLED = Path(__file__).parents[1] / "assets" / "fashion_mnist_extractor.safetensors"
 
 
+@runtime_checkable
 class FeatureExtractor(Protocol):
     """What scores ask of an extractor, ours or a foreign one: the same pixels always give the same features."""
 
-    name: str
-    dim: int  # features an image
-    fingerprint: str  # 16 hex digits of weights and preprocessing: two of them never mix
-    preprocessing: Mapping[str, Any]  # plain JSON; how pixels reach the network
+    @property
+    def name(self) -> str: ...
+    @property
+    def dim(self) -> int: ...  # features an image
+    @property
+    def fingerprint(self) -> str: ...  # 16 hex digits of weights and preprocessing: two of them never mix
+    @property
+    def preprocessing(self) -> Mapping[str, Any]: ...  # plain JSON; how pixels reach the network
 
     def features(self, pixels: Pixels) -> Features: ...
 
@@ -68,7 +73,7 @@ class _Block(nn.Module):
         self.skip = nn.Identity() if c_in == c_out and stride == 1 else _Conv(c_in, c_out, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.skip(x) + self.second(F.relu(self.first(x))))
+        return torch.relu(self.skip(x) + self.second(torch.relu(self.first(x))))
 
 
 class Classifier(nn.Module):
@@ -82,7 +87,7 @@ class Classifier(nn.Module):
         super().__init__()
         first, last = widths[0], widths[-1]
         layers: list[nn.Module] = [_Conv(in_channels, first, 5, 2), nn.ReLU(), _Block(first, first, 1)]
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [_Block(before, after, 2), _Block(after, after, 1)]
         self.trunk = nn.Sequential(*layers, _Conv(last, dim, 1), nn.ReLU())
         self.head = nn.Linear(dim, classes)
@@ -142,8 +147,8 @@ class Extractor(nn.Module):
         c, h, w = self.image_shape
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (h, w, c):
             raise ValueError(
-                f"extractor {self.name!r} was given {pixels.dtype} images of shape {tuple(pixels.shape)}; it wants uint8 "
-                f"of shape (n, {h}, {w}, {c}). Resize the images yourself, or train an extractor on images like yours: "
+                f"extractor {self.name!r} was given {pixels.dtype} images of shape {tuple(pixels.shape)}; it wants "
+                f"uint8 of shape (n, {h}, {w}, {c}). Resize the images yourself, or train an extractor on images like yours: "
                 "alphabar extractor train SET --out PATH"
             )
 
@@ -169,7 +174,7 @@ class Extractor(nn.Module):
 
     def save(self, path: str | Path) -> Path:
         """Write weights and description to one safetensors file."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,13 +190,13 @@ class Extractor(nn.Module):
         }
         weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         part = path.with_name(path.name + ".part")
-        save_file(weights, part, metadata={"alphabar_extractor": json.dumps(about)})
+        part.write_bytes(save(weights, metadata={"alphabar_extractor": json.dumps(about)}))
         part.replace(path)
         return path
 
 
 def fingerprint(preprocessing: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """First 16 hex digits of sha256 over the preprocessing's JSON and the weights' bytes in the order of their names."""
+    """First 16 hex digits of sha256 over the preprocessing's JSON and the weights, in the order of their names."""
     digest = hashlib.sha256(json.dumps(dict(preprocessing), sort_keys=True).encode())
     for name in sorted(weights):
         digest.update(name.encode() + b"\0" + weights[name].detach().cpu().contiguous().numpy().tobytes())

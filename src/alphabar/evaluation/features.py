@@ -31,7 +31,7 @@ def scatter_of(centred: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
 
 @dataclass(frozen=True, eq=False)
 class FeatureStats:
-    """Count, mean and scatter of features. Stats add up (Chan, Golub & LeVeque 1983), so they stream, shard and cache."""
+    """Count, mean and scatter of features. They add up (Chan, Golub & LeVeque 1983), so they stream and shard."""
 
     extractor: str  # fingerprint of weights and preprocessing; two of them never mix
     n: int
@@ -77,13 +77,13 @@ def same_extractor(a: FeatureStats, b: FeatureStats) -> None:
     """Raises ValueError when two statistics come from different extractors."""
     if a.extractor != b.extractor or a.dim != b.dim:
         raise ValueError(
-            f"features of extractor {a.extractor} ({a.dim} wide) and of {b.extractor} ({b.dim} wide) cannot be compared: "
-            "extract both sets of images with the same extractor"
+            f"features of extractor {a.extractor} ({a.dim} wide) and of {b.extractor} ({b.dim} wide) cannot be "
+            "compared: extract both sets of images with the same extractor"
         )
 
 
 def stream(
-    images: Pixels | Sequence[Pixels], extractor: FeatureExtractor, *, chunk: int = 4096, keep: bool = False
+    images: Pixels | Sequence[NDArray[np.uint8]], extractor: FeatureExtractor, *, chunk: int = 4096, keep: bool = False
 ) -> tuple[FeatureStats, Features | None]:
     """Statistics of the features of images, chunk by chunk, in memory of one chunk.
 

@@ -1,8 +1,8 @@
 """The Fréchet distance between two Gaussians that are fitted to features (Dowson & Landau 1982; Heusel et al. 2017,
 arXiv:1706.08500): |mean_a - mean_b|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)), for covariances A and B.
 
-The last trace needs no square root of a matrix. With any factor A = F F^T, the eigenvalues of A B other than 0 are those
-of the symmetric F^T B F, and the trace is the sum of their square roots. A Cholesky factor is the cheapest.
+The last trace needs no square root of a matrix. With any factor A = F F^T, the eigenvalues of A B other than 0 are
+those of the symmetric F^T B F, and the trace is the sum of their square roots. A Cholesky factor is the cheapest.
 """
 
 import math
@@ -37,9 +37,9 @@ class NotConvergedError(ArithmeticError):
 
     def __init__(self, residual: float, tolerance: float, iterations: int) -> None:
         super().__init__(
-            f"the Newton-Schulz square root stands at a residual of {residual:.3g} after {iterations} iterations, wanted at "
-            f"most {tolerance:.3g}: a covariance is singular or nearly so (fewer images than features, or features that are "
-            "constant or repeat each other); use method='eigh'"
+            f"the Newton-Schulz square root stands at a residual of {residual:.3g} after {iterations} iterations, "
+            f"wanted at most {tolerance:.3g}: a covariance is singular or nearly so (fewer images than features, or "
+            "features that are constant or repeat each other); use method='eigh'"
         )
         self.residual, self.tolerance, self.iterations = residual, tolerance, iterations
 
@@ -74,8 +74,8 @@ def frechet(
     # the terms cancel when the sets are alike; what rounding leaves is far below this, anything above it is a mistake
     if not value >= -1e-6 * (apart + spread):
         raise ArithmeticError(
-            f"the Fréchet distance came out as {value:.6g}, below 0 by more than rounding: {apart:.6g} (means) + {spread:.6g} "
-            f"(covariances) - 2 * {trace:.6g}; check that both scatter matrices are symmetric and not negative"
+            f"the Fréchet distance came out as {value:.6g}, below 0 by more than rounding: {apart:.6g} (means) + "
+            f"{spread:.6g} (covariances) - 2 * {trace:.6g}; check that both scatter matrices are symmetric and not negative"
         )
     return FrechetResult(max(value, 0.0), method, residual, done)
 
@@ -85,6 +85,9 @@ def trace_sqrt(a: Matrix, b: Matrix, rank_a: int, rank_b: int, *, scale: float) 
 
     scale: the size of the terms that the trace is subtracted from; decides when the quick way is too coarse.
     """
+    least = min(float(a.diagonal().min()), float(b.diagonal().min()))
+    if least < 0:
+        raise ValueError(f"a covariance has the variance {least:.3g}, below 0: make statistics with FeatureStats.of")
     # A feature that is constant on one side has a zero row there, and adds nothing to the product's eigenvalues.
     live = (a.diagonal() > 0) & (b.diagonal() > 0)
     if not bool(live.all()):
@@ -100,17 +103,17 @@ def trace_sqrt(a: Matrix, b: Matrix, rank_a: int, rank_b: int, *, scale: float) 
     rounding = 4 * _EPS * max(largest, 0.0)
     if float(values[0]) < -d * rounding:
         raise ValueError(
-            f"the product of the covariances has the eigenvalue {float(values[0]):.3g} beside {largest:.3g}: a covariance is "
-            "not positive semi-definite; make statistics with FeatureStats.of"
+            f"the product of the covariances has the eigenvalue {float(values[0]):.3g} beside {largest:.3g}: a covariance "
+            "is not positive semi-definite; make statistics with FeatureStats.of"
         )
-    values = values[-min(rank_a, rank_b, d) :].clamp_min(0.0)  # the ranks are known, so the rest is zero but for rounding
+    values = values[-min(rank_a, rank_b, d) :].clamp_min(0.0)  # the rest is 0 but for rounding
     roots = values.sqrt()
     # An error of `rounding` in a value is one of rounding / (2 root) in its root, and at most sqrt(rounding) near zero.
     # A root's error has either sign, so the errors' squares add.
     errors = torch.minimum(rounding / (2 * roots).clamp_min(1e-300), torch.full_like(roots, math.sqrt(rounding)))
     trace = float(roots.sum())
     distance = abs(scale - 2 * trace)
-    if 2 * float(errors.square().sum().sqrt()) > max(1e-8 * distance, 1e-13 * scale):
+    if 2 * float(errors.square().sum().sqrt()) > max(1e-7 * distance, 1e-13 * scale):
         # Singular values of the factors' product are those roots themselves: their error is rounding, not its root.
         trace = float(torch.linalg.svdvals(f.T @ _factor(b, rank_b)).sum())
     return trace
@@ -119,15 +122,16 @@ def trace_sqrt(a: Matrix, b: Matrix, rank_a: int, rank_b: int, *, scale: float) 
 def _factor(cov: Matrix, rank: int) -> Float64[Tensor, "d r"]:
     """F with F F^T = cov: the Cholesky factor, or, for a singular covariance, from its eigenvectors."""
     if rank >= len(cov):
-        factor, info = torch.linalg.cholesky_ex(cov)
+        lower, info = torch.linalg.cholesky_ex(cov)
         # a pivot of the size of rounding means that the factor is rounding, too
-        if not int(info) and float((factor.diagonal().square() / cov.diagonal()).min()) > len(cov) * _EPS:
+        if not int(info) and float((lower.diagonal().square() / cov.diagonal()).min()) > len(cov) * _EPS:
+            factor: Tensor = lower
             return factor
     values, vectors = torch.linalg.eigh(_symmetric(cov))
     if float(values[0]) < -len(cov) * 4 * _EPS * float(values[-1]):
         raise ValueError(
-            f"a covariance has the eigenvalue {float(values[0]):.3g} beside {float(values[-1]):.3g}, so it is not positive "
-            "semi-definite: make statistics with FeatureStats.of"
+            f"a covariance has the eigenvalue {float(values[0]):.3g} beside {float(values[-1]):.3g}, so it is not "
+            "positive semi-definite: make statistics with FeatureStats.of"
         )
     keep = min(rank, len(cov))
     factor = vectors[:, -keep:] * values[-keep:].clamp_min(0.0).sqrt()
@@ -141,9 +145,10 @@ def _symmetric(m: Tensor) -> Tensor:
 def newton_schulz(m: Matrix, *, tolerance: float = 1e-6, iterations: int = 100) -> tuple[Matrix, float, int]:
     """Square root of a matrix with positive eigenvalues, by matrix products alone: (root, residual, iterations made).
 
-    The coupled iteration (Higham 2008, "Functions of Matrices", eq. 6.35): with y = m / |m| and z = 1, both are multiplied by
-    t = (3 - z y) / 2 until z y = 1; then y is the root and z its inverse. residual: the larger of |z y - 1| / sqrt(d)
-    and |root^2 - m| / |m| (Frobenius norms): the first sees singular matrices, which the second alone lets pass.
+    The coupled iteration (Higham 2008, "Functions of Matrices", eq. 6.35): with y = m / |m| and z = 1, both are
+    multiplied by t = (3 - z y) / 2 until z y = 1; then y is the root and z its inverse.
+    residual: the larger of |z y - 1| / sqrt(d) and |root^2 - m| / |m| (Frobenius norms): the first sees singular
+    matrices, which the second alone lets pass.
 
     Raises NotConvergedError when the residual stays above the tolerance.
     """
@@ -152,7 +157,8 @@ def newton_schulz(m: Matrix, *, tolerance: float = 1e-6, iterations: int = 100) 
     one = torch.eye(d, dtype=m.dtype, device=m.device)
     y, z = m / norm, one
     best, best_y, last, done = math.inf, y, math.inf, 0
-    for done in range(1, iterations + 1):
+    while done < iterations:
+        done += 1
         zy = z @ y
         gap = float((zy - one).norm()) / math.sqrt(d)
         if gap < best:

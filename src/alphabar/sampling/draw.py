@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar.data.images import to_pixels
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+@runtime_checkable
 class Model(Protocol):
     """A denoiser that says what it was trained on: `schedule`, in the one coordinate, and `image_shape` (c, h, w).
 
@@ -77,12 +79,9 @@ class Samples:
             return target
         from PIL import Image
 
-        if self.images.shape[-1] not in (1, 3):
-            raise ValueError(f"{self.images.shape[-1]} channels do not fit PNG, which takes 1 or 3: save to a .npz")
+        _check_target(path, self.images.shape[-1])
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "record.json").exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder}/ holds files that are not samples: choose an empty folder")
         for stale in folder.glob("[0-9]*.png"):
             stale.unlink()
         for k, image in enumerate(self.images):
@@ -159,6 +158,8 @@ def sample(
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
     crop = int(getattr(model, "crop", 0))
     c, h, w = model.image_shape
+    if out is not None:
+        _check_target(out, c)
     device = _place(model, device, channels_last)
     protocol: dict[str, Any] = {
         "sampler": entry.name, "eta": options.get("eta"), "variance": options.get("variance"), "steps": steps,
@@ -337,7 +338,7 @@ class _Parts:
         shutil.rmtree(self.folder)
 
 
-def _write_npz(target: Path, arrays: dict[str, "np.ndarray[Any, Any]"]) -> None:
+def _write_npz(target: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Whole or not at all: a half-written file never bears the name."""
     scratch = target.with_name(target.name + ".tmp")
     with scratch.open("wb") as file:
@@ -347,6 +348,17 @@ def _write_npz(target: Path, arrays: dict[str, "np.ndarray[Any, Any]"]) -> None:
 
 def _is_folder(path: str | Path) -> bool:
     return str(path).endswith(("/", os.sep))
+
+
+def _check_target(path: str | Path, channels: int) -> None:
+    """Whether samples can be saved there: told before they are drawn."""
+    folder = Path(path)
+    if not _is_folder(path):
+        return
+    if channels not in (1, 3):
+        raise ValueError(f"{channels} channels do not fit PNG, which takes 1 or 3: save to a .npz")
+    if folder.exists() and not (folder / "record.json").exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}/ holds files that are not samples: choose an empty folder")
 
 
 def _npz_path(path: str | Path) -> Path:

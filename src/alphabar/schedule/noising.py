@@ -22,17 +22,17 @@ def per_image(value: Tensor, x: Images) -> Tensor:
     return value.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def alphabar_of(sigma: Times) -> Times:
+def alphabar_of(sigma: Tensor) -> Tensor:
     """alphabar = 1 / (1 + sigma^2)."""
     return 1 / (1 + sigma**2)
 
 
-def sigma_of(alphabar: Times) -> Times:
+def sigma_of(alphabar: Tensor) -> Tensor:
     """sigma = sqrt((1 - alphabar) / alphabar)."""
     return ((1 - alphabar) / alphabar).sqrt()
 
 
-def snr(sigma: Times) -> Times:
+def snr(sigma: Tensor) -> Tensor:
     """Signal-to-noise ratio alphabar / (1 - alphabar) = 1 / sigma^2."""
     return sigma**-2
 

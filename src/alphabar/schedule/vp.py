@@ -96,7 +96,7 @@ class Linear(Schedule):
 
     def sigma(self, t: Times) -> Times:
         x = np.interp(_host(t), np.arange(self.steps), self._log_sigma)
-        return torch.from_numpy(np.exp(np.asarray(x))).to(t.device)
+        return torch.from_numpy(np.asarray(np.exp(x))).to(t.device)
 
     def alphabar(self, t: Times) -> Times:
         return 1 / (1 + self.sigma(t) ** 2)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -70,8 +71,8 @@ class TrainRecipe:
     """Standard deviation of log sigma, for log_normal."""
     stratified: bool = True
     """Spread the levels of a batch evenly over the density."""
-    flip: bool = True
-    """Mirror every second image, left to right."""
+    flip: bool = False
+    """Mirror every second image. Mirrored images are learnt too: every shoe of Fashion-MNIST points left."""
     ema_half_life: float = 100_000
     """Half-life of the weights' moving average, in images."""
     ema_ramp: float = 0.05
@@ -144,7 +145,7 @@ class Stream:
         return Batch(pad_pixels(rows, self.pad), sigma, torch.from_numpy(noise))
 
 
-def pad_pixels(pixels: Pixels, pad: int) -> Pixels:
+def pad_pixels(pixels: Pixels, pad: int) -> UInt8[np.ndarray, "n hp wp c"]:
     """Black borders of `pad` pixels, as the lesson pads 28x28 to 32x32."""
     return np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else pixels
 
@@ -156,7 +157,7 @@ def train(
     recipe: TrainRecipe,
     run: Run,
     *,
-    heldout: Pixels | None = None,
+    heldout: UInt8[np.ndarray, "m h w c"] | None = None,
     hooks: Sequence[Hook] = (),
     resume: bool = False,
     fingerprint: str = "",

@@ -1,0 +1,51 @@
+"""alphabar: a laboratory for image diffusion models. Names are imported when they are first used, so that
+`import alphabar` stays cheap."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alphabar.api import score, train
+    from alphabar.data.sources import ImageSet, load
+    from alphabar.evaluation.evaluate import ImageEval
+    from alphabar.evaluation.extractor import load_extractor
+    from alphabar.evaluation.learn import train_extractor
+    from alphabar.recipe import Recipe, resolve
+    from alphabar.sampling.draw import Samples, sample
+    from alphabar.schedule.noising import add_noise, add_noise_vp
+    from alphabar.schedule.vp import Cosine, Linear
+    from alphabar.training.checkpoint import load_model
+
+_WHERE = {
+    "Cosine": "schedule.vp",
+    "ImageEval": "evaluation.evaluate",
+    "ImageSet": "data.sources",
+    "Linear": "schedule.vp",
+    "Recipe": "recipe",
+    "Samples": "sampling.draw",
+    "add_noise": "schedule.noising",
+    "add_noise_vp": "schedule.noising",
+    "load": "data.sources",
+    "load_extractor": "evaluation.extractor",
+    "load_model": "training.checkpoint",
+    "resolve": "recipe",
+    "sample": "sampling.draw",
+    "score": "api",
+    "train": "api",
+    "train_extractor": "evaluation.learn",
+}
+
+__all__ = [
+    "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "load",
+    "load_extractor", "load_model", "resolve", "sample", "score", "train", "train_extractor",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(f"alphabar.{_WHERE[name]}"), name)
+    raise AttributeError(f"alphabar has no {name!r}: it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,170 @@
+"""The verbs of the Python interface that join several layers: train, and what the command line stands on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alphabar.data.sources import ImageSet, load
+from alphabar.data.split import holdout
+from alphabar.denoiser.build import Model, build
+from alphabar.evaluation.evaluate import ImageEval
+from alphabar.evaluation.extractor import load_extractor
+from alphabar.evaluation.score import Score
+from alphabar.recipe import Recipe
+from alphabar.record import Run, append_jsonl
+from alphabar.sampling.draw import Samples, sample
+from alphabar.sampling.preview import Preview
+from alphabar.training.checkpoint import load_model
+from alphabar.training.hooks import HeldOutLoss, Hook
+from alphabar.training.loop import train as _train
+
+
+def new_model(recipe: Recipe, image_shape: tuple[int, int, int]) -> Model:
+    """The untrained model of a recipe for images of (c, h, w), which `data.pad` enlarges."""
+    c, h, w = image_shape
+    pad = recipe.data.pad
+    return build(recipe.model, recipe.schedule.spec(), (c, h + 2 * pad, w + 2 * pad), recipe.train.seed, crop=pad)
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    images: ImageSet | None = None,
+    hooks: Sequence[Hook] = (),
+    progress: bool = True,
+) -> Model:
+    """Trains a model by a recipe into the run folder `out`; gives back the averaged model.
+
+    images: the training images; None loads the recipe's set. hooks: beside those that the recipe's `watch` asks for.
+    Raises FileExistsError where `out` already holds a run and resume is False.
+    """
+    run = Run(out)
+    if run.recipe.exists() and not resume:
+        raise FileExistsError(f"{run.path} already holds a run: add --resume to go on with it, or name another folder")
+    image_set = load(recipe.data.set, "train") if images is None else images
+    if recipe.data.limit:
+        image_set = image_set.subset(range(min(recipe.data.limit, len(image_set))))
+    kept, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
+    model = new_model(recipe, image_set.image_shape)
+    watching: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
+    if recipe.watch.preview_every:
+        watching.append(Preview(recipe.watch.preview_every, recipe.watch.preview_n, recipe.watch.preview_steps))
+    if recipe.watch.score_every and (scorer := _scorer(recipe, image_set)) is not None:
+        watching.append(scorer)
+    if not resume:
+        run.start(recipe.toml())
+        (run.path / "data.json").write_text(
+            json.dumps({"set": image_set.name, "split": image_set.split, "fingerprint": image_set.fingerprint,
+                        "images": len(kept), "held_out": len(held)}, indent=1)
+        )
+    return _train(
+        model, image_set.pixels, kept, recipe.train, run, heldout=image_set.pixels[held[:4096]],
+        hooks=[*watching, *hooks], resume=resume, fingerprint=recipe.fingerprint(image_set.fingerprint), progress=progress,
+    )
+
+
+def _scorer(recipe: Recipe, image_set: ImageSet) -> Hook | None:
+    from alphabar.evaluation.during import ScoreSamples
+
+    name = recipe.watch.extractor
+    if name == "auto":
+        name = "bundled" if recipe.data.set == "fashion_mnist" else "none"
+    if name == "none":
+        return None
+    try:
+        reference = load(recipe.data.set, "test")
+    except FileNotFoundError:  # a set without a test split is scored against its held-out images
+        _, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
+        reference = image_set.subset(held)
+    watch = recipe.watch
+    return ScoreSamples(ImageEval(load_extractor(name), reference), watch.score_every, watch.score_n, watch.preview_steps)
+
+
+def with_budget(recipe: Recipe, images: int | None, seed: int | None) -> Recipe:
+    """The recipe with another budget or seed, where one is given."""
+    changes = {k: v for k, v in (("images", images), ("seed", seed)) if v is not None}
+    return replace(recipe, train=replace(recipe.train, **changes)) if changes else recipe
+
+
+def best_device() -> str:
+    """cuda, mps or cpu: the first of them that is there."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
+    """What a run will cost: parameters, FLOPs of a call and of the whole training, megabytes of weights and moments."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image_set = load(recipe.data.set, "train") if images is None else images
+    model = new_model(recipe, image_set.image_shape).eval()
+    x = torch.zeros(1, *model.image_shape)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x, torch.ones(1))
+    flops = counter.get_total_flops()
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "parameters": parameters,
+        "gflop_a_call": flops / 1e9,
+        "tflop_of_training": 3 * flops * recipe.train.images / 1e12,  # a backward pass costs two forward ones
+        "mib_of_weights_moments_average": 4 * 5 * parameters / 2**20,  # weights, gradients, two moments, average; float32
+        "images_a_second_at_100_gflops": 100e9 / (3 * flops),
+    }
+
+
+def score(
+    samples: str | Path,
+    against: str,
+    extractor: str = "bundled",
+    *,
+    n: int | None = None,
+    steps: int = 50,
+    eta: float = 0.0,
+    progress: bool = True,
+) -> tuple[Score, ...]:
+    """FID and KID of an .npz, of a folder of images, or of n samples drawn from a run (and kept in its samples/).
+
+    A run's scores are added to its scores.jsonl. Raises ValueError for fewer images than features.
+    """
+    path = Path(samples)
+    is_run = str(samples) == "bundled" or (path / "checkpoints").is_dir() or path.suffix == ".safetensors"
+    evaluator = ImageEval(load_extractor(extractor), against, progress=progress)
+    if not is_run:
+        images, record = load_samples(path)
+        return evaluator.score(images[:n] if n else images, record=record)
+    model = load_model(samples)
+    count = n or 2000
+    out = None
+    if path.is_dir():
+        out = Run(path).samples / f"{model.fingerprint}_ddim_{steps}_{eta:g}_{count}.npz"
+        out.parent.mkdir(parents=True, exist_ok=True)
+    if out is not None and out.exists():
+        made = Samples.load(out)
+    else:
+        made = sample(model, count, steps=steps, eta=eta, out=out, device=best_device(), channels_last=True, progress=progress)
+    scores = evaluator.score(made.images, record=made.record)
+    if path.is_dir():
+        for row in scores:
+            append_jsonl(Run(path).scores, row.to_json())
+    return scores
+
+
+def load_samples(path: Path) -> tuple[Any, dict[str, Any] | None]:
+    """Images and their sampling record (None where another program made them) from an .npz or a folder."""
+    if not path.exists():
+        raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
+    if path.suffix == ".npz" or (path / "record.json").exists():
+        try:
+            made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
+        except (ValueError, KeyError):  # an .npz of another program: no record in it
+            return load(str(path)).pixels, None
+        return made.images, made.record
+    return load(str(path)).pixels, None

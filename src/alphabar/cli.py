@@ -1,0 +1,370 @@
+"""The command line. Every command's --help opens with two commands that can be pasted."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+app = App(
+    name="alphabar",
+    help="A laboratory for image diffusion models.\n\n```\nalphabar demo\nalphabar train fashion_mnist --out runs/garments\n```",
+    help_format="markdown",
+    default_parameter=Parameter(consume_multiple=True),
+)
+extractor_app = App(name="extractor", help="Train an extractor of features on a set of your own.", help_format="markdown")
+app.command(extractor_app)
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON instead of a table")]
+
+
+@app.command
+def demo(*, out: str = "demo", minutes: float = 2.5) -> None:
+    """Draw, score and compare garments from the bundled model, with no download; about three minutes on 2 cores.
+
+    ```
+    alphabar demo
+    alphabar demo --out /tmp/demo --minutes 1
+    ```
+
+    Parameters
+    ----------
+    out
+        folder for the page, the sheets and the results.
+    minutes
+        of drawing; more minutes, more images.
+    """
+    from alphabar.demo import run
+
+    run(out, minutes=minutes)
+
+
+@app.command
+def data(image_set: str, *, sheet: Path | None = None, n: int = 100, as_json: Json = False) -> None:
+    """Print the data card of a set and write a contact sheet.
+
+    ```
+    alphabar data fashion_mnist
+    alphabar data photos/ --sheet photos.png --n 64
+    ```
+
+    Parameters
+    ----------
+    image_set
+        fashion_mnist, cifar10, a path, or hf:owner/name; with :test for the test split.
+    sheet
+        where the contact sheet goes; SET.png in this folder if left out.
+    n
+        images on the contact sheet, picked by seed 0.
+    """
+    import numpy as np
+
+    from alphabar.data.card import data_card
+    from alphabar.data.sheet import contact_sheet
+    from alphabar.data.sources import load, parse_set
+    from alphabar.seeds import generator
+
+    images = load(*parse_set(image_set))
+    card = data_card(images)
+    chosen = np.sort(generator(0).permutation(len(images))[:n])
+    path = sheet or Path(f"{images.name}_{images.split}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(np.asarray(images.pixels[chosen]), scale=2 if images.image_shape[1] < 64 else 1).save(path)
+    card["sheet"] = str(path)
+    _show(card, as_json, f"{images.name}:{images.split}")
+
+
+@app.command
+def train(
+    image_set: str,
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    out: Path,
+    recipe: str = "garments",
+    images: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Train a model on a set, into a run folder; previews, held-out loss and FID appear while it runs.
+
+    ```
+    alphabar train fashion_mnist --out runs/garments
+    alphabar train photos/ --recipe garments --out runs/photos --images 200000 --train.lr 1e-3
+    ```
+
+    Every key of the recipe can be set as --section.key VALUE; --dry-run prints them all, and what the run will cost.
+    Ctrl-C stops with a checkpoint, and the same command with --resume goes on from it.
+
+    Parameters
+    ----------
+    image_set
+        fashion_mnist, cifar10, a path, or hf:owner/name.
+    out
+        the run folder.
+    recipe
+        garments, ddpm_v2, ddpm_v3, or a TOML file.
+    images
+        budget in images seen, in place of the recipe's.
+    seed
+        in place of the recipe's.
+    resume
+        go on from the run's last checkpoint; the recipe is the run's own.
+    dry_run
+        print the resolved recipe and the cost, and train nothing.
+    """
+    from alphabar import api
+    from alphabar.recipe import resolve
+    from alphabar.record import Run
+
+    source: str | Path = recipe
+    if resume:
+        source = Run(out).recipe
+        if not source.exists():
+            raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to begin it")
+    settings = [*tokens] if resume else [*tokens, "--data.set", image_set]
+    resolved = api.with_budget(resolve(source, settings), images, seed)
+    if dry_run:
+        print(resolved.toml())
+        _show(api.cost(resolved), False, "cost")
+        return
+    try:
+        api.train(resolved, out, resume=resume)
+    except KeyboardInterrupt as e:
+        print(f"{e}\ngo on with: alphabar train {image_set} --out {out} --resume", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@app.command
+def sample(
+    run: str,
+    *,
+    out: str,
+    n: int = 64,
+    sampler: str = "ddim",
+    steps: int = 50,
+    eta: float = 0.0,
+    seed: int = 0,
+    batch: int = 64,
+    grid: str | None = None,
+    plan: str | None = None,
+    clip: bool = False,
+    variance: str | None = None,
+    checkpoint: str = "last",
+    device: str | None = None,
+    as_json: Json = False,
+) -> None:
+    """Draw images from a run.
+
+    ```
+    alphabar sample bundled --n 64 --steps 25 --out garments.npz
+    alphabar sample runs/garments --n 10000 --sampler ddim --steps 50 --eta 1 --seed 1 --out samples.npz
+    ```
+
+    Writes OUT.npz with `images` (uint8, n x h x w x c) and the record of how they were made, or, when OUT ends in a
+    slash, a folder of PNGs; and a contact sheet of the first 100 beside it. An interrupted command goes on where it stopped.
+
+    Parameters
+    ----------
+    run
+        a run folder, a .safetensors file, or bundled.
+    out
+        PATH.npz, or a folder ending in a slash.
+    n
+        images.
+    sampler
+        ddim, ddpm or euler.
+    steps
+        of the sampler; each costs a network call unless a plan skips it.
+    eta
+        0 (deterministic) to 1 (DDPM), for ddim.
+    seed
+        image k of a seed is the same whatever n and batch.
+    batch
+        images at a time.
+    grid
+        leading, trailing, linspace (integer timesteps), time, log_sigma or karras.
+    plan
+        which steps call the network, as "every(3, last=50)" or progressive.
+    clip
+        hold x0_hat within -1..1 at every step.
+    variance
+        posterior or beta, for ddpm.
+    checkpoint
+        last or best.
+    device
+        cpu, cuda, mps; the best there is if left out.
+    """
+    from alphabar.api import best_device
+    from alphabar.sampling.draw import sample as draw
+    from alphabar.training.checkpoint import load_model
+
+    model = load_model(run, checkpoint)
+    try:
+        samples = draw(
+            model, n, sampler=sampler, steps=steps, eta=eta, seed=seed, batch=batch, grid=grid, plan=plan, clip=clip,
+            variance=variance, out=out, device=device or best_device(), channels_last=True,
+        )
+    except KeyboardInterrupt:
+        print("stopped; the finished batches are kept, and the same command goes on from them", file=sys.stderr)
+        raise SystemExit(130) from None
+    sheet = Path(out + "sheet.png") if out.endswith("/") else Path(out).with_suffix(".png")
+    from alphabar.data.sheet import contact_sheet
+
+    contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1).save(sheet)
+    told = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
+    _show({**told, "sheet": str(sheet)}, as_json, str(out))
+
+
+@app.command
+def score(
+    samples: str,
+    *,
+    against: str,
+    extractor: str = "bundled",
+    n: int | None = None,
+    steps: int = 50,
+    eta: float = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Score images against real ones: FID and KID, beside what as many real images get (the floor).
+
+    ```
+    alphabar score samples.npz --against fashion_mnist:test
+    alphabar score runs/garments --against fashion_mnist:test --n 2000 --json
+    ```
+
+    Parameters
+    ----------
+    samples
+        an .npz, a folder of images made by any program, or a run (n images are drawn from it first, by DDIM, and kept).
+    against
+        SET or SET:SPLIT.
+    extractor
+        bundled (garments), or the path of one that `alphabar extractor train` made.
+    n
+        the first n images of the samples; for a run, how many to draw (2,000 if left out).
+    steps
+        calls an image, where samples is a run.
+    eta
+        of DDIM, where samples is a run.
+    """
+    from alphabar import api
+
+    _show_scores(api.score(samples, against, extractor, n=n, steps=steps, eta=eta), as_json)
+
+
+@app.command
+def report(*runs: Path, out: Path = Path("report.html")) -> None:
+    """Write one page about one or several runs: losses, scores, previews, what differs.
+
+    ```
+    alphabar report runs/garments --out garments.html
+    alphabar report runs/a runs/b --out compared.html
+    ```
+
+    Parameters
+    ----------
+    runs
+        run folders.
+    out
+        the page, a single file that needs no network.
+    """
+    from alphabar.report.page import write_report
+
+    if not runs:
+        raise ValueError("name at least one run, as in: alphabar report runs/garments")
+    print(write_report(list(runs), out))
+
+
+@extractor_app.command(name="train")
+def train_extractor(image_set: str, *, out: Path, epochs: int = 12, batch: int = 128, lr: float = 0.1, flip: bool = True,
+                    seed: int = 0, bf16: bool = False, as_json: Json = False) -> None:
+    """Train an extractor on a labelled set: a residual classifier whose 512 features scores are worked out on.
+
+    ```
+    alphabar extractor train fashion_mnist --out extractors/garments.safetensors
+    alphabar extractor train photos/ --out extractors/photos.safetensors --epochs 20
+    ```
+
+    Parameters
+    ----------
+    image_set
+        a set with labels (a folder with a subfolder a class, for example).
+    out
+        the file to write.
+    epochs
+        passes over the training images.
+    batch
+        images a step.
+    lr
+        highest learning rate.
+    flip
+        mirror images at random; --no-flip where left and right differ in kind.
+    seed
+        of weights and order.
+    bf16
+        multiply in bfloat16; faster only where the processor or GPU has it.
+    """
+    from alphabar.data.sources import load, parse_set
+    from alphabar.evaluation.learn import train_extractor as learn
+
+    name, split = parse_set(image_set)
+    try:
+        test = load(name, "test")
+    except FileNotFoundError:  # no test split: the accuracy is that of the held-out images
+        test = None
+    made = learn(load(name, split), test=test, epochs=epochs, batch=batch, lr=lr, flip=flip, seed=seed, bf16=bf16)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made.save(out)
+    _show({"extractor": str(out), "fingerprint": made.fingerprint, "features": made.dim, **made.training_record}, as_json, str(out))
+
+
+def _show(values: dict[str, Any], as_json: bool, title: str) -> None:
+    if as_json:
+        print(json.dumps(values))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def _show_scores(scores: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([s.to_json() for s in scores]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "value", "floor", "images", "real", "calls", title="lower is better; the floor is what real images get",
+                  title_justify="left")
+    for s in scores:
+        floor = "" if s.floor is None else f"{s.floor:.4g}" + ("" if s.floor_n == s.n else f" at {s.floor_n}")
+        table.add_row(s.metric.upper(), f"{s.value:.4g}", floor, str(s.n), str(s.n_reference), "" if s.nfe is None else f"{s.nfe:.4g}")
+    console = Console()
+    console.print(table)
+    first = scores[0]
+    console.print(f"extractor {first.extractor}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}")
+
+
+def main() -> None:
+    """The program. A wrong input ends in one line that says what to type; anything else is shown whole."""
+    from alphabar.training.loop import Diverged
+
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError, Diverged) as e:
+        print(f"alphabar: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The real-against-real floor: which real images stand in for a perfect model's, so that a score has something to be
+compared with. They are never among the reference's."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from alphabar import seeds
+from alphabar.data.cache import fingerprint_of
+from alphabar.data.images import check_images
+from alphabar.data.sources import NAMED, ImageSet, load, parse_set
+from alphabar.data.split import holdout, image_hashes
+from alphabar.types import Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+    """Real images on both sides: the reference, and a pool that shares no image with it. Fingerprints: of content."""
+
+    reference: Pixels
+    reference_name: str
+    reference_fingerprint: str
+    pool: UInt8[np.ndarray, "m h w c"]
+    pool_source: str  # in words
+
+    def floor_order(self, seed: int) -> NDArray[np.int64]:
+        """The order in which the pool's images are taken: the first n of it are the floor at n."""
+        return seeds.generator(seed, stream=seeds.SUBSET).permutation(len(self.pool))
+
+
+def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | None = None) -> Real:
+    """Reference and floor pool, chosen so:
+
+    - floor_images, where given, without those that are also in the reference;
+    - for the test split of a set known by name: the part of its train split that is held out by content (`HOLDOUT`);
+    - otherwise the reference is halved by content, and one half is the reference from then on.
+
+    reference: a set, an array of images as `check_images` takes it, or a set's name ("fashion_mnist:test").
+    Raises ValueError when nothing is left for the floor.
+    """
+    if isinstance(reference, str):
+        reference = load(*parse_set(reference))
+    name, pixels, hashes = _open(reference, "an array")
+    if floor_images is not None:
+        floor_name, pool, floor_hashes = _open(floor_images, "an array")
+        if pool.shape[1:] != pixels.shape[1:]:
+            raise ValueError(
+                f"floor images of shape {pool.shape[1:]}, reference images of {pixels.shape[1:]} (h, w, c): give both in "
+                "one shape"
+            )
+        return _disjoint(pixels, name, hashes, pool, floor_hashes, f"floor images given ({floor_name})")
+    if isinstance(reference, ImageSet) and reference.split == "test" and reference.name in NAMED:
+        train = load(reference.name, "train")
+        _, held = holdout(train.pixels, hashes=train.hashes)
+        source = f"{train.name}:train, the part held out by content"
+        return _disjoint(pixels, name, hashes, train.pixels[held], train.hashes[held], source)
+    middle = np.sort(hashes)[len(hashes) // 2]
+    upper = hashes >= middle
+    if upper.all():
+        raise ValueError(
+            f"the reference ({len(pixels)} images) cannot be halved for the real-against-real floor, it is one image "
+            "many times over: pass floor_images, real images that are not in the reference"
+        )
+    half = pixels[upper]
+    source = f"half of the reference ({name}), by content"
+    return Real(half, f"half of {name}", fingerprint_of(half.shape[1:], hashes[upper]), pixels[~upper], source)
+
+
+def _open(images: ImageSet | Any, name: str) -> tuple[str, Pixels, NDArray[np.uint64]]:
+    if isinstance(images, ImageSet):
+        return f"{images.name}:{images.split}", images.pixels, images.hashes
+    pixels = check_images(images)
+    return name, pixels, image_hashes(pixels)
+
+
+def _disjoint(
+    pixels: Pixels,
+    name: str,
+    hashes: NDArray[np.uint64],
+    pool: UInt8[np.ndarray, "m h w c"],
+    pool_hashes: NDArray[np.uint64],
+    source: str,
+) -> Real:
+    new = ~np.isin(pool_hashes, hashes)
+    if not new.any():
+        raise ValueError(
+            f"all {len(pool)} floor images are in the reference as well, so the floor would measure nothing: give real "
+            "images that the reference does not hold"
+        )
+    if not new.all():
+        source += f", without {int((~new).sum())} that the reference also holds"
+        pool = pool[new]
+    return Real(pixels, name, fingerprint_of(pixels.shape[1:], hashes), pool, source)

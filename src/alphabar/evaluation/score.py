@@ -1,0 +1,108 @@
+"""A score is a record, not a number: it carries its protocol, and scores of unlike protocol do not subtract."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+# What two scores must share before their values may be compared. Sampler, nfe and seeds are what is compared.
+PROTOCOL = ("metric", "extractor", "preprocessing", "reference", "n", "n_reference")
+_TELLS = ("sampler", "eta", "steps", "grid_name", "plan", "clip", "variance", "model", "seconds_per_image")
+
+
+class ProtocolError(ValueError):
+    """Two scores differ in the field `field` of their protocols, so their values mean different things."""
+
+    def __init__(self, name: str, a: Any, b: Any) -> None:
+        super().__init__(
+            f"scores of unlike protocol: {name} is {a!r} on the left and {b!r} on the right; score both sets of images "
+            "with one ImageEval, and as many images on both sides"
+        )
+        self.field = name
+
+
+@dataclass(frozen=True, eq=True)
+class Score:
+    """One metric of one set of images, with what is needed to repeat it.
+
+    value: lower is better for "fid" (>= 0) and "kid" (around 0 at best). interval: (low, high), or None where none was
+    worked out. n, n_reference: images on either side. floor: the metric of floor_n real images that are not in the
+    reference; floor_n equals n unless there are too few of them. extractor, reference: fingerprints. nfe: network calls
+    an image. seeds, sampler: of the samples' record, None for images of unknown origin.
+    """
+
+    metric: str
+    value: float
+    n: int
+    n_reference: int
+    floor: float | None
+    floor_n: int | None
+    floor_source: str
+    extractor: str
+    preprocessing: Mapping[str, Any]
+    reference: str
+    reference_name: str
+    interval: tuple[float, float] | None = None
+    floor_interval: tuple[float, float] | None = None
+    floor_seed: int | None = None
+    nfe: float | None = None
+    seeds: Mapping[str, int] | None = None
+    sampler: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __sub__(self, other: "Score") -> "Difference":
+        """This score minus the other. Raises ProtocolError, which names the field, when their protocols differ."""
+        for name in PROTOCOL:
+            a, b = getattr(self, name), getattr(other, name)
+            if a != b:
+                raise ProtocolError(name, a, b)
+        return Difference(self.metric, self.value - other.value, self, other)
+
+    def __str__(self) -> str:
+        floor = "" if self.floor is None else f", floor {self.floor:.4g}"
+        at = "" if self.floor_n in (None, self.n) else f" at {self.floor_n}"
+        return f"{self.metric.upper()} {self.value:.4g} ({self.n} images{floor}{at})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for json.dumps."""
+        out: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | str) -> "Score":
+        """The score that `to_json` made plain (a mapping, or its text). Raises ValueError for missing or other keys."""
+        values = dict(json.loads(data) if isinstance(data, str) else data)
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"a score record has no {unknown[0]!r}: its keys are {', '.join(sorted(known))}")
+        for name in ("interval", "floor_interval"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"an incomplete score record ({error}): give one that Score.to_json wrote") from error
+
+
+@dataclass(frozen=True)
+class Difference:
+    """value = a - b of one metric under one protocol: below 0, a is better. interval: None where there is none."""
+
+    metric: str
+    value: float
+    a: Score
+    b: Score
+    interval: tuple[float, float] | None = None
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def of_samples(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """nfe, seeds and sampler of a sampling record, as a Score keeps them."""
+    if record is None:
+        return {}
+    seeds = {k: int(record[k]) for k in ("seed", "first_index") if record.get(k) is not None}
+    sampler = {k: record[k] for k in _TELLS if k in record}
+    nfe = record.get("nfe")
+    return {"nfe": None if nfe is None else float(nfe), "seeds": seeds or None, "sampler": sampler or None}

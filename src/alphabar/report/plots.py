@@ -1,0 +1,198 @@
+"""Line plots as inline SVG that follows the page's colours, light or dark. Legends are HTML, so that they wrap on a phone."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup
+
+COLOURS = 6  # --c1 .. --c6 in the page's style sheet
+_INK, _MUTED, _LINE = "#010101", "#020202", "#030303"  # stand-ins, replaced by the page's own colours
+_DASHES = ("solid", "dashed", "dotted")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a plot. error: half-width of a band round it. colour: 0 and up. markers: mark its points."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float] | None = None
+    colour: int = 0
+    markers: bool = False
+    thin: bool = False
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line, such as the floor."""
+
+    label: str
+    y: float
+    colour: int | None = None  # None: ink
+
+
+@dataclass(frozen=True)
+class Plot:
+    """svg: to be put into a page as it is. legend: (css colour, dashed, label) a line."""
+
+    svg: Markup
+    legend: list[tuple[str, bool, str]] = field(default_factory=list)
+
+
+def plot(
+    name: str,
+    alt: str,
+    lines: Sequence[Line],
+    *,
+    levels: Sequence[Level] = (),
+    x_label: str = "images seen",
+    log_y: bool = False,
+    log_x: bool = False,
+    x_ticks: Sequence[float] | None = None,
+    from_zero: bool = False,
+    size: tuple[float, float] = (380, 235),
+) -> Plot | None:
+    """The lines in one plot; None where no line has a point.
+
+    The y axis has no name: the heading or the legend says what it is. name: letters and digits, unlike every other plot's on the page. alt: what is to be seen, for those who cannot.
+    size: width and height in points, text being 11 high: small on purpose, for the page scales it up.
+    """
+    drawn = [_thinned(line) for line in lines if len(line.x)]
+    if not drawn:
+        return None
+    values = [v for line in drawn for v in line.y] + [level.y for level in levels]
+    log_y = log_y and min(values) > 0
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": name, "text.usetex": False, "font.family": ["DejaVu Sans"],
+        "font.size": 11, "axes.linewidth": 0.8, "path.simplify": True, "axes.unicode_minus": True,
+        "axes.formatter.use_mathtext": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72), facecolor="none")
+        left, right, bottom, top = 50, 10, 40, 10  # points; fixed, for a layout engine draws every plot twice
+        width, height = size[0] - left - right, size[1] - bottom - top
+        axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
+        _dress(axes, x_label)
+        for line in drawn:
+            _draw(axes, line)
+        for level in levels:
+            axes.axhline(level.y, color=_colour(level.colour), linestyle=(0, (4, 3)), linewidth=1.2)
+        _scale(axes, log_x, log_y, x_ticks, from_zero)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    legend = [(_css(line.colour), _DASHES[line.colour // COLOURS % 3] != "solid", line.label) for line in drawn if line.label]
+    legend += [(_css(level.colour), True, level.label) for level in levels]
+    return Plot(_inline(out.getvalue(), name, alt), legend)
+
+
+def _dress(axes: Any, x_label: str) -> None:
+    axes.set_facecolor("none")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_LINE)
+    axes.tick_params(colors=_MUTED, length=0, pad=5)
+    axes.grid(axis="y", color=_LINE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(x_label, color=_MUTED)
+    axes.margins(x=0.03)
+
+
+def _draw(axes: Any, line: Line) -> None:
+    colour, dash = _colour(line.colour), _DASHES[line.colour // COLOURS % 3]
+    if line.error is not None:
+        low = [y - e for y, e in zip(line.y, line.error, strict=True)]
+        high = [y + e for y, e in zip(line.y, line.error, strict=True)]
+        axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
+    marker = "o" if line.markers or len(line.x) == 1 else None
+    axes.plot(
+        line.x, line.y, color=colour, linestyle=dash, linewidth=1.1 if line.thin else 1.9, marker=marker, markersize=5,
+        alpha=0.75 if line.thin else 1.0,
+    )  # fmt: skip
+
+
+def _scale(axes: Any, log_x: bool, log_y: bool, x_ticks: Sequence[float] | None, from_zero: bool) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    if log_y:
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        decades = math.log10(high / low)
+        subs: tuple[float, ...] = (1.0, 2.0, 5.0) if decades > 1.2 else (1.0, 2.0, 3.0, 5.0)
+        if decades <= 0.6:
+            subs = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+        if decades < 0.25:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+        else:
+            axes.yaxis.set_major_locator(LogLocator(10, subs=subs if decades < 3 else (1.0,), numticks=12))
+        axes.yaxis.set_minor_locator(NullLocator())
+    elif from_zero:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(0.0, low), high)
+    if not log_y:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
+    if log_x:
+        axes.set_xscale("log")
+    if x_ticks is not None:
+        axes.xaxis.set_major_locator(FixedLocator(list(x_ticks)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    elif not log_x:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
+
+
+def short(value: float) -> str:
+    """1500 -> "1.5k", 2000000 -> "2M"."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def _thinned(line: Line, most: int = 500) -> Line:
+    """A line of many points as means of neighbours: a page of a long run stays small."""
+    n = len(line.x)
+    if n <= most:
+        return line
+    cuts = [n * k // most for k in range(most + 1)]
+
+    def means(values: Sequence[float]) -> list[float]:
+        return [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
+
+    error = None if line.error is None else means(line.error)
+    return Line(line.label, means(line.x), means(line.y), error, line.colour, line.markers, line.thin)
+
+
+def _colour(index: int | None) -> str:
+    return _INK if index is None else f"#0a000{index % COLOURS + 1}"
+
+
+def _css(index: int | None) -> str:
+    return "var(--ink)" if index is None else f"var(--c{index % COLOURS + 1})"
+
+
+def _inline(svg: str, name: str, alt: str) -> Markup:
+    """matplotlib's file as a part of a page: no header, ids of its own, the page's colours, an alternative text."""
+    svg = svg[svg.index("<svg") :]
+    for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
+        svg = re.sub(part, "", svg, flags=re.DOTALL)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    for stand_in, css in ((_INK, "ink"), (_MUTED, "muted"), (_LINE, "line")):
+        svg = svg.replace(stand_in, f"var(--{css})")
+    svg = re.sub(r"#0a000(\d)", r"var(--c\1)", svg)
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    view = box[1] if box else "0 0 380 235"
+    return Markup('<svg class="plot" viewBox="{}" role="img" aria-label="{}">').format(view, alt) + Markup(body)

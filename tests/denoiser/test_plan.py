@@ -1,0 +1,104 @@
+"""Call plans: counts worked out by hand, and texts read without evaluating them."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alphabar.denoiser.plan import every, full, parse_plan, predicate, progressive, timesteps
+from alphabar.schedule.grid import even_time, every_kth, trailing
+from alphabar.schedule.vp import Cosine, Linear, Scaled
+
+ALL = timesteps(Linear(), every_kth(Linear(), 1))  # 999, 998, ... 0
+
+
+def test_every_third_and_the_last_fifty_of_a_thousand():
+    called = every(3, last=50)(1000)
+    # steps 0, 3, ... 948 are 317 of the first 950, then all 50
+    assert called.sum() == 367 and called.dtype == torch.bool
+    lesson = [t % 3 == 0 or t < 50 for t in range(999, -1, -1)]
+    assert called.tolist() == lesson
+
+
+@given(n=st.integers(1, 200), k=st.integers(1, 30), last=st.integers(0, 60))
+def test_every_in_general(n, k, last):
+    steps = set(every(k, last)(n).nonzero().flatten().tolist())
+    assert steps == set(range(0, n, k)) | set(range(max(n - last, 0), n))
+
+
+def test_progressive_is_counted_directly():
+    called = progressive()(1000, ALL)
+    wanted = [(t + 101) % ((t + 101) // 100) == 0 for t in range(999, -1, -1)]
+    assert called.tolist() == wanted
+    # multiples of m among m * 100 .. m * 100 + 99, from u = 101 to 1100
+    assert called.sum() == sum(wanted) == 99 + 50 + 34 + 25 + 20 + 17 + 15 + 13 + 12 + 10 + 1 == 296
+    assert called[-99:].all()
+
+
+def test_timesteps_count_as_the_schedule_does():
+    assert torch.allclose(ALL, torch.arange(999.0, -1, -1, dtype=torch.float64), atol=1e-8)
+    half = Scaled(Linear(), 0.5)
+    assert timesteps(half, trailing(half, 4)).round().tolist() == [999, 749, 499, 249]
+    t = timesteps(Cosine(), even_time(Cosine(), 3))
+    assert t.tolist() == pytest.approx([999, 666, 333])
+
+
+def test_progressive_goes_by_time_on_any_grid():
+    grid = trailing(Linear(), 10)  # timesteps 999, 899, ... 99
+    called = progressive()(10, timesteps(Linear(), grid))
+    assert called.tolist() == [t == 999 or (t + 101) % ((t + 101) // 100) == 0 for t in range(999, -1, -100)]
+
+
+def test_a_rule_of_ones_own():
+    plan = predicate(lambda step, t: step == 2 or t < 100, name="mine")
+    called = plan(5, torch.tensor([900.0, 700, 500, 300, 50], dtype=torch.float64))
+    assert called.tolist() == [True, False, True, False, True]
+    assert str(plan) == "mine"
+
+
+def test_the_first_step_always_calls():
+    assert predicate(lambda step, t: False)(3, torch.zeros(3).double()).tolist() == [True, False, False]
+    assert full()(4).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("every(3, last=50)", "every(3, last=50)"), (" every( 3 ,50 )", "every(3, last=50)"),
+        ("every(k=3,last=0)", "every(3)"), ("every(2)", "every(2)"), ("full", "full"), ("full()", "full"),
+        ("progressive", "progressive"),
+    ],
+)  # fmt: skip
+def test_texts_are_read(text, name):
+    plan = parse_plan(text)
+    assert plan.name == name
+    assert parse_plan(plan.name)(20, ALL[:20]).tolist() == plan(20, ALL[:20]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("evry(3)", "'evry' is unknown.*did you mean 'every'.*every\\(3, last=50\\)"),
+        ("every", "does not say how often"),
+        ("every(3, lst=50)", "cannot read 'lst=50'; every takes k, last"),
+        ("every(3, last=5.5)", "cannot read 'last=5.5'"),
+        ("every(3, 4, 5)", "cannot read '5'"),
+        ("every(3, k=4)", "cannot read 'k=4'"),
+        ("every(0)", "give k >= 1"),
+        ("full(3)", "takes nothing in brackets"),
+        ("every(__import__('os'))", "cannot be read"),
+        ("every 3", "cannot be read"),
+        ("", "cannot be read"),
+        ("predicate", "pass a rule of your own"),
+    ],
+)
+def test_nonsense_is_refused(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse_plan(text)
+
+
+def test_missing_and_misfit_times_are_refused():
+    with pytest.raises(ValueError, match="looks at timesteps: pass times=timesteps"):
+        progressive()(10)
+    with pytest.raises(ValueError, match="3 times for 4 steps"):
+        full()(4, torch.zeros(3).double())

@@ -1,0 +1,80 @@
+"""What turns a network into a denoiser, against the formulas of the papers written out again."""
+
+import math
+
+import pytest
+import torch
+
+from alphabar.denoiser.precondition import Preconditioned
+from alphabar.schedule.noising import PREDICTIONS, add_noise_vp
+from alphabar.schedule.vp import Cosine, Linear, LogSigma
+from torch import Tensor, nn
+
+
+class Spy(nn.Module):
+    """Gives back what it is told to, and remembers its input."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__()
+        self.answer, self.y, self.t = answer, torch.empty(0), torch.empty(0)
+
+    def forward(self, y: Tensor, t: Tensor) -> Tensor:
+        self.y, self.t = y, t
+        return self.answer
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("data_range", [1.0, 0.5])
+@pytest.mark.parametrize("schedule", [Linear(), Linear(beta_max=0.01), Cosine()])
+def test_a_perfect_network_gives_the_clean_image(prediction: str, data_range: float, schedule: Linear | Cosine) -> None:
+    g = torch.Generator().manual_seed(0)
+    x0 = torch.rand(3, 1, 4, 4, generator=g, dtype=torch.float64) * 2 - 1
+    eps = torch.randn(3, 1, 4, 4, generator=g, dtype=torch.float64)
+    t = torch.tensor([schedule.t_min + f * (schedule.t_max - schedule.t_min) for f in (0.1, 0.5, 0.9)], dtype=torch.float64)
+    t = t.round() if isinstance(schedule, Linear) else t
+    # DDPM's own way: y = sqrt(alphabar) r x0 + sqrt(1 - alphabar) eps
+    y = add_noise_vp(data_range * x0, t, eps, schedule)
+    ab = schedule.alphabar(t)[:, None, None, None]
+    v = ab.sqrt() * eps - (1 - ab).sqrt() * data_range * x0
+    spy = Spy({"eps": eps, "x0": data_range * x0, "v": v}[prediction])
+    model = Preconditioned(spy, schedule, prediction, data_range, (1, 4, 4))
+    x = y / (ab.sqrt() * data_range)  # the one coordinate
+    sigma = model.schedule.sigma(t)
+    assert torch.allclose(x, x0 + sigma[:, None, None, None] * eps, atol=1e-9)
+    assert torch.allclose(model(x, sigma), x0, atol=1e-9)
+    assert torch.allclose(spy.y, y, atol=1e-12)  # the network sees its own range and scale
+    assert torch.allclose(spy.t.double(), t, atol=1e-4 if isinstance(schedule, Linear) else 1e-7)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 0.8])
+def test_v_with_log_sigma_is_edms_preconditioning(sigma_data: float) -> None:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 1, 4, 4, generator=g, dtype=torch.float64)
+    out = torch.randn(2, 1, 4, 4, generator=g, dtype=torch.float64)
+    sigma = torch.tensor([0.3, 7.0], dtype=torch.float64)
+    s = sigma[:, None, None, None]
+    spy = Spy(-out)  # v has the other sign
+    model = Preconditioned(spy, LogSigma(), "v", 1 / sigma_data, (1, 4, 4))
+    got = model(x, sigma)
+    # Karras et al. 2022, table 1, last column
+    c_skip = sigma_data**2 / (s**2 + sigma_data**2)
+    c_out = s * sigma_data / (s**2 + sigma_data**2).sqrt()
+    c_in = 1 / (s**2 + sigma_data**2).sqrt()
+    assert torch.allclose(got, c_skip * x + c_out * out, atol=1e-12)
+    assert torch.allclose(spy.y, c_in * x, atol=1e-12)
+    c_noise = sigma.log() / 4  # EDM's, up to the constant log(sigma_data) / 4
+    assert torch.allclose(spy.t.double(), c_noise - math.log(sigma_data) / 4, atol=1e-6)
+
+
+def test_the_loss_is_the_networks_error() -> None:
+    eps = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    x0 = torch.zeros(2, 1, 4, 4)
+    model = Preconditioned(Spy(eps + 0.5), Cosine(), "eps", 1.0, (1, 4, 4))
+    assert model.loss(x0, torch.tensor([0.1, 1.0]), eps).tolist() == pytest.approx([0.25, 0.25])
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="'noise' is unknown: use one of eps, x0, v"):
+        Preconditioned(nn.Identity(), Cosine(), "noise")
+    with pytest.raises(ValueError, match=r"0\.5 for -0\.5\.\.0\.5"):
+        Preconditioned(nn.Identity(), Cosine(), "v", data_range=0.0)

@@ -1,0 +1,148 @@
+"""Wrappers: what is counted is what is paid, and what is skipped is worked out from the last call."""
+
+import pytest
+import torch
+
+from alphabar.data.toy import Mixture
+from alphabar.denoiser.exact import MixtureDenoiser
+from alphabar.denoiser.plan import every, full, predicate
+from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls
+from alphabar.sampling.ddim import ddim
+from alphabar.sampling.ddpm import ddpm
+from alphabar.schedule.vp import LogSigma
+from alphabar.seeds import SeededNoise, starting_noise
+
+GRID = torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
+
+
+@pytest.fixture
+def oracle():
+    return MixtureDenoiser(Mixture.grid((1, 2, 2), side=2, std=0.3), LogSigma(0.01, 20.0))
+
+
+@pytest.fixture
+def x():
+    return 5 * starting_noise(0, range(4), (1, 2, 2))
+
+
+class Spy:
+    """Notes the levels it is called at."""
+
+    def __init__(self, denoise):
+        self.denoise = denoise
+        self.levels = []
+
+    def __call__(self, x, sigma):
+        self.levels.append(round(float(sigma[0]), 6))
+        return self.denoise(x, sigma)
+
+
+def test_calls_and_images_are_counted(oracle, x):
+    count = CountCalls(oracle)
+    ddim(count, x, GRID)
+    ddim(count, x[:1], GRID)
+    assert (count.calls, count.images) == (12, 30)
+
+
+def test_skipped_calls_are_not_paid_for(oracle, x):
+    spy = Spy(oracle)
+    count = CountCalls(spy)
+    ddim(SkipCalls(count, every(2, last=1), GRID), x, GRID)
+    assert spy.levels == [5.0, 2.0, 0.5, 0.1]
+    assert count.calls == 4
+
+
+def test_a_skipped_step_uses_the_last_eps_hat(oracle, x):
+    """Against the loop written out for the plan 0, 3: the lesson's `if call: noise = network(...)`."""
+    out = ddim(SkipCalls(oracle, every(3), GRID), x, GRID)
+    y = x
+    for k in range(6):
+        s, s_next = float(GRID[k]), float(GRID[k + 1])
+        if k % 3 == 0:
+            eps = (y - oracle(y, torch.full((4,), s))) / s
+        y = y + (s_next - s) * eps
+    assert torch.allclose(out, y, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", [every(2), every(3, last=2), predicate(lambda k, t: k in (1, 4))])
+def test_skipping_works_under_a_stochastic_sampler(oracle, x, plan):
+    noise = SeededNoise(0, range(4))
+    count = CountCalls(oracle)
+    times = torch.arange(6).double()
+    out = ddpm(SkipCalls(count, plan, GRID, times), x, GRID, noise=noise)
+    assert count.calls == plan(6, times).sum() < 6
+    y, r = x, GRID.tolist()
+    for k, call in enumerate(plan(6, times).tolist()):
+        if call:
+            eps = (y - oracle(y, torch.full((4,), r[k]))) / r[k]
+        x0 = y - r[k] * eps
+        y = x0 + r[k + 1] ** 2 / r[k] ** 2 * (y - x0)
+        if k < 5:
+            y = y + r[k + 1] / r[k] * (r[k] ** 2 - r[k + 1] ** 2) ** 0.5 * noise(k, y)
+    assert torch.allclose(out, y, atol=1e-5)
+
+
+def test_the_full_plan_changes_nothing(oracle, x):
+    assert torch.equal(ddim(SkipCalls(oracle, full(), GRID), x, GRID), ddim(oracle, x, GRID))
+
+
+def test_each_batch_begins_anew(oracle, x):
+    skip = SkipCalls(oracle, every(6), GRID)
+    ddim(skip, x, GRID)
+    again = ddim(skip, 1 - x, GRID)
+    assert torch.equal(again, ddim(SkipCalls(oracle, every(6), GRID), 1 - x, GRID))
+
+
+def test_a_call_is_made_where_there_is_nothing_to_reuse(oracle, x):
+    spy = Spy(oracle)
+    skip = SkipCalls(spy, every(6), GRID)
+    skip(x, torch.full((4,), 3.0))  # a step that the plan leaves out, but there was no call yet
+    assert spy.levels == [3.0]
+    skip(x[:2], torch.full((2,), 2.0))  # another batch
+    assert spy.levels == [3.0, 2.0]
+    skip.reset()
+    skip(x, torch.full((4,), 1.0))
+    assert spy.levels == [3.0, 2.0, 1.0]
+
+
+def test_levels_off_the_grid_always_call(oracle, x):
+    spy = Spy(oracle)
+    skip = SkipCalls(spy, every(6), GRID)
+    for s in (5.0, 4.0, 3.00001, 2.0):
+        skip(x, torch.full((4,), s))
+    assert spy.levels == [5.0, 4.0, 3.00001]
+    skip(x, torch.tensor([2.0, 2.0, 2.0, 1.0]))  # images at unlike levels
+    assert len(spy.levels) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_are_known_by_level_in_either_precision(oracle, dtype):
+    grid = torch.cat([torch.logspace(1, -2, 30, dtype=torch.float64), torch.zeros(1).double()])
+    count = CountCalls(oracle)
+    ddim(SkipCalls(count, every(5), grid), 10 * starting_noise(0, range(2), (1, 2, 2)).to(dtype), grid)
+    assert count.calls == 6
+
+
+def test_clipping_moves_eps_hat_along(x):
+    def wild(x, sigma):
+        return 3 * torch.sign(x)
+
+    clipped = ClipX0(wild)(x, torch.ones(4))
+    assert clipped.abs().max() == 1
+    assert torch.equal(ClipX0(wild, -0.5, 2.0)(x, torch.ones(4)).unique(), torch.tensor([-0.5, 2.0]))
+    out = ddim(ClipX0(wild), x, GRID[[0, 1, 6]])
+    moved = torch.sign(x) + 3 / 5 * (x - torch.sign(x))  # eps_hat = (x - clipped) / 5
+    assert torch.allclose(out, torch.sign(moved))
+
+
+def test_wrappers_combine(oracle, x):
+    count = CountCalls(oracle)
+    out = ddim(ClipX0(SkipCalls(count, every(2), GRID), -0.1, 0.1), x, GRID)
+    assert out.abs().max() <= 0.1 + 1e-6 and count.calls == 3
+
+
+def test_nonsense_is_refused(oracle):
+    with pytest.raises(ValueError, match=r"clip to 1.0..-1.0: give low < high"):
+        ClipX0(oracle, 1.0, -1.0)
+    with pytest.raises(ValueError, match="ends in 0"):
+        SkipCalls(oracle, full(), GRID[:-1])

@@ -1,0 +1,192 @@
+"""The page: whole, self-contained, escaped, and written whatever a run lacks."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alphabar.record import append_jsonl
+from alphabar.report.page import count, duration, sig, strip, write_report
+from tests.report.conftest import MakeRun, score
+from tests.report.test_load import FAULTS
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "use"}
+
+
+class Page(HTMLParser):
+    """Checks nesting and keeps tags, ids and text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(self.html)
+        assert self.open == []
+        ids = [a["id"] for _, a in self.tags if "id" in a]
+        assert len(ids) == len(set(ids)), "an id was given twice"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def fetches_nothing(page: Page) -> None:
+    """No tag, attribute or style that makes a browser ask for a file."""
+    assert not page.all("script")
+    assert not page.all("iframe")
+    for _, attrs in page.tags:
+        for name in ("src", "href", "srcset", "data", "poster"):
+            value = attrs.get(name)
+            assert value is None or value.startswith(("data:", "#")), value
+    assert set(re.findall(r"url\((.)", page.html)) <= {"#"}
+    assert "@import" not in page.html
+    for image in page.all("img"):
+        assert image["alt"]
+        assert (image["src"] or "").startswith("data:image/png;base64,")
+
+
+def test_one_run(make_run: MakeRun, tmp_path: Path) -> None:
+    out = write_report([make_run(previews=5)], tmp_path / "deep" / "page.html")
+    page = Page(out)
+    fetches_nothing(page)
+    assert [a["alt"] for a in page.all("img")] == [
+        f"Sheet of samples after {n} images of training." for n in ("12,800", "38,400", "64,000")
+    ]
+    shown = base64.b64decode((page.all("img")[0]["src"] or "").split(",")[1])
+    assert shown == (tmp_path / "garments" / "samples" / "preview_0000012800.png").read_bytes()
+    plots = [a["aria-label"] or "" for a in page.all("svg")]
+    assert len(plots) == 5
+    assert plots[0].startswith("Training loss against images seen: from 0.4")
+    assert "Held-out loss: from" in plots[0]
+    assert "64,000 of 64,000 images seen" in page.text
+    assert "1 h 49 min" in page.text
+    assert "floor: real against real, 1.1" in page.text
+    assert "train.ema_half_life" in page.text
+    assert len(page.all("h1")) == 1
+    assert not page.all("script")
+
+
+def test_several_runs_show_only_what_differs(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run("a"), make_run("b", lr=1e-3, end="stopped"), make_run("c", previews=0, end="diverged")]
+    page = Page(write_report(runs, tmp_path / "page.html"))
+    fetches_nothing(page)
+    differ = page.html[page.html.index('id="differ"') : page.html.index('id="together"')]
+    assert re.findall(r"<code>(.*?)</code>", differ) == ["train.lr", "0.002", "0.001", "0.002"]
+    assert "No previews" in page.text
+    assert "Diverged: the loss became nan" in page.text
+    assert "FID of the runs against images seen." in [a["aria-label"] for a in page.all("svg")]
+    same = Page(write_report([runs[0], runs[2]], tmp_path / "same.html"))
+    assert "The recipes of these runs are the same" in same.text
+
+
+@pytest.mark.parametrize("fault", ["no recipe", "no events", "odd rows"])
+def test_a_page_is_written_whatever_is_missing(make_run: MakeRun, tmp_path: Path, fault: str) -> None:
+    path = make_run()
+    spoil, words = FAULTS[fault]
+    spoil(path)
+    page = Page(write_report([path], tmp_path / "page.html"))
+    fetches_nothing(page)
+    assert words in page.text
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    page = Page(write_report([tmp_path / "empty"], tmp_path / "page.html"))
+    assert not page.all("svg")
+    for words in ("No events", "There is no recipe.toml", "No previews", "No loss was logged", "No FID", "No scores yet"):
+        assert words in page.text
+
+
+def test_a_broken_preview_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    path = make_run(previews=2)
+    first, last = sorted((path / "samples").glob("*.png"))
+    first.write_bytes(first.read_bytes()[:200])
+    last.write_bytes(b"<svg onload=alert(1)>")
+    page = Page(write_report([path], tmp_path / "page.html"))
+    assert page.all("img") == []
+    assert f"{first.name} cannot be read" in page.text
+    assert f"{last.name} cannot be read" in page.text
+
+
+def test_text_is_escaped(make_run: MakeRun, tmp_path: Path) -> None:
+    nasty = "<script>alert(1)<"  # a slash cannot be in a folder's name
+    path = make_run(nasty)
+    recipe = path / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('set = "fashion_mnist"', 'set = "</title><img src=x onerror=alert(2)>"'))
+    (path / "machine.json").write_text('{"cpu": "<b>\\"&", "cores": "<i>", "versions": {"</pre><script>": 1}}')
+    append_jsonl(path / "scores.jsonl", {"images": 70_000, **score("fid", 2.0), "sampler": {"sampler": "<u>", "plan": "<s>"}})
+    append_jsonl(path / "scores.jsonl", {"images": 70_000, "metric": "<em>", "value": 1.0})
+    page = Page(write_report([path, make_run("plain")], tmp_path / "page.html"))
+    assert not {"script", "b", "i", "u", "s", "em"} & {tag for tag, _ in page.tags}
+    assert not [a for _, a in page.tags if "onerror" in a]
+    assert nasty in page.text
+    fetches_nothing(page)
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="alphabar report runs/garments"):
+        write_report([], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strip_has_transparent_gaps_and_the_pixels_unchanged(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4, channels), dtype=np.uint8)
+    pixels[0] = 255  # as white as the paper
+    picture = strip(pixels)
+    again = np.asarray(Image.open(io.BytesIO(_png(picture))))
+    alpha = again[..., -1]
+    assert alpha.shape == (6 + 2, 5 * 5 + 1)
+    wanted = np.zeros_like(alpha)
+    for k in range(5):
+        box = (slice(1, 7), slice(1 + 5 * k, 5 + 5 * k))
+        wanted[box] = 255
+        np.testing.assert_array_equal(again[box][..., :channels], pixels[k])
+    np.testing.assert_array_equal(alpha, wanted)
+
+
+def _png(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, format="PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0"), (12.345, "12.3"), (0.00012, "0.00012"), (1234.5, "1,234"), (-0.0005, "−0.0005"), (3e-7, "3e−07"), (999.9, "1,000")],
+)
+def test_sig(value: float | None, text: str) -> None:
+    assert sig(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "unknown"), (0.00123, "1.23 ms"), (3.21, "3.2 s"), (59.7, "1 min"), (75, "1 min 15 s"), (6543.2, "1 h 49 min")],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_count() -> None:
+    assert count(1_234_567.0) == "1,234,567"
+    assert count(None) == "unknown"

@@ -1,0 +1,325 @@
+"""Every sampler keeps its claims: order, calls, draws. One set of tests over the whole catalogue, against the truth."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from alphabar.denoiser.exact import MixtureDenoiser
+from alphabar.denoiser.wrap import CountCalls
+from alphabar.sampling.catalogue import SAMPLERS, find
+from alphabar.sampling.ddim import ddim
+from alphabar.sampling.ddpm import ddpm
+from alphabar.sampling.euler import euler
+from alphabar.seeds import SeededNoise, starting_noise
+from tests.sampling.conftest import CASES, draws, smooth_grid
+
+STEPS = (64, 128, 256)
+every_case = pytest.mark.parametrize(("entry", "options"), CASES.values(), ids=list(CASES))
+every_ode = pytest.mark.parametrize(
+    ("entry", "options"),
+    [c for c in CASES.values() if not draws(*c)],
+    ids=[k for k, c in CASES.items() if not draws(*c)],
+)
+every_sde = pytest.mark.parametrize(
+    ("entry", "options"), [c for c in CASES.values() if draws(*c)], ids=[k for k, c in CASES.items() if draws(*c)]
+)
+
+
+def start(n=16, shape=(1, 2, 2), high=3.0):
+    return high * starting_noise(0, range(n), shape).double()
+
+
+def measured_order(errors):
+    """The slope of log error over log steps, for numbers of steps that double."""
+    slopes = [float(np.log2(a / b)) for a, b in pairwise(errors)]
+    assert max(slopes) - min(slopes) < 0.25, f"errors {errors} fall at no steady order: {slopes}"
+    return slopes[-1]
+
+
+def refuses_noise(draw, like):
+    raise AssertionError("noise was drawn")
+
+
+def run(entry, options, denoise, x, grid, **more):
+    noise = SeededNoise(0, range(len(x)))
+    return entry.fn(denoise, x, grid, **({"noise": lambda k, like: noise(k, like).to(like)} | options | more))
+
+
+# ---- order
+
+
+def gaussian_error(fn, oracle, n):
+    x = start()
+    grid = smooth_grid(n)
+    return float((fn(oracle, x, grid) - oracle.flow(x, 3.0, 0.0)).square().mean().sqrt())
+
+
+def exact_flow(oracle: MixtureDenoiser, x, high):
+    """The probability-flow ODE by scipy's eighth-order method at 1e-11: a solver that is not ours."""
+
+    def slope(s, flat):
+        y = torch.from_numpy(flat).reshape(x.shape)
+        return ((y - oracle(y, torch.full((len(y),), s, dtype=torch.float64))) / s).flatten().numpy()
+
+    low = 1e-7  # the ODE is smooth at 0, where its slope is 0 / 0: the rest of the way is below 1e-13
+    solved = solve_ivp(slope, (high, low), x.flatten().numpy(), method="DOP853", rtol=1e-11, atol=1e-12)
+    return torch.from_numpy(solved.y[:, -1]).reshape(x.shape)
+
+
+@every_ode
+def test_order_on_a_gaussian(entry, options, gaussian):
+    errors = [gaussian_error(lambda *a: run(entry, options, *a), gaussian, n) for n in STEPS]
+    assert measured_order(errors) == pytest.approx(entry.order, abs=0.15)
+
+
+@every_ode
+def test_order_on_a_mixture(entry, options, mixture):
+    x = start(shape=(1, 1, 2))
+    truth = exact_flow(mixture, x, 3.0)
+    errors = [
+        float((run(entry, options, mixture, x, smooth_grid(n)) - truth).square().mean().sqrt()) for n in STEPS
+    ]
+    assert measured_order(errors) == pytest.approx(entry.order, abs=0.15)
+
+
+def final_moments(entry, options, oracle, grid):
+    """The exact mean and variance of what a sampler makes of Gaussian noise under a Gaussian oracle, pixel by pixel.
+
+    It is linear in its start and in every draw, so their coefficients are read off a batch of impulses: image 0 has
+    no noise at all, image 1 a unit start, image 2 + k a unit draw k.
+    """
+    n = len(grid) - 1
+    x = torch.zeros(n + 2, *oracle.image_shape, dtype=torch.float64)
+    x[1] = float(grid[0])
+
+    def impulse(k, like):
+        noise = torch.zeros_like(like)
+        noise[2 + k] = 1
+        return noise
+
+    out = entry.fn(oracle, x, grid, noise=impulse, **options)
+    return out[0], (out[1:] - out[0]).square().sum(0)
+
+
+@every_sde
+def test_order_of_the_variance_on_a_gaussian(entry, options, gaussian):
+    errors = []
+    for n in STEPS:
+        _, var = final_moments(entry, options, gaussian, smooth_grid(n))
+        errors.append(float((var - limit_of_variance(entry, options, gaussian)).abs().max()))
+    assert measured_order(errors) == pytest.approx(entry.order, abs=0.2)
+
+
+def limit_of_variance(entry, options, oracle, high=3.0):
+    """Variance at level 0, of dx = (1 + eta^2) (x - x0_hat) / s ds + eta sqrt(2 s) dw from variance high^2 at `high`.
+
+    For a Gaussian of std c the excess over the true variance c^2 + s^2 dies by the factor g^2 with
+    d log g = (1 + eta^2) s / (c^2 + s^2) ds, so g = (c^2 / (c^2 + high^2)) ^ ((1 + eta^2) / 2).
+    """
+    eta = options.get("eta", 1.0)
+    var = oracle.data.std**2
+    return var - var * (var / (var + high**2)) ** (1 + eta**2)
+
+
+@every_sde
+def test_the_mean_goes_to_the_truth(entry, options, gaussian):
+    mean, var = final_moments(entry, options, gaussian, smooth_grid(800, high=10.0))
+    # a start about 0 forgets its offset by the factor g of `limit_of_variance`, at most 0.1 for eta = 0
+    factor = (gaussian.data.std**2 / (gaussian.data.std**2 + 100)) ** ((1 + options.get("eta", 1.0) ** 2) / 2)
+    assert torch.allclose(mean, gaussian.data.mean * (1 - factor), atol=2e-3)
+    assert torch.allclose(var, limit_of_variance(entry, options, gaussian, 10.0), rtol=0.04)
+
+
+@every_sde
+def test_mixtures_are_reached_in_distribution(entry, options, mixture):
+    n = 4000
+    x = start(n, (1, 1, 2), high=10.0)
+    rng = torch.Generator().manual_seed(0)
+    out = run(
+        entry, options, mixture, x, smooth_grid(100, high=10.0),
+        noise=lambda k, like: torch.randn(like.shape, generator=rng, dtype=like.dtype),
+    )  # fmt: skip
+    truth = mixture.data
+    tolerance = 5 / n**0.5 + 0.02  # five standard errors, and what 100 steps of first order leave
+    assert (out.mean(0) - truth.mean).abs().max() < tolerance
+    assert (out.flatten(1).T.cov() - truth.cov).abs().max() < tolerance
+    chance = mixture.responsibilities(out, torch.full((n,), 1e-3).double()).mean(0)
+    assert (chance - truth.weights).abs().max() < tolerance
+
+
+def test_the_meter_tells_orders_apart(gaussian):
+    """Heun's method measures 2, and Euler's with each level read a step late measures nothing like 1."""
+
+    def heun(denoise, x, grid):
+        for s, s_next in pairwise(grid.tolist()):
+            d = (x - denoise(x, x.new_full((len(x),), s))) / s
+            y = x + (s_next - s) * d
+            if s_next > 0:
+                d = (d + (y - denoise(y, y.new_full((len(y),), s_next))) / s_next) / 2
+            x = x + (s_next - s) * d
+        return x
+
+    def stale(denoise, x, grid):
+        for before, s, s_next in zip([grid[0], *grid], grid, grid[1:], strict=False):
+            x = torch.lerp(denoise(x, before.expand(len(x))), x, float(s_next / s))
+        return x
+
+    assert measured_order([gaussian_error(heun, gaussian, n) for n in STEPS]) == pytest.approx(2, abs=0.15)
+    right = gaussian_error(euler, gaussian, 256)
+    wrong = gaussian_error(stale, gaussian, 256)
+    assert abs(wrong - right) > 0.2 * right
+
+
+# ---- calls, draws, batches
+
+
+@every_case
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_calls_are_as_claimed(entry, options, n, gaussian):
+    count = CountCalls(gaussian)
+    run(entry, options, count, start(5), smooth_grid(n))
+    assert count.calls == entry.calls(n)
+    assert count.images == 5 * entry.calls(n)
+
+
+@every_case
+def test_one_step_works(entry, options, gaussian):
+    x = start(4)
+    out = run(entry, options, gaussian, x, smooth_grid(1))
+    assert torch.allclose(out, gaussian(x, torch.full((4,), 3.0, dtype=torch.float64)), rtol=1e-12)
+
+
+@every_ode
+def test_nothing_is_drawn_without_eta(entry, options, gaussian):
+    run(entry, options, gaussian, start(2), smooth_grid(5), noise=refuses_noise)
+    run(entry, options, gaussian, start(2), smooth_grid(5), noise=None)
+
+
+@every_sde
+def test_every_step_but_the_last_draws_once(entry, options, gaussian):
+    asked = []
+
+    def noise(k, like):
+        asked.append(k)
+        return torch.zeros_like(like)
+
+    run(entry, options, gaussian, start(2), smooth_grid(9), noise=noise)
+    assert asked == list(range(8))
+
+
+@every_sde
+def test_missing_noise_is_asked_for(entry, options, gaussian):
+    with pytest.raises(ValueError, match=r"pass noise=SeededNoise\(seed, indices\)"):
+        run(entry, options, gaussian, start(2), smooth_grid(5), noise=None)
+
+
+@every_case
+@pytest.mark.parametrize("batch", [1, 7])
+def test_the_batch_size_changes_nothing(entry, options, batch, gaussian):
+    x, grid = start(16), smooth_grid(10)
+
+    def part(lo, hi):
+        noise = SeededNoise(0, range(lo, hi))
+        return entry.fn(gaussian, x[lo:hi], grid, noise=lambda k, like: noise(k, like).double(), **options)
+
+    parts = [part(lo, min(lo + batch, 16)) for lo in range(0, 16, batch)]
+    assert torch.equal(torch.cat(parts), part(0, 16))
+
+
+@every_case
+def test_on_step_sees_each_step_before_x_moves(entry, options, gaussian):
+    seen = []
+    x, grid = start(3), smooth_grid(6)
+    kept = x.clone()
+    out = run(entry, options, gaussian, x, grid, on_step=lambda k, s, y, x0: seen.append((k, s, y.clone(), x0.clone())))
+    assert [k for k, *_ in seen] == list(range(6)) and [s for _, s, *_ in seen] == grid[:-1].tolist()
+    assert torch.equal(seen[0][2], x) and torch.equal(x, kept)
+    for _, s, y, x0 in seen:
+        assert torch.allclose(x0, gaussian(y, torch.full((3,), s, dtype=torch.float64)))
+    assert torch.equal(out, seen[-1][3])  # at level 0 nothing is left but x0_hat
+
+
+@every_case
+def test_a_thousand_steps_in_float32(entry, options, mixture):
+    x = start(32, (1, 1, 2))
+    exact = run(entry, options, mixture, x, smooth_grid(1000))
+    out = run(entry, options, mixture, x.float(), smooth_grid(1000))
+    assert out.dtype == torch.float32
+    assert (out.double() - exact).abs().max() < 2e-5
+
+
+@every_case
+@pytest.mark.parametrize("grid", torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 1.0]]).double())
+def test_bad_grids_are_refused(entry, options, grid, gaussian):
+    with pytest.raises(ValueError, match="a grid"):
+        run(entry, options, gaussian, start(2), grid)
+
+
+@every_case
+def test_no_gradient_is_kept(entry, options, gaussian):
+    x = start(2).requires_grad_()
+    assert not run(entry, options, gaussian, x, smooth_grid(3)).requires_grad
+
+
+# ---- what joins the samplers
+
+
+def test_ddim_without_noise_is_euler(mixture):
+    x = start(shape=(1, 1, 2))
+    assert torch.allclose(ddim(mixture, x, smooth_grid(20)), euler(mixture, x, smooth_grid(20)), rtol=1e-12)
+
+
+def test_ddim_with_all_its_noise_is_ddpm(mixture):
+    x = start(8, (1, 1, 2))
+    seeded = SeededNoise(0, range(8))
+
+    def noise(k, like):
+        return seeded(k, like).double()
+
+    a = ddim(mixture, x, smooth_grid(20), eta=1.0, noise=noise)
+    b = ddpm(mixture, x, smooth_grid(20), noise=noise)
+    assert torch.allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+def test_eta_is_a_share(eta, gaussian):
+    with pytest.raises(ValueError, match="give 0"):
+        ddim(gaussian, start(2), smooth_grid(2), eta=eta)
+
+
+def test_ddpm_names_its_variances(gaussian):
+    with pytest.raises(ValueError, match="'fixed_large' is unknown: use one of posterior, beta"):
+        ddpm(gaussian, start(2), smooth_grid(2), variance="fixed_large", noise=refuses_noise)
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+@pytest.mark.parametrize("data_range", [1.0, 0.5, 2.0])
+def test_ddpm_is_the_papers_algorithm_2_in_its_own_coordinate(variance, data_range, gaussian):
+    """y = sqrt(alphabar) r x, with the paper's eq. 7 and sec. 3.2 word for word."""
+    grid = smooth_grid(12)
+    ab = (1 / (1 + (data_range * grid) ** 2)).tolist()
+    x = start(6)
+    seeded = SeededNoise(0, range(6))
+    y = ab[0] ** 0.5 * data_range * x
+    for k in range(12):
+        x0 = data_range * gaussian(y / (ab[k] ** 0.5 * data_range), grid[k].expand(6))
+        beta = 1 - ab[k] / ab[k + 1]
+        mean = ab[k + 1] ** 0.5 * beta / (1 - ab[k]) * x0 + (1 - beta) ** 0.5 * (1 - ab[k + 1]) / (1 - ab[k]) * y
+        var = beta if variance == "beta" else (1 - ab[k + 1]) / (1 - ab[k]) * beta
+        y = mean + (var**0.5 * seeded(k, y).double() if k < 11 else 0)
+    out = ddpm(
+        gaussian, x, grid, variance=variance, data_range=data_range, noise=lambda k, like: seeded(k, like).double()
+    )
+    assert torch.allclose(out, y / data_range, rtol=1e-9)
+
+
+def test_the_catalogue_is_in_order():
+    assert all(name == entry.name and entry.summary for name, entry in SAMPLERS.items())
+    assert find("ddim") is SAMPLERS["ddim"]
+    with pytest.raises(ValueError, match="'dimm' is unknown: did you mean 'ddim'"):
+        find("dimm")
+    with pytest.raises(ValueError, match="use one of ddim, ddpm, euler"):
+        find("unipc-3000")

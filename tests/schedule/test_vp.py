@@ -1,0 +1,111 @@
+"""Schedules: their inverse is exact, and their numbers are the papers' and diffusers'."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alphabar.schedule.vp import Cosine, Linear, LogSigma, Scaled, schedule_from
+
+SCHEDULES = [
+    Linear(), Linear(beta_max=0.01), Linear(1e-4, 0.02, 40), Cosine(), Cosine(s=0.02, t_end=0.999), LogSigma(),
+    Scaled(Linear(), 0.5), Scaled(Cosine(), 2.0),
+]  # fmt: skip
+ids = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+
+
+def f64(x: float) -> torch.Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+@ids
+@given(u=st.floats(0, 1))
+def test_t_is_the_inverse_of_sigma(schedule, u):
+    t = schedule.t_min + u * (schedule.t_max - schedule.t_min)
+    back = float(schedule.t(schedule.sigma(f64(t))))
+    assert back == pytest.approx(t, abs=1e-9 * (schedule.t_max - schedule.t_min))
+
+
+@ids
+@given(u=st.floats(0, 1))
+def test_sigma_is_the_inverse_of_t(schedule, u):
+    sigma = math.exp(math.log(schedule.sigma_min) * (1 - u) + math.log(schedule.sigma_max) * u)
+    assert float(schedule.sigma(schedule.t(f64(sigma)))) == pytest.approx(sigma, rel=1e-9)
+
+
+@ids
+def test_sigma_rises_and_alphabar_is_its_share(schedule):
+    t = torch.linspace(schedule.t_min, schedule.t_max, 997, dtype=torch.float64)
+    sigma, ab = schedule.sigma(t), schedule.alphabar(t)
+    assert sigma.dtype == ab.dtype == torch.float64
+    assert (sigma[1:] > sigma[:-1]).all()
+    own = sigma * getattr(schedule, "data_range", 1.0)
+    assert torch.allclose(ab, 1 / (1 + own**2), rtol=1e-11, atol=0)
+
+
+@ids
+def test_beyond_its_levels_t_is_the_nearest_end(schedule):
+    ends = schedule.t(torch.tensor([1e-9, 0.0, 1e9], dtype=torch.float64))
+    assert ends.tolist() == pytest.approx([schedule.t_min, schedule.t_min, schedule.t_max])
+
+
+def test_linear_is_ho_et_al():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    wanted = np.cumprod(1 - betas)
+    assert Linear().alphabar(torch.arange(1000).double()).numpy() == pytest.approx(wanted, rel=1e-12)
+    assert Linear(beta_max=0.01).alphabar(f64(999)).item() == pytest.approx(0.0063, abs=5e-4)  # its docstring's 0.006
+
+
+def test_linear_is_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    for beta_max in (0.02, 0.01):
+        theirs = diffusers.DDPMScheduler(beta_end=beta_max, beta_schedule="linear")
+        ours = Linear(beta_max=beta_max)
+        assert torch.allclose(ours.betas, theirs.betas.double(), rtol=1e-6, atol=0)
+        ab = ours.alphabar(torch.arange(1000).double())
+        assert torch.allclose(ab, theirs.alphas_cumprod.double(), rtol=2e-5, atol=0)  # theirs is a product in float32
+
+
+def test_cosine_is_nichol_and_dhariwal():
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()[:980]  # capped later on
+    t = (torch.arange(980).double() + 1) / 1000  # their step i ends at (i + 1) / 1000
+    assert torch.allclose(Cosine().alphabar(t), theirs, rtol=1e-4, atol=1e-7)
+    assert Cosine().alphabar(f64(0)).item() == 1.0
+    assert float(Cosine().sigma(f64(0.992))) == pytest.approx(79, abs=1.5)
+
+
+def test_log_sigma_is_edms_time():
+    t = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    assert torch.allclose(LogSigma().sigma(t), torch.exp(4 * t))
+
+
+def test_half_the_range_is_twice_the_noise():
+    t = torch.arange(0, 1000, 37).double()
+    assert torch.allclose(Scaled(Linear(), 0.5).sigma(t), 2 * Linear().sigma(t), rtol=1e-12)
+    assert torch.equal(Scaled(Linear(), 0.5).alphabar(t), Linear().alphabar(t))
+    assert Scaled(Linear(), 0.5).steps == 1000 and Scaled(Cosine(), 0.5).steps is None
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:6], ids=str)
+def test_a_schedule_is_rebuilt_from_its_description(schedule):
+    assert schedule_from(schedule.spec()) == schedule
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Linear(0.02, 1e-4), "0 < beta_min <= beta_max < 1"),
+        (lambda: Linear(steps=1), "at least 2"),
+        (lambda: Cosine(t_end=1.0), "t_start < t_end < 1"),
+        (lambda: LogSigma(1.0, 0.5), "0 < low < high"),
+        (lambda: schedule_from({"kind": "cosin"}), "cosin.*linear, cosine, log_sigma"),
+        (lambda: schedule_from({"kind": "linear", "beta_end": 1}), "has no beta_end: it takes beta_min"),
+    ],
+)
+def test_nonsense_is_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()

@@ -1,0 +1,230 @@
+"""The loop, by what it promises: the loss falls, a killed run goes on bit for bit, two processes see what one sees."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from alphabar.record import Run, read_jsonl
+from alphabar.training.checkpoint import load_checkpoint, load_model
+from alphabar.training.hooks import HeldOutLoss, Hook, Training
+from alphabar.training.loop import Diverged, Stream, train
+
+from .conftest import small_model, small_recipe
+
+HERE = Path(__file__).parent
+
+
+def weights(folder: Path, name: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / "last" / f"{name}.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_loss_falls_and_the_record_is_whole(pixels: NDArray[np.uint8], folder: Path) -> None:
+    run = Run(folder)
+    recipe = small_recipe(images=3200, policy="one_cycle", lr=4e-3)
+    average = train(small_model(), pixels, np.arange(180), recipe, run, heldout=pixels[180:], hooks=[HeldOutLoss(320)], progress=False)
+    events = list(read_jsonl(run.events))
+    losses = [e["loss"] for e in events if e["event"] == "loss"]
+    heldout = [e for e in events if e["event"] == "heldout"]
+    assert losses[-1] < 0.5 * losses[0]
+    assert heldout[-1]["loss"] < 0.6 * heldout[0]["loss"]
+    assert len(heldout[-1]["bands"]) == 5
+    assert events[-1]["event"] == "finished"
+    assert [e["images"] for e in events if e["event"] == "loss"] == list(range(64, 3201, 64))
+    assert load_model(folder).fingerprint == average.fingerprint
+    assert load_model(folder, "best").spec == average.spec
+
+
+def test_padding_and_cropping_keep_the_picture_in_the_middle(pixels: NDArray[np.uint8]) -> None:
+    from alphabar.denoiser.build import ModelRecipe, build
+
+    model = build(ModelRecipe(channels=(16,)), {"kind": "linear", "beta_max": 0.01}, (1, 12, 12), crop=2)
+    batch = Stream(pixels, np.arange(200), small_recipe(flip=False), model, pad=2).batch(0, 4)
+    assert batch.pixels.shape == (4, 12, 12, 1)
+    assert batch.pixels[:, :2].max() == 0
+    inner = {p.tobytes() for p in pixels}
+    assert all(np.ascontiguousarray(p[2:-2, 2:-2]).tobytes() in inner for p in batch.pixels)
+    assert batch.noise.shape == (4, 1, 12, 12)
+
+
+def test_every_epoch_sees_every_image_once(pixels: NDArray[np.uint8]) -> None:
+    stream = Stream(pixels, np.arange(0, 200, 2), small_recipe(flip=False), small_model())
+    seen = np.concatenate([stream.batch(first, 20).pixels for first in range(0, 100, 20)])
+    assert sorted(p.tobytes() for p in seen) == sorted(p.tobytes() for p in pixels[::2])
+
+
+def test_samples_of_a_run_do_not_depend_on_how_they_are_asked_for(pixels: NDArray[np.uint8]) -> None:
+    whole = Stream(pixels, np.arange(200), small_recipe(), small_model()).batch(190, 30)  # over the end of an epoch
+    for first, n in ((0, 7), (7, 23)):
+        part = Stream(pixels, np.arange(200), small_recipe(), small_model()).batch(190 + first, n)
+        assert np.array_equal(part.pixels, whole.pixels[first : first + n])
+        assert torch.equal(part.noise, whole.noise[first : first + n])
+        assert torch.equal(part.sigma, whole.sigma[first : first + n])
+
+
+def test_stratified_levels_fill_every_stratum_once(pixels: NDArray[np.uint8]) -> None:
+    model, recipe = small_model(), small_recipe(batch=40)
+    sigma = Stream(pixels, np.arange(200), recipe, model).batch(80, 40).sigma
+    schedule = model.schedule
+    u = (schedule.t(sigma) - schedule.t_min) / (schedule.t_max - schedule.t_min)
+    assert (u * 40).floor().long().tolist() == list(range(40))
+
+
+CHILD = """
+import sys, pathlib, numpy as np
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from tests.training.conftest import small_model, small_recipe
+from alphabar.record import Run
+from alphabar.training.loop import train
+from alphabar.training.hooks import Hook, HeldOutLoss
+pixels = np.load(sys.argv[2])
+folder, resume, pause = pathlib.Path(sys.argv[3]), sys.argv[4] == "resume", float(sys.argv[5])
+class Slow(Hook):
+    def on_step(self, training):
+        import time; time.sleep(pause)
+        print(training.images, flush=True)
+train(small_model(dropout=0.1), pixels, np.arange(180), small_recipe(), Run(folder), heldout=pixels[180:],
+      hooks=[Slow(), HeldOutLoss(256)], resume=resume, progress=False)
+"""
+
+
+def child(pixels_file: Path, folder: Path, resume: bool = False, pause: float = 0.0) -> "subprocess.Popen[str]":
+    root = str(HERE.parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, root, str(pixels_file), str(folder), "resume" if resume else "new", str(pause)],
+        stdout=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"),
+    )
+
+
+def wait_for_images(process: "subprocess.Popen[str]", images: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().isdigit() and int(line) >= images:
+            return
+    raise AssertionError("the child ended before it had seen so many images")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_bit_for_bit(pixels: NDArray[np.uint8], tmp_path: Path, how: signal.Signals) -> None:
+    file = tmp_path / "pixels.npy"
+    np.save(file, pixels)
+    unbroken = child(file, tmp_path / "unbroken")
+    assert unbroken.wait(120) == 0
+    broken = child(file, tmp_path / "broken", pause=0.05)
+    wait_for_images(broken, 320)  # in the second epoch of 180 images, between two checkpoints when killed outright
+    broken.send_signal(how)
+    assert broken.wait(60) != 0
+    position = json.loads((tmp_path / "broken/checkpoints/last/state.json").read_text())["images"]
+    assert 0 < position < 640
+    again = child(file, tmp_path / "broken", resume=True)
+    assert again.wait(120) == 0
+    for name in ("model", "ema", "optimizer"):
+        assert same(weights(tmp_path / "broken", name), weights(tmp_path / "unbroken", name)), name
+
+
+def test_two_processes_train_on_the_images_of_one(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    file = tmp_path / "pixels.npy"
+    np.save(file, pixels)
+    script = tmp_path / "child.py"
+    script.write_text(CHILD.replace("dropout=0.1", "dropout=0.0"))
+    root = str(HERE.parent.parent)
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    for name, command in (
+        ("one", [sys.executable]),
+        ("two", [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]),
+    ):
+        arguments = [str(script), root, str(file), str(tmp_path / name), "new", "0"]
+        done = subprocess.run([*command, *arguments], env={**env, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (list(read_jsonl(tmp_path / name / "events.jsonl")) for name in ("one", "two"))
+    a, b = ([e["loss"] for e in rows if e["event"] == "loss"] for rows in (one, two))
+    assert a == pytest.approx(b, rel=1e-4)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(first[k], second[k], atol=2e-3) for k in first)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(pixels: NDArray[np.uint8], folder: Path) -> None:
+    class Poison(Hook):
+        def on_step(self, training: Training) -> None:
+            if training.images == 320:
+                with torch.no_grad():
+                    next(training.model.parameters()).fill_(float("nan"))
+
+    with pytest.raises(Diverged, match=r"not a number.*checkpoint is kept.*--train.lr"):
+        train(small_model(), pixels, np.arange(200), small_recipe(), Run(folder), hooks=[Poison()], progress=False)
+    _, average, _, state = load_checkpoint(folder / "checkpoints" / "last")
+    assert state["images"] == 256
+    assert all(bool(torch.isfinite(v).all()) for v in average.values())
+
+
+def test_an_exploding_rate_is_noticed(pixels: NDArray[np.uint8], folder: Path) -> None:
+    recipe = small_recipe(images=12800, policy="constant", lr=30.0, warmup=1280, clip=0.0, optimizer="adam")
+    with pytest.raises(Diverged):
+        train(small_model(), pixels, np.arange(200), recipe, Run(folder), progress=False)
+
+
+def test_resuming_what_is_another_run_or_none_is_refused(pixels: NDArray[np.uint8], folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        train(small_model(), pixels, np.arange(200), small_recipe(), Run(folder), resume=True, progress=False)
+    train(small_model(), pixels, np.arange(200), small_recipe(), Run(folder), fingerprint="a", progress=False)
+    with pytest.raises(ValueError, match="another recipe or other images"):
+        train(small_model(), pixels, np.arange(200), small_recipe(), Run(folder), fingerprint="b", resume=True, progress=False)
+
+
+def test_a_changed_checkpoint_is_refused_by_name(pixels: NDArray[np.uint8], folder: Path) -> None:
+    train(small_model(), pixels, np.arange(200), small_recipe(images=128), Run(folder), progress=False)
+    file = folder / "checkpoints/last/ema.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"ema.safetensors is not what was written"):
+        load_checkpoint(folder / "checkpoints/last")
+
+
+def test_a_crash_between_two_renames_leaves_a_checkpoint(pixels: NDArray[np.uint8], folder: Path) -> None:
+    train(small_model(), pixels, np.arange(200), small_recipe(images=128), Run(folder), progress=False)
+    last = folder / "checkpoints/last"
+    last.rename(last.with_name("last.old"))
+    assert load_checkpoint(last)[3]["images"] == 128
+    assert load_model(folder).image_shape == (1, 8, 8)
+
+
+def test_compiling_gives_the_same_training_or_falls_back(pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(network: torch.nn.Module) -> object:
+        def fails(*args: object) -> None:
+            raise RuntimeError("no C++ compiler was found")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", broken)
+    plain = train(small_model(), pixels, np.arange(200), small_recipe(images=64), Run(tmp_path / "a"), progress=False)
+    with pytest.warns(UserWarning, match=r"torch.compile does not work here"):
+        fallen = train(small_model(), pixels, np.arange(200), small_recipe(images=64, compile=True), Run(tmp_path / "b"), progress=False)
+    assert plain.fingerprint == fallen.fingerprint
+
+
+def test_a_second_ctrl_c_is_not_needed(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    file = tmp_path / "pixels.npy"
+    np.save(file, pixels)
+    process = child(file, tmp_path / "run", pause=0.05)
+    wait_for_images(process, 64)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    events = [e["event"] for e in read_jsonl(tmp_path / "run/events.jsonl")]
+    assert events[-1] == "stopped", (events, asked)

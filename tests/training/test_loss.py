@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from alphabar.schedule.noising import PREDICTIONS, snr, target
+from alphabar.training.loss import weight
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 9.0])
+def test_min_snr_weighs_the_error_of_x0_alike_whatever_is_predicted(prediction: str, sigma: float) -> None:
+    # Two estimates of x0 whose squared error is d^2: the weighted loss must be min(snr, 5) d^2 for eps, x0 and v alike.
+    s, d = torch.tensor([sigma], dtype=torch.float64), 0.3
+    x0, eps = torch.full((1, 1, 1, 1), 0.2, dtype=torch.float64), torch.full((1, 1, 1, 1), -0.5, dtype=torch.float64)
+    x = x0 + sigma * eps
+    wrong_x0 = x0 + d
+    wrong_eps = (x - wrong_x0) / sigma
+    error = (target(prediction, wrong_x0, wrong_eps, s) - target(prediction, x0, eps, s)).square().sum()
+    weighted = weight("min_snr", prediction, snr(s)) * error
+    assert float(weighted) == pytest.approx(min(sigma**-2, 5.0) * d**2, rel=1e-9)
+
+
+def test_plain_weighs_nothing() -> None:
+    assert weight("plain", "v", torch.tensor([0.1, 100.0])).tolist() == [1.0, 1.0]
