@@ -208,7 +208,7 @@ def sample(
     except KeyboardInterrupt:
         print("stopped; the finished batches are kept, and the same command goes on from them", file=sys.stderr)
         raise SystemExit(130) from None
-    sheet = Path(out + "sheet.png") if out.endswith("/") else Path(out).with_suffix(".png")
+    sheet = Path(out.rstrip("/") + ".png") if out.endswith("/") else Path(out).with_suffix(".png")
     from alphabar.data.sheet import contact_sheet
 
     contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1).save(sheet)
@@ -278,8 +278,8 @@ def report(*runs: Path, out: Path = Path("report.html")) -> None:
 
 
 @extractor_app.command(name="train")
-def train_extractor(image_set: str, *, out: Path, epochs: int = 12, batch: int = 128, lr: float = 0.1, flip: bool = True,
-                    seed: int = 0, bf16: bool = False, as_json: Json = False) -> None:
+def train_extractor(image_set: str, *, out: Path, epochs: int = 16, batch: int = 128, lr: float = 0.1, flip: bool = True,
+                    widths: tuple[int, ...] = (48, 96, 192), seed: int = 0, bf16: bool = False, as_json: Json = False) -> None:
     """Train an extractor on a labelled set: a residual classifier whose 512 features scores are worked out on.
 
     ```
@@ -301,6 +301,8 @@ def train_extractor(image_set: str, *, out: Path, epochs: int = 12, batch: int =
         highest learning rate.
     flip
         mirror images at random; --no-flip where left and right differ in kind.
+    widths
+        channels at half, a quarter, an eighth of the size; more of them for larger images.
     seed
         of weights and order.
     bf16
@@ -314,7 +316,7 @@ def train_extractor(image_set: str, *, out: Path, epochs: int = 12, batch: int =
         test = load(name, "test")
     except FileNotFoundError:  # no test split: the accuracy is that of the held-out images
         test = None
-    made = learn(load(name, split), test=test, epochs=epochs, batch=batch, lr=lr, flip=flip, seed=seed, bf16=bf16)
+    made = learn(load(name, split), test=test, epochs=epochs, batch=batch, lr=lr, flip=flip, widths=widths, seed=seed, bf16=bf16)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     _show({"extractor": str(out), "fingerprint": made.fingerprint, "features": made.dim, **made.training_record}, as_json, str(out))

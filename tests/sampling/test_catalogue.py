@@ -16,7 +16,7 @@ from alphabar.sampling.euler import euler
 from alphabar.seeds import SeededNoise, starting_noise
 from tests.sampling.conftest import CASES, draws, smooth_grid
 
-STEPS = (64, 128, 256)
+STEPS = (32, 64, 128)
 every_case = pytest.mark.parametrize(("entry", "options"), CASES.values(), ids=list(CASES))
 every_ode = pytest.mark.parametrize(
     ("entry", "options"),
@@ -168,8 +168,8 @@ def test_the_meter_tells_orders_apart(gaussian):
         return x
 
     assert measured_order([gaussian_error(heun, gaussian, n) for n in STEPS]) == pytest.approx(2, abs=0.15)
-    right = gaussian_error(euler, gaussian, 256)
-    wrong = gaussian_error(stale, gaussian, 256)
+    right = gaussian_error(euler, gaussian, 128)
+    wrong = gaussian_error(stale, gaussian, 128)
     assert abs(wrong - right) > 0.2 * right
 
 
@@ -243,10 +243,10 @@ def test_on_step_sees_each_step_before_x_moves(entry, options, gaussian):
 
 
 @every_case
-def test_a_thousand_steps_in_float32(entry, options, mixture):
+def test_hundreds_of_steps_in_float32(entry, options, mixture):
     x = start(32, (1, 1, 2))
-    exact = run(entry, options, mixture, x, smooth_grid(1000))
-    out = run(entry, options, mixture, x.float(), smooth_grid(1000))
+    exact = run(entry, options, mixture, x, smooth_grid(300))
+    out = run(entry, options, mixture, x.float(), smooth_grid(300))
     assert out.dtype == torch.float32
     assert (out.double() - exact).abs().max() < 2e-5
 

@@ -1,0 +1,24 @@
+"""A hook of your own: stop a training as soon as its loss is low enough."""
+
+import sys
+
+import alphabar
+from alphabar.training.hooks import Hook, Training
+
+
+class StopWhenGood(Hook):
+    every = 256  # images
+
+    def __init__(self, loss: float) -> None:
+        self.loss = loss
+
+    def on_interval(self, training: Training) -> None:
+        print(f"{training.images} images: loss {training.loss:.3f}")
+        if training.loss < self.loss:
+            raise SystemExit("good enough; the last checkpoint is kept")
+
+
+if __name__ == "__main__":
+    out, images = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "100000"
+    recipe = alphabar.resolve("garments", ["--train.images", images, "--train.log_every", "256", "--watch.score_every", "0"])
+    alphabar.train(recipe, out, hooks=[StopWhenGood(0.01)])

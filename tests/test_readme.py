@@ -1,0 +1,77 @@
+"""README's commands run, in the order they stand there, shrunk to a small set and few images but otherwise as typed."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+SMALL_TRAINING = shlex.split(
+    "--images 256 --model.channels 8 --model.embedding 16 --watch.preview_steps 2 --watch.preview_n 4 --watch.score_n 520 --watch.preview_every 256"
+)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("alphabar ")]
+
+
+def shrunk(command: list[str]) -> list[str]:
+    """The same command with smaller numbers: no word is left out, an option that is given is given another value."""
+    out = list(command)
+
+    def put(option: str, value: str) -> None:
+        if option in out:
+            out[out.index(option) + 1] = value
+        else:
+            out.extend([option, value])
+
+    if out[1] == "train" and "--dry-run" not in out:
+        for option, value in zip(SMALL_TRAINING[::2], SMALL_TRAINING[1::2], strict=True):
+            put(option, value)
+    if out[1] == "sample":
+        put("--n", "520" if int(out[out.index("--n") + 1]) > 1000 else "4")
+        put("--steps", "60" if "--plan" in out else "2")
+    if out[1:3] == ["extractor", "train"]:
+        put("--epochs", "1")
+    return out
+
+
+def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None:
+    ran = commands()
+    assert len(ran) >= 10
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    g = np.random.default_rng(0)
+    for k in range(80):
+        Image.fromarray(g.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(photos / f"{k}.png")
+    for command in ran:
+        done = subprocess.run([sys.executable, "-m", "alphabar.cli", *shrunk(command)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+    for path in ("garments.npz", "garments.html", "runs/garments/recipe.toml", "photos_out/000000.png", "skipped.npz", "karras.png"):
+        assert (tmp_path / path).exists(), path
+
+
+def test_the_python_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None:
+    (code,) = [block for kind, block in BLOCKS if kind == "python"]
+    small = code.replace("640", "520").replace("steps=25", "steps=2")
+    done = subprocess.run([sys.executable, "-c", small], cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "FID" in done.stdout
+    assert "KID" in done.stdout
+
+
+def test_make_knows_the_two_commands() -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for name in re.findall(r"^make (\w+)$", README, re.MULTILINE):
+        assert f"\n{name}:" in makefile
+    assert shutil.which("make") is None or subprocess.run(
+        ["make", "-n", "demo"], cwd=Path(__file__).parent.parent, capture_output=True, env=dict(os.environ), check=False
+    ).returncode == 0
