@@ -3,7 +3,6 @@
 import gzip
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +37,9 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_data(small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def small_data(small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, found by name by this process and its children; the cache is the test's own."""
     monkeypatch.setenv("ALPHABAR_DATA", str(small_root))
     monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield small_root
+    return small_root

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from alphabar.record import read_jsonl
 
@@ -17,8 +18,15 @@ TINY = ["--model.channels", "8", "--model.embedding", "16", "--watch.preview_eve
         "--watch.preview_steps", "2", "--train.log_every", "64", "--train.checkpoint_every", "128", "--train.heldout_every", "256"]  # fmt: skip
 
 
+def safe_header(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
 def alphabar(*arguments: str, cwd: Path, ok: bool = True) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run([sys.executable, "-m", "alphabar.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-m", "alphabar.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240
+    )
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done
 
@@ -27,7 +35,17 @@ def alphabar(*arguments: str, cwd: Path, ok: bool = True) -> "subprocess.Complet
 def run(small_data: Path, tmp_path: Path) -> Path:
     """A run trained on 512 images, scored on the way."""
     alphabar(
-        "train", "fashion_mnist", "--out", "run", "--images", "512", *TINY, "--watch.score_every", "512", "--watch.score_n", "520",
+        "train",
+        "fashion_mnist",
+        "--out",
+        "run",
+        "--images",
+        "512",
+        *TINY,
+        "--watch.score_every",
+        "512",
+        "--watch.score_n",
+        "520",
         cwd=tmp_path,
     )
     return tmp_path / "run"
@@ -113,9 +131,12 @@ def test_an_extractor_of_ones_own(small_data: Path, tmp_path: Path) -> None:
     alphabar("extractor", "train", "fashion_mnist", "--out", "x.safetensors", "--epochs", "1", cwd=tmp_path)
     alphabar("sample", "bundled", "--n", "520", "--steps", "1", "--out", "s.npz", cwd=tmp_path)
     scores = json.loads(
-        alphabar("score", "s.npz", "--against", "fashion_mnist:test", "--extractor", "x.safetensors", "--json", cwd=tmp_path).stdout
+        alphabar(
+            "score", "s.npz", "--against", "fashion_mnist:test", "--extractor", "x.safetensors", "--json", cwd=tmp_path
+        ).stdout
     )
-    assert scores[0]["preprocessing"]["image_shape"] == [1, 28, 28] or scores[0]["preprocessing"]
+    assert scores[0]["preprocessing"]["shape"] == [1, 28, 28]
+    assert scores[0]["extractor"] == json.loads(safe_header(tmp_path / "x.safetensors")["alphabar_extractor"])["fingerprint"]
 
 
 @pytest.mark.parametrize(

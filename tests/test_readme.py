@@ -14,7 +14,8 @@ from PIL import Image
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
 SMALL_TRAINING = shlex.split(
-    "--images 256 --model.channels 8 --model.embedding 16 --watch.preview_steps 2 --watch.preview_n 4 --watch.score_n 520 --watch.preview_every 256"
+    "--images 256 --model.channels 8 --model.embedding 16 --watch.preview_steps 2 --watch.preview_n 4 "
+    "--watch.score_n 520 --watch.preview_every 256"
 )
 
 
@@ -53,9 +54,22 @@ def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> N
     for k in range(80):
         Image.fromarray(g.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(photos / f"{k}.png")
     for command in ran:
-        done = subprocess.run([sys.executable, "-m", "alphabar.cli", *shrunk(command)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(
+            [sys.executable, "-m", "alphabar.cli", *shrunk(command)[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
-    for path in ("garments.npz", "garments.html", "runs/garments/recipe.toml", "photos_out/000000.png", "skipped.npz", "karras.png"):
+    for path in (
+        "garments.npz",
+        "garments.html",
+        "runs/garments/recipe.toml",
+        "photos_out/000000.png",
+        "skipped.npz",
+        "karras.png",
+    ):
         assert (tmp_path / path).exists(), path
 
 
@@ -72,6 +86,10 @@ def test_make_knows_the_two_commands() -> None:
     makefile = (Path(__file__).parent.parent / "Makefile").read_text()
     for name in re.findall(r"^make (\w+)$", README, re.MULTILINE):
         assert f"\n{name}:" in makefile
-    assert shutil.which("make") is None or subprocess.run(
-        ["make", "-n", "demo"], cwd=Path(__file__).parent.parent, capture_output=True, env=dict(os.environ), check=False
-    ).returncode == 0
+    assert (
+        shutil.which("make") is None
+        or subprocess.run(
+            ["make", "-n", "demo"], cwd=Path(__file__).parent.parent, capture_output=True, env=dict(os.environ), check=False
+        ).returncode
+        == 0
+    )

@@ -13,6 +13,7 @@ def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text(recipe.toml())
     assert resolve(file) == recipe
+    assert resolve(file).fingerprint("x") == recipe.fingerprint("x")
     assert set(tomllib.loads(recipe.toml())) == {"data", "model", "schedule", "train", "watch"}
 
 
@@ -26,7 +27,12 @@ def test_the_lessons_recipes_are_the_lessons() -> None:
     assert (v2.model.channels, v2.model.groups, v2.data.pad) == ((16, 32, 64, 128), 8, 2)
     assert (v2.schedule.beta_max, v2.schedule.steps, v2.train.batch, v2.train.lr, v2.train.eps) == (0.02, 1000, 512, 1e-2, 1e-5)
     assert (v2.train.policy, v2.train.optimizer, v2.model.init) == ("one_cycle", "adam", "lesson")
-    assert (v3.model.channels, v3.schedule.beta_max, v3.model.data_range, v3.train.optimizer) == ((32, 64, 128, 256), 0.01, 0.5, "adamw")
+    assert (v3.model.channels, v3.schedule.beta_max, v3.model.data_range, v3.train.optimizer) == (
+        (32, 64, 128, 256),
+        0.01,
+        0.5,
+        "adamw",
+    )
 
 
 def test_every_key_can_be_typed() -> None:

@@ -29,9 +29,7 @@ def test_bits_are_philox_written_by_hand():
 @pytest.mark.parametrize("address", [(0, 0, 0, START), (3, 2**40, 999, STEP), (2**64 - 1, 1, 2**33, TRAIN)])
 def test_noise_is_numpys_philox_made_from_scratch(address):
     seed, index, draw, stream = address
-    bits = np.random.Philox(
-        key=np.array([seed, index], dtype=np.uint64), counter=np.array([0, 0, stream, draw], dtype=np.uint64)
-    )
+    bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64), counter=np.array([0, 0, stream, draw], dtype=np.uint64))
     wanted = np.random.Generator(bits).standard_normal((1, 8, 9), dtype=np.float32)
     got = SeededNoise(seed, [index], stream)(draw, torch.empty(1, 1, 8, 9))
     assert np.array_equal(got[0].numpy(), wanted)
@@ -41,8 +39,7 @@ def test_noise_is_numpys_philox_made_from_scratch(address):
 def test_same_bits_in_any_batch(batch):
     whole = SeededNoise(0, range(64))(3, torch.empty(64, 1, 5, 7))
     parts = [
-        SeededNoise(0, range(64)[lo : lo + batch])(3, torch.empty(min(batch, 64 - lo), 1, 5, 7))
-        for lo in range(0, 64, batch)
+        SeededNoise(0, range(64)[lo : lo + batch])(3, torch.empty(min(batch, 64 - lo), 1, 5, 7)) for lo in range(0, 64, batch)
     ]
     assert torch.equal(torch.cat(parts), whole)
 

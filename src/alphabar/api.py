@@ -58,12 +58,28 @@ def train(
     if not resume:
         run.start(recipe.toml())
         (run.path / "data.json").write_text(
-            json.dumps({"set": image_set.name, "split": image_set.split, "fingerprint": image_set.fingerprint,
-                        "images": len(kept), "held_out": len(held)}, indent=1)
+            json.dumps(
+                {
+                    "set": image_set.name,
+                    "split": image_set.split,
+                    "fingerprint": image_set.fingerprint,
+                    "images": len(kept),
+                    "held_out": len(held),
+                },
+                indent=1,
+            )
         )
     return _train(
-        model, image_set.pixels, kept, recipe.train, run, heldout=image_set.pixels[held[:4096]],
-        hooks=[*watching, *hooks], resume=resume, fingerprint=recipe.fingerprint(image_set.fingerprint), progress=progress,
+        model,
+        image_set.pixels,
+        kept,
+        recipe.train,
+        run,
+        heldout=image_set.pixels[held[:4096]],
+        hooks=[*watching, *hooks],
+        resume=resume,
+        fingerprint=recipe.fingerprint(image_set.fingerprint),
+        progress=progress,
     )
 
 
@@ -86,8 +102,9 @@ def _scorer(recipe: Recipe, image_set: ImageSet) -> Hook | None:
 
 def with_budget(recipe: Recipe, images: int | None, seed: int | None) -> Recipe:
     """The recipe with another budget or seed, where one is given."""
-    changes = {k: v for k, v in (("images", images), ("seed", seed)) if v is not None}
-    return replace(recipe, train=replace(recipe.train, **changes)) if changes else recipe
+    now = recipe.train
+    wanted = replace(now, images=now.images if images is None else images, seed=now.seed if seed is None else seed)
+    return replace(recipe, train=wanted)
 
 
 def best_device() -> str:

@@ -202,8 +202,20 @@ def sample(
     model = load_model(run, checkpoint)
     try:
         samples = draw(
-            model, n, sampler=sampler, steps=steps, eta=eta, seed=seed, batch=batch, grid=grid, plan=plan, clip=clip,
-            variance=variance, out=out, device=device or best_device(), channels_last=True,
+            model,
+            n,
+            sampler=sampler,
+            steps=steps,
+            eta=eta,
+            seed=seed,
+            batch=batch,
+            grid=grid,
+            plan=plan,
+            clip=clip,
+            variance=variance,
+            out=out,
+            device=device or best_device(),
+            channels_last=True,
         )
     except KeyboardInterrupt:
         print("stopped; the finished batches are kept, and the same command goes on from them", file=sys.stderr)
@@ -278,8 +290,19 @@ def report(*runs: Path, out: Path = Path("report.html")) -> None:
 
 
 @extractor_app.command(name="train")
-def train_extractor(image_set: str, *, out: Path, epochs: int = 16, batch: int = 128, lr: float = 0.1, flip: bool = True,
-                    widths: tuple[int, ...] = (48, 96, 192), seed: int = 0, bf16: bool = False, as_json: Json = False) -> None:
+def train_extractor(
+    image_set: str,
+    *,
+    out: Path,
+    epochs: int = 16,
+    batch: int = 128,
+    lr: float = 0.1,
+    flip: bool = True,
+    widths: tuple[int, ...] = (48, 96, 192),
+    seed: int = 0,
+    bf16: bool = False,
+    as_json: Json = False,
+) -> None:
     """Train an extractor on a labelled set: a residual classifier whose 512 features scores are worked out on.
 
     ```
@@ -319,7 +342,9 @@ def train_extractor(image_set: str, *, out: Path, epochs: int = 16, batch: int =
     made = learn(load(name, split), test=test, epochs=epochs, batch=batch, lr=lr, flip=flip, widths=widths, seed=seed, bf16=bf16)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
-    _show({"extractor": str(out), "fingerprint": made.fingerprint, "features": made.dim, **made.training_record}, as_json, str(out))
+    _show(
+        {"extractor": str(out), "fingerprint": made.fingerprint, "features": made.dim, **made.training_record}, as_json, str(out)
+    )
 
 
 def _show(values: dict[str, Any], as_json: bool, title: str) -> None:
@@ -344,11 +369,21 @@ def _show_scores(scores: Any, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("metric", "value", "floor", "images", "real", "calls", title="lower is better; the floor is what real images get",
-                  title_justify="left")
+    table = Table(
+        "metric",
+        "value",
+        "floor",
+        "images",
+        "real",
+        "calls",
+        title="lower is better; the floor is what real images get",
+        title_justify="left",
+    )
     for s in scores:
         floor = "" if s.floor is None else f"{s.floor:.4g}" + ("" if s.floor_n == s.n else f" at {s.floor_n}")
-        table.add_row(s.metric.upper(), f"{s.value:.4g}", floor, str(s.n), str(s.n_reference), "" if s.nfe is None else f"{s.nfe:.4g}")
+        table.add_row(
+            s.metric.upper(), f"{s.value:.4g}", floor, str(s.n), str(s.n_reference), "" if s.nfe is None else f"{s.nfe:.4g}"
+        )
     console = Console()
     console.print(table)
     first = scores[0]

@@ -193,9 +193,7 @@ def bundled_images() -> ImageSet:
         return _image_set(file["images"], file["labels"], tuple(str(c) for c in file["classes"]), "bundled Fashion-MNIST")
 
 
-def _image_set(
-    images: Any, labels: Any = None, classes: tuple[str, ...] | None = None, name: str = "images given"
-) -> ImageSet:
+def _image_set(images: Any, labels: Any = None, classes: tuple[str, ...] | None = None, name: str = "images given") -> ImageSet:
     if isinstance(images, ImageSet):
         return images
     pixels = check_images(images)

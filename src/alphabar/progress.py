@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def track(total: float, description: str, unit: str = "images", *, done: float = 0.0, show: bool = True,
-          every: float = 30.0) -> Iterator[Callable[..., None]]:
+def track(
+    total: float, description: str, unit: str = "images", *, done: float = 0.0, show: bool = True, every: float = 30.0
+) -> Iterator[Callable[..., None]]:
     """`with track(1000, "sampling") as advance: advance(64)`; `advance(64, "loss 0.03")` puts a note beside it.
 
     done: how much of total was there before (work that goes on where it stopped); it does not count in the rate.
@@ -25,13 +26,20 @@ def track(total: float, description: str, unit: str = "images", *, done: float =
 
     start = time.monotonic()
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"), TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True), refresh_per_second=4,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        refresh_per_second=4,
     )
     with bar:
-        task = bar.add_task(description, total=total, completed=done, rate="", note="")
+        task = bar.add_task(description, total=total, completed=int(done), rate="", note="")
 
         def advance(amount: float, note: str = "") -> None:
             bar.advance(task, amount)
@@ -50,8 +58,11 @@ def _lines(total: float, description: str, unit: str, done: float, every: float)
         rate = (state["done"] - done) / max(now - start, 1e-9)  # type: ignore[operator]
         left = (total - state["done"]) / rate if rate > 0 else float("inf")  # type: ignore[operator]
         tail = f"  {state['note']}" if state["note"] else ""
-        print(f"{description}: {state['done']:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left:.0f} s left{tail}",
-              file=sys.stderr, flush=True)
+        print(
+            f"{description}: {state['done']:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left:.0f} s left{tail}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def advance(amount: float, note: str = "") -> None:
         nonlocal last

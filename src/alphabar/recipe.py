@@ -126,11 +126,14 @@ def parse(layers: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:
     from cyclopts.config import Dict
 
     app = App(
-        name="recipe", default_parameter=Parameter(consume_multiple=True), help_flags=[], version_flags=[],
+        name="recipe",
+        default_parameter=Parameter(consume_multiple=True),
+        help_flags=[],
+        version_flags=[],
         config=Dict(layers, source=source, use_commands_as_keys=False),
     )
 
-    def collect(recipe: Recipe = Recipe()) -> Recipe:  # noqa: B008  (a frozen value)
+    def collect(recipe: Recipe = Recipe()) -> Recipe:
         return recipe
 
     collect.__annotations__["recipe"] = _flattened()

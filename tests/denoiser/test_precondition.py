@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import PREDICTIONS, add_noise_vp
 from alphabar.schedule.vp import Cosine, Linear, LogSigma
-from torch import Tensor, nn
 
 
 class Spy(nn.Module):

@@ -36,7 +36,7 @@ def gaussian():
     return GaussianDenoiser(Gaussian(mean, std), LogSigma(1e-3, 10.0))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mixture():
     means = torch.tensor([[-0.6, 0.2], [0.5, 0.5], [0.4, -0.7]], dtype=torch.float64).reshape(3, 1, 1, 2)
     weights, stds = torch.tensor([[0.2, 0.5, 0.3], [0.3, 0.4, 0.25]], dtype=torch.float64)

@@ -34,7 +34,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_the_loss_falls_and_the_record_is_whole(pixels: NDArray[np.uint8], folder: Path) -> None:
     run = Run(folder)
     recipe = small_recipe(images=3200, policy="one_cycle", lr=4e-3)
-    average = train(small_model(), pixels, np.arange(180), recipe, run, heldout=pixels[180:], hooks=[HeldOutLoss(320)], progress=False)
+    average = train(
+        small_model(), pixels, np.arange(180), recipe, run, heldout=pixels[180:], hooks=[HeldOutLoss(320)], progress=False
+    )
     events = list(read_jsonl(run.events))
     losses = [e["loss"] for e in events if e["event"] == "loss"]
     heldout = [e for e in events if e["event"] == "heldout"]
@@ -106,7 +108,9 @@ def child(pixels_file: Path, folder: Path, resume: bool = False, pause: float = 
     root = str(HERE.parent.parent)
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, root, str(pixels_file), str(folder), "resume" if resume else "new", str(pause)],
-        stdout=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
     )
 
 
@@ -154,7 +158,9 @@ def test_two_processes_train_on_the_images_of_one(pixels: NDArray[np.uint8], tmp
         ("two", [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]),
     ):
         arguments = [str(script), root, str(file), str(tmp_path / name), "new", "0"]
-        done = subprocess.run([*command, *arguments], env={**env, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            [*command, *arguments], env={**env, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240
+        )
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (list(read_jsonl(tmp_path / name / "events.jsonl")) for name in ("one", "two"))
     a, b = ([e["loss"] for e in rows if e["event"] == "loss"] for rows in (one, two))
@@ -209,7 +215,9 @@ def test_a_crash_between_two_renames_leaves_a_checkpoint(pixels: NDArray[np.uint
     assert load_model(folder).image_shape == (1, 8, 8)
 
 
-def test_compiling_gives_the_same_training_or_falls_back(pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_gives_the_same_training_or_falls_back(
+    pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(network: torch.nn.Module) -> object:
         def fails(*args: object) -> None:
             raise RuntimeError("no C++ compiler was found")
@@ -219,7 +227,9 @@ def test_compiling_gives_the_same_training_or_falls_back(pixels: NDArray[np.uint
     monkeypatch.setattr(torch, "compile", broken)
     plain = train(small_model(), pixels, np.arange(200), small_recipe(images=64), Run(tmp_path / "a"), progress=False)
     with pytest.warns(UserWarning, match=r"torch.compile does not work here"):
-        fallen = train(small_model(), pixels, np.arange(200), small_recipe(images=64, compile=True), Run(tmp_path / "b"), progress=False)
+        fallen = train(
+            small_model(), pixels, np.arange(200), small_recipe(images=64, compile=True), Run(tmp_path / "b"), progress=False
+        )
     assert plain.fingerprint == fallen.fingerprint
 
 

@@ -67,7 +67,9 @@ class DiffusersNet(nn.Module):
         return out
 
 
-def model_spec(recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], crop: int = 0) -> dict[str, Any]:
+def model_spec(
+    recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], crop: int = 0
+) -> dict[str, Any]:
     """Everything that makes the model again, as plain data. image_shape: (c, h, w) that the network sees.
 
     crop: pixels that padding added on each side, cut off again after sampling.
@@ -76,21 +78,38 @@ def model_spec(recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tu
     net: dict[str, Any]
     if recipe.network == "unet":
         net = {
-            "in_channels": c, "patch": recipe.patch, "channels": list(recipe.channels), "blocks": recipe.blocks,
-            "attention": list(recipe.attention), "embedding": recipe.embedding, "group_size": recipe.groups,
-            "dropout": recipe.dropout, "t_scale": {"linear": 1.0, "cosine": 1000.0}.get(schedule["kind"], 250.0),
+            "in_channels": c,
+            "patch": recipe.patch,
+            "channels": list(recipe.channels),
+            "blocks": recipe.blocks,
+            "attention": list(recipe.attention),
+            "embedding": recipe.embedding,
+            "group_size": recipe.groups,
+            "dropout": recipe.dropout,
+            "t_scale": {"linear": 1.0, "cosine": 1000.0}.get(schedule["kind"], 250.0),
         }
     else:
         levels = len(recipe.channels)
         net = {
-            "sample_size": [h, w], "in_channels": c, "out_channels": c, "block_out_channels": list(recipe.channels),
-            "layers_per_block": recipe.blocks, "norm_num_groups": recipe.groups, "dropout": recipe.dropout,
+            "sample_size": [h, w],
+            "in_channels": c,
+            "out_channels": c,
+            "block_out_channels": list(recipe.channels),
+            "layers_per_block": recipe.blocks,
+            "norm_num_groups": recipe.groups,
+            "dropout": recipe.dropout,
             "down_block_types": ["AttnDownBlock2D" if k in recipe.attention else "DownBlock2D" for k in range(levels)],
             "up_block_types": ["AttnUpBlock2D" if k in recipe.attention else "UpBlock2D" for k in reversed(range(levels))],
         }
     return {
-        "format": FORMAT, "network": recipe.network, "arguments": net, "schedule": dict(schedule),
-        "prediction": recipe.prediction, "data_range": recipe.data_range, "image_shape": list(image_shape), "crop": crop,
+        "format": FORMAT,
+        "network": recipe.network,
+        "arguments": net,
+        "schedule": dict(schedule),
+        "prediction": recipe.prediction,
+        "data_range": recipe.data_range,
+        "image_shape": list(image_shape),
+        "crop": crop,
     }
 
 
@@ -118,10 +137,12 @@ class Model(Preconditioned):
         return digest.hexdigest()[:16]
 
 
-def build(recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int = 0, crop: int = 0) -> Model:
+def build(
+    recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int = 0, crop: int = 0
+) -> Model:
     """A new model with weights drawn from `seed`; torch's global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.random.manual_seed(seed)
         model = Model(model_spec(recipe, schedule, image_shape, crop))
         if recipe.init == "lesson":
             _lesson_init(model.network)
@@ -158,7 +179,7 @@ def load_weights(path: Path) -> Model:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as f:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
     except SafetensorError as e:
@@ -175,7 +196,12 @@ def load_weights(path: Path) -> Model:
 
 
 _WANTED = {
-    "network": str, "arguments": dict, "schedule": dict, "prediction": str, "data_range": (int, float), "image_shape": list,
+    "network": str,
+    "arguments": dict,
+    "schedule": dict,
+    "prediction": str,
+    "data_range": (int, float),
+    "image_shape": list,
 }
 
 

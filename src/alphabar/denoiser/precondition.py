@@ -42,7 +42,9 @@ class Preconditioned(nn.Module):
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction type {prediction!r} is unknown: use one of {', '.join(PREDICTIONS)}")
         if not data_range > 0:
-            raise ValueError(f"data_range = {data_range}: give half the width of the input range, 1.0 for -1..1, 0.5 for -0.5..0.5")
+            raise ValueError(
+                f"data_range = {data_range}: give half the width of the input range, 1.0 for -1..1, 0.5 for -0.5..0.5"
+            )
         self.network = network
         self.own_schedule = schedule
         self.schedule = Scaled(schedule, data_range)

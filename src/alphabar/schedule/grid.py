@@ -17,11 +17,14 @@ def check_grid(sigmas: Grid) -> None:
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(f"a grid is a vector of at least 2 levels; this one has the shape {tuple(sigmas.shape)}")
     if sigmas.dtype != torch.float64:
-        raise ValueError(f"a grid is float64, since steps are differences of levels; this one is {sigmas.dtype}: "
-                         "write sigmas.double()")
+        raise ValueError(
+            f"a grid is float64, since steps are differences of levels; this one is {sigmas.dtype}: write sigmas.double()"
+        )
     if not torch.isfinite(sigmas).all():
-        raise ValueError("a grid has finite levels; this one has inf or nan in it (a schedule with no signal left at "
-                         "its last time? start at an earlier one)")
+        raise ValueError(
+            "a grid has finite levels; this one has inf or nan in it (a schedule with no signal left at "
+            "its last time? start at an earlier one)"
+        )
     if sigmas[-1] != 0:
         raise ValueError(f"a grid ends in 0, the clean image; this one ends in {float(sigmas[-1]):g}: append a 0")
     if not (sigmas[1:] < sigmas[:-1]).all():
@@ -44,8 +47,9 @@ def at_times(schedule: Schedule, times: Sequence[float]) -> Grid:
 
 def _integer_steps(schedule: Schedule, n: int) -> int:
     if schedule.steps is None:
-        raise ValueError("this schedule's time is continuous and has no integer timesteps: use the grid 'time', "
-                         "'log_sigma' or 'karras'")
+        raise ValueError(
+            "this schedule's time is continuous and has no integer timesteps: use the grid 'time', 'log_sigma' or 'karras'"
+        )
     if not 1 <= n <= schedule.steps:
         raise ValueError(f"{n} steps of a schedule of {schedule.steps} timesteps: give 1 to {schedule.steps}")
     return schedule.steps

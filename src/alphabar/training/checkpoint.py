@@ -1,7 +1,7 @@
 """Checkpoints: a folder of safetensors and JSON, written whole or not at all. Nothing is ever unpickled.
 
 model.safetensors      weights, as trained        ema.safetensors   their moving average, which is what samples are drawn with
-optimizer.safetensors  the optimiser's moments    state.json        position (images, steps), recipe fingerprint, digests of the three
+optimizer.safetensors  the optimiser's moments    state.json        position, recipe fingerprint, digests of the three
 """
 
 import hashlib
@@ -84,8 +84,10 @@ def load_checkpoint(folder: Path) -> tuple[Model, Mapping[str, Tensor], dict[str
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
     for name in FILES:
         if digest(folder / name) != state["sha256"][name]:
-            raise ValueError(f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or cut short. "
-                             "Resume from another checkpoint, or begin anew in another folder")
+            raise ValueError(
+                f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or cut short. "
+                "Resume from another checkpoint, or begin anew in another folder"
+            )
     model = load_weights(folder / "model.safetensors")
     ema = load_weights(folder / "ema.safetensors").state_dict()
     return model, ema, load_file(folder / "optimizer.safetensors"), state

@@ -73,7 +73,7 @@ class TrainRecipe:
     """Spread the levels of a batch evenly over the density."""
     flip: bool = False
     """Mirror every second image. Mirrored images are learnt too: every shoe of Fashion-MNIST points left."""
-    ema_half_life: float = 100_000
+    ema_half_life: float = 100_000.0
     """Half-life of the weights' moving average, in images."""
     ema_ramp: float = 0.05
     """The half-life is at most this share of the images seen."""
@@ -214,9 +214,17 @@ def train(
         if not main:
             return
         save_checkpoint(
-            run.checkpoint(), model, ema.state_dict(), getattr(optimizer, "optimizer", optimizer),
-            {"images": state.images, "step": state.step, "fingerprint": fingerprint, "best": state.best,
-             "seconds": round(seconds_before + time.monotonic() - started, 1)},
+            run.checkpoint(),
+            model,
+            ema.state_dict(),
+            getattr(optimizer, "optimizer", optimizer),
+            {
+                "images": state.images,
+                "step": state.step,
+                "fingerprint": fingerprint,
+                "best": state.best,
+                "seconds": round(seconds_before + time.monotonic() - started, 1),
+            },
         )
 
     def new_best() -> None:
@@ -319,9 +327,11 @@ class _Guard:
 
 
 def _optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     fused = device.type in ("cpu", "cuda", "mps")
-    return kind(model.parameters(), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=fused)
+    return kind(
+        model.parameters(), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=fused
+    )
 
 
 def _compiled(module: LossModule, wanted: bool) -> nn.Module:
@@ -345,7 +355,7 @@ def _compiled(module: LossModule, wanted: bool) -> nn.Module:
         plain: Tensor = type(network).forward(network, y, t)
         return plain
 
-    network.forward = call  # type: ignore[method-assign]
+    network.forward = call
     return module
 
 

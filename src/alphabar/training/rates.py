@@ -10,7 +10,9 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-def rate(policy: Policy, step: int, steps: int, lr: float, *, warmup: int = 0, start_share: float = 0.25) -> tuple[float, float | None]:
+def rate(
+    policy: Policy, step: int, steps: int, lr: float, *, warmup: int = 0, start_share: float = 0.25
+) -> tuple[float, float | None]:
     """(learning rate, first beta or None for the optimiser's own) at step 0 .. steps - 1.
 
     constant: lr after a linear warm-up. cosine: the same, then half a cosine down to lr / 100.
