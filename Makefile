@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/alphabar demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check src tests examples benchmarks

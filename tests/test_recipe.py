@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from alphabar.api import train
 from alphabar.recipe import Recipe, resolve, shipped
+from alphabar.record import read_jsonl
+from alphabar.sampling.draw import sample
 
 
 @pytest.mark.parametrize("name", ["garments", "ddpm_v2", "ddpm_v3"])
@@ -66,3 +69,30 @@ def test_what_is_only_watched_does_not_change_the_fingerprint() -> None:
     trained = replace(recipe, train=replace(recipe.train, lr=1.0))
     assert recipe.fingerprint("x") == watched.fingerprint("x") != trained.fingerprint("x")
     assert recipe.fingerprint("x") != recipe.fingerprint("y")
+
+
+@pytest.mark.parametrize("name", ["ddpm_v2", "ddpm_v3"])
+def test_the_lessons_recipes_train(name: str, small_data: Path, tmp_path: Path) -> None:
+    """Whole networks, two steps of eight images: the loss is that of a network that says nothing yet, then less."""
+    pytest.importorskip("diffusers")
+    small = [
+        "--train.images",
+        "16",
+        "--train.batch",
+        "8",
+        "--train.log_every",
+        "8",
+        "--watch.preview_every",
+        "0",
+        "--watch.score_every",
+        "0",
+    ]
+    recipe = resolve(name, small)
+    model = train(recipe, tmp_path / "run", progress=False)
+    losses = [e["loss"] for e in read_jsonl(tmp_path / "run/events.jsonl") if e["event"] == "loss"]
+    assert losses[0] == pytest.approx(1.0, abs=0.1)  # eps has variance 1, and the last convolution starts at zero
+    assert len(losses) == 2
+    assert model.image_shape == (1, 32, 32)
+    samples = sample(model, 2, sampler="ddpm", steps=2, progress=False)
+    assert samples.images.shape == (2, 28, 28, 1)
+    assert model.data_range == {"ddpm_v2": 1.0, "ddpm_v3": 0.5}[name]

@@ -30,7 +30,8 @@ def test_levels_and_logarithms() -> None:
     made = plot("p", "alt", [Line("a", x, y, markers=True)], levels=[Level("floor", 10.0)], log_y=True, log_x=True)
     assert made is not None
     (_, high), (_, low) = _points(str(made.svg))[-2:]
-    floor = [float(v) for v in re.findall(r'M [-\d.]+ ([-\d.]+) \nL [-\d.]+ \1 \n" clip-path[^>]*stroke-dasharray', str(made.svg))]
+    flat = r'M [-\d.]+ ([-\d.]+) \nL [-\d.]+ \1 \n" clip-path[^>]*stroke-dasharray'
+    floor = [float(v) for v in re.findall(flat, str(made.svg))]
     assert floor == [pytest.approx((low + high) / 2, abs=1e-3)]  # 10 lies half-way between 1 and 100
     assert made.legend == [("var(--c1)", False, "a"), ("var(--ink)", True, "floor")]
 
@@ -78,6 +79,8 @@ def test_the_same_plot_is_the_same_text() -> None:
     assert plot("p", "alt", lines) == plot("p", "alt", lines)
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "0"), (10, "10"), (1500, "1.5k"), (2_000_000, "2M"), (0.25, "0.25"), (-3e9, "-3G")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (10, "10"), (1500, "1.5k"), (2_000_000, "2M"), (0.25, "0.25"), (-3e9, "-3G")]
+)
 def test_short(value: float, text: str) -> None:
     assert short(value) == text

@@ -66,13 +66,16 @@ def sig(value: float | None, digits: int = 3) -> str:
     """A number to three digits, without an exponent where one can do without; None -> a dash."""
     if value is None:
         return "–"
-    if value == 0 or 1e-4 <= abs(value) < 10**digits:
+    rounded = float(f"{value:.{digits}g}")
+    if 10**digits <= abs(rounded) < 1e7:
+        text = f"{value:,.0f}"
+    elif rounded == 0 or 1e-4 <= abs(rounded) < 1:
         text = f"{value:.{digits}g}"
-        if "e" not in text:
-            return text.replace("-", "−")
-    if 10**digits <= abs(value) < 1e7:
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.{max(digits - 1, 1)}g}".replace("-", "−")
+    elif abs(rounded) < 10**digits and abs(rounded) >= 1:
+        text = f"{rounded:g}"
+    else:
+        text = f"{value:.{max(digits - 1, 1)}g}"
+    return text.replace("-", "−")
 
 
 def duration(seconds: float | None) -> str:
@@ -175,7 +178,8 @@ def _run(run: RunData, name: str, key: str, index: int) -> dict[str, Any]:
     previews = _chosen(run.previews)
     return {
         "name": name, "key": key, "index": index, "path": str(run.path), "state": load.state(run),
-        "recipe": [(k, _value(v)) for k, v in run.recipe.items()], "machine": run.machine, "machine_words": machine_words(run.machine), "data": run.data,
+        "recipe": [(k, _value(v)) for k, v in run.recipe.items()], "machine": run.machine, "data": run.data,
+        "machine_words": machine_words(run.machine),
         "missing": run.missing, "facts": _facts(run), "speed": _speed(run),
         "heldout": last_held, "best_fid": best,
         "loss_plot": _loss_plot(f"{key}loss", losses, known),

@@ -60,7 +60,8 @@ def plot(
 ) -> Plot | None:
     """The lines in one plot; None where no line has a point.
 
-    The y axis has no name: the heading or the legend says what it is. name: letters and digits, unlike every other plot's on the page. alt: what is to be seen, for those who cannot.
+    The y axis has no name: the heading or the legend says what it is.
+    name: letters and digits, unlike every other plot's on the page. alt: what is to be seen, for those who cannot.
     size: width and height in points, text being 11 high: small on purpose, for the page scales it up.
     """
     drawn = [_thinned(line) for line in lines if len(line.x)]
