@@ -421,7 +421,7 @@ def table(demo: Demo) -> "Table":
     from rich import box
     from rich.table import Table
 
-    from alphabar.report.page import sig
+    from alphabar.report.page import kid, sig
 
     out = Table(box=box.SIMPLE, title="Lower is better; the floor is what as many real images get.", title_justify="left")
     for name in ("sampler", "eta", "calls", "s/image", "n", "FID", "KID", "floor"):
@@ -431,7 +431,7 @@ def table(demo: Demo) -> "Table":
         nfe = "–" if row["nfe"] is None else f"{row['nfe']:,.4g}" if row["nfe"] < 1000 else f"{row['nfe']:,.0f}"
         few = "few" if not row["scored"] and not row["real"] else None
         out.add_row(
-            row["title"], eta, nfe, sig(row["seconds"]), f"{row['n']:,}", few or sig(row["fid"]), few or sig(row["kid"]),
+            row["title"], eta, nfe, sig(row["seconds"]), f"{row['n']:,}", few or sig(row["fid"]), few or kid(row["kid"]),
             few or sig(row["floor"]), style="dim" if row["real"] else None,
         )  # fmt: skip
     return out

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from alphabar.record import append_jsonl
-from alphabar.report.page import count, duration, sig, strip, write_report
+from alphabar.report.page import count, duration, kid, sig, strip, write_report
 from tests.report.conftest import MakeRun, score
 from tests.report.test_load import FAULTS
 
@@ -156,10 +156,10 @@ def test_strip_has_transparent_gaps_and_the_pixels_unchanged(channels: int) -> N
     picture = strip(pixels)
     again = np.asarray(Image.open(io.BytesIO(_png(picture))))
     alpha = again[..., -1]
-    assert alpha.shape == (6 + 2, 5 * 5 + 1)
+    assert alpha.shape == (6, 5 * 5 - 1)  # gaps between images, none round them
     wanted = np.zeros_like(alpha)
     for k in range(5):
-        box = (slice(1, 7), slice(1 + 5 * k, 5 + 5 * k))
+        box = (slice(0, 6), slice(5 * k, 4 + 5 * k))
         wanted[box] = 255
         np.testing.assert_array_equal(again[box][..., :channels], pixels[k])
     np.testing.assert_array_equal(alpha, wanted)
@@ -188,6 +188,10 @@ def test_sig(value: float | None, text: str) -> None:
 )
 def test_duration(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_kid() -> None:
+    assert [kid(v) for v in (None, 0.0015, -3e-6, -0.00012)] == ["–", "0.00150", "0.00000", "−0.00012"]
 
 
 def test_count() -> None:

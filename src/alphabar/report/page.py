@@ -50,7 +50,7 @@ def render(template: str, **context: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": count, "short": short, "duration": duration, "sig": sig, "pretty": pretty}
+    environment.filters |= {"count": count, "short": short, "duration": duration, "sig": sig, "kid": kid, "pretty": pretty}
     return environment.get_template(template).render(**context)
 
 
@@ -76,6 +76,14 @@ def sig(value: float | None, digits: int = 3) -> str:
     else:
         text = f"{value:.{max(digits - 1, 1)}g}"
     return text.replace("-", "−")
+
+
+def kid(value: float | None) -> str:
+    """A KID with five decimals, so that a column of them lines up and its noise round 0 reads as 0; None -> a dash."""
+    if value is None:
+        return "–"
+    text = f"{value:.5f}"
+    return "0.00000" if text == "-0.00000" else text.replace("-", "−")
 
 
 def duration(seconds: float | None) -> str:
@@ -137,7 +145,8 @@ def strip(pixels: "Pixels", columns: int | None = None, pad: int = 1) -> "Image"
     covered = contact_sheet(np.zeros((*pixels.shape[:3], 1), np.uint8), columns=columns, pad=pad)  # paper is white
     out = sheet.convert("RGBA" if sheet.mode == "RGB" else "LA")
     out.putalpha(ImageOps.invert(covered))
-    return out
+    width, height = out.size
+    return out.crop((pad, pad, width - pad, height - pad))  # flush with the text above it
 
 
 def _uri(data: bytes) -> str:

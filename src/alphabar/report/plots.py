@@ -131,7 +131,7 @@ def _scale(axes: Any, log_x: bool, log_y: bool, x_ticks: Sequence[float] | None,
         if decades <= 0.6:
             subs = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
         if decades < 0.25:
-            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         else:
             axes.yaxis.set_major_locator(LogLocator(10, subs=subs if decades < 3 else (1.0,), numticks=12))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -139,7 +139,7 @@ def _scale(axes: Any, log_x: bool, log_y: bool, x_ticks: Sequence[float] | None,
         low, high = axes.get_ylim()
         axes.set_ylim(min(0.0, low), high)
     if not log_y:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
     if log_x:
         axes.set_xscale("log")
@@ -147,7 +147,7 @@ def _scale(axes: Any, log_x: bool, log_y: bool, x_ticks: Sequence[float] | None,
         axes.xaxis.set_major_locator(FixedLocator(list(x_ticks)))
         axes.xaxis.set_minor_locator(NullLocator())
     elif not log_x:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
 
 
