@@ -63,7 +63,9 @@ def ship_extractor(source: Path, target: Path) -> Path:
     rounded = {k: v.half().float() for k, v in made.network.state_dict().items()}
     test = load("fashion_mnist", "test")
     record = dict(made.training_record)
-    shipped = Extractor("garments", made.architecture, rounded, image_shape=made.image_shape, classes=made.classes, training=record)
+    shipped = Extractor(
+        "garments", made.architecture, rounded, image_shape=made.image_shape, classes=made.classes, training=record
+    )
     shipped.training_record["accuracy"] = float((shipped.logits(test.pixels).argmax(1).numpy() == test.labels).mean())
     return _halve(shipped.save(target))
 

@@ -74,9 +74,7 @@ def theirs(model: Model, steps: int, batch: int, eta: float) -> Callable[[], Any
 
 def ours(model: Model, steps: int, batch: int, eta: float, grid: str | None, channels_last: bool) -> Callable[[], Any]:
     def draw() -> Any:
-        return sample(
-            model, batch, steps=steps, batch=batch, eta=eta, grid=grid, channels_last=channels_last, progress=False
-        )
+        return sample(model, batch, steps=steps, batch=batch, eta=eta, grid=grid, channels_last=channels_last, progress=False)
 
     return draw
 
@@ -132,8 +130,10 @@ def main() -> None:
     last = copy.deepcopy(model)
     arguments = vars(a) | {"json": None}
     found: dict[str, Any] = {"machine": machine(), "threads": torch.get_num_threads(), "arguments": arguments}
-    print(f"{found['machine']['cpu']}, {found['threads']} threads, torch {torch.__version__}; "
-          f"UNet2DModel {a.channels}, {a.size}x{a.size}, {a.steps} steps, batch {a.batch}, {a.repeats} rounds")
+    print(
+        f"{found['machine']['cpu']}, {found['threads']} threads, torch {torch.__version__}; "
+        f"UNet2DModel {a.channels}, {a.size}x{a.size}, {a.steps} steps, batch {a.batch}, {a.repeats} rounds"
+    )
 
     for eta in (0.0, 1.0):
         seconds = in_turns(
@@ -157,9 +157,7 @@ def main() -> None:
     for name, each in models.items():
         for eta in (0.0, 1.0):
             for channels_last in (False, True):
-                shares = own_share(
-                    each, a.repeats, lambda m, e=eta, c=channels_last: ours(m, a.steps, a.batch, e, None, c)
-                )
+                shares = own_share(each, a.repeats, lambda m, e=eta, c=channels_last: ours(m, a.steps, a.batch, e, None, c))
                 found[f"own work, {name}, eta {eta:g}, channels last {channels_last}"] = shares
                 layout = "channels last" if channels_last else "contiguous"
                 percent = spread([100 * s for s in shares], ".2f")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from safetensors import safe_open
 
 from alphabar.record import read_jsonl
 
-TINY = ["--model.channels", "8", "--model.embedding", "16", "--watch.preview_every", "256", "--watch.preview_n", "4",
-        "--watch.preview_steps", "2", "--train.log_every", "64", "--train.checkpoint_every", "128", "--train.heldout_every", "256"]  # fmt: skip
+TINY = shlex.split(
+    "--model.channels 8 --model.embedding 16 --watch.preview_every 256 --watch.preview_n 4 --watch.preview_steps 2 "
+    "--train.log_every 64 --train.checkpoint_every 128 --train.heldout_every 256"
+)
 
 
 def safe_header(path: Path) -> dict[str, str]:

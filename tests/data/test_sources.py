@@ -76,9 +76,7 @@ def test_the_users_cache_is_the_place_after_the_system(
     root, train, _ = garments
     monkeypatch.delenv("ALPHABAR_DATA", raising=False)
     known = sources.NAMED["fashion_mnist"]
-    monkeypatch.setitem(
-        sources.NAMED, "fashion_mnist", sources.Named(known.folders, known.repo, known.classes, ("/nowhere",))
-    )
+    monkeypatch.setitem(sources.NAMED, "fashion_mnist", sources.Named(known.folders, known.repo, known.classes, ("/nowhere",)))
     cache.mkdir()
     (root / "fashion-mnist").rename(cache / "fashion_mnist")
     assert len(load("fashion_mnist", cache=cache)) == len(train)
@@ -297,9 +295,7 @@ def test_class_folders_give_labels_that_agree_between_splits(cache: Path, pixels
 
 
 def test_unlike_sizes_are_refused_never_squashed(cache: Path, pixels: Array, write_folder: Write) -> None:
-    folder = write_folder(
-        {"a.png": png(pixels[0]), "b.png": png(pixels[1]), "c.png": png(np.zeros((30, 10, 3), dtype=np.uint8))}
-    )
+    folder = write_folder({"a.png": png(pixels[0]), "b.png": png(pixels[1]), "c.png": png(np.zeros((30, 10, 3), dtype=np.uint8))})
     with pytest.raises(ValueError, match=r"2 sizes.*2 of 5x6 \(as .*a.png\); 1 of 10x30 \(as .*c.png\).*ImageOps.fit"):
         load(folder, cache=cache)
     assert not list((cache / "sets").glob("*")) if (cache / "sets").exists() else True

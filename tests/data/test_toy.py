@@ -21,9 +21,7 @@ def check_moments(samples: torch.Tensor, mean: torch.Tensor, cov: torch.Tensor) 
 
 
 def test_gaussian_moments() -> None:
-    g = Gaussian(
-        torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(1, 2, 3), f64(0, 0.1, 0.2, 0.5, 1, 2).reshape(1, 2, 3)
-    )
+    g = Gaussian(torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(1, 2, 3), f64(0, 0.1, 0.2, 0.5, 1, 2).reshape(1, 2, 3))
     x = g.sample(20_000, seed=3)
     assert x.dtype == torch.float64
     assert x.shape == (20_000, *g.image_shape)

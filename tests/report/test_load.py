@@ -68,6 +68,10 @@ def test_scores_of_unlike_protocol_are_not_joined(make_run: MakeRun) -> None:
     few, many = curves(load_run(path), "fid")
     assert (len(few.images), len(many.images)) == (5, 2)
     assert many.protocol.startswith("5,000 images")
+    append_jsonl(path / "scores.jsonl", {"images": 90_000, **score("fid", 7.0), "extractor": "another"})
+    told = [c.protocol for c in curves(load_run(path), "fid")]
+    assert told[2] == f"{told[0].split(', extractor')[0]}, extractor another, reference fedcba9876543210"
+    assert "extractor 0123456789abcdef" in told[0]
     assert protocol(score("fid", 1.0)) == protocol(score("fid", 2.0)) != protocol(score("kid", 1.0))
 
 

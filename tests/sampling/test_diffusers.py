@@ -79,9 +79,7 @@ def test_ddpm(model, starts, n, clip, variance, name, monkeypatch):
     for k, t in enumerate(scheduler.timesteps):
         drawn = noise(k, y)
         # it draws its noise itself
-        monkeypatch.setattr(
-            "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, drawn=drawn, **kwargs: drawn
-        )
+        monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, drawn=drawn, **kwargs: drawn)
         y = scheduler.step(model.network(y, t), t, y).prev_sample
     x = ours(ddpm, ClipX0(model) if clip else model, starts, n, variance=variance)
     assert torch.allclose(x, y, rtol=1e-5, atol=1e-5)

@@ -138,9 +138,7 @@ def _scratch(parent: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=".building-", dir=parent))
     except OSError as error:
-        raise OSError(
-            f"the cache {parent} cannot be written ({error}): set ALPHABAR_CACHE to a folder of yours"
-        ) from error
+        raise OSError(f"the cache {parent} cannot be written ({error}): set ALPHABAR_CACHE to a folder of yours") from error
     try:
         yield new
     finally:
@@ -148,9 +146,7 @@ def _scratch(parent: Path) -> Iterator[Path]:
 
 
 def _write(folder: Path, decoded: Decoded) -> None:
-    pixels = np.lib.format.open_memmap(
-        folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(decoded.n, *decoded.shape)
-    )
+    pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(decoded.n, *decoded.shape))
     hashes = np.empty(decoded.n, dtype=np.uint64)
     at = 0
     # a bar only where there is something to wait for
@@ -161,9 +157,7 @@ def _write(folder: Path, decoded: Decoded) -> None:
             at += len(block)
             advance(float(len(block)))
     if at != decoded.n:
-        raise ValueError(
-            f"{at} images were decoded where {decoded.n} were announced: the source changed meanwhile; try again"
-        )
+        raise ValueError(f"{at} images were decoded where {decoded.n} were announced: the source changed meanwhile; try again")
     pixels.flush()
     np.save(folder / "hashes.npy", hashes, allow_pickle=False)
     if decoded.labels is not None:

@@ -30,9 +30,7 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
             if len(head) < 4 or head[:2] != b"\0\0":
                 raise ValueError(f"{path} is no IDX file: it starts with {head.hex(' ')}, wanted 00 00 08 {axes:02x}")
             if head[2] != _UBYTE:
-                raise ValueError(
-                    f"{path} holds {_TYPES.get(head[2], f'type {head[2]:#04x}')}: only uint8 (0x08) is read"
-                )
+                raise ValueError(f"{path} holds {_TYPES.get(head[2], f'type {head[2]:#04x}')}: only uint8 (0x08) is read")
             if head[3] != axes:
                 raise ValueError(f"{path} has {head[3]} axes, wanted {axes}: images have 3 (n, h, w), labels 1 (n)")
             lengths = file.read(4 * axes)
@@ -44,9 +42,7 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
                 raise ValueError(f"{path} says its shape is {shape}: it holds nothing")
             # an honest file cannot hold more than this, so a lying header never makes us ask for memory
             if wanted > (size * _DEFLATE_LIMIT if zipped else size):
-                raise ValueError(
-                    f"{path} says its shape is {shape}, {wanted} bytes, but the file has {size}: it is cut short"
-                )
+                raise ValueError(f"{path} says its shape is {shape}, {wanted} bytes, but the file has {size}: it is cut short")
             data = bytearray()
             while len(data) <= wanted and (chunk := file.read(min(_CHUNK, wanted + 1 - len(data)))):
                 data += chunk
@@ -54,7 +50,5 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
         raise ValueError(f"{path} cannot be unzipped ({error}): it is damaged or cut short; fetch it again") from error
     if len(data) != wanted:
         how = "more" if len(data) > wanted else f"only {len(data)}"
-        raise ValueError(
-            f"{path} says its shape is {shape}, {wanted} bytes, but holds {how}: it is damaged; fetch it again"
-        )
+        raise ValueError(f"{path} says its shape is {shape}, {wanted} bytes, but holds {how}: it is damaged; fetch it again")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)

@@ -65,9 +65,7 @@ def check_images(images: Any) -> Pixels:
     if tensor and array.dtype == torch.bfloat16:
         array = array.float()  # NumPy has no bfloat16
     if not tensor and not isinstance(array, np.ndarray):
-        raise ValueError(
-            f"images came as {type(images).__name__}: pass a NumPy array or a torch tensor, np.stack(images)"
-        )
+        raise ValueError(f"images came as {type(images).__name__}: pass a NumPy array or a torch tensor, np.stack(images)")
     array = _channels_last(np.asarray(array), tensor)
     if array.shape[0] == 0 or 0 in array.shape:
         raise ValueError(f"no images: the shape is {array.shape}")
@@ -97,9 +95,7 @@ def _channels_last(a: NDArray[Any], tensor: bool) -> NDArray[Any]:
     if first:
         return np.moveaxis(a, 1, 3)
     if 4 in (shape[1], shape[3]) or 2 in (shape[1], shape[3]):
-        raise ValueError(
-            f"shape {shape}: an alpha channel? Images have 1 or 3 channels: pass images[..., :3] if it is opaque"
-        )
+        raise ValueError(f"shape {shape}: an alpha channel? Images have 1 or 3 channels: pass images[..., :3] if it is opaque")
     raise ValueError(f"shape {shape}: wanted 1 or 3 channels in the last axis, (n, h, w, c)")
 
 
@@ -115,9 +111,7 @@ def _to_8_bit(a: NDArray[Any]) -> Pixels:
         if np.issubdtype(a.dtype, np.integer) and low >= 0 and high <= 255:
             raise ValueError(f"{seen}: {wanted}; pass images.astype(np.uint8)")
         if np.issubdtype(a.dtype, np.integer) and low >= 0:
-            raise ValueError(
-                f"{seen}: {wanted}; 8 bit cannot hold them: scale them yourself, images / {_full_scale(high)}"
-            )
+            raise ValueError(f"{seen}: {wanted}; 8 bit cannot hold them: scale them yourself, images / {_full_scale(high)}")
         raise ValueError(f"{seen}: {wanted}")
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{a.dtype} images with NaN or infinity: {wanted}")

@@ -279,9 +279,7 @@ def _find_idx(folder: Path, split: str, classes: tuple[str, ...] | None) -> _Sou
     if images is None:
         return None
     files = [("images", images), *([("labels", labels)] if labels else [])]
-    return _Source(
-        str(folder), partial(content_key, "idx", files, classes or ()), partial(_build_idx, images, labels, classes)
-    )
+    return _Source(str(folder), partial(content_key, "idx", files, classes or ()), partial(_build_idx, images, labels, classes))
 
 
 def _idx_file(folder: Path, prefix: str, kind: str) -> Path | None:
@@ -304,9 +302,7 @@ def _build_npy(path: Path) -> Decoded:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
     except _ARRAY_FAULTS as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): wanted one array as np.save(path, images) writes it"
-        ) from error
+        raise ValueError(f"{path} cannot be read ({error}): wanted one array as np.save(path, images) writes it") from error
     return _of_array(_checked(array, path), None, None)
 
 
@@ -349,9 +345,7 @@ def _of_array(pixels: Pixels, labels: NDArray[np.int64] | None, classes: tuple[s
 
 def _check_labels(labels: NDArray[Any], n: int, classes: tuple[str, ...] | None, where: str) -> NDArray[np.int64]:
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (n,):
-        raise ValueError(
-            f"{where}: {labels.dtype} of shape {labels.shape}, wanted one whole number for each of {n} images"
-        )
+        raise ValueError(f"{where}: {labels.dtype} of shape {labels.shape}, wanted one whole number for each of {n} images")
     if n == 0:
         return labels.astype(np.int64)
     low, high = int(labels.min()), int(labels.max())
@@ -388,9 +382,7 @@ def _of_blobs(blobs: _Blobs, labels: NDArray[np.int64] | None, classes: tuple[st
             f"image; in a shell, with ImageMagick, mogrify -path OUT -resize {side}x{side}^ -gravity center "
             f"-extent {side}x{side} IN/*.png"
         )
-    return Decoded(
-        n, (first.h, first.w, channels), _decoded(blobs, channels), labels, classes if labels is not None else None
-    )
+    return Decoded(n, (first.h, first.w, channels), _decoded(blobs, channels), labels, classes if labels is not None else None)
 
 
 def _decoded(blobs: _Blobs, channels: int) -> Iterator[Pixels]:
@@ -512,9 +504,7 @@ def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] 
     # without that word: a struct with a field `bytes` is how images are stored
     images = images or [f.name for f in schema if str(f.type).startswith("struct<") and "bytes: binary" in str(f.type)]
     image = _one(images, ("image", "img"), where, list(schema.names))
-    labels = {
-        k: v["names"] for k, v in plain.items() if v.get("_type") == "ClassLabel" and isinstance(v.get("names"), list)
-    }
+    labels = {k: v["names"] for k, v in plain.items() if v.get("_type") == "ClassLabel" and isinstance(v.get("names"), list)}
     label = "label" if "label" in labels else next(iter(labels), None)
     if label is not None:
         return image, label, tuple(str(c) for c in labels[label])
@@ -540,8 +530,7 @@ def _bytes_of(cell: Any, where: str) -> bytes:
         return data
     path = cell.get("path") if isinstance(cell, dict) else None
     raise ValueError(
-        f"{where} holds no image"
-        + (f", only its path {path}: write the bytes into the file too" if path else ": remove the row")
+        f"{where} holds no image" + (f", only its path {path}: write the bytes into the file too" if path else ": remove the row")
     )
 
 
@@ -557,9 +546,7 @@ def _load_hub(
             f"hf:{repo} ({split}) could not be fetched: {type(error).__name__}: {error}. "
             "Check the name, the split and the network"
         ) from error
-    image = _one(
-        [k for k, v in rows.features.items() if isinstance(v, Image)], ("image", "img"), f"hf:{repo}", rows.column_names
-    )
+    image = _one([k for k, v in rows.features.items() if isinstance(v, Image)], ("image", "img"), f"hf:{repo}", rows.column_names)
     all_labels = [k for k, v in rows.features.items() if isinstance(v, ClassLabel)]
     label = "label" if "label" in all_labels else next(iter(all_labels), None)
     classes = known or (tuple(rows.features[label].names) if label else None)

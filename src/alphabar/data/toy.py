@@ -22,9 +22,7 @@ class Gaussian:
         _check("mean", self.mean, 3)
         _check("std", self.std, 3)
         if self.mean.shape != self.std.shape:
-            raise ValueError(
-                f"mean has shape {tuple(self.mean.shape)}, std {tuple(self.std.shape)}: give one std a pixel"
-            )
+            raise ValueError(f"mean has shape {tuple(self.mean.shape)}, std {tuple(self.std.shape)}: give one std a pixel")
         if bool((self.std < 0).any()):
             raise ValueError(f"std goes down to {float(self.std.min()):.4g}: give standard deviations >= 0")
 
@@ -60,14 +58,11 @@ class Mixture:
         _check("stds", self.stds, 1)
         if not len(self.weights) == len(self.means) == len(self.stds) > 0:
             raise ValueError(
-                f"{len(self.weights)} weights, {len(self.means)} means, {len(self.stds)} stds: "
-                "give one of each for a component"
+                f"{len(self.weights)} weights, {len(self.means)} means, {len(self.stds)} stds: give one of each for a component"
             )
         total = float(self.weights.sum())
         if bool((self.weights <= 0).any()) or abs(total - 1) > 1e-9:
-            raise ValueError(
-                f"weights add up to {total:.9g}: give weights > 0 that add up to 1, weights / weights.sum()"
-            )
+            raise ValueError(f"weights add up to {total:.9g}: give weights > 0 that add up to 1, weights / weights.sum()")
         if bool((self.stds < 0).any()):
             raise ValueError(f"stds go down to {float(self.stds.min()):.4g}: give standard deviations >= 0")
 
@@ -81,11 +76,7 @@ class Mixture:
         """
         if side < 1 or image_shape[2] < 2:
             raise ValueError(f"side = {side}, image_shape = {image_shape}: give side >= 1 and images at least 2 wide")
-        levels = (
-            torch.linspace(-spread, spread, side, dtype=torch.float64)
-            if side > 1
-            else torch.zeros(1, dtype=torch.float64)
-        )
+        levels = torch.linspace(-spread, spread, side, dtype=torch.float64) if side > 1 else torch.zeros(1, dtype=torch.float64)
         left, right = torch.meshgrid(levels, levels, indexing="ij")
         means = torch.empty((side**2, *image_shape), dtype=torch.float64)
         half = image_shape[2] // 2

@@ -65,9 +65,7 @@ class ImageEval:
         seed: int = 0,
         progress: bool = False,
     ) -> None:
-        self.extractor: FeatureExtractor = (
-            load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
-        )
+        self.extractor: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
         self.real: Real = real_images(reference, floor_images)
         self.seed = seed
         self.progress = progress
@@ -89,9 +87,7 @@ class ImageEval:
         """Kernel distance of features: unbiased, for 2 images and up. record: as for `fid`."""
         return self._score(images, record, ("kid",))[0]
 
-    def score(
-        self, images: Any, record: Mapping[str, Any] | None = None, metrics: Sequence[str] = METRICS
-    ) -> tuple[Score, ...]:
+    def score(self, images: Any, record: Mapping[str, Any] | None = None, metrics: Sequence[str] = METRICS) -> tuple[Score, ...]:
         """One Score a metric ("fid", "kid"); the features are worked out once. record: as for `fid`."""
         return self._score(images, record, metrics)
 
@@ -110,9 +106,7 @@ class ImageEval:
         if record is not None and record.get("x0_steps") is not None:
             numbers = list(record["x0_steps"])
             if len(numbers) != len(steps):
-                raise ValueError(
-                    f"{len(steps)} arrays, but the record's x0_steps names {len(numbers)}: pass samples.x0 whole"
-                )
+                raise ValueError(f"{len(steps)} arrays, but the record's x0_steps names {len(numbers)}: pass samples.x0 whole")
         out = []
         for number, images in zip(numbers, steps, strict=True):
             about = of_samples(record)
@@ -227,5 +221,3 @@ def _open(images: Any) -> tuple[Pixels, Mapping[str, Any] | None]:
     if isinstance(record, Mapping):  # Samples, whatever wrote them
         return check_images(images.images), record
     return check_images(images), None
-
-

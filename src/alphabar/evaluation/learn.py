@@ -53,9 +53,7 @@ def augment(pixels: Pixels, rng: np.random.Generator, *, flip: bool, shift: int,
     return out
 
 
-def accuracy(
-    network: Classifier, pixels: Pixels, labels: NDArray[np.int64], device: torch.device, batch: int = 500
-) -> float:
+def accuracy(network: Classifier, pixels: Pixels, labels: NDArray[np.int64], device: torch.device, batch: int = 500) -> float:
     """Share of images whose largest logit is their label's, in 0..1."""
     right = 0
     training = network.training

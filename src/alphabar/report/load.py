@@ -259,11 +259,14 @@ def curves(run: RunData, metric: str) -> list[Curve]:
         if row["metric"] == metric and number(row, "images") is not None:
             groups.setdefault(protocol(row), []).append(row)
     out = []
-    for rows in groups.values():
+    told = [in_words(rows[-1]) for rows in groups.values()]
+    for words, rows in zip(told, groups.values(), strict=True):
         kept = rewound(rows)
+        if told.count(words) > 1:  # the same to the eye, and yet not comparable: say more
+            words += f", extractor {kept[-1].get('extractor')}, reference {kept[-1].get('reference')}"
         x, y = series(kept, "value")
         floors = [f for row in kept if (f := number(row, "floor")) is not None]
-        out.append(Curve(metric, in_words(kept[-1]), x, y, statistics.fmean(floors) if floors else None))
+        out.append(Curve(metric, words, x, y, statistics.fmean(floors) if floors else None))
     return out
 
 

@@ -256,8 +256,8 @@ def _score_plot(name: str, metric: str, found: list[load.Curve]) -> Any:
     for k, curve in enumerate(found):
         lines.append(Line(f"{metric}, {curve.protocol}", curve.images, curve.values, colour=k, markers=True))
         if curve.floor is not None:
-            which = f" ({curve.protocol})" if several else ""
-            levels.append(Level(f"floor: real against real{which}, {sig(curve.floor)}", curve.floor, k if several else None))
+            which = "its floor" if several else "floor: real against real"
+            levels.append(Level(f"{which}, {sig(curve.floor)}", curve.floor, k if several else None))
     if not found:
         return None
     last = found[-1]

@@ -363,4 +363,3 @@ def _check_target(path: str | Path, channels: int) -> None:
 
 def _npz_path(path: str | Path) -> Path:
     return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
-
