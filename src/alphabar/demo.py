@@ -21,6 +21,7 @@ from alphabar.data.split import image_hashes
 from alphabar.denoiser.plan import parse_plan, timesteps
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.extractor import FeatureExtractor, load_extractor
+from alphabar.evaluation.floor import floor_sets
 from alphabar.evaluation.score import Score
 from alphabar.progress import track
 from alphabar.record import machine, write_atomically
@@ -278,7 +279,7 @@ def _number(pace: Mapping[str, Any], minutes: float, least: int) -> int:
 
 def _expectation(pace: Mapping[str, Any], n: int, settings: Sequence[Setting]) -> None:
     drawn = pace["few"] * pace["calls_few"] * pace["seconds_a_call_few"] + n * pace["calls_scored"] * pace["seconds_a_call"]
-    seconds = drawn + (pace["real"] + n * (pace["scored"] + 1)) * pace["seconds_a_feature"]
+    seconds = drawn + (pace["real"] + n * (pace["scored"] + floor_sets(n, pace["real"]))) * pace["seconds_a_feature"]
     slow = " (this machine is slow, but fewer images would make a score of little worth)" if seconds > PATIENCE else ""
     _say(
         f"one call costs {pace['seconds_a_call'] * 1e3:.3g} ms an image here: {n:,} images by each of {pace['scored']} settings, "
@@ -385,7 +386,8 @@ def _score(demo: Demo, extractor: FeatureExtractor) -> None:
         return
     images = sum(len(r.samples.images) for r in scored)
     half = len(demo.real) - len(demo.real) // 2
-    with track(images + half + min(len(scored[0].samples.images), len(demo.real) // 2), "scoring", unit="images") as advance:
+    n, pool = len(scored[0].samples.images), len(demo.real) // 2
+    with track(images + half + min(n, pool) * floor_sets(n, pool), "scoring", unit="images") as advance:
         judge = ImageEval(_ToldExtractor(extractor, advance), demo.real)
         for result in scored:
             result.scores = judge.score(result.samples)

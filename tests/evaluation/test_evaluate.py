@@ -61,6 +61,17 @@ def test_the_floor_is_low_at_the_same_n_and_the_same_again(evaluator: ImageEval,
     assert other.floor != fid.floor
 
 
+def test_the_floor_is_the_mean_over_disjoint_draws(linear: Linear) -> None:
+    reference, pool = stripes(300, 0), stripes(200, 1)
+    evaluate = ImageEval(linear, reference, floor_images=pool)
+    score = evaluate.kid(noise(60, 0))
+    order = evaluate.real.floor_order(0)
+    draws = [evaluate.real.pool[order[k : k + 60]] for k in (0, 60, 120)]  # 200 images hold three draws of 60
+    wanted = [kid(linear.features(d), linear.features(evaluate.real.reference)) for d in draws]
+    assert score.floor_sets == 3
+    assert score.floor == pytest.approx(np.mean(wanted), rel=1e-4)
+
+
 def test_the_floor_falls_with_n(linear: Linear) -> None:
     # FID's bias falls as 1 / n, and so does the floor, which is why it is taken at the n of the score
     def floor(n: int) -> float:
@@ -80,9 +91,9 @@ def test_the_floor_at_n_does_not_depend_on_what_was_scored_before(linear: Linear
 
 def test_features_are_worked_out_once(evaluator: ImageEval, linear: Linear) -> None:
     evaluator.score(noise(60, 0))
-    assert linear.seen == 60 + 300 + 60
+    assert linear.seen == 60 + 300 + 3 * 60  # the pool of 200 holds three floors
     evaluator.score(noise(60, 1))
-    assert linear.seen == 60 + 300 + 60 + 60
+    assert linear.seen == 60 + 300 + 3 * 60 + 60
 
 
 def test_uint8_and_floats_are_one_thing(evaluator: ImageEval) -> None:

@@ -14,7 +14,7 @@ from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet
 from alphabar.evaluation.extractor import FeatureExtractor, load_extractor
 from alphabar.evaluation.features import FeatureStats
-from alphabar.evaluation.floor import Real, real_images
+from alphabar.evaluation.floor import Real, floor_sets, real_images
 from alphabar.evaluation.frechet import frechet
 from alphabar.evaluation.kernel import kid
 from alphabar.evaluation.score import Score, of_samples
@@ -145,6 +145,7 @@ class ImageEval:
                 n_reference=len(self.real.reference),
                 floor=self._floor(metric, floor_n),
                 floor_n=floor_n,
+                floor_sets=floor_sets(floor_n, len(self.real.pool)),
                 floor_source=self.real.pool_source,
                 floor_seed=self.seed,
                 extractor=self.extractor.fingerprint,
@@ -182,8 +183,10 @@ class ImageEval:
 
     def _floor(self, metric: str, n: int) -> float:
         if (metric, n) not in self._floors:
-            side = _Side(self._pool_features(n), self.extractor.fingerprint)
-            self._floors[metric, n] = self._distance(metric, side)
+            # one draw of n images is as noisy as the score itself; disjoint draws cost little and are averaged
+            features = torch.split(self._pool_features(n * floor_sets(n, len(self.real.pool))), n)
+            sides = [_Side(f, self.extractor.fingerprint) for f in features]
+            self._floors[metric, n] = float(np.mean([self._distance(metric, side) for side in sides]))
         return self._floors[metric, n]
 
     def _pool_features(self, n: int) -> Features:

@@ -31,6 +31,11 @@ class Real:
         return seeds.generator(seed, stream=seeds.SUBSET).permutation(len(self.pool))
 
 
+def floor_sets(n: int, pool: int) -> int:
+    """Disjoint sets of n images that the floor is the mean of: as many as a pool of `pool` images holds, at most 8."""
+    return max(1, min(8, pool // n))
+
+
 def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | None = None) -> Real:
     """Reference and floor pool, chosen so:
 

@@ -27,7 +27,8 @@ class Score:
 
     value: lower is better for "fid" (>= 0) and "kid" (around 0 at best). interval: (low, high), or None where none was
     worked out. n, n_reference: images on either side. floor: the metric of floor_n real images that are not in the
-    reference; floor_n equals n unless there are too few of them. extractor, reference: fingerprints. nfe: network calls
+    reference, the mean over floor_sets disjoint draws; floor_n equals n unless there are too few of them.
+    extractor, reference: fingerprints. nfe: network calls
     an image. seeds, sampler: of the samples' record, None for images of unknown origin.
     """
 
@@ -45,6 +46,7 @@ class Score:
     interval: tuple[float, float] | None = None
     floor_interval: tuple[float, float] | None = None
     floor_seed: int | None = None
+    floor_sets: int | None = None
     nfe: float | None = None
     seeds: Mapping[str, int] | None = None
     sampler: Mapping[str, Any] | None = None
