@@ -335,11 +335,12 @@ def _optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) -> t
 
 
 def _compiled(module: LossModule, wanted: bool) -> nn.Module:
-    """Compiles the network in place of itself; where that fails on the first call, goes on with the plain one."""
+    """Compiles the network's forward; where that fails and the plain one does not, goes on with the plain one."""
     if not wanted:
         return module
     network = module.model.network
-    fast = torch.compile(network)
+    plain = network.forward
+    fast = torch.compile(plain)
     state = {"works": True}
 
     def call(y: Tensor, t: Tensor) -> Tensor:
@@ -347,13 +348,13 @@ def _compiled(module: LossModule, wanted: bool) -> nn.Module:
             try:
                 out: Tensor = fast(y, t)
                 return out
-            except Exception as e:  # torch.compile raises many types where no compiler is found
-                if "compil" not in f"{type(e)} {e}".lower() and "inductor" not in f"{type(e)} {e}".lower():
-                    raise
+            except Exception as e:  # many types, where no compiler is found or it cannot read the code
+                out = plain(y, t)  # an error of the network's own is raised here again
                 state["works"] = False
                 warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training goes on without it", stacklevel=2)
-        plain: Tensor = type(network).forward(network, y, t)
-        return plain
+                return out
+        out = plain(y, t)
+        return out
 
     network.forward = call
     return module
