@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,7 +218,3 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
         raise ValueError(f"model description: image_shape is {shape!r}; wanted [channels, height, width]")
     if not math.isfinite(spec["data_range"]):
         raise ValueError(f"model description: data_range is {spec['data_range']!r}")
-
-
-def recipe_dict(recipe: ModelRecipe) -> dict[str, Any]:
-    return asdict(recipe)

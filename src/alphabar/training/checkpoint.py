@@ -33,7 +33,7 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     save_weights(part / "model.safetensors", model)
@@ -43,22 +43,24 @@ def save_checkpoint(
     (part / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
     for name in (*FILES, "state.json"):
         _sync(part / name)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _replace(part, folder)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """target becomes a copy of the checkpoint `source`, whole or not at all."""
-    part, old = target.with_name(target.name + ".part"), target.with_name(target.name + ".old")
+    part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(source, part)
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(part, target)
+    _replace(part, target)
+
+
+def _replace(part: Path, folder: Path) -> None:
+    """Moves `part` to `folder`; what was there stays as FOLDER.old until then, where `find_checkpoint` looks too."""
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():  # else FOLDER.old may be the only checkpoint there is
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(part, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
