@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from alphabar.evaluation.features import FeatureStats, scatter_of, stream
+from alphabar.evaluation.features import FeatureStats, pieces, scatter_of, stream
 from tests.evaluation.conftest import Linear, stripes
 
 
@@ -45,8 +47,11 @@ def test_two_extractors_never_mix() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"\(0, 3\): wanted \(n, d\)"):
         FeatureStats.of(torch.zeros(0, 3), "e")
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        FeatureStats.of(torch.tensor([[0.0, float("nan")]]), "e")
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        f = torch.zeros(5, 2)
+        f[3:, 1] = bad
+        with pytest.raises(ValueError, match=r"NaN or infinity among the features of image 3 .* and 1 after it"):
+            FeatureStats.of(f, "e")
     with pytest.raises(ValueError, match="no covariance"):
         _ = FeatureStats.of(torch.zeros(1, 3), "e").cov
 
@@ -66,3 +71,30 @@ def test_stream_is_one_pass_in_any_chunks() -> None:
         np.testing.assert_allclose(stats.cov, cov, rtol=1e-12)
     with pytest.raises(ValueError, match="no images"):
         stream([], extractor)
+
+
+def test_stream_names_the_image_that_is_no_number() -> None:
+    class Bad(Linear):
+        def features(self, pixels: np.ndarray) -> torch.Tensor:
+            f = super().features(pixels)
+            if self.seen > 150:
+                f[5, 0] = float("nan")
+            return f
+
+    pixels = stripes(230, 3).pixels
+    with pytest.raises(ValueError, match=r"image 135 \(the first is image 0\)"):  # 100 + 30 of the chunks before, and 5
+        stream(iter([pixels[:130], pixels[130:]]), Bad(), chunk=100)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_pieces_of_a_map_are_its_images(mode: str, tmp_path: Path) -> None:
+    pixels = stripes(100, 3, (32, 32, 3)).pixels
+    np.save(tmp_path / "pixels.npy", pixels)
+    mapped = np.load(tmp_path / "pixels.npy", mmap_mode=mode)  # type: ignore[call-overload]
+    expected = pixels.copy()
+    if mode != "r":
+        mapped[60] = expected[60] = 7  # in mode c in memory alone: letting go of it would lose it
+    got = list(pieces(mapped[10:], range(0, 90, 40), 40))
+    assert [len(block) for block in got] == [40, 40, 10]
+    assert np.array_equal(np.concatenate(got), expected[10:])
+    assert np.array_equal(mapped, expected)

@@ -1,6 +1,7 @@
 """Statistics of features that add up: they stream, shard and merge without a second pass."""
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +50,9 @@ class FeatureStats:
             raise ValueError(f"features of shape {tuple(f.shape)}: wanted (n, d) with n >= 1")
         f = f.to(torch.float64)
         mean = f.mean(0)
-        if not bool(torch.isfinite(mean).all()):
-            raise ValueError("NaN or infinity among the features: look at the images and at the extractor's weights")
+        if not bool(torch.isfinite(mean).all()):  # the cheap sign of it
+            check_finite(f)
+            raise ValueError("the sum of the features is beyond float64: look at the extractor's weights")
         return cls(extractor, len(f), mean, scatter_of(f - mean))
 
     @property
@@ -83,24 +85,64 @@ def same_extractor(a: FeatureStats, b: FeatureStats) -> None:
 
 
 def stream(
-    images: Pixels | Sequence[NDArray[np.uint8]], extractor: FeatureExtractor, *, chunk: int = 4096, keep: bool = False
+    images: Pixels | Iterable[NDArray[np.generic]], extractor: FeatureExtractor, *, chunk: int = 4096, keep: bool = False
 ) -> tuple[FeatureStats, Features | None]:
     """Statistics of the features of images, chunk by chunk, in memory of one chunk.
 
-    images: one array (a memory map stays one), or a sequence of them. keep: also return the features [n, d].
+    images: one array [n, h, w, c] (a memory map is read chunk by chunk and does not fill the memory), or any number of
+    them, one at a time. keep: also return the features [n, d]. Unlike `extract`, in one process, and nothing is cached.
     """
     total: FeatureStats | None = None
     kept: list[Tensor] = []
+    seen = 0
     for array in [images] if isinstance(images, np.ndarray) else images:
-        for start in range(0, len(array), chunk):
-            f = extractor.features(np.asarray(array[start : start + chunk]))
+        for block in pieces(array, range(0, len(array), chunk), chunk):
+            f = extractor.features(block)
+            check_finite(f, seen)
+            seen += len(f)
             stats = FeatureStats.of(f, extractor.fingerprint)
             total = stats if total is None else total + stats
             if keep:
                 kept.append(f)
     if total is None:
-        raise ValueError("no images came: give at least one array of uint8 images, (n, h, w, c)")
+        raise ValueError("no images came: give at least one array of images, (n, h, w, c)")
     return total, torch.cat(kept) if keep else None
+
+
+def pieces(images: Pixels, starts: Iterable[int], chunk: int) -> Iterator[Pixels]:
+    """images[start : start + chunk] for every start. Of a memory map, what was read is handed back to the system.
+
+    Pages of a mapped file count as memory of the process until they are handed back; they stay in the system's cache.
+    """
+    backing = _mapping(images)
+    for start in starts:
+        block = images[start : start + chunk]
+        yield np.array(block) if backing is not None else np.asarray(block)
+        if backing is not None:
+            backing.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: NDArray[np.generic]) -> mmap.mmap | None:
+    """The mapped file that an array looks into, when nothing but the file holds its pages (modes r and r+)."""
+    mode, base = None, array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            mode = base.mode
+        base = base.base  # type: ignore[assignment]
+    known = isinstance(base, mmap.mmap) and mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED")
+    return base if known else None
+
+
+def check_finite(features: Features, first: int = 0) -> None:
+    """Raises ValueError, naming the image's number, where a feature is NaN or infinite. first: the number of row 0."""
+    good = torch.isfinite(features).all(1)
+    if not bool(good.all()):
+        bad = torch.nonzero(~good).flatten()
+        others = f" and {len(bad) - 1} after it" if len(bad) > 1 else ""
+        raise ValueError(
+            f"NaN or infinity among the features of image {first + int(bad[0])} (the first is image 0){others}: look at "
+            "that image, and at the extractor's weights"
+        )
 
 
 def as_features(features: Float[Tensor, "n d"] | NDArray[np.floating]) -> Features:

@@ -99,34 +99,51 @@ def trace_sqrt(a: Matrix, b: Matrix, rank_a: int, rank_b: int, *, scale: float) 
         a, b, rank_a, rank_b = b, a, rank_b, rank_a
     f = _factor(a, rank_a)
     values = torch.linalg.eigvalsh(_symmetric(f.T @ b @ f))
-    largest = float(values[-1])
-    rounding = 4 * _EPS * max(largest, 0.0)
-    if float(values[0]) < -d * rounding:
+    if float(values[0]) < -d * 4 * _EPS * max(float(values[-1]), 0.0):
         raise ValueError(
-            f"the product of the covariances has the eigenvalue {float(values[0]):.3g} beside {largest:.3g}: a covariance "
-            "is not positive semi-definite; make statistics with FeatureStats.of"
+            f"the product of the covariances has the eigenvalue {float(values[0]):.3g} beside {float(values[-1]):.3g}: a "
+            "covariance is not positive semi-definite; make statistics with FeatureStats.of"
         )
     values = values[-min(rank_a, rank_b, d) :].clamp_min(0.0)  # the rest is 0 but for rounding
-    roots = values.sqrt()
+    if _root_errors(values) > _tolerance(scale - 2 * float(values.sqrt().sum()), scale):
+        # Singular values of the factors' product are those roots themselves: their error is rounding, not its root.
+        return float(torch.linalg.svdvals(f.T @ _factor(b, rank_b)).sum())
+    return float(values.sqrt().sum())
+
+
+def _root_errors(values: Float64[Tensor, " r"]) -> float:
+    """Likely error of twice the sum of the roots of ascending eigenvalues, each wrong by rounding of the largest."""
+    rounding = 4 * _EPS * max(float(values[-1]), 0.0)
+    roots = values.clamp_min(0.0).sqrt()
     # An error of `rounding` in a value is one of rounding / (2 root) in its root, and at most sqrt(rounding) near zero.
     # A root's error has either sign, so the errors' squares add.
     errors = torch.minimum(rounding / (2 * roots).clamp_min(1e-300), torch.full_like(roots, math.sqrt(rounding)))
-    trace = float(roots.sum())
-    distance = abs(scale - 2 * trace)
-    if 2 * float(errors.square().sum().sqrt()) > max(1e-7 * distance, 1e-13 * scale):
-        # Singular values of the factors' product are those roots themselves: their error is rounding, not its root.
-        trace = float(torch.linalg.svdvals(f.T @ _factor(b, rank_b)).sum())
-    return trace
+    return 2 * float(errors.square().sum().sqrt())
+
+
+def _tolerance(distance: float, scale: float) -> float:
+    return max(1e-7 * abs(distance), 1e-13 * scale)
+
+
+def roots_are_exact(values: Float64[Tensor, " d"], scale: float) -> bool:
+    """Whether the roots of these eigenvalues of F^T B F give the distance to rounding; `scale` as in `trace_sqrt`."""
+    return _root_errors(values) <= _tolerance(scale - 2 * float(values.clamp_min(0).sqrt().sum()), scale)
+
+
+def cholesky(cov: Matrix) -> Matrix | None:
+    """The Cholesky factor, or None where the covariance is singular to rounding."""
+    lower, info = torch.linalg.cholesky_ex(cov)
+    # a pivot of the size of rounding means that the factor is rounding, too
+    if int(info) or float((lower.diagonal().square() / cov.diagonal()).min()) <= len(cov) * _EPS:
+        return None
+    factor: Matrix = lower
+    return factor
 
 
 def _factor(cov: Matrix, rank: int) -> Float64[Tensor, "d r"]:
     """F with F F^T = cov: the Cholesky factor, or, for a singular covariance, from its eigenvectors."""
-    if rank >= len(cov):
-        lower, info = torch.linalg.cholesky_ex(cov)
-        # a pivot of the size of rounding means that the factor is rounding, too
-        if not int(info) and float((lower.diagonal().square() / cov.diagonal()).min()) > len(cov) * _EPS:
-            factor: Tensor = lower
-            return factor
+    if rank >= len(cov) and (lower := cholesky(cov)) is not None:
+        return lower
     values, vectors = torch.linalg.eigh(_symmetric(cov))
     if float(values[0]) < -len(cov) * 4 * _EPS * float(values[-1]):
         raise ValueError(
@@ -134,8 +151,8 @@ def _factor(cov: Matrix, rank: int) -> Float64[Tensor, "d r"]:
             "positive semi-definite: make statistics with FeatureStats.of"
         )
     keep = min(rank, len(cov))
-    factor = vectors[:, -keep:] * values[-keep:].clamp_min(0.0).sqrt()
-    return factor
+    root: Tensor = vectors[:, -keep:] * values[-keep:].clamp_min(0.0).sqrt()
+    return root
 
 
 def _symmetric(m: Tensor) -> Tensor:
