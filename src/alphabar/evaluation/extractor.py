@@ -203,19 +203,30 @@ def fingerprint(preprocessing: Mapping[str, Any], weights: Mapping[str, Tensor])
     return digest.hexdigest()[:16]
 
 
-def load_extractor(name_or_path: str | Path = "bundled") -> Extractor:
-    """Read an extractor: "bundled" (Fashion-MNIST's garments) or the path of a file that `Extractor.save` wrote.
+def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
+    """Read an extractor: "bundled" (Fashion-MNIST's garments), the path of a file that `Extractor.save` wrote, or
+    "inception:original" and "inception:clean" (see `alphabar.evaluation.inception.load_inception`).
 
     Raises FileNotFoundError when there is none, ValueError for a file that is not an extractor, or whose content does
     not match its own fingerprint.
     """
+    name = str(name_or_path)
+    if name == "inception" or name.startswith("inception:"):
+        from alphabar.evaluation.inception import load_inception
+
+        return load_inception(name)
+    return read_extractor(BUNDLED if name == "bundled" else name_or_path)
+
+
+def read_extractor(path: str | Path) -> Extractor:
+    """Read the file that `Extractor.save` wrote; raises what `load_extractor` does."""
     from safetensors import safe_open
 
-    path = BUNDLED if str(name_or_path) == "bundled" else Path(name_or_path)
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"no extractor at {path}: give 'bundled', or the path of a .safetensors file made by "
-            "`alphabar extractor train SET --out PATH`"
+            "`alphabar extractor train SET --out PATH`, or 'inception:original' or 'inception:clean'"
         )
     try:
         with safe_open(path, framework="pt") as file:
