@@ -109,7 +109,7 @@ def cover(
         if len(f) <= k:
             raise ValueError(f"{len(f)} {name} images have no {k}-th neighbour: give more than k = {k}")
         check_finite(f)
-    y = y.to(x.device)
+    x, y = (f.detach() if f.dtype in (torch.float32, torch.float64) else f.detach().float() for f in (x, y.to(x.device)))
 
     balls_x, balls_y = _balls(x, k, block), _balls(y, k, block)
     in_x, in_y = _pairs(balls_x, balls_y, k, block)
@@ -127,7 +127,9 @@ def cover(
         )
         for name, p in parts.items()
     }
-    estimates = {name: p.estimate(level) if enough else Estimate(p.value, None, None, level, _NO_INTERVAL) for name, p in parts.items()}
+    estimates = {
+        name: p.estimate(level) if enough else Estimate(p.value, None, None, level, _NO_INTERVAL) for name, p in parts.items()
+    }
     return Cover(**estimates, k=k, n_real=len(x), n_generated=len(y), expansions=expansions)
 
 
@@ -136,7 +138,7 @@ def cover(
 
 @dataclass(frozen=True, eq=False)
 class _Scaled:
-    """Features, centred and of mean square 1, for products. The squared distance of two rows is 2 unit^2 (half_i + half_j - u_i . u_j)."""
+    """Features, centred and of mean square 1: squared distances are 2 unit^2 (half_i + half_j - u_i . u_j)."""
 
     u: Tensor  # [n, d]
     half: Tensor  # |u|^2 / 2
@@ -146,7 +148,7 @@ class _Scaled:
     def of(f: Tensor, centre: Tensor, unit: float, dtype: torch.dtype = torch.float32) -> "_Scaled":
         u = torch.empty(f.shape, dtype=dtype, device=f.device)
         half = torch.empty(len(f), dtype=dtype, device=f.device)
-        for part, out, squares in zip(f.split(2048), u.split(2048), half.split(2048), strict=True):
+        for part, out, squares in zip(*(torch.split(t, 2048) for t in (f, u, half)), strict=True):
             wide = (part.to(torch.float64) - centre) / unit
             out.copy_(wide)
             squares.copy_(wide.square().sum(1) / 2)
@@ -163,7 +165,7 @@ def _middle(*sets: Tensor) -> tuple[Tensor, float]:
     """Mean of the rows of all sets, and the root mean square of their distances from it (1 where that is 0)."""
     n = sum(len(f) for f in sets)
     centre = torch.stack([f.sum(0, dtype=torch.float64) for f in sets]).sum(0) / n
-    squares = sum(float((part.to(torch.float64) - centre).square().sum()) for f in sets for part in f.split(2048))
+    squares = sum(float((part.to(torch.float64) - centre).square().sum()) for f in sets for part in torch.split(f, 2048))
     unit = math.sqrt(squares / n)
     if not math.isfinite(unit):
         raise ValueError("the features' squares are beyond float64: look at the extractor's weights")
@@ -180,7 +182,7 @@ def _tile(a: _Scaled, b: _Scaled, i: slice, j: slice, room: Tensor | None = None
 def _exact(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
     """Squared distances of a[i] and b[j] in float64: equal rows have equal distances, to the bit."""
     out = torch.empty(len(i), dtype=torch.float64, device=a.device)
-    step = max(1, (1 << 21) // a.shape[1])
+    step = max(1, (1 << 21) // max(1, a.shape[1]))
     for s in range(0, len(i), step):
         at = slice(s, s + step)
         out[at] = (a[i[at]].to(torch.float64) - b[j[at]].to(torch.float64)).square().sum(1)
@@ -241,14 +243,15 @@ def _balls(f: Tensor, k: int, block: int) -> _Balls:
 
 
 def _bounds(s: _Scaled, most: int, block: int) -> Tensor:
-    """For each image a distance within which `most` others lie, very likely, and not many more: an order statistic of a sample."""
+    """For each image a distance within which `most` others lie, very likely, and not many more, from a sample of the images."""
     n = len(s.u)
-    if n <= 2 * _SAMPLE:
+    size = min(_SAMPLE, n // 4)
+    if size < 2 * most:
         return torch.full((n,), torch.finfo(s.half.dtype).max, device=s.u.device)
-    picked = torch.from_numpy(generator(0, n).permutation(n)[:_SAMPLE]).to(s.u.device)
+    picked = torch.from_numpy(generator(0, n).permutation(n)[:size]).to(s.u.device)
     sample = _Scaled(s.u[picked], s.half[picked], s.unit)
-    expected = most * _SAMPLE / n
-    rank = min(int(expected + 3 * expected**0.5 + 4), _SAMPLE)  # one for the image itself, where it is in the sample
+    expected = most * size / n
+    rank = min(int(expected + 3 * expected**0.5 + 4), size)  # one for the image itself, where it is in the sample
     bound = torch.zeros(n, dtype=s.half.dtype, device=s.u.device)
     for a in spread.deal(range(0, n, block)):
         rows = slice(a, a + block)
@@ -282,7 +285,7 @@ def _slowly(f: Tensor, rows: Tensor, centre: Tensor, unit: float, k: int, most: 
     """Radii and lists of some rows, each against all images in float64."""
     s = _Scaled.of(f, centre, unit, torch.float64)
     radii, near, squares = [], [], []
-    for part in rows.split(128):
+    for part in torch.split(rows, 128):
         own = _Scaled(s.u[part], s.half[part], unit)
         h = _tile(own, s, slice(None), slice(None))
         h[torch.arange(len(part), device=f.device), part] = math.inf
@@ -413,7 +416,7 @@ class _Finder:
         self.ranks = torch.zeros((n, self.lists.shape[1], 2), dtype=torch.int64, device=device)
 
     def add(self, ball: Tensor, point: Tensor, h: Tensor) -> None:
-        for part in (h <= self.bound[ball]).nonzero()[:, 0].split(1 << 18):
+        for part in torch.split((h <= self.bound[ball]).nonzero()[:, 0], 1 << 18):
             self._add(ball[part], point[part], h[part])
 
     def _add(self, ball: Tensor, point: Tensor, h: Tensor) -> None:
@@ -434,12 +437,14 @@ class _Finder:
         self.by_ball.add(ball, point, rank)
 
     def result(self) -> _Inside:
-        kept = []
-        for s in (self.by_point, self.by_ball):
-            s.gather()
-            kept.append(tuple(t.cpu().numpy() for t in s.padded(-1)))
-        hits, holds, ranks = (spread.total(t).cpu().numpy() for t in (self.hits, self.holds, self.ranks))
-        return _Inside(hits, holds, kept[0], kept[1], ranks)
+        hits, holds, ranks = (spread.total(t).numpy() for t in (self.hits, self.holds, self.ranks))
+        return _Inside(hits, holds, _kept(self.by_point), _kept(self.by_ball), ranks)
+
+
+def _kept(pairs: _Smallest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    pairs.gather()
+    ranks, partners = pairs.padded(-1)
+    return ranks.cpu().numpy(), partners.cpu().numpy()
 
 
 # --- halves ----------------------------------------------------------------------------------------------------------
@@ -489,7 +494,7 @@ def _count(words: Words) -> NDArray[np.float64]:
 
 
 def _open(near: NDArray[np.int64], kept: Words, k: int) -> Words:
-    """[n, l + 0]: the bits of the cuts at which the ball's centre is kept, and fewer than k of its first l neighbours are."""
+    """[n, l]: the bits of the cuts at which the ball's centre is kept, and fewer than k of its first l neighbours are."""
     found = np.zeros((k, len(near)), dtype=np.uint64)  # found[c]: more than c of them
     out = np.empty(near.shape, dtype=np.uint64)
     for place in range(near.shape[1]):
@@ -530,7 +535,7 @@ class _Part:
             interval = (0.0 if p == 0 else max(middle - half, 0.0), middle + half)
         if se > 0 and self.seen:
             return Estimate(p, se, interval, level)
-        note = f"all images count alike, so that the interval rests on {1 / self.relative:.0f} independent images and not on a spread"
+        note = f"all images count alike: the interval is that of {1 / self.relative:.0f} independent ones"
         return Estimate(p, se or None, interval, level, note)
 
 
