@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from alphabar.data.images import to_model
 from alphabar.evaluation.extractor import fingerprint
 from alphabar.evaluation.resize import RESIZES, resize
-from alphabar.types import Features, Images, Pixels
+from alphabar.types import Features, Pixels
 
 _FLOATS = 2**24  # numbers of resized images that are worked on at once, about 64 MiB
 
@@ -70,7 +71,7 @@ class ModuleExtractor:
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
-    def prepared(self, pixels: Pixels) -> Images:
+    def prepared(self, pixels: Pixels) -> Float[Tensor, "b channels height width"]:
         """What the network sees of pixels [n, h, w, c]: float32 NCHW, resized and normalised.
 
         Raises ValueError for images without the network's number of channels.
@@ -127,8 +128,10 @@ def _per_channel(name: str, value: float | Sequence[float], channels: int) -> li
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights as the fingerprint takes them: NumPy has no bfloat16, and a count of batches decides nothing."""
-    return {
-        name: w.float() if w.dtype == torch.bfloat16 else w
-        for name, w in weights.items()
-        if not name.endswith("num_batches_tracked")
-    }
+    out: dict[str, Tensor] = {}
+    for name, w in weights.items():
+        if w.dtype == torch.bfloat16:
+            out[f"{name} in bfloat16"] = w.float()
+        elif not name.endswith("num_batches_tracked"):
+            out[name] = w
+    return out

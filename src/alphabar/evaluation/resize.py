@@ -19,7 +19,7 @@ RESIZES = {
 }
 
 
-def resize(x: Images, size: tuple[int, int], how: str) -> Images:
+def resize(x: Images, size: tuple[int, int], how: str) -> Float[Tensor, "b c height width"]:
     """Images NCHW in the model's range, [-1, 1], at another (height, width).
 
     how: "original", as the TensorFlow graph of FID does it, or "clean", as clean-fid does it: bicubic overshoots beyond
