@@ -19,6 +19,7 @@ from alphabar.data.images import to_model
 from alphabar.types import Features, Images, Pixels
 
 FORMAT = 1  # of the file; a later one is refused
+NOT_CHECKED = "not checked"
 BUNDLED = Path(__file__).parents[1] / "assets" / "fashion_mnist_extractor.safetensors"
 
 
@@ -80,7 +81,8 @@ class Classifier(nn.Module):
     """The network: images NCHW in [-1, 1] -> features (`embed`) -> logits (`forward`).
 
     in_channels: of the images. widths: channels at half, a quarter, an eighth ... of the size. dim: number of features,
-    which are averages over the image of the last layer before the logits. classes: number of logits.
+    which are averages over the image of the last layer before the logits. classes: number of logits; 0 for a network that was
+    trained without labels.
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], dim: int, classes: int) -> None:
@@ -90,7 +92,8 @@ class Classifier(nn.Module):
         for before, after in pairwise(widths):
             layers += [_Block(before, after, 2), _Block(after, after, 1)]
         self.trunk = nn.Sequential(*layers, _Conv(last, dim, 1), nn.ReLU())
-        self.head = nn.Linear(dim, classes)
+        self.classes = classes
+        self.head = nn.Linear(dim, classes) if classes else nn.Identity()
 
     def embed(self, x: Images) -> Features:
         out: Tensor = self.trunk(x).mean((2, 3))
@@ -112,7 +115,8 @@ class Extractor(nn.Module):
 
     architecture: the arguments of `Classifier`. weights: its folded state. image_shape: (channels, height, width) of
     the set it was trained on; images of any other shape are refused. classes: the names of the classes, or None.
-    training: what is known of how it was made (plain JSON, not part of the fingerprint).
+    training: what is known of how it was made; check: what `alphabar extractor check`
+    found (both plain JSON, and no part of the fingerprint).
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class Extractor(nn.Module):
         image_shape: tuple[int, int, int],
         classes: Sequence[str] | None = None,
         training: Mapping[str, Any] | None = None,
+        check: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -132,6 +137,7 @@ class Extractor(nn.Module):
         self.image_shape = image_shape
         self.classes = tuple(classes) if classes is not None else None
         self.training_record = dict(training or {})
+        self.check = dict(check) if check is not None else None
         self.preprocessing: dict[str, Any] = {
             "input": "uint8 NHWC", "shape": list(image_shape), "range": [-1, 1], "network": dict(architecture),
         }  # fmt: skip
@@ -142,6 +148,11 @@ class Extractor(nn.Module):
         self.network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
         self.fingerprint = fingerprint(self.preprocessing, self.network.state_dict())
+
+    @property
+    def warrant(self) -> str:
+        """ "passed", "failed: " with the kinds of damage that it does not see, or "not checked"."""
+        return NOT_CHECKED if self.check is None else str(self.check["verdict"])
 
     def _check(self, pixels: Pixels) -> None:
         c, h, w = self.image_shape
@@ -154,8 +165,8 @@ class Extractor(nn.Module):
 
     def _run(self, pixels: Pixels, *, logits: bool, batch: int) -> Tensor:
         self._check(pixels)
-        device = self.network.head.weight.device
-        width = self.network.head.out_features if logits else self.dim
+        device = next(self.network.parameters()).device
+        width = self.network.classes if logits else self.dim
         out = torch.empty((len(pixels), width), dtype=torch.float32)
         call = self.network.forward if logits else self.network.embed
         with torch.inference_mode():
@@ -169,7 +180,9 @@ class Extractor(nn.Module):
         return self._run(pixels, logits=False, batch=batch)
 
     def logits(self, pixels: Pixels, batch: int = 256) -> Tensor:
-        """Logits [n, classes], float32 on the CPU, of uint8 images [n, h, w, c]."""
+        """Logits [n, classes], float32 on the CPU, of images [n, h, w, c]."""
+        if not self.network.classes:
+            raise ValueError(f"extractor {self.name!r} was trained without labels, so it has features but no logits")
         return self._run(pixels, logits=True, batch=batch)
 
     def save(self, path: str | Path) -> Path:
@@ -187,6 +200,7 @@ class Extractor(nn.Module):
             "preprocessing": self.preprocessing,
             "fingerprint": self.fingerprint,
             "training": self.training_record,
+            "check": self.check,
         }
         weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         part = path.with_name(path.name + ".part")
@@ -245,11 +259,36 @@ def read_extractor(path: str | Path) -> Extractor:
     c, h, w = about["image_shape"]
     extractor = Extractor(
         about["name"], about["architecture"], weights,
-        image_shape=(c, h, w), classes=about["classes"], training=about["training"],
+        image_shape=(c, h, w), classes=about["classes"],
+        training=about["training"], check=about.get("check"),
     )  # fmt: skip
     if extractor.fingerprint != about["fingerprint"]:
         raise ValueError(
             f"{path} says that its fingerprint is {about['fingerprint']}, its content gives {extractor.fingerprint}: "
             "the file was changed or made by another version; train the extractor again or fetch the file again"
         )
+    if extractor.check is not None and extractor.check.get("extractor") != extractor.fingerprint:
+        extractor.check = None  # of other weights
+    return extractor
+
+
+def mark(path: str | Path, check: Mapping[str, Any]) -> Extractor:
+    """Writes what a check found (`Check.mark()`) into an extractor's file; weights and fingerprint stay as they are.
+
+    Raises what `read_extractor` does, and ValueError where the check was of another extractor.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import save
+
+    path = Path(path)
+    extractor = read_extractor(path)
+    if check.get("extractor") != extractor.fingerprint:
+        raise ValueError(f"a check of extractor {check.get('extractor')} cannot be written into {path}, {extractor.fingerprint}")
+    with safe_open(path, framework="pt") as file:
+        header, weights = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    about = json.loads(header["alphabar_extractor"]) | {"check": dict(check)}
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(save(weights, metadata={**header, "alphabar_extractor": json.dumps(about)}))
+    part.replace(path)
+    extractor.check = dict(check)
     return extractor

@@ -70,8 +70,8 @@ def accuracy(network: Classifier, pixels: Pixels, labels: NDArray[np.int64], dev
 def _labels(image_set: "ImageSet") -> NDArray[np.int64]:
     if image_set.labels is None:
         raise ValueError(
-            f"the set {image_set.name!r} has no labels, and an extractor is a classifier: use a labelled set, or a "
-            "folder with one subfolder a class"
+            f"the set {image_set.name!r} has no labels, and this extractor is a classifier: use a folder with one subfolder a "
+            "class, or learn from the images alone: alphabar extractor train SET --self-supervised --out PATH"
         )
     return np.asarray(image_set.labels, dtype=np.int64)
 
