@@ -1,12 +1,14 @@
 """The verbs of the Python interface that join several layers: train, and what the command line stands on."""
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alphabar.data.sources import ImageSet, load
+from alphabar.data.card import unused_depth
+from alphabar.data.sources import ImageSet, load, parse_set
 from alphabar.data.split import holdout
 from alphabar.denoiser.build import Model, build
 from alphabar.evaluation.evaluate import ImageEval
@@ -21,11 +23,21 @@ from alphabar.training.hooks import HeldOutLoss, Hook
 from alphabar.training.loop import train as _train
 
 
-def new_model(recipe: Recipe, image_shape: tuple[int, int, int]) -> Model:
-    """The untrained model of a recipe for images of (c, h, w), which `data.pad` enlarges."""
+def new_model(
+    recipe: Recipe,
+    image_shape: tuple[int, int, int],
+    pixels: str = "uint8",
+    value_range: tuple[float, float] | None = None,
+) -> Model:
+    """The untrained model of a recipe for images of (c, h, w), which `data.pad` enlarges.
+
+    pixels, value_range: the type that they are stored in and the range that was declared for them.
+    """
     c, h, w = image_shape
     pad = recipe.data.pad
-    return build(recipe.model, recipe.schedule.spec(), (c, h + 2 * pad, w + 2 * pad), recipe.train.seed, crop=pad)
+    shape = (c, h + 2 * pad, w + 2 * pad)
+    spec = recipe.schedule.spec()
+    return build(recipe.model, spec, shape, recipe.train.seed, crop=pad, pixels=pixels, value_range=value_range)
 
 
 def train(
@@ -45,11 +57,13 @@ def train(
     run = Run(out)
     if run.recipe.exists() and not resume:
         raise FileExistsError(f"{run.path} already holds a run: add --resume to go on with it, or name another folder")
-    image_set = load(recipe.data.set, "train") if images is None else images
+    image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
+    if (note := unused_depth(image_set)) is not None:
+        warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
     if recipe.data.limit:
         image_set = image_set.subset(range(min(recipe.data.limit, len(image_set))))
     kept, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    model = new_model(recipe, image_set.image_shape)
+    model = new_model(recipe, image_set.image_shape, image_set.pixels.dtype.name, image_set.value_range)
     watching: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
     if recipe.watch.preview_every:
         watching.append(Preview(recipe.watch.preview_every, recipe.watch.preview_n, recipe.watch.preview_steps))
@@ -65,6 +79,9 @@ def train(
                     "fingerprint": image_set.fingerprint,
                     "images": len(kept),
                     "held_out": len(held),
+                    "pixels": image_set.pixels.dtype.name,
+                    "value_range": image_set.value_range,
+                    "skipped": list(image_set.skipped),
                 },
                 indent=1,
             )
@@ -92,7 +109,7 @@ def _scorer(recipe: Recipe, image_set: ImageSet) -> Hook | None:
     if name == "none":
         return None
     try:
-        reference = load(recipe.data.set, "test")
+        reference = load(recipe.data.set, "test", **recipe.data.reading())
     except FileNotFoundError:  # a set without a test split is scored against its held-out images
         _, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
         reference = image_set.subset(held)
@@ -121,8 +138,8 @@ def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    image_set = load(recipe.data.set, "train") if images is None else images
-    model = new_model(recipe, image_set.image_shape).eval()
+    image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
+    model = new_model(recipe, image_set.image_shape, image_set.pixels.dtype.name, image_set.value_range).eval()
     x = torch.zeros(1, *model.image_shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x, torch.ones(1))
@@ -145,19 +162,25 @@ def score(
     n: int | None = None,
     steps: int = 50,
     eta: float = 0.0,
+    reading: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> tuple[Score, ...]:
     """FID and KID of an .npz, of a folder of images, or of n samples drawn from a run (and kept in its samples/).
 
-    A run's scores are added to its scores.jsonl. Raises ValueError for fewer images than features.
+    reading: options of `load` (value_range, alpha, skip_broken, axes) for the real images, and for those to be scored where
+    another program made them. A run's scores are added to its scores.jsonl. Raises ValueError for fewer images than features.
     """
     path = Path(samples)
     is_run = str(samples) == "bundled" or (path / "checkpoints").is_dir() or path.suffix == ".safetensors"
-    evaluator = ImageEval(load_extractor(extractor), against, progress=progress)
+    options = dict(reading or {})
+    real = load(*parse_set(against), **options)
+    evaluator = ImageEval(load_extractor(extractor), real, progress=progress)
     if not is_run:
-        images, record = load_samples(path)
+        images, record = load_samples(path, options)
+        _check_range(record, real)
         return evaluator.score(images[:n] if n else images, record=record)
     model = load_model(samples)
+    _check_range({"value_range": model.value_range}, real)
     count = n or 2000
     out = None
     if path.is_dir():
@@ -174,14 +197,32 @@ def score(
     return scores
 
 
-def load_samples(path: Path) -> tuple[Any, dict[str, Any] | None]:
-    """Images and their sampling record (None where another program made them) from an .npz or a folder."""
+def _check_range(record: Mapping[str, Any] | None, real: ImageSet) -> None:
+    """Refuses samples whose levels stand for other values than those of the real images."""
+    if record is None:
+        return
+    declared = record.get("value_range")
+    made = None if declared is None else (float(declared[0]), float(declared[1]))
+    if made != real.value_range:
+        typed = "leave --range out" if made is None else f"--range {made[0]:.6g} {made[1]:.6g}"
+        raise ValueError(
+            f"the samples' range is {made}, that of {real.name}:{real.split} is {real.value_range}: the same level stands for "
+            f"different values. Read the real images as those that the model was trained on: {typed}"
+        )
+
+
+def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any] | None]:
+    """Images and their sampling record (None where another program made them) from an .npz or a folder.
+
+    reading: options of `load` for those of another program; our own samples are pixels as they were stored.
+    """
+    options = dict(reading or {})
     if not path.exists():
         raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
     if path.suffix == ".npz" or (path / "record.json").exists():
         try:
             made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
         except (ValueError, KeyError):  # an .npz of another program: no record in it
-            return load(str(path)).pixels, None
+            return load(str(path), **options).pixels, None
         return made.images, made.record
-    return load(str(path)).pixels, None
+    return load(str(path), **options).pixels, None

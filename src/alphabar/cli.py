@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -19,6 +19,18 @@ extractor_app = App(
 app.command(extractor_app)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON instead of a table")]
+
+
+# how images are read: see `alphabar.data.sources.load`
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    Parameter(name="--range", allow_leading_hyphen=True, help="LOW HIGH: the values at the bottom and the top of the scale"),
+]
+Alpha = Annotated[
+    str, Parameter(help="of transparent images: refuse, keep (one more channel), or the background: white, black, R,G,B")
+]
+SkipBroken = Annotated[bool, Parameter(negative="", help="leave damaged images out, and say which")]
+AxesOrder = Annotated[Literal["nhwc", "nchw"] | None, Parameter(help="of arrays whose shape leaves it open")]
 
 
 @app.command
@@ -43,7 +55,17 @@ def demo(*, out: str = "demo", minutes: float = 2.5) -> None:
 
 
 @app.command
-def data(image_set: str, *, sheet: Path | None = None, n: int = 100, as_json: Json = False) -> None:
+def data(
+    image_set: str,
+    *,
+    sheet: Path | None = None,
+    n: int = 100,
+    value_range: ValueRange = None,
+    alpha: Alpha = "refuse",
+    skip_broken: SkipBroken = False,
+    axes: AxesOrder = None,
+    as_json: Json = False,
+) -> None:
     """Print the data card of a set and write a contact sheet.
 
     ```
@@ -63,17 +85,18 @@ def data(image_set: str, *, sheet: Path | None = None, n: int = 100, as_json: Js
     import numpy as np
 
     from alphabar.data.card import data_card
-    from alphabar.data.sheet import contact_sheet
+    from alphabar.data.sheet import contact_sheet, shown_note
     from alphabar.data.sources import load, parse_set
     from alphabar.seeds import generator
 
-    images = load(*parse_set(image_set))
+    images = load(*parse_set(image_set), value_range=value_range, alpha=alpha, skip_broken=skip_broken, axes=axes)
     card = data_card(images)
     chosen = np.sort(generator(0).permutation(len(images))[:n])
     path = sheet or Path(f"{images.name}_{images.split}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(np.asarray(images.pixels[chosen]), scale=2 if images.image_shape[1] < 64 else 1).save(path)
-    card["sheet"] = str(path)
+    some = np.asarray(images.pixels[chosen])
+    contact_sheet(some, scale=2 if images.image_shape[1] < 64 else 1).save(path)
+    card["sheet"], card["sheet_note"] = str(path), shown_note(some)
     _show(card, as_json, f"{images.name}:{images.split}")
 
 
@@ -87,6 +110,10 @@ def train(
     seed: int | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    value_range: ValueRange = None,
+    alpha: Alpha | None = None,
+    skip_broken: SkipBroken = False,
+    axes: AxesOrder = None,
 ) -> None:
     """Train a model on a set, into a run folder; previews, held-out loss and FID appear while it runs.
 
@@ -125,6 +152,14 @@ def train(
         if not source.exists():
             raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to begin it")
     settings = [*tokens] if resume else [*tokens, "--data.set", image_set]
+    if value_range is not None:
+        settings += ["--data.range", *(str(v) for v in value_range)]
+    if alpha is not None:
+        settings += ["--data.alpha", alpha]
+    if skip_broken:
+        settings += ["--data.skip-broken"]
+    if axes is not None:
+        settings += ["--data.axes", axes]
     resolved = api.with_budget(resolve(source, settings), images, seed)
     if dry_run:
         print(resolved.toml())
@@ -163,8 +198,9 @@ def sample(
     alphabar sample runs/garments --n 10000 --sampler ddim --steps 50 --eta 1 --seed 1 --out samples.npz
     ```
 
-    Writes OUT.npz with `images` (uint8, n x h x w x c) and the record of how they were made, or, when OUT ends in a
-    slash, a folder of PNGs; and a contact sheet of the first 100 beside it. An interrupted command goes on where it stopped.
+    Writes OUT.npz with `images` (n x h x w x c, of the type that the model was trained on) and the record of how they
+    were made, or, when OUT ends in a slash, a folder of PNGs; and a contact sheet of the first 100 beside it. An
+    interrupted command goes on where it stopped.
 
     Parameters
     ----------
@@ -239,6 +275,10 @@ def score(
     n: int | None = None,
     steps: int = 50,
     eta: float = 0.0,
+    value_range: ValueRange = None,
+    alpha: Alpha = "refuse",
+    skip_broken: SkipBroken = False,
+    axes: AxesOrder = None,
     as_json: Json = False,
 ) -> None:
     """Score images against real ones: FID and KID, beside what as many real images get (the floor).
@@ -265,7 +305,8 @@ def score(
     """
     from alphabar import api
 
-    _show_scores(api.score(samples, against, extractor, n=n, steps=steps, eta=eta), as_json)
+    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
+    _show_scores(api.score(samples, against, extractor, n=n, steps=steps, eta=eta, reading=reading), as_json)
 
 
 @app.command

@@ -28,6 +28,23 @@ class DataRecipe:
     """Share of the training images, picked by content, that is never trained on."""
     limit: int = 0
     """Train on this many images only, the first ones; 0 is all of them."""
+    range: tuple[float, ...] = ()
+    """Two values: the bottom and the top of the scale, as 0 4095 for 12-bit images; none for 0..255, 0..65535, floats 0..1."""
+    alpha: str = "refuse"
+    """Of transparent images: refuse, keep (one more channel), or the background: white, black, or R,G,B."""
+    skip_broken: bool = False
+    """Leave damaged images out, and say so, instead of refusing the set."""
+    axes: str = ""
+    """nhwc or nchw, for arrays whose shape leaves open which axis holds the channels."""
+
+    def reading(self) -> dict[str, Any]:
+        """The options of `alphabar.data.sources.load`."""
+        return {
+            "value_range": self.range or None,
+            "alpha": self.alpha,
+            "skip_broken": self.skip_broken,
+            "axes": self.axes or None,
+        }
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,10 @@ class Recipe:
     def fingerprint(self, images: str) -> str:
         """Sixteen hex digits over all that decides the weights: this recipe less `watch`, and the images' fingerprint."""
         decided = {k: v for k, v in asdict(self).items() if k != "watch"}
+        usual = asdict(DataRecipe())
+        for key in ("range", "alpha", "skip_broken", "axes"):  # younger than the first runs, which must go on as they began
+            if decided["data"][key] == usual[key]:
+                del decided["data"][key]
         return hashlib.sha256(json.dumps([decided, images], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8, UInt16
 from torch import Tensor
 
 Images = Float[Tensor, "b c h w"]  # noisy or clean images; clean ones live in [-1, 1]
@@ -12,7 +12,8 @@ Levels = Float[Tensor, " b"]  # one sigma an image, >= 0, in units of the clean 
 Times = Float64[Tensor, "..."]  # a schedule's own time, or a sigma, in float64
 Timesteps = Float[Tensor, " b"]  # one time an image, as a network sees it, float32
 Grid = Float64[Tensor, " n"]  # levels that fall strictly and end in 0: n levels make n - 1 steps
-Pixels = UInt8[np.ndarray, "n h w c"]  # images as they are stored: 0..255
+# Images as they are stored. The type decides the scale: uint8 0..255, uint16 0..65535, float32 0..1.
+Pixels = UInt8[np.ndarray, "n h w c"] | UInt16[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]
 Features = Float[Tensor, "n d"]  # what an extractor makes of n images
 
 OnStep = Callable[[int, float, Tensor, Tensor], None]  # (step, sigma, x, x0_hat), before x moves on

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from alphabar.data.augment import flip, shift
-from alphabar.data.card import data_card
-from alphabar.data.sheet import contact_sheet
+from alphabar.data.card import data_card, unused_depth
+from alphabar.data.sheet import contact_sheet, shown, shown_note
 from alphabar.data.sources import load
 
 
@@ -41,6 +41,52 @@ def test_the_card_of_unlabelled_images(tmp_path: Path, cache: Path) -> None:
     card = data_card(load(tmp_path / "a.npy", cache=cache))
     assert card["classes"] is None
     assert (card["std"], card["duplicates"], card["distinct"]) == (0.0, 3, 1)
+
+
+def test_the_card_of_16_bit_and_of_floats(tmp_path: Path, cache: Path, rng: np.random.Generator) -> None:
+    deep = rng.integers(100, 4096, (50, 8, 7, 2), dtype=np.uint16)
+    deep[0, 0, 0] = 100, 4095
+    np.save(tmp_path / "deep.npy", deep)
+    card = data_card(load(tmp_path / "deep.npy", cache=cache))
+    assert (card["dtype"], card["scale"], card["min"], card["max"]) == ("uint16", 65535, 100, 4095)
+    assert card["std"] == pytest.approx(deep.std(), rel=1e-12)
+    assert card["channel_mean"] == pytest.approx(deep.mean((0, 1, 2)), rel=1e-12)
+    assert card["used"] == pytest.approx(3995 / 65535)
+    assert "6.10%" in card["note"] and "--range 0 4095" in card["note"]
+    images = load(tmp_path / "deep.npy", cache=cache, value_range=(0, 4095))
+    card = data_card(images)
+    assert (card["note"], card["value_range"], unused_depth(images)) == (None, [0.0, 4095.0], None)
+    assert np.rint(card["values"]).tolist() == [100, 4095]
+    floats = rng.normal(0, 1, (50, 8, 7, 3)).clip(-5, 5)
+    np.save(tmp_path / "floats.npy", floats)
+    card = data_card(load(tmp_path / "floats.npy", cache=cache, value_range=(-5, 5)))
+    assert (card["dtype"], card["levels"], card["scale"]) == ("float32", None, 1)
+    assert card["sigma_data"] == pytest.approx(floats.std() / 5, rel=1e-6)
+    assert card["channel_std"] == pytest.approx(floats.std((0, 1, 2)) / 10, rel=1e-6)
+    assert json.loads(json.dumps(card)) == card
+
+
+def test_unused_depth_is_told_before_training(tmp_path: Path, cache: Path) -> None:
+    np.save(tmp_path / "a.npy", np.full((3, 8, 8, 1), 900, np.uint16))
+    assert "--range 0 1023" in str(unused_depth(load(tmp_path / "a.npy", cache=cache)))
+    np.save(tmp_path / "b.npy", np.linspace(0, 65535, 192).astype(np.uint16).reshape(3, 8, 8, 1))
+    assert unused_depth(load(tmp_path / "b.npy", cache=cache)) is None
+
+
+def test_what_a_screen_cannot_show_is_said_under_the_sheet(rng: np.random.Generator) -> None:
+    deep = rng.integers(0, 65536, (2, 5, 4, 1), dtype=np.uint16)
+    np.testing.assert_array_equal(shown(deep), np.rint(deep / 257))  # the whole scale: nothing is stretched
+    many = rng.random((2, 5, 4, 6), dtype=np.float32)
+    np.testing.assert_array_equal(shown(many)[1, :, 8:12, 0], np.rint(many[1, ..., 2].astype(float) * 255))
+    assert shown(many).shape == (2, 5, 16, 1)
+    for pixels in (deep, many):
+        sheet, plain = contact_sheet(pixels), contact_sheet(shown(pixels))
+        assert sheet.height > plain.height
+        np.testing.assert_array_equal(np.asarray(sheet)[: plain.height, : plain.width], np.asarray(plain))
+        assert np.asarray(sheet)[plain.height :].min() < 128  # there is text
+        assert sheet.tobytes() == contact_sheet(pixels).tobytes()
+    assert shown_note(many) == "float32, 0..1 shown as 0..255; 6 channels, the first 4 side by side"
+    assert shown_note(shown(many)) is None
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -111,5 +157,9 @@ def test_shift_moves_and_fills(rng: np.random.Generator) -> None:
     for image, y, x in zip(out[..., 0], rows, columns, strict=True):
         assert (image == 7).sum() == 25 - (5 - abs(y - 2)) * (5 - abs(x - 2))
     np.testing.assert_array_equal(shift(pixels, rng, most=0), pixels)
+    deep = shift(pixels.astype(np.uint16) * 257, rng, most=2, fill=40000)
+    assert (deep.dtype, set(np.unique(deep))) == (np.uint16, {0, 200 * 257, 40000})
+    with pytest.raises(ValueError, match="0 to 255"):
+        shift(pixels, rng, fill=256)
     with pytest.raises(ValueError, match="0 to 4 pixels"):
         shift(pixels, rng, most=5)

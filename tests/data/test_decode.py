@@ -6,9 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
-from alphabar.data.decode import decode, probe
+from alphabar.data.decode import BrokenError, decode, probe
+from alphabar.data.png import png_16
+from alphabar.data.values import Reading, reading_of
 
 from .conftest import png
 
@@ -59,7 +61,7 @@ def test_opaque_alpha_is_dropped_and_any_other_refused(mode: str) -> None:
     image = colour.convert(mode)
     np.testing.assert_array_equal(read(encoded(image)), np.asarray(colour).reshape(6, 4, -1))
     image.putpixel((1, 1), (*image.getpixel((1, 1))[:-1], 254))  # type: ignore[index]
-    with pytest.raises(ValueError, match=r"picture is transparent in 4.2% of its pixels.*alpha_composite"):
+    with pytest.raises(ValueError, match=r"picture is transparent in 4.2% of its pixels.*--alpha white.*--alpha keep"):
         read(encoded(image))
 
 
@@ -85,34 +87,177 @@ def test_exif_rotation_is_applied() -> None:
     np.testing.assert_array_equal(read(encoded(Image.fromarray(COLOUR), exif=exif)), COLOUR[::-1, ::-1])
 
 
-def deep_png(channels: int) -> bytes:
-    """A 16-bit PNG by hand: Pillow writes none in colour, and cuts one to 8 bit when it reads it."""
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    rows = b"".join(b"\0" + bytes(range(2 * channels * 4)) for _ in range(4))
+def deep_png(image: np.ndarray, filters: str = "01234") -> bytes:
+    """A 16-bit PNG by hand, each row with another of the five filters: Pillow writes none in colour."""
+    h, w, c = image.shape
+    kind, bpp = {1: 0, 2: 4, 3: 2, 4: 6}[c], 2 * c
+    raw = image.astype(">u2").view(np.uint8).reshape(h, -1).astype(int)
+    rows = []
+    for y in range(h):
+        up = raw[y - 1] if y else np.zeros_like(raw[y])
+        left, corner = (np.concatenate([np.zeros(bpp, int), r[:-bpp]]) for r in (raw[y], up))
+        p = left + up - corner
+        near = np.stack([abs(p - left), abs(p - up), abs(p - corner)]).argmin(0)
+        paeth = np.choose(near, [left, up, corner])
+        f = int(filters[y % len(filters)])
+        rows.append(bytes([f]) + ((raw[y] - [0, left, up, (left + up) // 2, paeth][f]) % 256).astype(np.uint8).tobytes())
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", w, h, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        encoded(Image.fromarray(GREY.astype(np.uint16) * 256)),
-        encoded(Image.fromarray(GREY.astype(np.uint16) * 256), "TIFF"),
-        encoded(Image.fromarray(GREY.astype(np.int32) * 1000), "TIFF"),
-        encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"),
-        *(deep_png(c) for c in (1, 2, 3, 4)),
-        b"P5\n# a comment\n2 2\n65535\n" + bytes(8),
-        b"P6 2 2 4095\n" + bytes(24),
-    ],
-    ids=["png", "tiff", "int32", "float", *(f"png {c} channels" for c in (1, 2, 3, 4)), "pgm", "ppm"],
-)
-def test_more_than_8_bit_is_refused_never_clipped(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"picture holds (floats|16-bit|\d\d bits).*8 bits cannot hold"):
-        probe(data, "picture")
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_png_comes_through_whole(channels: int) -> None:
+    """S1: Pillow clips 16-bit grey to 255 when it converts, and cuts 16-bit colour to 8 bits when it reads."""
+    image = np.random.default_rng(channels).integers(0, 65536, (11, 7, channels), dtype=np.uint16)
+    if channels in (2, 4):
+        image[..., -1] = 65535
+    colour = image[..., : 1 if channels < 3 else 3]
+    assert probe(deep_png(image), "picture").dtype == "uint16"
+    np.testing.assert_array_equal(read(deep_png(image)), colour)
+    np.testing.assert_array_equal(read(png_16(image)), colour)  # our own writer
+    if channels in (2, 4):
+        image[3, 4, -1] = 65534
+        with pytest.raises(ValueError, match=r"transparent in 1.3%"):
+            read(deep_png(image))
+        got = decode(deep_png(image), "picture", colour.shape[-1], Reading(alpha="keep"), alpha=True)
+        np.testing.assert_array_equal(got, image)
+
+
+def test_a_ramp_of_16_bit_keeps_its_levels() -> None:
+    """The ramp of S1, of 16 levels, and 12 bits of a scanner in 16."""
+    for ramp in (np.linspace(0, 65535, 16).astype(np.uint16), np.linspace(0, 4095, 16).astype(np.uint16)):
+        image = np.tile(ramp, (16, 1))
+        for kind in ("PNG", "TIFF", "PPM"):
+            np.testing.assert_array_equal(read(encoded(Image.fromarray(image), kind))[..., 0], image)
+
+
+def tiff(array: np.ndarray, **options: object) -> bytes:
+    tifffile = pytest.importorskip("tifffile")
+    out = io.BytesIO()
+    tifffile.imwrite(out, array, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("kind", ["uint16", "int16", "int32", "uint32", "float16", "float32", "float64"])
+def test_tiff_values_are_those_that_were_written(kind: str, order: str, compression: str | None) -> None:
+    rng = np.random.default_rng(0)
+    grey = (
+        rng.normal(0, 1e4, (9, 7)) if kind[0] == "f" else rng.integers(*((0, 65536) if kind[0] == "u" else (-9000, 9000)), (9, 7))
+    )
+    if kind == "uint32":
+        grey = grey + (1 << 31)
+    grey = grey.astype(kind)
+    data = tiff(grey, byteorder=order, compression=compression)
+    np.testing.assert_array_equal(read(data)[..., 0], grey)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(("kind", "channels"), [("uint16", 3), ("float32", 3), ("uint8", 5), ("float32", 2), ("uint16", 64)])
+def test_tiff_of_many_channels(kind: str, channels: int, order: str, compression: str | None) -> None:
+    image = (np.random.default_rng(0).random((9, 7, channels)) * (1 if kind == "float32" else 255)).astype(kind)
+    options = {"photometric": "rgb" if channels == 3 else "minisblack", "byteorder": order, "compression": compression}
+    np.testing.assert_array_equal(read(tiff(image, planarconfig="contig", **options)), image)
+    apart = tiff(np.moveaxis(image, 2, 0), planarconfig="separate", **options)
+    np.testing.assert_array_equal(read(apart), image)
+
+
+def test_tiff_of_16_bit_rgb_with_lzw_and_alpha() -> None:
+    image = np.random.default_rng(0).integers(0, 65536, (9, 7, 4), dtype=np.uint16)
+    data = tiff(image, photometric="rgb", extrasamples=["unassalpha"])
+    got = decode(data, "picture", 3, Reading(alpha="keep"), alpha=True)
+    np.testing.assert_array_equal(got, image)
+    with pytest.raises(ValueError, match=r"multiplied by its alpha"):
+        read(tiff(image, photometric="rgb", extrasamples=["assocalpha"]))
+
+
+def test_what_a_tiff_leaves_open_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"0 is white"):
+        read(tiff(np.zeros((4, 4), np.uint16), photometric="miniswhite"))
+    with pytest.raises(ValueError, match=r"3 frames"):
+        read(tiff(np.zeros((3, 4, 4), np.float64), photometric="minisblack"))
+    with pytest.raises(ValueError, match=r"65 channels"):
+        read(tiff(np.zeros((4, 4, 65), np.uint8), photometric="minisblack", planarconfig="contig"))
+
+
+@pytest.mark.parametrize("ascii_", [False, True])
+@pytest.mark.parametrize(("channels", "top"), [(1, 4095), (3, 65535), (1, 100), (3, 255)])
+def test_pnm_values_are_those_in_the_file(channels: int, top: int, ascii_: bool) -> None:
+    image = np.random.default_rng(0).integers(0, top + 1, (3, 2, channels)).astype(np.uint8 if top < 256 else np.uint16)
+    magic = {(1, False): "P5", (3, False): "P6", (1, True): "P2", (3, True): "P3"}[channels, ascii_]
+    body = " ".join(map(str, image.ravel())).encode() if ascii_ else image.astype(">u2" if top > 255 else "u1").tobytes()
+    data = f"{magic}\n# a comment\n2 3\n{top}\n".encode() + body
+    shape = probe(data, "picture", Reading((0.0, float(top))))
+    np.testing.assert_array_equal(decode(data, "picture", shape.c, Reading((0.0, float(top)))), image)
+    if top not in (255, 65535):
+        with pytest.raises(ValueError, match=rf"brightest value is {top}.*--range 0 {top}"):
+            probe(data, "picture")
+    with pytest.raises(BrokenError, match=r"picture is damaged"):
+        decode(data[:-6], "picture", channels, Reading((0.0, float(top))))
+
+
+def test_transparency_is_painted_on_the_background_that_was_named() -> None:
+    image = np.concatenate([COLOUR, np.full((6, 4, 1), 255, np.uint8)], -1)
+    image[0, 0, 3], image[1, 1, 3] = 0, 100
+    data = encoded(Image.fromarray(image))
+    for name, ground in (("white", (255, 255, 255)), ("10,20,30", (10, 20, 30))):
+        got = decode(data, "picture", 3, reading_of(alpha=name))
+        a = image[..., 3:] / 255
+        np.testing.assert_array_equal(got, np.rint(COLOUR * a + np.array(ground) * (1 - a)))
+    np.testing.assert_array_equal(decode(data, "picture", 3, reading_of(alpha="keep"), alpha=True), image)
+    with pytest.raises(ValueError, match=r"R,G,B from 0 to 255"):
+        reading_of(alpha="0,0,256")
+    with pytest.raises(ValueError, match=r"range and alpha"):
+        reading_of((0, 1), "white")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_rotation_is_that_of_pillow(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    deep = Image.fromarray((GREY.astype(np.uint16) << 8) | 7)
+    want = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(Image.fromarray(GREY), exif=exif))))
+    got = read(encoded(deep, exif=exif))[..., 0]
+    np.testing.assert_array_equal(got, (np.asarray(want).astype(np.uint16) << 8) | 7)
+    rgb = np.random.default_rng(0).random((6, 4, 3), dtype=np.float32)
+    turned = read(tiff(rgb, photometric="rgb", extratags=[(274, 3, 1, orientation, True)]))
+    plain = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(Image.fromarray(COLOUR), exif=exif)))))
+    where = [tuple(p) for p in plain.reshape(-1, 3)].index(tuple(COLOUR[1, 2]))
+    np.testing.assert_array_equal(turned.reshape(-1, 3)[where], rgb[1, 2])
+    np.testing.assert_array_equal(read(encoded(deep, "TIFF", exif=exif))[..., 0], got)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_jpeg_that_ends_early_is_never_filled_with_grey(lenient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow paints the rest grey where a program has asked it to, and where zeros or an end marker hide the cut."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for options in ({}, {"progressive": True}):
+        data = encoded(Image.fromarray(noise), "JPEG", **options)
+        read(data)
+        read(data + b"what a camera adds")
+        for cut in (len(data) // 2, len(data) - 300, len(data) - 2):
+            for bad in (data[:cut], data[:cut] + bytes(len(data) - cut)):
+                with pytest.raises(BrokenError, match=r"picture is damaged"):
+                    read(bad)
+    assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_a_png_whose_bits_were_turned_is_damaged() -> None:
+    data = bytearray(encoded(Image.fromarray(COLOUR)))
+    at = data.index(b"IDAT") + 20
+    data[at] ^= 1
+    with pytest.raises(BrokenError, match=r"picture is damaged"):
+        read(bytes(data))
+    good = encoded(Image.fromarray(COLOUR))
+    with pytest.raises(BrokenError, match=r"cut short"):
+        read(good[:-12])  # all pixels are there, the end is not
 
 
 def test_several_frames_and_cmyk_are_refused() -> None:

@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 import alphabar.data.sources as sources
+from alphabar.data.images import to_model
+from alphabar.data.png import png_16
 from alphabar.data.sources import load, parse_set
+from alphabar.data.values import to_values
 
 from .conftest import Array, idx_bytes, png
 
@@ -319,19 +322,141 @@ def test_grey_and_colour_make_a_colour_set_and_rotation_counts_in_the_size(
     np.testing.assert_array_equal(images.pixels[1], pixels[2])
 
 
-def test_a_folder_of_16_bit_images_is_refused(cache: Path, write_folder: Write) -> None:
+def test_a_folder_of_16_bit_images_keeps_its_depth(cache: Path, write_folder: Write) -> None:
+    """S1: a 64x64 ramp of 16 bits becomes near-binary in other loaders, with a mean of 0.998."""
     ramp = (np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16)
-    folder = write_folder({"scan.png": png(ramp)})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"scan.png holds 16-bit"):
-        load(folder, cache=cache)
+    images = load(write_folder({"scan.png": png_16(ramp[..., None])}), cache=cache)
+    assert images.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(images.pixels[0, ..., 0], ramp)
+    assert float(to_model(images.pixels).mean()) == pytest.approx(2 * ramp.mean() / 65535 - 1, abs=1e-6)
 
 
-def test_a_corrupt_image_among_good_ones_is_named(cache: Path, pixels: Array, write_folder: Write) -> None:
-    good = png(pixels[0])
-    folder = write_folder({"a.png": good, "b.png": good[:-40]})
-    with pytest.raises(ValueError, match=r"b.png is damaged"):
+def test_a_declared_range_is_that_of_the_values(
+    cache: Path, tmp_path: Path, write_folder: Write, rng: np.random.Generator
+) -> None:
+    scans = rng.integers(0, 4096, (3, 8, 9, 1), dtype=np.uint16)
+    scans[0, 0, :2, 0] = 0, 4095
+    folder = write_folder({f"{i}.png": png_16(s) for i, s in enumerate(scans)})
+    np.savez_compressed(tmp_path / "a.npz", scans.astype(np.int32))
+    plain = load(folder, cache=cache)
+    declared = [load(p, cache=cache, value_range=(0, 4095)) for p in (folder, tmp_path / "a.npz")]
+    for images in declared:
+        assert (images.value_range, images.pixels.dtype) == ((0.0, 4095.0), np.uint16)
+        assert (images.pixels.min(), images.pixels.max()) == (0, 65535)
+        np.testing.assert_array_equal(np.rint(to_values(images.pixels, images.value_range)), scans)
+    assert declared[0].fingerprint == declared[1].fingerprint != plain.fingerprint
+    assert declared[0].subset([1]).value_range == (0.0, 4095.0)
+    np.testing.assert_array_equal(plain.pixels, scans)  # nothing is guessed
+    for place in (folder, tmp_path / "a.npz"):
+        with pytest.raises(ValueError, match=r"from 0 to 4095: \d+ of 216 values lie outside.*--range 0 4095"):
+            load(place, cache=cache, value_range=(0, 1000))
+    with pytest.raises(ValueError, match=r"the lower first"):
+        load(folder, cache=cache, value_range=(5, 5))
+    with pytest.raises(ValueError, match=r"int32 images from 0 to 4095.*declare"):
+        load(tmp_path / "a.npz", cache=cache)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+def test_floats_of_many_channels_and_their_axes(
+    tmp_path: Path, cache: Path, rng: np.random.Generator, order: str, save: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_BLOCK", 2)  # several blocks, the last one short
+    values = rng.normal(0, 500, (5, 8, 9, 6)).clip(-1000, 3000)
+    path = tmp_path / ("a.npy" if save is np.save else "a.npz")
+    save(path, np.asarray(np.moveaxis(values, 3, 1), order=order))
+    images = load(path, cache=cache, value_range=(-1000, 3000))
+    assert images.pixels.dtype == np.float32
+    assert images.image_shape == (6, 8, 9)
+    np.testing.assert_allclose(to_values(images.pixels, images.value_range), values, atol=4000 * 6e-8)
+    save(path, values[:, :4, :4])
+    with pytest.raises(ValueError, match=r"--axes nhwc"):
+        load(path, cache=cache, value_range=(-1000, 3000))
+    small = load(path, cache=cache, value_range=(-1000, 3000), axes="nhwc")
+    np.testing.assert_allclose(to_values(small.pixels, small.value_range), values[:, :4, :4], atol=4000 * 6e-8)
+
+
+def test_a_cut_array_is_named(tmp_path: Path, cache: Path, pixels: Array) -> None:
+    np.save(tmp_path / "a.npy", pixels)
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data[:-100])
+    with pytest.raises(ValueError, match=r"a.npy cannot be read to its end \(its data end within image 7 of 9"):
+        load(tmp_path / "a.npy", cache=cache)
+    np.savez(tmp_path / "b.npz", images=pixels)
+    data = bytearray((tmp_path / "b.npz").read_bytes())
+    data[500] ^= 1  # a pixel: the checksum tells
+    (tmp_path / "b.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"b.npz cannot be read.*CRC"):
+        load(tmp_path / "b.npz", cache=cache)
+
+
+def test_unlike_types_and_channels_are_refused(cache: Path, pixels: Array, write_folder: Write) -> None:
+    deep = pixels[1].astype(np.uint16) * 257
+    folder = write_folder({"a.png": png(pixels[0]), "b.png": png_16(deep)})
+    with pytest.raises(ValueError, match=r"2 types: 1 of uint8 \(as .*a.png\); 1 of uint16 \(as .*b.png\)"):
         load(folder, cache=cache)
-    assert not list((cache / "sets").iterdir())  # nothing half made is left
+    images = load(folder, cache=cache, value_range=(0, 65535))  # the same quantity in both, says the user
+    np.testing.assert_array_equal(images.pixels, np.stack([pixels[0].astype(np.uint16), deep]))
+
+
+def test_transparency_is_kept_or_painted_when_asked(cache: Path, pixels: Array, write_folder: Write) -> None:
+    clear = np.concatenate([pixels[0], np.full((6, 5, 1), 51, np.uint8)], -1)
+    folder = write_folder({"a.png": png(clear), "b.png": png(pixels[1]), "c.png": png(pixels[2, ..., :1])})
+    with pytest.raises(ValueError, match=r"a.png is transparent in 100.0%"):
+        load(folder, cache=cache)
+    kept = load(folder, cache=cache, alpha="keep")
+    np.testing.assert_array_equal(kept.pixels[0], clear)
+    np.testing.assert_array_equal(kept.pixels[1], np.concatenate([pixels[1], np.full((6, 5, 1), 255, np.uint8)], -1))
+    black = load(folder, cache=cache, alpha="black")
+    np.testing.assert_array_equal(black.pixels[0], np.rint(pixels[0] / 5))
+    np.testing.assert_array_equal(black.pixels[2], pixels[2, ..., :1].repeat(3, -1))
+
+
+def test_every_broken_image_is_listed_and_left_out_only_when_asked(
+    cache: Path, pixels: Array, write_folder: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = [png(p) for p in pixels]
+    files = {f"{'cat' if i % 2 else 'dog'}/{i}.png": data for i, data in enumerate(good)}
+    files |= {"cat/3.png": good[3][:-40], "dog/6.png": good[6][:10], "cat/7.png": b"", "dog/8.png": b"no image"}
+    folder = write_folder(files)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"4 of 9 images are broken") as caught:
+            load(folder, cache=cache)
+        for name in ("cat/3.png", "dog/6.png", "cat/7.png", "dog/8.png", "--skip-broken"):
+            assert name in str(caught.value)
+        assert not list((cache / "sets").iterdir())  # nothing half made is left
+    for _ in range(2):  # decoded, and out of the cache
+        images = load(folder, cache=cache, skip_broken=True)
+        assert "4 of 9 images" in capsys.readouterr().err
+        np.testing.assert_array_equal(images.pixels, pixels[[1, 5, 0, 2, 4]])
+        assert images.labels is not None
+        assert images.labels.tolist() == [0, 0, 1, 1, 1]
+        assert [next(n for n in files if n in text) for text in images.skipped] == [
+            "cat/3.png",
+            "cat/7.png",
+            "dog/6.png",
+            "dog/8.png",
+        ]
+        assert len(images.hashes) == 5
+    with pytest.raises(ValueError, match=r"4 of 9"):  # the cache of one is not that of the other
+        load(folder, cache=cache)
+    for name in files:
+        (folder / name).write_bytes(b"gone")
+    with pytest.raises(ValueError, match=r"9 of 9 images are broken"):
+        load(folder, cache=cache, skip_broken=True)
+
+
+def test_a_whole_image_that_cannot_be_read_is_refused_and_not_skipped(cache: Path, pixels: Array, write_folder: Write) -> None:
+    folder = write_folder({"a.png": png(pixels[0]), "b.png": png(np.zeros((9, 5, 3), np.uint8))})
+    with pytest.raises(ValueError, match=r"2 sizes"):
+        load(folder, cache=cache, skip_broken=True)
+
+
+def test_a_long_list_of_broken_images_is_cut(cache: Path, write_folder: Write) -> None:
+    folder = write_folder({f"{i:02}.png": b"no" for i in range(30)} | {"zz.png": png(np.zeros((4, 4, 1), np.uint8))})
+    with pytest.raises(ValueError, match=r"(?s)30 of 31.*19.png.*and 10 more") as caught:
+        load(folder, cache=cache)
+    assert "20.png" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +541,7 @@ def test_dates_do_not_matter_and_content_does(
     np.save(file, pixels)
     built: list[Path] = []
     build = sources._build_npy
-    monkeypatch.setattr(sources, "_build_npy", lambda path: built.append(path) or build(path))
+    monkeypatch.setattr(sources, "_build_npy", lambda path, reading: built.append(path) or build(path, reading))
     first = load(file, cache=cache)
     os.utime(file, (1, 1))
     file.rename(tmp_path / "b.npy")

@@ -117,7 +117,7 @@ def test_clipping_reaches_the_denoiser(gaussian):
     for clip in (False, True):
         grid = make_grid(gaussian.schedule, 4)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(draw, "to_pixels", lambda x: moved.append(x.max()) or np.zeros((2, 2, 2, 1), np.uint8))
+            patch.setattr(draw, "to_pixels", lambda x, dtype: moved.append(x.max()) or np.zeros((2, 2, 2, 1), np.uint8))
             quick(gaussian, 2, clip=clip, grid=grid)
     assert moved[0] > 2 and moved[1] <= 1
 

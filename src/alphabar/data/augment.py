@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from alphabar.data.values import scale_of
 from alphabar.types import Pixels
 
 
@@ -13,16 +14,16 @@ def flip(pixels: Pixels, rng: np.random.Generator, probability: float = 0.5) -> 
     return np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
 
 
-def shift(pixels: Pixels, rng: np.random.Generator, most: int = 2, fill: int = 0) -> Pixels:
-    """Each image moved by -most..most whole pixels along both axes; what moves in has the level `fill`, 0..255.
+def shift(pixels: Pixels, rng: np.random.Generator, most: int = 2, fill: float = 0) -> Pixels:
+    """Each image moved by -most..most whole pixels along both axes; what moves in has the level `fill`, 0 to 255, 65535 or 1.
 
     Nothing wraps round or is reflected. Raises ValueError when `most` could move an image out of its frame.
     """
     n, h, w, _ = pixels.shape
     if not 0 <= most < min(h, w):
         raise ValueError(f"most = {most}: images of {w}x{h} can be moved by 0 to {min(h, w) - 1} pixels")
-    if not 0 <= fill <= 255:
-        raise ValueError(f"fill = {fill}: give a level from 0 to 255")
+    if not 0 <= fill <= (scale := scale_of(pixels.dtype)):
+        raise ValueError(f"fill = {fill}: give a level from 0 to {scale}")
     padded = np.pad(pixels, ((0, 0), (most, most), (most, most), (0, 0)), constant_values=fill)
     moves = rng.integers(0, 2 * most + 1, size=(n, 2))
     out = np.empty_like(pixels)

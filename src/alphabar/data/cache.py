@@ -1,8 +1,9 @@
-"""Images decoded once into memory-mapped uint8 arrays, keyed by the content of the files that they come from.
+"""Images decoded once into memory-mapped arrays, keyed by the content of the files that they come from.
 
 An entry is a folder: pixels.npy (n, h, w, c), hashes.npy (one 64-bit hash an image), labels.npy where there are
-labels, and meta.json. It is written beside its place and renamed into it, so an entry is whole or absent: of two
-processes that build it at once, the second to finish throws its own away and uses the first one's.
+labels, and meta.json, which also names the broken images that were left out. It is written beside its place and renamed
+into it, so an entry is whole or absent: of two processes that build it at once, the second to finish throws its own away
+and uses the first one's.
 """
 
 import json
@@ -11,29 +12,34 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b, file_digest
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from alphabar.data.split import image_hashes
+from alphabar.data.values import SCALE
 from alphabar.progress import track
 from alphabar.types import Pixels
 
-VERSION = 1  # part of every key: raise it when decoding changes, and old entries are no longer found
+VERSION = 2  # part of every key: raise it when decoding changes, and old entries are no longer found
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a source gives the cache: `blocks` are uint8 (k, h, w, c) arrays that add up to n images."""
+    """What a source gives the cache: `blocks` are (k, h, w, c) arrays of `dtype` that add up to n images, less those
+    that turn out to be broken while they are decoded: `skipped` maps their numbers to what is wrong with them."""
 
     n: int
     shape: tuple[int, int, int]  # h, w, c
     blocks: Iterable[Pixels]
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[np.int64] | None = None  # of all n
     classes: tuple[str, ...] | None = None
+    dtype: DTypeLike = np.uint8
+    skipped: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class Entry:
     hashes: NDArray[np.uint64]
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...] | None
+    skipped: tuple[str, ...] = ()
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
@@ -120,12 +127,18 @@ def open_entry(place: Path) -> Entry | None:
         hashes = np.load(place / "hashes.npy", allow_pickle=False)
         labels = np.load(place / "labels.npy", allow_pickle=False) if meta["labels"] else None
         classes = None if meta["classes"] is None else tuple(str(c) for c in meta["classes"])
+        skipped = tuple(str(s) for s in meta["skipped"])
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     n = len(pixels) if pixels.ndim == 4 else -1
-    if pixels.dtype != np.uint8 or hashes.shape != (n,) or (labels is not None and labels.shape != (n,)):
+    if (
+        pixels.dtype.name not in SCALE
+        or not pixels.dtype.isnative
+        or hashes.shape != (n,)
+        or (labels is not None and labels.shape != (n,))
+    ):
         return None
-    return Entry(pixels, hashes, labels, classes)
+    return Entry(pixels, hashes, labels, classes, skipped)
 
 
 def _framed(data: bytes) -> bytes:
@@ -146,21 +159,43 @@ def _scratch(parent: Path) -> Iterator[Path]:
 
 
 def _write(folder: Path, decoded: Decoded) -> None:
-    pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(decoded.n, *decoded.shape))
+    """Block by block, through the file and not through mapped memory, so that the memory in use does not grow with n."""
+    dtype = np.dtype(decoded.dtype)
     hashes = np.empty(decoded.n, dtype=np.uint64)
     at = 0
     # a bar only where there is something to wait for
-    with track(float(decoded.n), "decoding", "images", show=decoded.n >= 20_000) as advance:
+    with (
+        (folder / "pixels.npy").open("wb") as file,
+        track(float(decoded.n), "decoding", "images", show=decoded.n >= 20_000) as advance,
+    ):
+        room = _header(file, (decoded.n, *decoded.shape), dtype)
         for block in decoded.blocks:
-            pixels[at : at + len(block)] = block
+            if block.dtype != dtype or block.shape[1:] != decoded.shape or at + len(block) > decoded.n:
+                raise ValueError(
+                    f"{block.dtype} images of shape {block.shape} were decoded where {decoded.n} {dtype} ones of {decoded.shape} "
+                    "were announced: the source changed meanwhile; try again"
+                )
+            np.ascontiguousarray(block).tofile(file)
             hashes[at : at + len(block)] = image_hashes(block)
             at += len(block)
             advance(float(len(block)))
-    if at != decoded.n:
-        raise ValueError(f"{at} images were decoded where {decoded.n} were announced: the source changed meanwhile; try again")
-    pixels.flush()
-    np.save(folder / "hashes.npy", hashes, allow_pickle=False)
+        n = decoded.n - len(decoded.skipped)
+        if at != n:
+            raise ValueError(f"{at} images were decoded where {n} were announced: the source changed meanwhile; try again")
+        file.seek(0)
+        if _header(file, (n, *decoded.shape), dtype) != room:
+            raise RuntimeError("the header of an .npy file changed its length with the number of images")
+    kept = np.setdiff1d(np.arange(decoded.n), list(decoded.skipped))
+    np.save(folder / "hashes.npy", hashes[:n], allow_pickle=False)
     if decoded.labels is not None:
-        np.save(folder / "labels.npy", decoded.labels.astype(np.int64), allow_pickle=False)
-    meta = {"labels": decoded.labels is not None, "classes": decoded.classes}
+        np.save(folder / "labels.npy", decoded.labels[kept].astype(np.int64), allow_pickle=False)
+    skipped = [decoded.skipped[k] for k in sorted(decoded.skipped)]
+    meta = {"labels": decoded.labels is not None, "classes": decoded.classes, "skipped": skipped}
     (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Writes the header of an .npy file, which keeps room for the first axis to grow; how long it is."""
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+    return file.tell()

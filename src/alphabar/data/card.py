@@ -1,28 +1,37 @@
 """The data card: what a set holds, in numbers that decide how a model should be trained on it."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.data.sources import ImageSet
+from alphabar.data.values import scale_of, to_values
+from alphabar.types import Pixels
 
-_CHUNK = 4096
+_CHUNK_BYTES = 1 << 26
+_LOW_USE = 0.25  # of the scale: 12 bits in 16 use a sixteenth
 
 
 def data_card(images: ImageSet) -> dict[str, Any]:
     """Plain data, ready for JSON.
 
-    min, max, mean and std are in levels of 0..255, over all pixels and, as lists, a channel; sigma_data is the
-    standard deviation in the model's range [-1, 1]. duplicates counts the images whose exact content occurs more
-    than once; distinct counts contents. classes maps a name (or, unnamed, its number) to its count, or is None.
+    min, max, mean and std are in stored levels (0..scale, which is 255, 65535 or 1), over all pixels and, as lists, a
+    channel; sigma_data is the standard deviation in the model's range [-1, 1]. levels: how many different ones occur,
+    None for floats. value_range: as declared, and values: min and max in it, or None. used: the share of the scale
+    between min and max; note: what to do where it is small, else None. duplicates counts the images whose exact content
+    occurs more than once; distinct counts contents. classes maps a name (or, unnamed, its number) to its count, or is
+    None. skipped: the broken images that were left out.
     """
-    histogram = _histogram(images)
-    total = histogram.sum(0)
+    scale = scale_of(images.pixels.dtype)
+    low, high, levels, channels = _floats(images.pixels) if scale == 1 else _levels(images.pixels, scale)
+    means = [m for m, _ in channels]
+    mean = sum(means) / len(means)
+    std = math.sqrt(sum(s**2 + (m - mean) ** 2 for m, s in channels) / len(channels))
     _, counts = np.unique(images.hashes, return_counts=True)
-    mean, std = _moments(total)
-    found = np.flatnonzero(total)
-    by_channel = [_moments(h) for h in histogram]
+    ends = None if images.value_range is None else to_values(np.array([low, high], images.pixels.dtype), images.value_range)
     return {
         "name": images.name,
         "split": images.split,
@@ -31,36 +40,84 @@ def data_card(images: ImageSet) -> dict[str, Any]:
         "count": len(images),
         "image_shape": list(images.image_shape),
         "dtype": str(images.pixels.dtype),
-        "min": int(found[0]),
-        "max": int(found[-1]),
-        "levels": len(found),
+        "scale": scale,
+        "value_range": None if images.value_range is None else list(images.value_range),
+        "values": None if ends is None else ends.tolist(),
+        "min": low,
+        "max": high,
+        "used": (high - low) / scale,
+        "note": depth_note(images.pixels.dtype.name, low, high, images.value_range),
+        "levels": levels,
         "mean": mean,
         "std": std,
-        "sigma_data": std / 127.5,
-        "channel_mean": [m for m, _ in by_channel],
-        "channel_std": [s for _, s in by_channel],
+        "sigma_data": std / (scale / 2),
+        "channel_mean": means,
+        "channel_std": [s for _, s in channels],
         "classes": _classes(images),
         "distinct": len(counts),
         "duplicates": int(counts[counts > 1].sum()),
+        "skipped": list(images.skipped),
     }
 
 
-def _histogram(images: ImageSet) -> NDArray[np.int64]:
-    """Counts of the 256 levels, (channels, 256): moments from it are exact and never hold the set as floats."""
-    channels = images.image_shape[0]
-    out = np.zeros((channels, 256), dtype=np.int64)
-    for i in range(0, len(images), _CHUNK):
-        chunk = images.pixels[i : i + _CHUNK]
+def depth_note(dtype: str, low: float, high: float, value_range: tuple[float, float] | None) -> str | None:
+    """A word about images that use little of their scale, as 12 bits in 16-bit files do, or None. Nothing is guessed."""
+    scale = scale_of(dtype)
+    used = (high - low) / scale
+    if value_range is not None or dtype == "uint8" or used >= _LOW_USE:
+        return None
+    fits = next((2**bits - 1 for bits in (8, 10, 12, 14) if high < 2**bits), None) if dtype == "uint16" else None
+    typed = "--range LOW HIGH" if fits is None else f"--range 0 {fits}, if they are {fits.bit_length()}-bit images"
+    return (
+        f"these {dtype} images use {used:.2%} of the scale 0..{scale}, from {low:.6g} to {high:.6g}, so a model sees little "
+        f"contrast. Where another range is meant, declare it: {typed}"
+    )
+
+
+def unused_depth(images: ImageSet) -> str | None:
+    """`depth_note` of a set, for a warning before training; reads all pixels, and only of sets that it may concern."""
+    if images.value_range is not None or images.pixels.dtype == np.uint8:
+        return None
+    ends = [(float(c.min()), float(c.max())) for c in _chunks(images.pixels)]
+    return depth_note(images.pixels.dtype.name, min(a for a, _ in ends), max(b for _, b in ends), None)
+
+
+def _chunks(pixels: Pixels) -> Iterator[NDArray[Any]]:
+    rows = max(1, _CHUNK_BYTES // max(1, pixels[:1].nbytes))
+    return (np.asarray(pixels[i : i + rows]) for i in range(0, len(pixels), rows))
+
+
+def _levels(pixels: Pixels, scale: int) -> tuple[int, int, int, list[tuple[float, float]]]:
+    """(lowest, highest, number of levels, mean and std a channel), from counts: exact, and never the set as floats."""
+    channels = pixels.shape[-1]
+    counts = np.zeros((channels, scale + 1), dtype=np.int64)
+    for chunk in _chunks(pixels):
         for c in range(channels):
-            out[c] += np.bincount(chunk[..., c].ravel(), minlength=256)
-    return out
+            counts[c] += np.bincount(chunk[..., c].ravel(), minlength=scale + 1)
+    found = np.flatnonzero(counts.sum(0))
+    return int(found[0]), int(found[-1]), len(found), [_moments(c) for c in counts]
 
 
 def _moments(histogram: NDArray[np.int64]) -> tuple[float, float]:
-    levels = np.arange(256)
+    levels = np.arange(len(histogram))
     share = histogram / histogram.sum()
     mean = float((share * levels).sum())
     return mean, float(np.sqrt((share * (levels - mean) ** 2).sum()))
+
+
+def _floats(pixels: Pixels) -> tuple[float, float, None, list[tuple[float, float]]]:
+    """The same of floats, whose scatter is added up chunk by chunk (Chan, Golub & LeVeque 1983)."""
+    n, mean, scatter = 0, np.zeros(pixels.shape[-1]), np.zeros(pixels.shape[-1])
+    low, high = math.inf, -math.inf
+    for chunk in _chunks(pixels):
+        low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
+        flat = chunk.reshape(-1, chunk.shape[-1]).astype(np.float64)
+        m = len(flat)
+        own = flat.mean(0)
+        scatter += ((flat - own) ** 2).sum(0) + (own - mean) ** 2 * (n * m / (n + m))
+        mean += (own - mean) * (m / (n + m))
+        n += m
+    return low, high, None, list(zip(mean.tolist(), np.sqrt(scatter / n).tolist(), strict=True))
 
 
 def _classes(images: ImageSet) -> dict[str, int] | None:

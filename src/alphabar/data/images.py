@@ -1,46 +1,68 @@
-"""Pixels (uint8, N x H x W x C) and the model's range ([-1, 1], N x C x H x W): one becomes the other here only."""
+"""Pixels (N x H x W x C) and the model's range ([-1, 1], N x C x H x W): one becomes the other here only.
 
-from typing import Any
+The type of pixels decides their scale: uint8 is 0..255, uint16 0..65535, float32 0..1.
+"""
+
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from alphabar.data.values import MAX_CHANNELS, SCALE, Axes, Range, Survey, scale_of, stored_dtype, to_stored
 from alphabar.types import Images, Pixels
 
-CHANNELS = (1, 3)  # grey and RGB
+_TENSORS = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
 
 
 def to_model(pixels: Pixels | Tensor, device: torch.device | str | None = None) -> Images:
-    """uint8 N x H x W x C, 0..255 -> float32 N x C x H x W in [-1, 1]: x = p / 127.5 - 1.
+    """Pixels N x H x W x C -> float32 N x C x H x W in [-1, 1]: x = 2 p / scale - 1, scale 255, 65535 or 1.
 
     device: where the result lives; None leaves a tensor where it is and puts an array on the CPU.
-    Raises ValueError for another type or number of axes.
+    Raises ValueError for another type or number of axes, and for float32 beyond [0, 1].
     """
     if isinstance(pixels, np.ndarray):
-        if pixels.dtype != np.uint8:
-            raise ValueError(f"pixels of type {pixels.dtype}: wanted uint8; check_images(images) makes them of floats")
+        if pixels.dtype.name not in SCALE or not pixels.dtype.isnative:
+            raise ValueError(f"pixels of type {pixels.dtype}: wanted {', '.join(SCALE)}; check_images(images) makes them")
         # torch warns about memory that it may not write to, which is what a memory-mapped set is
         own = pixels if pixels.flags.writeable and pixels.flags.c_contiguous else np.array(pixels, order="C")
         tensor = torch.from_numpy(own.view(np.ndarray))
     else:
         tensor = pixels
-    if tensor.dtype != torch.uint8 or tensor.ndim != 4:
+    if tensor.dtype not in _TENSORS or tensor.ndim != 4:
         raise ValueError(
-            f"pixels of type {tensor.dtype} and shape {tuple(tensor.shape)}: wanted uint8 of shape (n, h, w, c); "
-            "check_images(images) makes them of floats"
+            f"pixels of type {tensor.dtype} and shape {tuple(tensor.shape)}: wanted uint8, uint16 or float32 of shape "
+            "(n, h, w, c); check_images(images) makes them"
         )
-    # moved as bytes, a quarter of what floats would cost
-    return tensor.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
+    scale = _TENSORS[tensor.dtype]
+    if scale == 1:
+        _check_unit(tensor)
+    if scale == 65535:  # as int16, which every device has: few operations know uint16
+        tensor = tensor.view(torch.int16).to(device).to(torch.int32).bitwise_and(0xFFFF)
+    # moved as they are stored: bytes are a quarter of what floats would cost
+    moved = tensor.to(device).permute(0, 3, 1, 2)
+    return moved.to(torch.float32, memory_format=torch.contiguous_format) / (scale / 2) - 1
 
 
-def to_pixels(x: Images) -> Pixels:
-    """Float N x C x H x W in the model's range -> uint8 N x H x W x C on the CPU: rounded to the nearest level.
+def _check_unit(pixels: Tensor) -> None:
+    """Floats are pixels only within [0, 1]; floats in [-1, 1], say, would be stretched to [-3, 1] without a word."""
+    if pixels.numel() and not bool(((pixels >= 0) & (pixels <= 1)).all()):
+        raise ValueError(
+            f"float pixels from {float(pixels.min()):.6g} to {float(pixels.max()):.6g}: wanted [0, 1]; "
+            "check_images(images, value_range=(low, high)) makes them"
+        )
 
-    The inverse of `to_model`. Values beyond [-1, 1], which every sampler makes, are clamped here and nowhere else.
+
+def to_pixels(x: Images, dtype: DTypeLike = np.uint8) -> Pixels:
+    """Float N x C x H x W in the model's range -> pixels N x H x W x C on the CPU, the inverse of `to_model`.
+
+    dtype: uint8 and uint16 are rounded to the nearest level, and every level comes back exactly; float32 is (x + 1) / 2,
+    which comes back to 6e-8. Values beyond [-1, 1], which every sampler makes, are clamped here and nowhere else, for
+    all three types: pixels have no levels beyond their scale.
     Raises ValueError for NaN or infinity, and for integers.
     """
+    scale = scale_of(dtype)
     if not x.is_floating_point() or x.ndim != 4:
         raise ValueError(f"{x.dtype} of shape {tuple(x.shape)}: wanted floats of shape (n, c, h, w) in [-1, 1]")
     x = x.detach()
@@ -49,16 +71,22 @@ def to_pixels(x: Images) -> Pixels:
         raise ValueError(f"NaN or infinity in {bad} of {len(x)} images: the denoiser or its training has diverged")
     if x.dtype not in (torch.float32, torch.float64):
         x = x.float()  # bfloat16 has too few bits for 256 levels
-    levels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    out: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    levels = (x.clamp(-1, 1) + 1) * (scale / 2)
+    if scale > 1:
+        levels = levels.round().to(torch.uint8 if scale == 255 else torch.int32)
+    out: NDArray[Any] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy().astype(dtype, copy=False)
     return out
 
 
-def check_images(images: Any) -> Pixels:
-    """A user's images as uint8 N x H x W x C, or a ValueError that says what came and what to type.
+def check_images(images: Any, *, value_range: Range | None = None, axes: Axes | None = None) -> Pixels:
+    """A user's images as pixels N x H x W x C, or a ValueError that says what came and what to type.
 
-    Takes arrays and tensors: uint8 0..255, or floats in [0, 1], which are rounded to 8 bit. Shapes: (n, h, w, c),
-    (n, h, w) for grey, and (n, c, h, w) where only axis 1 can be the channels. Channels: 1 or 3.
+    Takes arrays and tensors: uint8 and uint16 stay as they are; floats in [0, 1] become float32, or uint8 where every
+    one of them is k / 255 and 8 bit therefore hold them exactly. With value_range = (low, high), the values that are the
+    bottom and the top of the scale, whole numbers and floats of any type are taken (`stored_dtype` says what becomes of
+    them), and a value outside is refused. Nothing is clipped.
+    Shapes: (n, h, w, c) with c up to 64, (n, h, w) for grey, and (n, c, h, w) where only axis 1 can be the channels.
+    axes: "nhwc" or "nchw" where the shape leaves it open.
     """
     tensor = isinstance(images, Tensor)
     array = images.detach().cpu() if tensor else images
@@ -66,69 +94,74 @@ def check_images(images: Any) -> Pixels:
         array = array.float()  # NumPy has no bfloat16
     if not tensor and not isinstance(array, np.ndarray):
         raise ValueError(f"images came as {type(images).__name__}: pass a NumPy array or a torch tensor, np.stack(images)")
-    array = _channels_last(np.asarray(array), tensor)
-    if array.shape[0] == 0 or 0 in array.shape:
+    array = np.asarray(array)
+    kind = layout(array.shape, tensor, axes)
+    array = channels_last(array, kind)
+    if 0 in array.shape:
         raise ValueError(f"no images: the shape is {array.shape}")
-    return _to_8_bit(array)
+    survey = Survey(value_range)
+    if value_range is not None or array.dtype.name not in ("uint8", "uint16"):
+        survey.see(array)
+        if (fault := survey.fault()) is not None:
+            raise ValueError(fault)
+    return as_pixels(array, survey)
 
 
-def _channels_last(a: NDArray[Any], tensor: bool) -> NDArray[Any]:
-    shape = a.shape
-    if a.ndim == 3:
+def as_pixels(values: NDArray[Any], survey: Survey) -> NDArray[Any]:
+    """Values that `survey` has found no fault with, as pixels: floats that 8 bit hold exactly become uint8."""
+    if stored_for(values.dtype, survey) == np.uint8 and values.dtype.kind == "f":
+        return np.ascontiguousarray(np.rint(values.astype(np.float64) * 255), dtype=np.uint8)
+    return to_stored(values, survey.value_range)
+
+
+def stored_for(dtype: DTypeLike, survey: Survey) -> np.dtype[Any]:
+    """`stored_dtype`, and uint8 for undeclared floats that are all k / 255."""
+    if np.dtype(dtype).kind == "f" and survey.value_range is None and survey.eight_bit:
+        return np.dtype(np.uint8)
+    return stored_dtype(dtype, survey.value_range)
+
+
+def channels_last(a: NDArray[Any], kind: Literal["nhwc", "nchw", "nhw"]) -> NDArray[Any]:
+    """A view of shape (n, h, w, c)."""
+    if kind == "nhw":
+        return a[..., None]
+    return np.moveaxis(a, 1, 3) if kind == "nchw" else a
+
+
+def layout(shape: tuple[int, ...], tensor: bool = False, axes: Axes | None = None) -> Literal["nhwc", "nchw", "nhw"]:
+    """Which axes are which, or a ValueError where the shape leaves it open.
+
+    An axis can be the channels when it has 1 or 3 entries, or up to 64 and fewer than both axes of the image.
+    """
+    if len(shape) == 3:
         # (3, h, w) as a tensor may be one RGB image, (h, w, 3) surely looks like one
         if shape[2] in (3, 4) or (tensor and shape[0] in (3, 4)):
             raise ValueError(
                 f"shape {shape} may be one image in colour or many grey ones: pass images[None] for one image, "
                 "images[..., None] for N x H x W grey images"
             )
-        return a[..., None]
-    if a.ndim != 4:
+        return "nhw"
+    if len(shape) != 4:
         raise ValueError(f"shape {shape}: wanted (n, h, w, c), or (n, h, w) for grey images")
-    last, first = shape[3] in CHANNELS, shape[1] in CHANNELS
+    if axes is not None:
+        c = shape[3] if axes == "nhwc" else shape[1]
+        if c > MAX_CHANNELS:
+            raise ValueError(f"shape {shape} as {axes} has {c} channels: wanted 1 to {MAX_CHANNELS}")
+        return axes
+    last, first = shape[3] in (1, 3), shape[1] in (1, 3)
     if last and first and tensor and shape[1:] != (1, 1, 1):
         raise ValueError(
             f"shape {shape}: axis 1 and axis 3 may both be the channels; pass a NumPy array, which is always "
             "(n, h, w, c): images.permute(0, 2, 3, 1).numpy() for channels in axis 1"
         )
+    if not last and not first:
+        last = shape[3] <= MAX_CHANNELS and shape[3] < min(shape[1:3])
+        first = shape[1] <= MAX_CHANNELS and shape[1] < min(shape[2:])
     if last:
-        return a
+        return "nhwc"
     if first:
-        return np.moveaxis(a, 1, 3)
-    if 4 in (shape[1], shape[3]) or 2 in (shape[1], shape[3]):
-        raise ValueError(f"shape {shape}: an alpha channel? Images have 1 or 3 channels: pass images[..., :3] if it is opaque")
-    raise ValueError(f"shape {shape}: wanted 1 or 3 channels in the last axis, (n, h, w, c)")
-
-
-def _to_8_bit(a: NDArray[Any]) -> Pixels:
-    if a.dtype == np.uint8:
-        return np.ascontiguousarray(a)
-    low, high = a.min(), a.max()
-    seen = f"{a.dtype} images from {low:.4g} to {high:.4g}" if a.dtype != np.bool_ else "bool images"
-    wanted = "wanted uint8 in 0..255 or floats in [0, 1]"
-    if a.dtype == np.bool_:
-        raise ValueError(f"{seen}: {wanted}; pass images.astype(np.uint8) * 255")
-    if not np.issubdtype(a.dtype, np.floating):
-        if np.issubdtype(a.dtype, np.integer) and low >= 0 and high <= 255:
-            raise ValueError(f"{seen}: {wanted}; pass images.astype(np.uint8)")
-        if np.issubdtype(a.dtype, np.integer) and low >= 0:
-            raise ValueError(f"{seen}: {wanted}; 8 bit cannot hold them: scale them yourself, images / {_full_scale(high)}")
-        raise ValueError(f"{seen}: {wanted}")
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(f"{a.dtype} images with NaN or infinity: {wanted}")
-    if low < 0 or high > 1:
-        if low >= -1 and high <= 1:
-            how = "if they are in [-1, 1], pass (images + 1) / 2"
-        elif low >= -1.5 and high <= 1.5:
-            how = "if they overshoot, pass ((images + 1) / 2).clip(0, 1) for [-1, 1], images.clip(0, 1) for [0, 1]"
-        elif low >= 0 and high <= 255:
-            how = "if they are in [0, 255], pass images.round().astype(np.uint8)"
-        else:
-            how = "scale them to [0, 1] first"
-        raise ValueError(f"{seen}: {wanted}; {how}")
-    wide = a.astype(np.float32) if a.dtype == np.float16 else a
-    out: NDArray[np.uint8] = np.ascontiguousarray(np.rint(wide * 255).astype(np.uint8))
-    return out
-
-
-def _full_scale(high: Any) -> int:
-    return next((2**bits - 1 for bits in (12, 16, 32) if high < 2**bits), int(high))
+        return "nchw"
+    raise ValueError(
+        f"shape {shape}: which axis holds the channels (1 to {MAX_CHANNELS} of them) cannot be told. Say it: axes='nhwc' "
+        "(channels last) or axes='nchw', on the command line --axes nhwc"
+    )

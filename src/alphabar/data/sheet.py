@@ -4,13 +4,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from alphabar.data.images import CHANNELS
+from alphabar.data.values import scale_of
 from alphabar.types import Pixels
 
 _PAPER = 255
 _MARGIN = 4  # pixels between a caption and what surrounds it
+_SIDE_BY_SIDE = 4  # channels shown of images that are neither grey nor RGB
 
 
 def contact_sheet(
@@ -22,13 +24,17 @@ def contact_sheet(
 ) -> Image.Image:
     """Images row by row on white paper, grey (mode L) or RGB.
 
-    pixels: uint8 (n, h, w, c). columns: images in a row; None makes the sheet about square, or with captions gives
+    pixels: as they are stored (n, h, w, c); what 8-bit grey or RGB cannot show is shown as `shown` says, with a line
+    under the sheet that says so. columns: images in a row; None makes the sheet about square, or with captions gives
     one row a caption. scale: each pixel becomes scale x scale, unsmoothed. pad: white pixels round every image.
     captions: one a row, written to its left (rows lower than 12 pixels are too close for text: raise scale). The last
     row may be short.
     """
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in CHANNELS or len(pixels) == 0:
-        raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: wanted uint8 images (n, h, w, 1 or 3), n > 0")
+    if pixels.ndim != 4 or 0 in pixels.shape:
+        raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: wanted images (n, h, w, c), n > 0")
+    scale_of(pixels.dtype)  # or refused
+    note = shown_note(pixels)
+    pixels = shown(pixels)
     n, h, w, c = pixels.shape
     if columns is None:
         columns = math.ceil(n / len(captions)) if captions else math.ceil(math.sqrt(n))
@@ -44,7 +50,34 @@ def contact_sheet(
         top, left = pad + i // columns * high, pad + i % columns * wide
         paper[top : top + h * scale, left : left + w * scale] = image.repeat(scale, 0).repeat(scale, 1)
     sheet = Image.fromarray(paper[..., 0] if c == 1 else paper)
-    return sheet if captions is None else _captioned(sheet, captions, high, pad)
+    sheet = sheet if captions is None else _captioned(sheet, captions, high, pad)
+    return sheet if note is None else _footed(sheet, note)
+
+
+def shown(pixels: Pixels) -> UInt8[np.ndarray, "n h v k"]:
+    """Pixels as a screen can show them, uint8 with 1 or 3 channels: for the eye only, never for a score.
+
+    uint16 and float32 are divided by the whole scale of their type and rounded (nothing is stretched: dark is dark). Of
+    images with 2, 4 or more channels the first four stand side by side in grey, (n, h, 4 w, 1).
+    """
+    scale = scale_of(pixels.dtype)
+    some = pixels if pixels.shape[3] in (1, 3) else pixels[..., :_SIDE_BY_SIDE]
+    if scale != 255:
+        some = np.rint(some.astype(np.float64) * (255 / scale)).astype(np.uint8)
+    if some.shape[3] not in (1, 3):
+        n, h, w, c = some.shape
+        some = some.transpose(0, 1, 3, 2).reshape(n, h, c * w, 1)
+    return np.ascontiguousarray(some)
+
+
+def shown_note(pixels: Pixels) -> str | None:
+    """What `shown` changes, in words, or None where it changes nothing."""
+    told = []
+    if (scale := scale_of(pixels.dtype)) != 255:
+        told.append(f"{pixels.dtype}, 0..{scale} shown as 0..255")
+    if (c := pixels.shape[3]) not in (1, 3):
+        told.append(f"{c} channels, {'all' if c <= _SIDE_BY_SIDE else f'the first {_SIDE_BY_SIDE}'} side by side")
+    return "; ".join(told) or None
 
 
 def _captioned(sheet: Image.Image, captions: Sequence[str], row: int, pad: int) -> Image.Image:
@@ -58,6 +91,16 @@ def _captioned(sheet: Image.Image, captions: Sequence[str], row: int, pad: int) 
     for k, (text, (_, upper, _, lower)) in enumerate(zip(captions, boxes, strict=True)):
         middle = pad + k * row + (row - pad) / 2
         draw.text((_MARGIN, max(0.0, middle - (upper + lower) / 2)), text, fill=0, font=font)
+    return out
+
+
+def _footed(sheet: Image.Image, note: str) -> Image.Image:
+    font = ImageFont.load_default()
+    _, _, right, bottom = font.getbbox(note)
+    height = sheet.height + math.ceil(bottom) + 2 * _MARGIN
+    out = Image.new(sheet.mode, (max(sheet.width, math.ceil(right) + 2 * _MARGIN), height), _white(sheet.mode))
+    out.paste(sheet, (0, 0))
+    ImageDraw.Draw(out).text((_MARGIN, sheet.height + _MARGIN), note, fill=0, font=font)
     return out
 
 

@@ -1,14 +1,19 @@
 """Where images come from: sets by name, folders, .npz, .npy, .parquet, and the Hugging Face hub.
 
-Whatever the source, `load` returns an ImageSet, whose pixels are a memory-mapped uint8 array of the cache.
+Whatever the source, `load` returns an ImageSet, whose pixels are a memory-mapped array of the cache: uint8, uint16 or
+float32. A source is read block by block, so the memory in use does not grow with the number of images.
 """
 
+import io
 import json
+import math
 import os
+import sys
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,15 +32,18 @@ from alphabar.data.cache import (
     open_entry,
     open_or_build,
 )
-from alphabar.data.decode import SUFFIXES, decode, probe
+from alphabar.data.decode import SUFFIXES, BrokenError, Shape, decode, probe
 from alphabar.data.idx import read_idx
-from alphabar.data.images import check_images
+from alphabar.data.images import as_pixels, channels_last, layout, stored_for
+from alphabar.data.values import Range, Reading, Survey, reading_of, stored_dtype, to_stored
 from alphabar.types import Pixels
 
 SPLITS = ("train", "test")
 _OTHER_SPLITS = ("val", "valid", "validation", "dev")  # may lie beside train/ and test/; not read
 _UNREAD = frozenset({".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".exr", ".dcm", ".svg"})  # images all the same
-_BLOCK = 1024  # images decoded between two writes
+_BLOCK = 1024  # images decoded between two writes, fewer where they are large
+_BLOCK_BYTES = 1 << 26
+_LISTED = 20  # broken images that an error names
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,11 @@ NAMED = {
 class ImageSet:
     """Images of one split of a set, and what is known of them.
 
-    pixels: uint8 (n, h, w, c), usually memory-mapped and read-only. labels: int64 (n,), indices into `classes`, or
-    None. hashes: one 64-bit hash an image. fingerprint: 16 hex digits of the images in their order, the same
-    whatever file they came from. source: what they were read from.
+    pixels: uint8, uint16 or float32 (n, h, w, c), usually memory-mapped and read-only. labels: int64 (n,), indices into
+    `classes`, or None. hashes: one 64-bit hash an image. fingerprint: 16 hex digits of the stored pixels in their order,
+    the same whatever file they came from. source: what they were read from. value_range: the values that are the bottom
+    and the top of the scale, where they were declared (`alphabar.data.values.to_values` maps pixels back to them).
+    skipped: the broken images that were left out, each with what is wrong with it.
     """
 
     name: str
@@ -85,6 +95,8 @@ class ImageSet:
     fingerprint: str
     hashes: NDArray[np.uint64]
     source: str
+    value_range: Range | None = None
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -108,6 +120,8 @@ class ImageSet:
             fingerprint=fingerprint_of(self.pixels.shape[1:], hashes),
             hashes=hashes,
             source=self.source,
+            value_range=self.value_range,
+            skipped=self.skipped,
         )
 
 
@@ -127,31 +141,44 @@ def load(
     *,
     root: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    value_range: Sequence[float] | None = None,
+    alpha: str | Sequence[int] = "refuse",
+    skip_broken: bool = False,
+    axes: str | None = None,
 ) -> ImageSet:
     """A set by name (fashion_mnist, cifar10), by path (folder, .npz, .npy, .parquet), or hf:owner/name.
 
     split: train or test. A source that has no splits is all train. root: the data root, where sets are looked for
     first; None reads the variable ALPHABAR_DATA. cache: where decoded images are kept; None reads ALPHABAR_CACHE,
     else ~/.cache/alphabar.
+
+    value_range: (low, high), the values that are the bottom and the top of the scale, as (0, 4095) for 12 bits in 16-bit
+    files or (-1000, 3000) for floats; a value outside is refused, never clipped. None: 0..255, 0..65535, or 0..1 for
+    floats. alpha: what becomes of images that are transparent somewhere: "refuse", "keep" (one more channel), or the
+    background they are painted on ("white", "black", (r, g, b) or "R,G,B" of 0..255). skip_broken: leave out images that
+    are damaged, and say so; otherwise they are refused, all of them in one error. axes: "nhwc" or "nchw", where an
+    array's shape leaves open which axis holds the channels.
+
     Raises FileNotFoundError, with the ways to get it, for a set that is nowhere; ValueError, naming the file, for
-    one that is damaged or does not fit 8-bit grey or RGB images of one size.
+    one that is damaged, of several sizes or types, or that cannot be read without loss.
     """
     name = os.fspath(name)
     if split not in SPLITS:
         raise ValueError(f"split {split!r} of {name} is unknown: use train or test, as in {name}:test")
+    reading = reading_of(value_range, alpha, skip_broken, axes)
     data = root or os.environ.get("ALPHABAR_DATA")
     data_root = Path(data).expanduser() if data else None
     kept = cache_folder(cache)
     if name in NAMED:
-        return _load_named(name, split, data_root, kept)
+        return _load_named(name, split, data_root, kept, reading)
     if name.startswith("hf:"):
-        return _load_hub(name, name.removeprefix("hf:"), split, kept, None)
+        return _load_hub(name, name.removeprefix("hf:"), split, kept, None, reading)
     for path in (Path(name).expanduser(), *([data_root / name] if data_root else [])):
         if path.exists():
-            found = _find(path, split)
+            found = _find(path, split, reading)
             if found is None:
                 raise FileNotFoundError(_nothing_in(path, split))
-            return _open(Path(name).stem if path.is_file() else path.name, split, found, kept)
+            return _open(Path(name).stem if path.is_file() else path.name, split, found, kept, reading)
     raise FileNotFoundError(
         f"there is no set {name}: pass {', '.join(NAMED)}, the path of a folder of images or of an .npz, .npy or "
         f".parquet file, or hf:owner/name for the Hugging Face hub; a split is written SET:train or SET:test"
@@ -170,16 +197,34 @@ class _Source:
     build: Callable[[], Decoded]
 
 
-def _open(name: str, split: str, found: _Source, kept: Path) -> ImageSet:
-    return _set(name, split, found.place, open_or_build(found.key(), found.build, kept))
+def _open(name: str, split: str, found: _Source, kept: Path, reading: Reading) -> ImageSet:
+    return _set(name, split, found.place, open_or_build(found.key(), found.build, kept), reading)
 
 
-def _set(name: str, split: str, place: str, entry: Entry) -> ImageSet:
-    fingerprint = fingerprint_of(entry.pixels.shape[1:], entry.hashes)
-    return ImageSet(name, split, entry.pixels, entry.labels, entry.classes, fingerprint, entry.hashes, place)
+def _set(name: str, split: str, place: str, entry: Entry, reading: Reading) -> ImageSet:
+    if entry.skipped:  # at every load, whether decoded now or before
+        n = len(entry.pixels) + len(entry.skipped)
+        print(f"{len(entry.skipped)} of {n} images of {place} are broken and left out:{_listed(entry.skipped)}", file=sys.stderr)
+    return ImageSet(
+        name=name,
+        split=split,
+        pixels=entry.pixels,
+        labels=entry.labels,
+        classes=entry.classes,
+        fingerprint=fingerprint_of(entry.pixels.shape[1:], entry.hashes),
+        hashes=entry.hashes,
+        source=place,
+        value_range=reading.value_range,
+        skipped=entry.skipped,
+    )
 
 
-def _find(path: Path, split: str, classes: tuple[str, ...] | None = None) -> _Source | None:
+def _listed(faults: Sequence[str]) -> str:
+    more = f"\n  and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+    return "".join(f"\n  {fault}" for fault in faults[:_LISTED]) + more
+
+
+def _find(path: Path, split: str, reading: Reading, classes: tuple[str, ...] | None = None) -> _Source | None:
     """The source of a split at a path, or None when it is not there."""
     if path.is_file():
         if split != "train":
@@ -187,35 +232,35 @@ def _find(path: Path, split: str, classes: tuple[str, ...] | None = None) -> _So
                 f"{path} is one file and has no {split} split: ask for {path}:train, or put train{path.suffix} and "
                 f"test{path.suffix} in a folder and name the folder"
             )
-        return _find_file([path], classes)
-    idx = _find_idx(path, split, classes)
+        return _find_file([path], classes, reading)
+    idx = _find_idx(path, split, classes, reading)
     if idx is not None:
         return idx
     for suffix in (".parquet", ".npz", ".npy"):
         if (file := path / f"{split}{suffix}").is_file():
-            return _find_file([file], classes)
+            return _find_file([file], classes, reading)
     # as the hub stores them: train-00000-of-00002.parquet, in a folder named after the configuration
     for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet"):
         if shards := sorted(path.glob(pattern)):
             if len({s.parent for s in shards}) > 1:
                 where = ", ".join(sorted({s.parent.name for s in shards}))
                 raise ValueError(f"{path} holds several sets, {where}: name one, as in {shards[0].parent}")
-            return _find_file(shards, classes)
-    return _find_folder(path, split)
+            return _find_file(shards, classes, reading)
+    return _find_folder(path, split, reading)
 
 
-def _find_file(files: list[Path], classes: tuple[str, ...] | None) -> _Source:
+def _find_file(files: list[Path], classes: tuple[str, ...] | None, reading: Reading) -> _Source:
     kinds: dict[str, Callable[[], Decoded]] = {
-        ".npz": partial(_build_npz, files[0]),
-        ".npy": partial(_build_npy, files[0]),
-        ".parquet": partial(_build_parquet, files, classes),
+        ".npz": partial(_build_npz, files[0], reading),
+        ".npy": partial(_build_npy, files[0], reading),
+        ".parquet": partial(_build_parquet, files, classes, reading),
     }
     suffix = files[0].suffix.lower()
     if suffix not in kinds:
         raise ValueError(f"{files[0]} ends in {suffix!r}: wanted a folder of images, {', '.join(kinds)}")
     parts = [(str(i), f) for i, f in enumerate(files)]
     place = str(files[0]) if len(files) == 1 else str(files[0].parent)
-    return _Source(place, partial(content_key, suffix, parts, classes or ()), kinds[suffix])
+    return _Source(place, partial(content_key, suffix, parts, [*(classes or ()), *reading.key()]), kinds[suffix])
 
 
 def _nothing_in(path: Path, split: str) -> str:
@@ -231,21 +276,21 @@ def _nothing_in(path: Path, split: str) -> str:
 # --- sets by name ---------------------------------------------------------------------------------------------
 
 
-def _load_named(name: str, split: str, root: Path | None, kept: Path) -> ImageSet:
+def _load_named(name: str, split: str, root: Path | None, kept: Path, reading: Reading) -> ImageSet:
     known = NAMED[name]
     places = [base / folder for base in (root,) if base for folder in known.folders]
     places += [Path(folder) for folder in known.system]
     places += [kept / folder for folder in known.folders]
     for place in places:
-        if place.is_dir() and (found := _find(place, split, known.classes)) is not None:
-            return _open(name, split, found, kept)
+        if place.is_dir() and (found := _find(place, split, reading, known.classes)) is not None:
+            return _open(name, split, found, kept, reading)
     # what the hub gave before, decoded, needs neither network nor a second look at its bytes
-    pointer = kept / "named" / f"{name}-{split}.json"
-    entry = _follow(pointer, kept)
+    pointer = None if reading.key() else kept / "named" / f"{name}-{split}.json"
+    entry = None if pointer is None else _follow(pointer, kept)
     if entry is not None:
-        return _set(name, split, f"hf:{known.repo}", entry)
+        return _set(name, split, f"hf:{known.repo}", entry, reading)
     try:
-        return _load_hub(name, known.repo, split, kept, known.classes, pointer)
+        return _load_hub(name, known.repo, split, kept, known.classes, reading, pointer)
     except (FileNotFoundError, ImportError) as error:
         raise FileNotFoundError(_ways(name, split, known, places, error)) from error
 
@@ -273,13 +318,17 @@ def _follow(pointer: Path, kept: Path) -> Entry | None:
 # --- IDX ------------------------------------------------------------------------------------------------------
 
 
-def _find_idx(folder: Path, split: str, classes: tuple[str, ...] | None) -> _Source | None:
+def _find_idx(folder: Path, split: str, classes: tuple[str, ...] | None, reading: Reading) -> _Source | None:
     prefix = "train" if split == "train" else "t10k"
     images, labels = (_idx_file(folder, prefix, kind) for kind in ("images-idx3", "labels-idx1"))
     if images is None:
         return None
     files = [("images", images), *([("labels", labels)] if labels else [])]
-    return _Source(str(folder), partial(content_key, "idx", files, classes or ()), partial(_build_idx, images, labels, classes))
+    return _Source(
+        str(folder),
+        partial(content_key, "idx", files, [*(classes or ()), *reading.key()]),
+        partial(_build_idx, images, labels, classes, reading),
+    )
 
 
 def _idx_file(folder: Path, prefix: str, kind: str) -> Path | None:
@@ -287,60 +336,160 @@ def _idx_file(folder: Path, prefix: str, kind: str) -> Path | None:
     return next((f for n in names for end in (".gz", "") if (f := folder / (n + end)).is_file()), None)
 
 
-def _build_idx(images: Path, labels: Path | None, classes: tuple[str, ...] | None) -> Decoded:
-    pixels = read_idx(images, 3)[..., None]
-    found = None if labels is None else _check_labels(read_idx(labels, 1), len(pixels), classes, str(labels))
-    return _of_array(pixels, found, classes)
+def _build_idx(images: Path, labels: Path | None, classes: tuple[str, ...] | None, reading: Reading) -> Decoded:
+    array = read_idx(images, 3)[..., None]
+    found = None if labels is None else _check_labels(read_idx(labels, 1), len(array), classes, str(labels))
+    values = _Values(array.shape, array.dtype, partial(_slices, array))
+    return _of_values(values, found, classes, reading, str(images))
 
 
 # --- arrays ---------------------------------------------------------------------------------------------------
 
-_ARRAY_FAULTS = (ValueError, OSError, EOFError, KeyError, MemoryError, zlib.error, zipfile.BadZipFile)
+_ARRAY_FAULTS = (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+_Opener = Callable[[], AbstractContextManager[io.BufferedIOBase]]
 
 
-def _build_npy(path: Path) -> Decoded:
+@dataclass(frozen=True)
+class _Values:
+    """An array in a file: its shape, its type, and its rows in blocks, the same at each call."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    blocks: Callable[[], Iterable[NDArray[Any]]]
+
+
+def _build_npy(path: Path, reading: Reading) -> Decoded:
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
+        values = _values(lambda: path.open("rb"), path)
     except _ARRAY_FAULTS as error:
         raise ValueError(f"{path} cannot be read ({error}): wanted one array as np.save(path, images) writes it") from error
-    return _of_array(_checked(array, path), None, None)
+    return _of_values(values, None, None, reading, str(path))
 
 
-def _build_npz(path: Path) -> Decoded:
+def _build_npz(path: Path, reading: Reading) -> Decoded:
     try:
-        # opened here, since np.load leaves a file that is no zip open
-        with path.open("rb") as raw, zipfile.ZipFile(raw):
-            raw.seek(0)
-            file = np.load(raw, allow_pickle=False)
+        with zipfile.ZipFile(path) as archive:
             # only what is needed is unpacked: a record or features may lie beside the images
-            others = [k for k in file.files if k not in ("labels", "classes", "record")]
-            if "images" not in file.files and len(others) != 1:
-                raise ValueError(f"it holds {', '.join(file.files) or 'nothing'}: name the images `images`")
-            array = file["images" if "images" in file.files else others[0]]
-            labels = np.asarray(file["labels"]) if "labels" in file.files else None
-            names = np.atleast_1d(file["classes"]) if "classes" in file.files else None
+            members = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+        others = [k for k in members if k not in ("labels", "classes", "record")]
+        if "images" not in members and len(others) != 1:
+            raise ValueError(f"it holds {', '.join(members) or 'nothing'}: name the images `images`")
+
+        @contextmanager
+        def opened(member: str) -> Iterator[Any]:
+            with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
+                yield file
+
+        values = _values(partial(opened, "images" if "images" in members else others[0]), None)
+        labels, names = (_whole(partial(opened, k)) if k in members else None for k in ("labels", "classes"))
     except _ARRAY_FAULTS as error:
         raise ValueError(
-            f"{path} cannot be read ({error}): wanted np.savez(path, images=uint8 array of shape (n, h, w, c), "
+            f"{path} cannot be read ({error}): wanted np.savez(path, images=array of shape (n, h, w, c), "
             "labels=optional whole numbers)"
         ) from error
-    classes = None if names is None else tuple(str(c) for c in names.tolist())
-    pixels = _checked(array, path)
-    found = None if labels is None else _check_labels(labels, len(pixels), classes, f"labels in {path}")
-    return _of_array(pixels, found, classes if found is not None else None)
+    classes = None if names is None else tuple(str(c) for c in np.atleast_1d(names).tolist())
+    n = values.shape[0] if values.shape else 0
+    found = None if labels is None else _check_labels(labels, n, classes, f"labels in {path}")
+    return _of_values(values, found, classes if found is not None else None, reading, str(path))
 
 
-def _checked(array: Any, path: Path) -> Pixels:
+def _whole(opened: _Opener) -> NDArray[Any]:
+    with opened() as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+
+def _values(opened: _Opener, path: Path | None) -> _Values:
+    """An array of the .npy format, to be read in blocks. path: of a file of its own, which can be mapped into memory.
+
+    An array in Fortran's order has its images strewn over the file: it is mapped, or, in an .npz, read whole.
+    """
+    with opened() as file:
+        shape, fortran, dtype = _header(file)
+    if fortran and len(shape) > 1:
+        if path is None:
+            return _Values(shape, dtype, lambda: _slices(_whole(opened)))
+        return _Values(shape, dtype, lambda: _slices(np.lib.format.open_memmap(path, mode="r")))
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        with opened() as file:
+            _header(file)
+            image = math.prod(shape[1:]) * dtype.itemsize
+            for start in range(0, shape[0], rows := _rows(image)):
+                wanted = min(rows, shape[0] - start) * image
+                data = b"".join(iter(_parts(file, wanted)))
+                if len(data) < wanted:
+                    raise ValueError(
+                        f"its data end within image {start + len(data) // max(image, 1)} of {shape[0]}: it is cut short"
+                    )
+                yield np.frombuffer(data, dtype).reshape(-1, *shape[1:])
+            file.read(1)  # an .npz compares its checksum at the very end
+
+    return _Values(shape, dtype, blocks)
+
+
+def _parts(file: io.BufferedIOBase, wanted: int) -> Iterator[bytes]:
+    """Reads of a file that add up to `wanted` bytes, or to fewer at its end."""
+    while wanted > 0 and (part := file.read(wanted)):
+        wanted -= len(part)
+        yield part
+
+
+def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, Fortran's order, type) of the .npy format. Python objects, which would be unpickled, are refused."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"it is of version {version} of the .npy format, which arrays of numbers do not need")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject or dtype.names is not None:
+        raise ValueError(f"it holds {dtype}, not numbers: Python objects are never unpickled")
+    return shape, fortran, dtype
+
+
+def _rows(image_bytes: int) -> int:
+    return max(1, min(_BLOCK, _BLOCK_BYTES // max(image_bytes, 1)))
+
+
+def _slices(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    rows = _rows(array.nbytes // max(len(array), 1))
+    return (array[i : i + rows] for i in range(0, len(array), rows))
+
+
+def _of_values(
+    values: _Values, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None, reading: Reading, where: str
+) -> Decoded:
+    """One pass, or two where the values have to be looked at before it is known how to store them."""
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        try:
+            for block in values.blocks():
+                yield channels_last(block, kind)
+        except _ARRAY_FAULTS as error:
+            raise ValueError(f"{where} cannot be read to its end ({error}): it is damaged; write or fetch it again") from error
+
     try:
-        return check_images(array)
+        kind = layout(values.shape, axes=reading.axes)
+        if 0 in values.shape:
+            raise ValueError(f"no images: the shape is {values.shape}")
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _of_array(pixels: Pixels, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None) -> Decoded:
-    n, h, w, c = pixels.shape
-    blocks = (pixels[i : i + _BLOCK] for i in range(0, n, _BLOCK))
-    return Decoded(n, (h, w, c), blocks, labels, classes if labels is not None else None)
+        raise ValueError(f"{where}: {error}") from error
+    survey = Survey(reading.value_range)
+    if reading.value_range is not None or values.dtype.name not in ("uint8", "uint16"):
+        for block in blocks():
+            survey.see(block)
+        if (fault := survey.fault()) is not None:
+            raise ValueError(f"{where}: {fault}")
+    n, *image = values.shape
+    h, w, c = {"nhwc": tuple(image), "nchw": (*image[1:], image[0]), "nhw": (*image, 1)}[kind]
+    return Decoded(
+        n=n,
+        shape=(h, w, c),
+        blocks=(as_pixels(block, survey) for block in blocks()),
+        labels=labels,
+        classes=classes if labels is not None else None,
+        dtype=stored_for(values.dtype, survey),
+    )
 
 
 def _check_labels(labels: NDArray[Any], n: int, classes: tuple[str, ...] | None, where: str) -> NDArray[np.int64]:
@@ -360,43 +509,130 @@ def _check_labels(labels: NDArray[Any], n: int, classes: tuple[str, ...] | None,
 _Blobs = Callable[[], Iterable[tuple[str, bytes]]]  # (what to call it in an error, its bytes), the same at each call
 
 
-def _of_blobs(blobs: _Blobs, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None, place: str) -> Decoded:
-    """Two passes: the headers give size and channels and every refusal early; the second decodes block by block."""
-    seen: Counter[str] = Counter()
-    example: dict[str, str] = {}
-    channels, n, first = 1, 0, None
+def _of_blobs(
+    blobs: _Blobs, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None, place: str, reading: Reading
+) -> Decoded:
+    """Two passes: the headers give size and channels and every refusal early; the second decodes block by block.
+
+    Broken images are gathered over both, and told together at the end.
+    """
+    sizes, depths, channels = _Kinds(), _Kinds(), _Kinds()
+    alpha, n, first = False, 0, None
+    broken: dict[int, str] = {}
     for where, data in blobs():
-        shape = probe(data, where)
-        first = first or shape
-        seen[str(shape)] += 1
-        example.setdefault(str(shape), where)
-        channels, n = max(channels, shape.c), n + 1
+        try:
+            shape = probe(data, where, reading)
+        except BrokenError as error:
+            broken[n] = str(error)
+        else:
+            first = first or shape
+            sizes.add(str(shape), where)
+            depths.add(str(_stored(shape, where, reading)), where)
+            channels.add(str(shape.c), where)
+            alpha = alpha or shape.alpha
+        n += 1
     if first is None:
-        raise ValueError(f"{place} holds no images")
-    if len(seen) > 1:
-        kinds = "; ".join(f"{count} of {size} (as {example[size]})" for size, count in seen.most_common(4))
+        raise ValueError(_broken(list(broken.values()), n, place) if broken else f"{place} holds no images")
+    if len(sizes) > 1:
         side = min(first.h, first.w)
         raise ValueError(
-            f"{place} holds images of {len(seen)} sizes, width x height: {kinds}. A set has one size, and squashing or "
+            f"{place} holds images of {len(sizes)} sizes, width x height: {sizes}. A set has one size, and squashing or "
             f"cropping is yours to choose. To crop the middle: ImageOps.fit(im, ({side}, {side})) of Pillow for each "
             f"image; in a shell, with ImageMagick, mogrify -path OUT -resize {side}x{side}^ -gravity center "
             f"-extent {side}x{side} IN/*.png"
         )
-    return Decoded(n, (first.h, first.w, channels), _decoded(blobs, channels), labels, classes if labels is not None else None)
+    if len(depths) > 1:
+        raise ValueError(
+            f"{place} holds images of {len(depths)} types: {depths}. A set has one scale: convert the files to one type, or, "
+            "where all hold the same quantity in whole numbers, declare its range, --range LOW HIGH (value_range=(LOW, HIGH))"
+        )
+    if len(channels) > 1 and set(channels) != {"1", "3"}:
+        raise ValueError(f"{place} holds images of {len(channels)} numbers of channels: {channels}. A set has one")
+    c = max(map(int, channels))
+    return _Blobbed(blobs, n, c, alpha and reading.alpha == "keep", first, reading, place, broken).decoded(labels, classes)
 
 
-def _decoded(blobs: _Blobs, channels: int) -> Iterator[Pixels]:
-    block: list[NDArray[np.uint8]] = []
-    for where, data in blobs():
-        block.append(decode(data, where, channels))
-        if len(block) == _BLOCK:
+class _Kinds(Counter[str]):
+    """How often each kind of image was seen, and an example of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example: dict[str, str] = {}
+
+    def add(self, kind: str, where: str) -> None:
+        self[kind] += 1
+        self.example.setdefault(kind, where)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{count} of {kind} (as {self.example[kind]})" for kind, count in self.most_common(4))
+
+
+def _stored(shape: Shape, where: str, reading: Reading) -> np.dtype[Any]:
+    try:
+        return stored_dtype(shape.dtype, reading.value_range)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Blobbed:
+    """Encoded images whose headers fit together. broken: numbers and faults of those found so far."""
+
+    blobs: _Blobs
+    n: int
+    channels: int  # of colour
+    alpha: bool  # one more
+    first: Shape
+    reading: Reading
+    place: str
+    broken: dict[int, str]
+
+    def decoded(self, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None) -> Decoded:
+        return Decoded(
+            n=self.n,
+            shape=(self.first.h, self.first.w, self.channels + self.alpha),
+            blocks=self.blocks(),
+            labels=labels,
+            classes=classes if labels is not None else None,
+            dtype=stored_dtype(self.first.dtype, self.reading.value_range),
+            skipped=self.broken,
+        )
+
+    def blocks(self) -> Iterator[Pixels]:
+        survey = Survey(self.reading.value_range)
+        block: list[NDArray[Any]] = []
+        for k, (where, data) in enumerate(self.blobs()):
+            if k in self.broken:
+                continue
+            try:
+                values = decode(data, where, self.channels, self.reading, self.alpha)
+            except BrokenError as error:
+                self.broken[k] = str(error)
+                continue
+            if self.reading.value_range is None and values.dtype.kind != "f":
+                block.append(values)
+            elif survey.see(values):
+                block.append(to_stored(values, self.reading.value_range))
+            else:  # goes on only to count: what was written is thrown away with the error below
+                continue
+            if len(block) >= _rows(block[0].nbytes):
+                yield np.stack(block)
+                block = []
+        if self.broken and (not self.reading.skip_broken or len(self.broken) == self.n):
+            raise ValueError(_broken([self.broken[k] for k in sorted(self.broken)], self.n, self.place))
+        if (fault := survey.fault()) is not None:
+            raise ValueError(f"{self.place}: {fault}")
+        if block:
             yield np.stack(block)
-            block = []
-    if block:
-        yield np.stack(block)
 
 
-def _find_folder(path: Path, split: str) -> _Source | None:
+def _broken(faults: list[str], n: int, place: str) -> str:
+    skip = "" if len(faults) == n else ", or leave them out: --skip-broken (skip_broken=True)"
+    are = "images are" if len(faults) > 1 else "image is"
+    return f"{len(faults)} of {n} {are} broken in {place}:{_listed(faults)}\nReplace or remove them{skip}"
+
+
+def _find_folder(path: Path, split: str, reading: Reading) -> _Source | None:
     with_splits = any((path / s).is_dir() for s in SPLITS)
     if with_splits:
         _check_split_folders(path)
@@ -427,8 +663,8 @@ def _find_folder(path: Path, split: str) -> _Source | None:
 
     return _Source(
         str(here),
-        partial(content_key, "folder", named, classes or ()),
-        partial(_of_blobs, blobs, labels, classes, str(here)),
+        partial(content_key, "folder", named, [*(classes or ()), *reading.key()]),
+        partial(_of_blobs, blobs, labels, classes, str(here), reading),
     )
 
 
@@ -458,7 +694,7 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(files, key=lambda f: f.relative_to(folder).parts)
 
 
-def _build_parquet(files: list[Path], known: tuple[str, ...] | None) -> Decoded:
+def _build_parquet(files: list[Path], known: tuple[str, ...] | None, reading: Reading) -> Decoded:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -488,7 +724,7 @@ def _build_parquet(files: list[Path], known: tuple[str, ...] | None) -> Decoded:
     if labels is not None:
         rows = sum(pq.read_metadata(f).num_rows for f in files)
         labels = _check_labels(labels, rows, classes, f"column {label} of {files[0]}")
-    return _of_blobs(blobs, labels, classes, str(files[0]))
+    return _of_blobs(blobs, labels, classes, str(files[0]), reading)
 
 
 def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] | None]:
@@ -529,13 +765,19 @@ def _bytes_of(cell: Any, where: str) -> bytes:
     if isinstance(data, bytes):
         return data
     path = cell.get("path") if isinstance(cell, dict) else None
-    raise ValueError(
-        f"{where} holds no image" + (f", only its path {path}: write the bytes into the file too" if path else ": remove the row")
-    )
+    if path:
+        raise ValueError(f"{where} holds no image, only its path {path}: write the bytes into the file too")
+    return b""  # an empty cell: told with the broken images
 
 
 def _load_hub(
-    name: str, repo: str, split: str, kept: Path, known: tuple[str, ...] | None, pointer: Path | None = None
+    name: str,
+    repo: str,
+    split: str,
+    kept: Path,
+    known: tuple[str, ...] | None,
+    reading: Reading,
+    pointer: Path | None = None,
 ) -> ImageSet:
     from datasets import ClassLabel, Image, load_dataset
 
@@ -560,12 +802,12 @@ def _load_hub(
                 cell = {"bytes": Path(cell["path"]).read_bytes()}
             yield f"hf:{repo}, row {i}", _bytes_of(cell, f"hf:{repo}, row {i}")
 
-    extra = [*(classes or ()), "" if labels is None else labels.tobytes().hex()]
+    extra = [*(classes or ()), "" if labels is None else labels.tobytes().hex(), *reading.key()]
     key = blob_key("hub", (data for _, data in blobs()), extra)
 
     def build() -> Decoded:
         checked = None if labels is None else _check_labels(labels, len(encoded), classes, f"labels of hf:{repo}")
-        return _of_blobs(blobs, checked, classes, f"hf:{repo}")
+        return _of_blobs(blobs, checked, classes, f"hf:{repo}", reading)
 
     entry = open_or_build(key, build, kept)
     if pointer is not None:
@@ -573,4 +815,4 @@ def _load_hub(
         new = pointer.with_name(f"{pointer.name}.{os.getpid()}")
         new.write_text(json.dumps({"key": key, "source": f"hf:{repo}"}))
         os.replace(new, pointer)
-    return _set(name, split, f"hf:{repo}", entry)
+    return _set(name, split, f"hf:{repo}", entry, reading)

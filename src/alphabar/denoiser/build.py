@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from alphabar.data.values import check_range, scale_of
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.unet import UNet
 from alphabar.schedule.noising import Prediction
@@ -18,6 +19,7 @@ from alphabar.schedule.vp import schedule_from
 from alphabar.types import Images, Timesteps
 
 FORMAT = 1  # of the JSON in a weight file's header
+FORMATS = (1, 2)  # 2 adds `pixels` and `value_range`, and is written only where the images are not uint8 of the usual range
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,18 @@ class DiffusersNet(nn.Module):
 
 
 def model_spec(
-    recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], crop: int = 0
+    recipe: ModelRecipe,
+    schedule: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    crop: int = 0,
+    pixels: str = "uint8",
+    value_range: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Everything that makes the model again, as plain data. image_shape: (c, h, w) that the network sees.
 
-    crop: pixels that padding added on each side, cut off again after sampling.
+    crop: pixels that padding added on each side, cut off again after sampling. pixels: the type that its images are
+    stored in, and its samples too: uint8, uint16 or float32. value_range: what the ends of their scale stand for, where
+    it was declared.
     """
     c, h, w = image_shape
     net: dict[str, Any]
@@ -101,8 +110,10 @@ def model_spec(
             "down_block_types": ["AttnDownBlock2D" if k in recipe.attention else "DownBlock2D" for k in range(levels)],
             "up_block_types": ["AttnUpBlock2D" if k in recipe.attention else "UpBlock2D" for k in reversed(range(levels))],
         }
+    depth = {} if pixels == "uint8" and value_range is None else {"pixels": pixels, "value_range": value_range and [*value_range]}
     return {
-        "format": FORMAT,
+        **depth,
+        "format": FORMATS[-1] if depth else FORMAT,
         "network": recipe.network,
         "arguments": net,
         "schedule": dict(schedule),
@@ -126,6 +137,9 @@ class Model(Preconditioned):
             network.check_size(h, w)
         self.spec = dict(spec)
         self.crop: int = spec.get("crop", 0)
+        self.pixels: str = spec.get("pixels", "uint8")
+        declared = spec.get("value_range")
+        self.value_range: tuple[float, float] | None = None if declared is None else (float(declared[0]), float(declared[1]))
 
     @property
     def fingerprint(self) -> str:
@@ -138,12 +152,20 @@ class Model(Preconditioned):
 
 
 def build(
-    recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int = 0, crop: int = 0
+    recipe: ModelRecipe,
+    schedule: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    seed: int = 0,
+    crop: int = 0,
+    *,
+    pixels: str = "uint8",
+    value_range: tuple[float, float] | None = None,
 ) -> Model:
-    """A new model with weights drawn from `seed`; torch's global random state is left as it was."""
+    """A new model with weights drawn from `seed`; torch's global random state is left as it was. pixels, value_range: of
+    its images, as for `model_spec`."""
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
-        model = Model(model_spec(recipe, schedule, image_shape, crop))
+        model = Model(model_spec(recipe, schedule, image_shape, crop, pixels, value_range))
         if recipe.init == "lesson":
             _lesson_init(model.network)
     return model
@@ -206,8 +228,8 @@ _WANTED = {
 
 
 def _check_spec(spec: Mapping[str, Any]) -> None:
-    if spec.get("format") != FORMAT:
-        raise ValueError(f"model description of format {spec.get('format')!r}: this release reads format {FORMAT}")
+    if spec.get("format") not in FORMATS:
+        raise ValueError(f"model description of format {spec.get('format')!r}: this release reads formats {FORMATS}")
     for key, kind in _WANTED.items():
         if not isinstance(spec.get(key), kind):  # type: ignore[arg-type]
             raise ValueError(f"model description: {key} is {spec.get(key)!r}")
@@ -216,5 +238,8 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
     shape = spec["image_shape"]
     if len(shape) != 3 or not all(isinstance(k, int) and 0 < k <= 65536 for k in shape):
         raise ValueError(f"model description: image_shape is {shape!r}; wanted [channels, height, width]")
+    scale_of(spec.get("pixels", "uint8"))  # raises ValueError for a type that images are not stored in
+    if spec.get("value_range") is not None:
+        check_range(spec["value_range"])
     if not math.isfinite(spec["data_range"]):
         raise ValueError(f"model description: data_range is {spec['data_range']!r}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.data.images import to_model
+from alphabar.data.values import SCALE
 from alphabar.types import Features, Images, Pixels
 
 FORMAT = 1  # of the file; a later one is refused
@@ -138,6 +139,7 @@ class Extractor(nn.Module):
         self.classes = tuple(classes) if classes is not None else None
         self.training_record = dict(training or {})
         self.check = dict(check) if check is not None else None
+        # the words are part of every fingerprint: they name the order of axes, and the type of pixels is to_model's affair
         self.preprocessing: dict[str, Any] = {
             "input": "uint8 NHWC", "shape": list(image_shape), "range": [-1, 1], "network": dict(architecture),
         }  # fmt: skip
@@ -156,10 +158,10 @@ class Extractor(nn.Module):
 
     def _check(self, pixels: Pixels) -> None:
         c, h, w = self.image_shape
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (h, w, c):
+        if pixels.dtype.name not in SCALE or pixels.ndim != 4 or pixels.shape[1:] != (h, w, c):
             raise ValueError(
                 f"extractor {self.name!r} was given {pixels.dtype} images of shape {tuple(pixels.shape)}; it wants "
-                f"uint8 of shape (n, {h}, {w}, {c}). Resize the images yourself, or train an extractor on images like yours: "
+                f"{', '.join(SCALE)} of shape (n, {h}, {w}, {c}). Resize the images, or train an extractor on images like yours: "
                 "alphabar extractor train SET --out PATH"
             )
 
@@ -176,7 +178,7 @@ class Extractor(nn.Module):
         return out
 
     def features(self, pixels: Pixels, batch: int = 256) -> Features:
-        """Features [n, dim], float32 on the CPU, of uint8 images [n, h, w, c]. Raises ValueError for another shape."""
+        """Features [n, dim], float32 on the CPU, of images [n, h, w, c]. Raises ValueError for another shape."""
         return self._run(pixels, logits=False, batch=batch)
 
     def logits(self, pixels: Pixels, batch: int = 256) -> Tensor:

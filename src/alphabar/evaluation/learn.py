@@ -15,6 +15,7 @@ from alphabar import seeds
 from alphabar.data.images import to_model
 from alphabar.data.split import HOLDOUT
 from alphabar.data.split import holdout as split_off
+from alphabar.data.values import scale_of
 from alphabar.evaluation.extractor import Classifier, Extractor
 from alphabar.progress import track
 from alphabar.types import Pixels
@@ -49,8 +50,14 @@ def augment(pixels: Pixels, rng: np.random.Generator, *, flip: bool, shift: int,
     for k in np.flatnonzero(rng.random(n) < erase):
         side = int(rng.integers(max(1, min(h, w) // 8), max(2, int(0.42 * min(h, w)))))
         top, left = int(rng.integers(0, h - side + 1)), int(rng.integers(0, w - side + 1))
-        out[k, top : top + side, left : left + side] = rng.integers(0, 256, (side, side, 1), dtype=np.uint8)
+        out[k, top : top + side, left : left + side] = _noise(rng, (side, side, 1), pixels.dtype)
     return out
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Pixels that are uniform over the whole scale of their type."""
+    scale = scale_of(dtype)
+    return rng.random(shape, dtype=np.float32) if scale == 1 else rng.integers(0, scale + 1, shape, dtype=dtype.type)
 
 
 def accuracy(network: Classifier, pixels: Pixels, labels: NDArray[np.int64], device: torch.device, batch: int = 500) -> float:

@@ -134,12 +134,13 @@ def png_uri(image: "Image") -> str:
 
 
 def strip(pixels: "Pixels", columns: int | None = None, pad: int = 1) -> "Image":
-    """A contact sheet whose gaps are transparent, for light pages and dark ones. pixels: uint8 (n, h, w, c)."""
+    """A contact sheet whose gaps are transparent, for light pages and dark ones. pixels: (n, h, w, c), as stored."""
     import numpy as np
     from PIL import ImageOps
 
-    from alphabar.data.sheet import contact_sheet
+    from alphabar.data.sheet import contact_sheet, shown
 
+    pixels = shown(pixels)
     columns = len(pixels) if columns is None else columns
     sheet = contact_sheet(pixels, columns=columns, pad=pad)
     covered = contact_sheet(np.zeros((*pixels.shape[:3], 1), np.uint8), columns=columns, pad=pad)  # paper is white

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor, nn
 
+from alphabar.data.decode import decode, probe
 from alphabar.data.images import to_pixels
+from alphabar.data.png import write_png
 from alphabar.denoiser.plan import Plan, parse_plan, timesteps
 from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls
 from alphabar.progress import track
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """A denoiser that says what it was trained on: `schedule`, in the one coordinate, and `image_shape` (c, h, w).
 
-    Also read where there: `data_range` (1.0), `crop` (pixels to cut from each side afterwards, 0) and `fingerprint`.
+    Also read where there: `data_range` (1.0), `crop` (pixels to cut from each side afterwards, 0), `fingerprint`, and, of
+    the images it was trained on, `pixels` (their type, "uint8", in which samples come too) and `value_range` (None).
     """
 
     @property
@@ -50,8 +53,9 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """images: uint8 N x H x W x C. record: how they were made (plain data). x0: x0_hat at the steps that
-    record["x0_steps"] names, each like `images`, or None."""
+    """images: N x H x W x C, of the type (uint8, uint16, float32) of the images that the model was trained on. record: how
+    they were made (plain data); its "value_range" is what `alphabar.data.values.to_values` takes to give back values of the
+    range that was declared for those. x0: x0_hat at the steps that record["x0_steps"] names, each like `images`, or None."""
 
     images: Pixels
     record: dict[str, Any]
@@ -67,7 +71,8 @@ class Samples:
         """Writes PATH.npz, or, when PATH ends in a slash, a folder of PNGs 000000.png ... with record.json.
 
         The .npz holds `images`, `record` (JSON text) and, where kept, `x0` (steps x N x H x W x C); a folder holds
-        no x0. Returns where it is. Raises ValueError for a folder with other files in it, or channels PNG has not.
+        no x0. PNGs have 8 or 16 bits a channel, as the images have. Returns where it is. Raises ValueError for a folder
+        with other files in it, and for floats and channels that PNG has not.
         """
         if not _is_folder(path):
             target = _npz_path(path)
@@ -77,15 +82,13 @@ class Samples:
                 arrays["x0"] = np.stack(self.x0)
             _write_npz(target, arrays)
             return target
-        from PIL import Image
-
-        _check_target(path, self.images.shape[-1])
+        _check_target(path, self.images.shape[-1], self.images.dtype)
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("[0-9]*.png"):
             stale.unlink()
         for k, image in enumerate(self.images):
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{k:06d}.png")
+            write_png(folder / f"{k:06d}.png", image)
         write_atomically(folder / "record.json", json.dumps(self.record, indent=1) + "\n")
         return folder
 
@@ -94,13 +97,11 @@ class Samples:
         """What `save` wrote. Raises FileNotFoundError, or ValueError for files that it did not write."""
         folder = Path(path)
         if folder.is_dir():
-            from PIL import Image
-
             if not (folder / "record.json").exists():
                 raise ValueError(f"{folder}/ has no record.json: it was not written by alphabar")
             files = sorted(folder.glob("[0-9]*.png"))
-            stacked = np.stack([np.asarray(Image.open(f)) for f in files])
-            images = stacked if stacked.ndim == 4 else stacked[..., None]
+            blobs = [(f.read_bytes(), str(f)) for f in files]
+            images = np.stack([decode(data, where, probe(data, where).c) for data, where in blobs])
             return Samples(images, json.loads((folder / "record.json").read_text()))
         target = _npz_path(path)
         if not target.exists():
@@ -158,8 +159,10 @@ def sample(
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
     crop = int(getattr(model, "crop", 0))
     c, h, w = model.image_shape
+    pixels = np.dtype(getattr(model, "pixels", "uint8"))
+    value_range = getattr(model, "value_range", None)
     if out is not None:
-        _check_target(out, c)
+        _check_target(out, c, pixels)
     device = _place(model, device, channels_last)
     protocol: dict[str, Any] = {
         "sampler": entry.name, "eta": options.get("eta"), "variance": options.get("variance"), "steps": steps,
@@ -167,6 +170,7 @@ def sample(
         "seed": seed, "first_index": int(indices[0]), "n": n, "batch": batch,
         "model": fingerprint(model), "image_shape": [c, h - 2 * crop, w - 2 * crop],
         "x0_steps": list(chosen(keep_x0, steps)), "versions": versions(),
+        "pixels": pixels.name, "value_range": None if value_range is None else [float(v) for v in value_range],
     }  # fmt: skip
     if list(indices) != list(range(indices[0], indices[0] + n)):
         protocol["indices"] = [int(k) for k in indices]
@@ -187,13 +191,13 @@ def sample(
                 denoise = SkipCalls(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
             if clip:
                 denoise = ClipX0(denoise)
-            keep = KeepX0(protocol["x0_steps"], crop)
+            keep = KeepX0(protocol["x0_steps"], crop, pixels)
             x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             told = _Told(keep, advance, len(rows) / steps)
             x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=told, **options)
-            images = to_pixels(cropped(x, crop))  # also waits for the device
+            images = to_pixels(cropped(x, crop), pixels)  # also waits for the device
             made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun)
             if parts is not None:
                 parts.save(start, made[start])
@@ -330,7 +334,7 @@ class _Parts:
             return _Part(data["images"], list(data["x0"]), int(data["calls"]), float(data["seconds"]))
 
     def save(self, start: int, part: _Part) -> None:
-        x0 = np.stack(part.x0) if part.x0 else np.empty((0, *part.images.shape), dtype=np.uint8)
+        x0 = np.stack(part.x0) if part.x0 else np.empty((0, *part.images.shape), dtype=part.images.dtype)
         arrays = {"images": part.images, "x0": x0, "calls": np.array(part.calls), "seconds": np.array(part.seconds)}
         _write_npz(self.folder / f"{start:08d}.npz", arrays)
 
@@ -350,13 +354,15 @@ def _is_folder(path: str | Path) -> bool:
     return str(path).endswith(("/", os.sep))
 
 
-def _check_target(path: str | Path, channels: int) -> None:
+def _check_target(path: str | Path, channels: int, dtype: DTypeLike = np.uint8) -> None:
     """Whether samples can be saved there: told before they are drawn."""
     folder = Path(path)
     if not _is_folder(path):
         return
     if channels not in (1, 3):
         raise ValueError(f"{channels} channels do not fit PNG, which takes 1 or 3: save to a .npz")
+    if np.dtype(dtype).kind == "f":
+        raise ValueError(f"{np.dtype(dtype)} images do not fit PNG, which holds 8 or 16 bits a channel: save to a .npz")
     if folder.exists() and not (folder / "record.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}/ holds files that are not samples: choose an empty folder")
 

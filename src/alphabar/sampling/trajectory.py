@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from alphabar.data.images import to_pixels
@@ -22,19 +23,20 @@ def chosen(keep: bool | Sequence[int], steps: int) -> tuple[int, ...]:
 
 
 class KeepX0:
-    """An `on_step` that keeps x0_hat at the chosen steps as pixels, uint8 N x H x W x C, `crop` cut from each side.
+    """An `on_step` that keeps x0_hat at the chosen steps as pixels of `dtype`, N x H x W x C, `crop` cut from each side.
 
     Batches may follow one another: call `x0()` after the last. Values beyond [-1, 1] are clamped, as in any picture.
     """
 
-    def __init__(self, steps: Sequence[int], crop: int = 0) -> None:
+    def __init__(self, steps: Sequence[int], crop: int = 0, dtype: DTypeLike = np.uint8) -> None:
         self.steps = tuple(steps)
         self.crop = crop
+        self.dtype = dtype
         self._kept: dict[int, list[Pixels]] = {k: [] for k in self.steps}
 
     def __call__(self, step: int, sigma: float, x: Tensor, x0_hat: Tensor) -> None:
         if step in self._kept:
-            self._kept[step].append(to_pixels(cropped(x0_hat, self.crop)))
+            self._kept[step].append(to_pixels(cropped(x0_hat, self.crop), self.dtype))
 
     def x0(self) -> list[Pixels]:
         """One array a kept step, from the noisiest down."""

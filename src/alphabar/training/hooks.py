@@ -27,7 +27,7 @@ class Training:
     images: int = 0  # images seen so far
     step: int = 0  # optimiser steps so far
     loss: float = float("nan")  # mean over the steps since the last report
-    heldout: NDArray[Any] | None = None  # held-out pixels, uint8 (n, h, w, c), padded as in training
+    heldout: NDArray[Any] | None = None  # held-out pixels (n, h, w, c), padded as in training
     best: dict[str, float] = field(default_factory=dict)  # lowest value so far of every figure that a hook reports
 
     def report(self, kind: str, **values: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -100,7 +100,7 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples number first .. first + n - 1 of a run: pixels uint8 (n, h, w, c), levels and noise."""
+    """Samples number first .. first + n - 1 of a run: pixels (n, h, w, c) as they are stored, levels and noise."""
 
     pixels: Pixels
     sigma: Tensor
@@ -125,7 +125,7 @@ class Stream:
 
     def batch(self, first: int, n: int) -> Batch:
         """n samples from number `first` on."""
-        rows: NDArray[np.uint8] = np.empty((n, *self.pixels.shape[1:]), np.uint8)
+        rows: NDArray[Any] = np.empty((n, *self.pixels.shape[1:]), self.pixels.dtype)
         noise = np.empty((n, *self.image_shape), np.float32)
         u = np.empty(n)
         address = seeds.Addressed()
@@ -145,7 +145,7 @@ class Stream:
         return Batch(pad_pixels(rows, self.pad), sigma, torch.from_numpy(noise))
 
 
-def pad_pixels(pixels: Pixels, pad: int) -> UInt8[np.ndarray, "n hp wp c"]:
+def pad_pixels(pixels: Pixels, pad: int) -> Shaped[np.ndarray, "n hp wp c"]:
     """Black borders of `pad` pixels, as the lesson pads 28x28 to 32x32."""
     return np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else pixels
 
@@ -157,7 +157,7 @@ def train(
     recipe: TrainRecipe,
     run: Run,
     *,
-    heldout: UInt8[np.ndarray, "m h w c"] | None = None,
+    heldout: Shaped[np.ndarray, "m h w c"] | None = None,
     hooks: Sequence[Hook] = (),
     resume: bool = False,
     fingerprint: str = "",
