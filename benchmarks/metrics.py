@@ -126,7 +126,7 @@ def tasks(x: Any, y: Any) -> dict[str, dict[str, Task]]:
             "torchmetrics": lambda: float(torchmetrics(FrechetInceptionDistance(feature=Given()))),
         },
         "KID": {
-            OURS: lambda: kid(x, y),
+            OURS: lambda: kid(x, y).value,
             "torch-fidelity": lambda: kid_features_to_metric(x, y, **kid_options)["kernel_inception_distance_mean"],
             "clean-fid": lambda: cleanfid.kernel_distance(x.numpy(), y.numpy(), max_subset_size=subset),
             "torchmetrics": lambda: float(

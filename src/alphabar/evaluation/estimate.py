@@ -1,8 +1,12 @@
-"""A number with its standard error and interval: what every metric of this project gives back."""
+"""A number with its standard error and interval, and where both come from: what every metric of this project gives back."""
 
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 LEVEL = 0.95  # of every interval, unless it is asked for otherwise
 
@@ -37,6 +41,132 @@ class Estimate:
             return f"{self.value:.4g}"
         low, high = self.interval
         return f"{self.value:.4g} [{low:.4g}, {high:.4g}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """A statistic of two samples, of n and m images, with what every image does to it: its expansion at the samples
+    (von Mises 1947; Serfling 1980, "Approximation Theorems of Mathematical Statistics", ch. 6).
+
+    influence_x, influence_y: the first derivative towards each image, centred; one a row, of all images or of a random part
+    of them. second: variance of the second-order part, over pairs of images; second_x: what is left of it without the pairs
+    within y, which two statistics against one y share. bias: expectation of the value less the truth; bias_x: the part of
+    x. known_variance: where the metric has a better estimate than the one from influences. quadratic: for a squared
+    distance, its plain value with all bias in it, a sum of squares to which the first order's variance is proportional.
+    noise: what the influences' variance has too much, since they are taken at the samples; None: twice the second order.
+    steepness: variance that a unit of distance has along the directions in which the samples vary most (see `steepness`),
+    which decides where the distance found is lost in the second order. trouble: why there is no interval.
+    """
+
+    value: float
+    n: int
+    m: int
+    influence_x: Float64[Tensor, " i"]
+    influence_y: Float64[Tensor, " j"]
+    second: float = 0.0
+    second_x: float = 0.0
+    bias: float = 0.0
+    bias_x: float = 0.0
+    known_variance: float | None = None
+    quadratic: float | None = None
+    noise: float | None = None
+    steepness: float = 0.0
+    trouble: str | None = None
+
+    @property
+    def first(self) -> float:
+        """Variance of the first-order part, as the influences have it."""
+        return _variance(self.influence_x) / self.n + _variance(self.influence_y) / self.m
+
+    @property
+    def variance(self) -> float:
+        """Of value."""
+        if self.known_variance is not None:
+            return self.known_variance
+        return max(self.first - self.excess, 0.0) + self.second
+
+    @property
+    def excess(self) -> float:
+        """`noise`, filled in."""
+        return 2 * self.second if self.noise is None else self.noise
+
+    def estimate(self, level: float = LEVEL) -> Estimate:
+        """The value, with an interval for its expectation at n and m images."""
+        return self._estimate(self.bias, level)
+
+    def unbiased(self, level: float = LEVEL) -> Estimate:
+        """The value less its bias, with an interval for the truth, which as many images as one likes would give."""
+        return self._estimate(0.0, level)
+
+    def _estimate(self, add: float, level: float) -> Estimate:
+        """Of the truth + add. The interval holds every truth D that the data do not reject when a squared distance's
+        variance is taken at D, first * D / quadratic + second, rather than at the samples, whose distance is large or
+        small by chance together with its standard error (a score interval, after Wilson 1927)."""
+        value = self.value - self.bias
+        if self.trouble is not None:
+            return Estimate(value + add, None, None, level, self.trouble)
+        se = math.sqrt(self.variance)
+        if self.quadratic is None or self.quadratic <= 0:
+            return Estimate.normal(value + add, se, level)
+        z = quantile(level)
+        # variance for a unit of distance: as found, and, where the distance is lost in the second order, as it must be
+        spread = math.sqrt(self.second)
+        slope = (max(self.first - self.excess, 0.0) + self.steepness * spread) / (max(value, 0.0) + spread)
+        middle = value + z**2 * slope / 2
+        half = z * math.sqrt(max(slope * value + z**2 * slope**2 / 4, 0.0) + self.second)
+        return Estimate(value + add, se, (middle - half + add, middle + half + add), level)
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def steepness(pairs: Float64[Tensor, "k k"], n: int, m: int) -> float:
+    """4 (1/n + 1/m) lambda, where lambda is the eigenvalue that weighs most in the second order, sum l^3 / sum l^2.
+
+    A squared distance is a sum of squares (delta_k + noise_k)^2 with noise of variance l_k (1/n + 1/m): the first order's
+    variance is the sum of 4 l_k (1/n + 1/m) delta_k^2. pairs: the centred kernel of the second order, whose eigenvalues these
+    are, at all pairs of some images of both sides; its diagonal is not read.
+    """
+    k = len(pairs)
+    off = pairs - torch.diag(pairs.diagonal())
+    square = float(off.square().sum()) / (k * (k - 1))
+    cube = float((off @ off * off).sum()) / (k * (k - 1) * (k - 2))
+    if square <= 0:
+        return 0.0
+    return 4 * (1 / n + 1 / m) * min(max(cube / square, 0.0), math.sqrt(square))
+
+
+def difference(a: Expansion, b: Expansion, *, paired: bool, unbiased: bool = False, level: float = LEVEL) -> Estimate:
+    """a - b of one metric against one and the same y, whose images count once and not twice.
+
+    paired: image k of both was made from the same noise, so that what both share drops out. unbiased: of the values less
+    their biases. Raises ValueError for unlike numbers of images where they are paired, or unlike references.
+    """
+    if a.m != b.m or len(a.influence_y) != len(b.influence_y):
+        raise ValueError(f"scored against {a.m} and {b.m} images: score both against the same reference")
+    if paired and (a.n != b.n or len(a.influence_x) != len(b.influence_x)):
+        raise ValueError(f"{a.n} and {b.n} images cannot be pairs: give as many of both, or paired=False")
+    value = a.value - b.value - ((a.bias - b.bias) if unbiased else 0.0)
+    if (trouble := a.trouble or b.trouble) is not None:
+        return Estimate(value, None, None, level, trouble)
+    second = a.second_x + b.second_x
+    if paired:
+        own = _variance(a.influence_x - b.influence_x) / a.n
+        # pairs of images are alike by about the square of what single images are alike by
+        together = float((a.influence_x * b.influence_x).mean()) / max(_spread(a) * _spread(b), 1e-300)
+        second *= max(1 - together**2, 0.0)
+    else:
+        own = _variance(a.influence_x) / a.n + _variance(b.influence_x) / b.n
+    first = own + _variance(a.influence_y - b.influence_y) / a.m
+    return Estimate.normal(value, math.sqrt(max(first - 2 * second, 0.0) + second), level)
+
+
+def _spread(e: Expansion) -> float:
+    return math.sqrt(float(e.influence_x.square().mean()))
+
+
+def _variance(values: Tensor) -> float:
+    return float(values.var(correction=1)) if len(values) > 1 else 0.0
 
 
 def quantile(level: float) -> float:

@@ -179,7 +179,7 @@ class ImageEval:
         reference = self._reference_side()
         if metric == "fid":
             return frechet(side.stats, reference.stats).value
-        return kid(side.features, reference.features)
+        return kid(side.features, reference.features).value
 
     def _floor(self, metric: str, n: int) -> float:
         if (metric, n) not in self._floors:

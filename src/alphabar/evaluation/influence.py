@@ -1,4 +1,4 @@
-"""How sure an FID is: its standard error and its bias, from the expansion of the Fréchet distance at two samples.
+"""How sure an FID is: its standard error, its bias and its limit, from the expansion of the Fréchet distance at two samples.
 
 Write a = tr((A B)^(1/2)) for the covariances A and B. With B = F F^T, N = F^T A F = V S^2 V^T, the images of the first
 side become w = V^T F^T (x - mean), whose covariance is S^2; those of the second side, by way of G = A F V S^-1 (for which
@@ -15,64 +15,32 @@ function is von Mises' (Serfling 1980, ch. 6).
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from alphabar.evaluation.features import FeatureStats, same_extractor
+from alphabar import seeds
+from alphabar.evaluation import spread
+from alphabar.evaluation.estimate import Expansion, steepness
+from alphabar.evaluation.features import FeatureStats, same_extractor, scatter_of
 from alphabar.evaluation.frechet import cholesky, frechet, roots_are_exact
+from alphabar.progress import track
 from alphabar.types import Features
 
 ROWS = 4096  # images a side that the variance is taken from: their standard error is then known to 1 or 2 %
+FEW = 160  # images a side, all pairs of which give the size of the second order
+PARTS = 4  # the smallest sets of the regression are a quarter of all images
+MARGIN = 8.0  # images for every feature that counts, below which the expansion is not trusted
 
 
-@dataclass(frozen=True, eq=False)
-class Expansion:
-    """FID of two samples with its derivatives.
+def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Tensor, "m d"]) -> Expansion:
+    """FID of two samples with its influences, its bias and the size of its second order.
 
-    value: FID at n and m images. bias: what it exceeds the distance of the two distributions by, to order 1/n. bias_a:
-    the first side's part of that. influence_a, influence_b: centred, one for each row that was given. second: variance of
-    the second-order part (for features of Gaussian fourth moments). second_a: its part without the images of b among
-    themselves, which two expansions against one reference do not share.
-    """
-
-    value: float
-    n: int
-    m: int
-    bias: float
-    bias_a: float
-    influence_a: Float64[Tensor, " i"]
-    influence_b: Float64[Tensor, " j"]
-    second: float
-    second_a: float
-    effective: float  # number of features that count: (sum s)^2 / sum s^2
-
-    @property
-    def variance(self) -> float:
-        """Of value. The influences' own variance holds the second order twice, since they are taken at the samples."""
-        first = _variance(self.influence_a) / self.n + _variance(self.influence_b) / self.m
-        return max(first - 2 * self.second, 0.0) + self.second
-
-    @property
-    def trouble(self) -> str | None:
-        """Why the expansion does not hold at this number of images, or None."""
-        least = min(self.n, self.m)
-        if self.effective > least / MARGIN:
-            return (
-                f"no interval: {least} images for {self.effective:.0f} effective features are too few for it; give at least "
-                f"{math.ceil(MARGIN * self.effective)}"
-            )
-        return None
-
-
-MARGIN = 8.0
-
-
-def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Tensor, "m d"]) -> Expansion | None:
-    """The expansion at statistics a and b; None where a covariance is singular, so that there is none.
-
+    Where a covariance is singular, or images are too few for the features that count, `trouble` says so.
     rows_a, rows_b: features [.., d] of a sample of either side's images (all of them at best, `ROWS` are plenty).
     Raises ValueError for different extractors.
     """
@@ -80,7 +48,11 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
     cov_a, cov_b = a.cov, b.cov
     f = cholesky(cov_b)
     if f is None or cholesky(cov_a) is None:
-        return None
+        few = min(a.n, b.n) <= a.dim
+        why = f"{min(a.n, b.n)} images for {a.dim} features" if few else "features that are constant or repeat each other"
+        empty = torch.empty(0, dtype=torch.float64)
+        singular = f"no interval: a covariance is singular ({why})"
+        return Expansion(frechet(a, b).value, a.n, b.n, empty, empty, trouble=singular)
     af = cov_a @ f
     values, v = torch.linalg.eigh(f.T @ af)
     s = values.clamp_min(0).sqrt()
@@ -88,32 +60,151 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
     scale = float(apart.square().sum() + cov_a.trace() + cov_b.trace())
     value = scale - 2 * float(s.sum()) if roots_are_exact(values, scale) else frechet(a, b).value
     s = s.clamp_min(torch.finfo(torch.float32).eps * float(s[-1]))
-    share = s * s[:, None] / (s + s[:, None])  # of every pair of directions
-    own, other = _side(a, rows_a, f @ v, s, apart), _side(b, rows_b, (af @ v) / s, s, -apart)
-    pairs = 0.5 * float(share.square().sum() + s.square().sum() / 4)
-    aa = 2 / a.n**2 * (float(cov_a.square().sum()) + pairs)
-    bb = 2 / b.n**2 * (float(cov_b.square().sum()) + pairs)
-    ab = 4 / (a.n * b.n) * (float(values.clamp_min(0).sum()) + pairs)
-    bias_a, bias_b = (float(cov_a.trace()) + own[1]) / a.n, (float(cov_b.trace()) + other[1]) / b.n
+    half_inverse = _cauchy(s)
+    own, other = (
+        _Side.of(side, rows, to_w, s, half_inverse, towards)
+        for side, rows, to_w, towards in ((a, rows_a, f @ v, apart), (b, rows_b, (af @ v) / s, -apart))
+    )
+    close, k = _pairs(torch.cat([own.x, other.x]), torch.cat([own.z, other.z]), s, half_inverse), len(own.x)
+    square = close.square()
+    aa, bb = (
+        2 / side.n**2 * float(block.sum() - block.diagonal().sum()) / (len(block) * (len(block) - 1))
+        for side, block in ((a, square[:k, :k]), (b, square[k:, k:]))
+    )
+    ab = 4 / (a.n * b.n) * float(square[:k, k:].mean())
+    effective, least = float(s.sum().square() / s.square().sum()), min(a.n, b.n)
+    # Taken at the samples, whose spectra are wider than the truth's, the bias is too small by about this much, and the next
+    # order adds to it (for Gaussians of one spectrum: -c/4 and +c/8 a side at c = d / n; both sides together c/2, by simulation).
+    bias_a, bias_b = (
+        (float(side.cov.trace()) + of_side.curvature) / side.n * (1 + effective / (2 * side.n))
+        for side, of_side in ((a, own), (b, other))
+    )
+    trouble = None
+    if effective > least / MARGIN:
+        trouble = (
+            f"no interval: {least} images for {effective:.0f} effective features are too few for it; give at least "
+            f"{math.ceil(MARGIN * effective)}"
+        )
     return Expansion(
-        max(value, 0.0), a.n, b.n, bias_a + bias_b, bias_a, own[0], other[0],
-        aa + bb + ab, aa + ab, float(s.sum().square() / s.square().sum()),
+        max(value, 0.0), a.n, b.n, own.influence, other.influence, second=aa + bb + ab, second_x=aa + ab, bias=bias_a + bias_b,
+        bias_x=bias_a, quadratic=max(value, 0.0), steepness=steepness(close, a.n, b.n), trouble=trouble,
     )  # fmt: skip
 
 
-def _side(
-    stats: FeatureStats, rows: Features, to_w: Float64[Tensor, "d d"], s: Float64[Tensor, " d"], apart: Float64[Tensor, " d"]
-) -> tuple[Float64[Tensor, " n"], float]:
-    """Influences of one side's rows, and n times its part of the covariances' bias. Products in float32: their rounding
-    is far below the sampling error that they measure."""
-    x = rows.to(torch.float64) - stats.mean
-    z = x.float() @ (to_w / s.sqrt()).float()  # [n, d], of covariance S
-    z.square_()
-    influence = 2 * x @ apart + x.square().sum(1) - z.sum(1, dtype=torch.float64)
-    between = (1 / (s + s[:, None])).float()
-    curvature = ((z @ between) * z).sum(1, dtype=torch.float64).mean()
-    return influence - influence.mean(), 0.5 * float(curvature - s.sum() / 2)
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One side's influences, its part of the covariances' bias times n, and a few of its images for the second order.
+
+    x: float64, centred. z: w / sqrt(s), of covariance S, float32: rounding is far below the sampling error it measures.
+    """
+
+    influence: Float64[Tensor, " n"]
+    curvature: float
+    x: Float64[Tensor, "k d"]
+    z: Float[Tensor, "k d"]
+
+    @staticmethod
+    def of(
+        stats: FeatureStats,
+        rows: Features,
+        to_w: Float64[Tensor, "d d"],
+        s: Float64[Tensor, " d"],
+        half_inverse: Float[Tensor, "d r"],
+        apart: Float64[Tensor, " d"],
+    ) -> "_Side":
+        x = rows.to(torch.float64) - stats.mean
+        z = x.float() @ (to_w / s.sqrt()).float()
+        few = np.linspace(0, len(x) - 1, min(len(x), FEW)).astype(np.int64)  # from all over a set that may be sorted
+        x_few, z_few = x[few], z[few]
+        z.square_()
+        influence = 2 * x @ apart + x.square().sum(1) - z.sum(1, dtype=torch.float64)
+        curvature = (z @ half_inverse).to(torch.float64).square().sum(1).mean()
+        return _Side(influence - influence.mean(), 0.5 * float(curvature - s.sum() / 2), x_few, z_few)
 
 
-def _variance(values: Tensor) -> float:
-    return float(values.var(correction=1))
+def _pairs(
+    x: Float64[Tensor, "k d"], z: Float[Tensor, "k d"], s: Float64[Tensor, " d"], half_inverse: Float[Tensor, "d r"]
+) -> Float64[Tensor, "k k"]:
+    """g(x, y) = x . y + 1/2 sum_kl u_kl(x) u_kl(y) / (s_k + s_l) of all pairs: the kernel of the second order."""
+    together = torch.stack([((z * row) @ half_inverse).square().sum(1) for row in z]).to(torch.float64)
+    own = z.square().sum(1).to(torch.float64)
+    return x @ x.T + 0.5 * (together - 0.5 * (own + own[:, None]) + 0.5 * s.sum())
+
+
+def _cauchy(s: Float64[Tensor, " d"]) -> Float[Tensor, "d r"]:
+    """C with C C^T = 1 / (s_k + s_l) to about 1e-3: 1 / x is the integral of exp(t - x e^t) over all t, here a sum at unit
+    steps, which for this integrand is far better than its step (Trefethen & Weideman 2014, "The exponentially convergent
+    trapezoidal rule")."""
+    low, high = math.log(float(s[-1])), math.log(float(s[0]))
+    t = torch.arange(math.floor(-low - 11), math.ceil(-high + 4), dtype=torch.float64)
+    return torch.exp(t / 2 - s[:, None] * t.exp()).float()
+
+
+def parts(chunks: Iterable[Features], n: int, extractor: str, seed: int = 0) -> list[FeatureStats]:
+    """Statistics of PARTS disjoint random parts of n images, as equal in size as can be, in one pass over their features.
+
+    The part of an image follows from (seed, n), whatever the chunks. Raises ValueError for fewer than 2 images a part.
+    """
+    if n < 2 * PARTS:
+        raise ValueError(f"{n} images cannot be split into {PARTS} parts of 2 and more: give at least {2 * PARTS}")
+    part = seeds.generator(seed, draw=n, stream=seeds.SUBSET).permutation(np.arange(n) % PARTS)
+    found: list[FeatureStats | None] = [None] * PARTS
+    at = 0
+    for chunk in chunks:
+        of_rows = torch.from_numpy(part[at : at + len(chunk)])
+        at += len(chunk)
+        for k in range(PARTS):
+            if len(own := chunk[of_rows == k]):
+                stats, before = FeatureStats.of(own, extractor), found[k]
+                found[k] = stats if before is None else before + stats
+    return [stats for stats in found if stats is not None]
+
+
+def infinity(whole: Expansion, a: Sequence[FeatureStats], b: Sequence[FeatureStats]) -> Expansion:
+    """FID-infinity (Chong & Forsyth 2020, arXiv:1911.07023): FID regressed on 1/n, read off at 1/n = 0; both sides shrink.
+
+    whole: the expansion at all images. a, b: `parts` of the same images. The regression's three points are FID of all
+    images, the mean over two disjoint halves, and over four disjoint quarters, at 1, 2 and 4 times 1/n. Every image counts
+    as often as any other, so to first order the intercept varies as FID does; its second order is 3/2 of FID's.
+    """
+    quarters = [frechet(x, y).value for x, y in zip(a, b, strict=True)]
+    halves = [frechet(a[k] + a[k + 1], b[k] + b[k + 1]).value for k in range(0, PARTS, 2)]
+    # The least-squares intercept of three values at 1, 2 and 4 has these weights; pairs of images that share a quarter, a half
+    # or only the whole are counted 4, 2 and 1 times in the three, which gives sum_kl w_k w_l min(k, l) = 3/2.
+    value = whole.value + 0.5 * float(np.mean(halves)) - 0.5 * float(np.mean(quarters))
+    second, second_x = 1.5 * whole.second, 1.5 * whole.second_x
+    return replace(whole, value=value, bias=0.0, bias_x=0.0, second=second, second_x=second_x, noise=whole.excess)
+
+
+def bootstrap(
+    x: Features, y: Float[Tensor, "m d"], replicates: int = 1000, *, seed: int = 0, progress: bool = False
+) -> Float64[Tensor, " r"]:
+    """FID of x and y drawn again from themselves with replacement, `replicates` times (Efron 1979).
+
+    Its standard deviation is the check of `expand`'s standard error (it is larger where the second order is not small: drawn
+    again, that part is there three times). Replicate k depends on (seed, k) alone, and under torchrun the replicates are
+    dealt to the processes. Raises ValueError for fewer than 2 replicates.
+    """
+    if replicates < 2:
+        raise ValueError(f"replicates = {replicates}: give at least 2, as in 1000")
+    sides = [f.to(torch.float64) - f.to(torch.float64).mean(0) for f in (x, y)]
+    apart = x.to(torch.float64).mean(0) - y.to(torch.float64).mean(0)
+    found = torch.zeros(replicates, dtype=torch.float64)
+    with track(replicates, "bootstrap", "replicates", show=progress and spread.world()[0] == 0) as advance:
+        for k in spread.share(replicates):
+            rng = seeds.generator(seed, draw=k, stream=seeds.SUBSET)
+            a, b = (_drawn_again(f, rng) for f in sides)
+            a = replace(a, mean=a.mean + apart)
+            found[k] = frechet(a, b).value
+            advance(spread.world()[1])
+    return spread.total(found)
+
+
+def _drawn_again(centred: Float64[Tensor, "n d"], rng: np.random.Generator) -> FeatureStats:
+    n = len(centred)
+    times = torch.from_numpy(np.bincount(rng.integers(0, n, n), minlength=n))
+    rows = torch.nonzero(times).flatten()  # 63 % of them
+    weight = times[rows].to(torch.float64)
+    own = centred[rows]
+    mean = weight @ own / n
+    return FeatureStats("bootstrap", n, mean, scatter_of((own - mean) * weight.sqrt()[:, None]))
