@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, reduce
+from itertools import pairwise
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class Ladder:
 
     def reason(self, metric: str) -> str | None:
         """Why this metric does not rank the ladder, or None where it does."""
-        for before, rung in zip(self.rungs, self.rungs[1:], strict=False):
+        for before, rung in pairwise(self.rungs):
             rise = rung.rise[metric]
             if rise.interval is None or not rise.interval[0] > 1e-9 * abs(rung.scores[metric].value):  # more than rounding
                 return f"{rung.strength:g} is not above {before.strength:g}: rise {rise}"

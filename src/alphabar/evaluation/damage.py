@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Damage:
     change: Apply
     eight_bit: bool = False  # cannot be done to anything but uint8 of 1 or 3 channels
 
-    def __call__(self, pixels: Pixels, strength: float, *, seed: int = 0, numbers: Numbers | None = None) -> Pixels:
+    def __call__(self, pixels: NDArray[Any], strength: float, *, seed: int = 0, numbers: Numbers | None = None) -> Pixels:
         """Damaged images, of the type and shape of `pixels`. numbers: of the images, 0, 1, ... if left out.
 
         Raises ValueError for another type, a negative strength, or where this damage cannot be done to such images.
@@ -47,7 +48,8 @@ class Damage:
         if not strength >= 0:
             raise ValueError(f"{self.name} of strength {strength}: give one >= 0 ({self.unit})")
         if strength == 0:
-            return pixels.copy()
+            same: Pixels = pixels.copy()
+            return same
         numbers = np.arange(len(pixels)) if numbers is None else numbers
         if len(numbers) != len(pixels):
             raise ValueError(f"{len(numbers)} numbers for {len(pixels)} images: give one an image")
@@ -58,7 +60,7 @@ class Damage:
         out: Pixels = np.rint(levels * np.float32(full)).astype(pixels.dtype)
         return out
 
-    def refuses(self, pixels: Pixels) -> str | None:
+    def refuses(self, pixels: NDArray[Any]) -> str | None:
         """Why this damage cannot be done to such images, or None."""
         seen = f"{pixels.dtype} images of shape {pixels.shape}"
         if pixels.dtype.name not in SCALE or pixels.ndim != 4:
