@@ -3,6 +3,7 @@
 The type of pixels decides their scale: uint8 is 0..255, uint16 0..65535, float32 0..1.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from alphabar.data.values import MAX_CHANNELS, SCALE, Axes, Range, Survey, scale_of, stored_dtype, to_stored
+from alphabar.data.values import MAX_CHANNELS, SCALE, Axes, Survey, check_range, scale_of, stored_dtype, to_stored
 from alphabar.types import Images, Pixels
 
 _TENSORS = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
@@ -78,7 +79,7 @@ def to_pixels(x: Images, dtype: DTypeLike = np.uint8) -> Pixels:
     return out
 
 
-def check_images(images: Any, *, value_range: Range | None = None, axes: Axes | None = None) -> Pixels:
+def check_images(images: Any, *, value_range: Sequence[float] | None = None, axes: Axes | None = None) -> Pixels:
     """A user's images as pixels N x H x W x C, or a ValueError that says what came and what to type.
 
     Takes arrays and tensors: uint8 and uint16 stay as they are; floats in [0, 1] become float32, or uint8 where every
@@ -99,7 +100,7 @@ def check_images(images: Any, *, value_range: Range | None = None, axes: Axes | 
     array = channels_last(array, kind)
     if 0 in array.shape:
         raise ValueError(f"no images: the shape is {array.shape}")
-    survey = Survey(value_range)
+    survey = Survey(check_range(value_range))
     if value_range is not None or array.dtype.name not in ("uint8", "uint16"):
         survey.see(array)
         if (fault := survey.fault()) is not None:

@@ -135,17 +135,18 @@ def to_stored(values: NDArray[Any], value_range: Range | None) -> NDArray[Any]:
     return np.ascontiguousarray((2 * whole * scale + span) // (2 * span), dtype=dtype)  # rounded, exactly
 
 
-def to_values(pixels: NDArray[Any], value_range: Range | None = None) -> NDArray[np.float64]:
+def to_values(pixels: NDArray[Any], value_range: Sequence[float] | None = None) -> NDArray[np.float64]:
     """Pixels -> the values that they stand for, float64: the inverse of the declared range.
 
     value_range: of `ImageSet.value_range` or a sampling record's "value_range"; None is the type's own scale, so that
     values are levels. Where the source held whole numbers (a span up to 65535), np.rint gives back exactly those.
     """
-    if value_range is None:
-        scale_of(pixels.dtype)
+    scale = scale_of(pixels.dtype)
+    declared = check_range(value_range)
+    if declared is None:
         return pixels.astype(np.float64)
-    low, high = value_range
-    return low + pixels.astype(np.float64) / scale_of(pixels.dtype) * (high - low)
+    low, high = declared
+    return low + pixels.astype(np.float64) / scale * (high - low)
 
 
 def to_depth(pixels: Pixels, dtype: DTypeLike) -> Pixels:

@@ -161,8 +161,8 @@ class Extractor(nn.Module):
         if pixels.dtype.name not in SCALE or pixels.ndim != 4 or pixels.shape[1:] != (h, w, c):
             raise ValueError(
                 f"extractor {self.name!r} was given {pixels.dtype} images of shape {tuple(pixels.shape)}; it wants "
-                f"{', '.join(SCALE)} of shape (n, {h}, {w}, {c}). Resize the images, or train an extractor on images like yours: "
-                "alphabar extractor train SET --out PATH"
+                f"uint8, uint16 or float32 of shape (n, {h}, {w}, {c}). Resize the images, or train an extractor on "
+                "images like yours: alphabar extractor train SET --out PATH"
             )
 
     def _run(self, pixels: Pixels, *, logits: bool, batch: int) -> Tensor:

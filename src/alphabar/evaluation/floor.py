@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from alphabar import seeds
@@ -23,7 +23,7 @@ class Real:
     reference: Pixels
     reference_name: str
     reference_fingerprint: str
-    pool: UInt8[np.ndarray, "m h w c"]
+    pool: Shaped[np.ndarray, "m h w c"]
     pool_source: str  # in words
 
     def floor_order(self, seed: int) -> NDArray[np.int64]:
@@ -85,7 +85,7 @@ def _disjoint(
     pixels: Pixels,
     name: str,
     hashes: NDArray[np.uint64],
-    pool: UInt8[np.ndarray, "m h w c"],
+    pool: Shaped[np.ndarray, "m h w c"],
     pool_hashes: NDArray[np.uint64],
     source: str,
 ) -> Real:
