@@ -6,8 +6,9 @@ import torch
 from scipy import stats
 from scipy.integrate import quad, solve_ivp
 
+from alphabar.data.images import to_pixels
 from alphabar.data.toy import Gaussian, Mixture
-from alphabar.denoiser.exact import GaussianDenoiser, MixtureDenoiser
+from alphabar.denoiser.exact import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
 from alphabar.sampling.draw import sample
 from alphabar.seeds import starting_noise
 
@@ -114,3 +115,29 @@ def test_each_image_has_its_own_level():
 def test_oracles_are_models(gaussian):
     samples = sample(gaussian, 3, steps=4, progress=False)
     assert samples.images.shape == (3, 1, 2, 1) and samples.record["model"] is None
+
+
+def test_finite_images_are_a_mixture_of_points():
+    means = starting_noise(2, range(7), (1, 2, 3)).double()
+    finite = FiniteDenoiser(means)
+    points = MixtureDenoiser(Mixture(torch.full((7,), 1 / 7, dtype=torch.float64), means, torch.zeros(7, dtype=torch.float64)))
+    x, sigma = starting_noise(0, range(5), (1, 2, 3)).double(), f64([0.02, 0.1, 1, 5, 80])
+    assert torch.allclose(finite(x, sigma), points(x, sigma), rtol=1e-9, atol=1e-12)
+
+
+def test_finite_images_without_noise_and_what_is_refused():
+    images = starting_noise(2, range(4), (1, 2, 3)).double()
+    finite = FiniteDenoiser(images)
+    assert torch.equal(finite(images[[2, 0]] + 0.01, f64([0.0, 1e-9])), images[[2, 0]])
+    with pytest.raises(ValueError, match=r"wanted finite \(n, c, h, w\)"):
+        FiniteDenoiser(images[:0])
+    with pytest.raises(ValueError, match=r"wanted finite \(n, c, h, w\)"):
+        FiniteDenoiser(images * torch.inf)
+
+
+def test_sampling_a_finite_set_copies_it():
+    """Every DDIM sample is one of the images, to the last of 256 levels, and in time each of them comes."""
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 1, 4, 4))).double() / 127.5 - 1
+    samples = sample(FiniteDenoiser(images), 64, steps=40, progress=False).images
+    known = [image.tobytes() for image in to_pixels(images)]
+    assert {s.tobytes() for s in samples} == set(known)

@@ -1,6 +1,6 @@
 """Closed-form denoisers of toy data: what a perfectly trained network would answer. The oracles of the samplers' tests.
 
-They count in float64 whatever comes in and answer in the type of the images. Both have a schedule and an image_shape,
+They count in float64 whatever comes in and answer in the type of the images. All have a schedule and an image_shape,
 so that `sample` draws from them as from any model.
 """
 
@@ -70,6 +70,31 @@ class MixtureDenoiser:
         means = self.data.means.to(x.device).flatten(1)
         answer = chance @ means + torch.einsum("bk,bkd->bd", chance * share, off)
         return answer.reshape(x.shape).to(x.dtype)
+
+
+class FiniteDenoiser:
+    """x0 is one of n images, each as likely: the denoiser that fits its training images perfectly, and samples nothing else.
+
+    E[x0 | x] = sum_i r_i x_i, r_i ~ exp(-|x - x_i|^2 / (2 sigma^2)); at sigma = 0 the nearest image (of several equally
+    near ones the mean). images: (n, c, h, w) in the model's range, n >= 1, finite: ValueError otherwise.
+    """
+
+    def __init__(self, images: Images, schedule: Schedule = EDM_LEVELS) -> None:
+        if images.ndim != 4 or len(images) == 0 or not bool(torch.isfinite(images).all()):
+            raise ValueError(f"images of shape {tuple(images.shape)}: wanted finite (n, c, h, w) in [-1, 1], n >= 1")
+        self.images = images.detach().double()
+        self.schedule = schedule
+        _, c, h, w = images.shape
+        self.image_shape = (c, h, w)
+
+    def __call__(self, x: Images, sigma: Levels) -> Images:
+        images = self.images.to(x.device).flatten(1)
+        flat = x.double().flatten(1)
+        near = flat @ images.T - images.square().sum(1) / 2  # -|x - x_i|^2 / 2, less what all share
+        near -= near.max(1, keepdim=True).values
+        var = _column(sigma, x).flatten(1) ** 2
+        chance = torch.where(var > 0, near / var, torch.where(near == 0, 0.0, -torch.inf)).softmax(1)
+        return (chance @ images).reshape(x.shape).to(x.dtype)
 
 
 def _column(sigma: Levels, x: Images) -> Tensor:
