@@ -390,6 +390,35 @@ def test_a_cut_array_is_named(tmp_path: Path, cache: Path, pixels: Array) -> Non
         load(tmp_path / "b.npz", cache=cache)
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz", "folder"])
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, cache: Path, kind: str, write_folder: Write) -> None:
+    """What is allocated at the peak of loading n images: blocks, and a few numbers an image; never the images."""
+    import tracemalloc
+
+    peaks = []
+    small, large = (20, 200) if kind == "folder" else (2_000, 20_000)
+    side = 128 if kind == "folder" else 16
+    for n in (small, large):
+        values = np.random.default_rng(0).integers(0, 4096, (n, side, side, 1), dtype=np.uint16)
+        values[:, :2, :2] = np.arange(4 * n).reshape(n, 2, 2, 1) % 4096
+        path = tmp_path / f"{n}.{kind}"
+        if kind == "npz":
+            np.savez_compressed(path, values)
+        elif kind == "npy":
+            np.save(path, values)
+        else:
+            path = write_folder({f"{k}.png": png_16(v) for k, v in enumerate(values)}, f"{n}")
+        size, block = values[0].nbytes, 10
+        del values
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sources, "_BLOCK", block if kind == "folder" else 500)
+            tracemalloc.start()
+            load(path, cache=cache, value_range=(0, 4095))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 0.15 * (large - small) * size  # the images themselves would make it 1
+
+
 def test_unlike_types_and_channels_are_refused(cache: Path, pixels: Array, write_folder: Write) -> None:
     deep = pixels[1].astype(np.uint16) * 257
     folder = write_folder({"a.png": png(pixels[0]), "b.png": png_16(deep)})

@@ -185,7 +185,8 @@ def _write(folder: Path, decoded: Decoded) -> None:
         file.seek(0)
         if _header(file, (n, *decoded.shape), dtype) != room:
             raise RuntimeError("the header of an .npy file changed its length with the number of images")
-    kept = np.setdiff1d(np.arange(decoded.n), list(decoded.skipped))
+    kept = np.ones(decoded.n, dtype=np.bool_)
+    kept[list(decoded.skipped)] = False
     np.save(folder / "hashes.npy", hashes[:n], allow_pickle=False)
     if decoded.labels is not None:
         np.save(folder / "labels.npy", decoded.labels[kept].astype(np.int64), allow_pickle=False)
