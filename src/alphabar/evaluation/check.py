@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,11 +41,12 @@ from alphabar.types import Features, Pixels
 
 METRICS = ("fid", "kid")
 LADDERS = (*DAMAGE, "missing classes", "duplicates")
-PARTS = 8  # groups of images, or draws, that uncertainties are taken from
-T = 2.365  # Student's t for 95 % of PARTS - 1 degrees of freedom
+DRAWS = 16  # from the pool, for the ladders whose damage is in the choice of images
+PARTS = 8  # groups of images, where an uncertainty has to be taken from groups
 _CLASSES_MISSING = (0.1, 0.3, 0.5, 0.8)  # of all classes
 _COPIES = (2.0, 10.0, 50.0, 250.0)  # of every image: of 2,000 images 1,000, 200, 40 and 8 differ
 _MOST = 10_000  # images of the reference, and of the pool, that are looked at
+_T = {PARTS: 2.365, DRAWS: 2.131}  # Student's t for 95 % of one less degrees of freedom
 _CHUNK = 256
 _SHOWN = 9  # images of every rung for the picture
 
@@ -70,7 +72,7 @@ class Ladder:
     unit: str
     n: int
     rungs: tuple[Rung, ...]
-    shown: Pixels
+    shown: NDArray[Any]
     floor: Mapping[str, float]
     note: str | None = None
 
@@ -84,11 +86,9 @@ class Ladder:
             rise = rung.rise[metric]
             if rise.interval is None or not rise.interval[0] > 1e-9 * abs(rung.scores[metric].value):  # more than rounding
                 return f"{rung.strength:g} is not above {before.strength:g}: rise {rise}"
-        step, floor = self.rungs[1].rise[metric].value, self.floor[metric]
-        if not step > T * floor:
-            return (
-                f"{self.rungs[1].strength:g} is lost in the floor's noise: rise {step:.4g}, where {T * floor:.4g} may be chance"
-            )
+        step, limit = self.rungs[1].rise[metric].value, _T[DRAWS] * self.floor[metric]
+        if not step > limit:
+            return f"{self.rungs[1].strength:g} is lost in the floor's noise: rise {step:.4g}, where {limit:.4g} may be chance"
         return None
 
 
@@ -177,7 +177,7 @@ def check(
     against as many of the reference's images. seed: of images, noise, places and classes.
     ladders: names, all of them if left out.
 
-    The ladders "missing classes" and "duplicates" are means over 8 draws from the pool; where the images have no labels,
+    The ladders "missing classes" and "duplicates" are means over 16 draws from the pool; where the images have no labels,
     the classes are k-means clusters of their pixels. Raises ValueError for an unknown ladder or fewer than 32 images.
     """
     if isinstance(extractor, str | Path):
@@ -260,7 +260,7 @@ class _Against:
 
     features: Features
     stats: FeatureStats
-    rows: Features
+    rows: Float[Tensor, "m d"]
     dim: int
 
     @staticmethod
@@ -326,7 +326,7 @@ def _floor(clean: _Draw, features: Features) -> dict[str, float]:
         if pool < 2 * n:
             out[metric] = clean.estimate(metric).se or 0.0
             continue
-        draws = [features[torch.from_numpy(permutation(k, 1, pool)[:n])] for k in range(PARTS)]
+        draws = [features[torch.from_numpy(permutation(k, 1, pool)[:n])] for k in range(DRAWS)]
         sd = float(np.std([against.score(metric, draw) for draw in draws], ddof=1))
         out[metric] = sd / math.sqrt(1 - n / pool)  # draws from one pool share images
     return out
@@ -348,18 +348,19 @@ def _rungs_of_draws(strengths: Sequence[float], values: Mapping[str, NDArray[np.
     """Of several draws from the pool: their mean. values: by metric, [rungs, draws]. A score's own interval is one draw's."""
     out = []
     for k, strength in enumerate(strengths):
-        scores = {m: _estimate(float(v[k].mean()), float(v[k].std(ddof=1))) for m, v in values.items()}
+        scores = {m: _estimate(float(v[k].mean()), float(v[k].std(ddof=1)), DRAWS) for m, v in values.items()}
         apart = {m: v[k] - v[k - 1] for m, v in values.items()} if k else {}
         out.append(Rung(float(strength), scores, {m: _from_parts(float(v.mean()), v) for m, v in apart.items()}))
     return tuple(out)
 
 
 def _from_parts(value: float, parts: NDArray[np.float64], note: str | None = None) -> Estimate:
-    return _estimate(value, float(parts.std(ddof=1)) / math.sqrt(len(parts)), note)
+    return _estimate(value, float(parts.std(ddof=1)) / math.sqrt(len(parts)), len(parts), note)
 
 
-def _estimate(value: float, se: float, note: str | None = None) -> Estimate:
-    return Estimate(value=value, se=se, interval=(value - T * se, value + T * se), note=note)
+def _estimate(value: float, se: float, parts: int, note: str | None = None) -> Estimate:
+    half = _T[parts] * se
+    return Estimate(value=value, se=se, interval=(value - half, value + half), note=note)
 
 
 # ---- ladders whose rungs are draws from the pool
@@ -380,7 +381,7 @@ def _of_draws(
     asked = n
     if name == "duplicates":
         strengths = [1.0] + [each for each in _COPIES if n / each >= 2]
-        chosen = [[copies(len(pool), n, each, seed, draw) for draw in range(PARTS)] for each in strengths]
+        chosen = [[copies(len(pool), n, each, seed, draw) for draw in range(DRAWS)] for each in strengths]
         note, unit = against.note(n), "copies of every image"
     else:
         labels = _labels(pool, reference, floor_images)
@@ -391,17 +392,17 @@ def _of_draws(
         if number < 2:
             return f"{number} class cannot be missed: give a set of at least two"
         missing = sorted({min(max(1, round(share * number)), number - 1) for share in _CLASSES_MISSING})
-        left = [min(len(without_classes(labels, k, seed, draw)) for draw in range(PARTS)) for k in missing]
+        left = [min(len(without_classes(labels, k, seed, draw)) for draw in range(DRAWS)) for k in missing]
         enough = max(against.dim + 1, 4 * PARTS) if "fid" in against.metrics(n) else 4 * PARTS
         missing = [k for k, images in zip(missing, left, strict=True) if images >= enough]
         if not missing:
             return f"{left[0]} images are left without one class, too few: give more real images"
         n = min(n, left[len(missing) - 1])
         strengths = [0.0, *map(float, missing)]
-        chosen = [[without_classes(labels, int(k), seed, draw)[:n] for draw in range(PARTS)] for k in strengths]
+        chosen = [[without_classes(labels, int(k), seed, draw)[:n] for draw in range(DRAWS)] for k in strengths]
         note = "; ".join(filter(None, (note, against.note(n)))) or None
     shown = np.stack([pool[np.sort(_spread(draws[0]))] for draws in chosen])
-    values = {metric: np.zeros((len(strengths), PARTS)) for metric in against.metrics(n)}
+    values = {metric: np.zeros((len(strengths), DRAWS)) for metric in against.metrics(n)}
     for rung, draws in enumerate(chosen):
         for k, index in enumerate(draws):
             for metric in values:

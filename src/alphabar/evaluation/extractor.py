@@ -153,8 +153,17 @@ class Extractor(nn.Module):
 
     @property
     def warrant(self) -> str:
-        """ "passed", "failed: " with the kinds of damage that it does not see, or "not checked"."""
+        """ "passed", "failed: " with the kinds of damage that it does not rank, as "shift" or "shift (KID)", or "not checked"."""
         return NOT_CHECKED if self.check is None else str(self.check["verdict"])
+
+    def warrant_of(self, metric: str) -> str:
+        """The same for one metric, "fid" or "kid": "passed", "failed: " and the ladders, or "not checked"."""
+        ladders = {} if self.check is None else self.check["ladders"]
+        ranked = {name: ladder["ranked"][metric] for name, ladder in ladders.items() if metric in ladder["ranked"]}
+        failed = [name for name, good in ranked.items() if not good]
+        if not ranked:
+            return NOT_CHECKED
+        return f"failed: {', '.join(failed)}" if failed else "passed"
 
     def _check(self, pixels: Pixels) -> None:
         c, h, w = self.image_shape
