@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from alphabar import seeds
-from alphabar.data.images import to_model
 from alphabar.denoiser.build import Model
 from alphabar.record import Run
+from alphabar.training.loss import image_losses
 
 if TYPE_CHECKING:
     from alphabar.training.loop import TrainRecipe
@@ -63,7 +63,6 @@ class HeldOutLoss(Hook):
     def __init__(self, every: int, n: int = 512, batch: int = 128) -> None:
         self.every, self.n, self.batch = every, n, batch
 
-    @torch.inference_mode()
     def on_interval(self, training: Training) -> None:
         if training.heldout is None or not len(training.heldout):
             return
@@ -73,13 +72,7 @@ class HeldOutLoss(Hook):
         # One level an image, spread evenly over the training density; a fixed order keeps level and image unrelated.
         u = (torch.from_numpy(seeds.permutation(training.recipe.seed, 0, n)).double() + 0.5) / n
         sigma = density.sigma(u, training.ema.schedule)
-        losses = []
-        for start in range(0, n, self.batch):
-            rows = range(start, min(start + self.batch, n))
-            x0 = to_model(pixels[start : rows.stop], training.device)
-            noise = seeds.SeededNoise(training.recipe.seed, rows, stream=seeds.HELDOUT)(0, x0)
-            losses.append(training.ema.loss(x0, sigma[rows.start : rows.stop].to(x0), noise).cpu())
-        loss = torch.cat(losses).double()
+        loss = image_losses(training.ema.loss, pixels, sigma, training.recipe.seed, batch=self.batch, device=training.device)
         order = sigma.argsort()
         bands = [{"sigma": [float(sigma[b[0]]), float(sigma[b[-1]])], "loss": float(loss[b].mean())} for b in order.chunk(5)]
         value = float(loss.mean())

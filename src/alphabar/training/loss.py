@@ -1,13 +1,17 @@
 """The loss of one batch, and what weights it by level."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
+from alphabar import seeds
+from alphabar.data.images import to_model
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import snr
-from alphabar.types import Images, Levels
+from alphabar.types import Images, Levels, Pixels
 
 Weighting = Literal["plain", "min_snr"]
 
@@ -41,3 +45,24 @@ class LossModule(nn.Module):
         errors = self.model.loss(x0, sigma, noise)
         w = weight(self.weighting, self.model.prediction, snr(sigma * self.model.data_range))
         return (w.to(errors) * errors).mean()
+
+
+@torch.inference_mode()
+def image_losses(
+    loss: Callable[[Images, Levels, Images], Tensor],
+    pixels: Pixels,
+    sigma: Float64[Tensor, " n"],
+    seed: int,
+    *,
+    draw: int = 0,
+    batch: int = 128,
+    device: torch.device | str | None = None,
+) -> Float64[Tensor, " n"]:
+    """loss(x0, sigma, noise) of every image, on noise that belongs to (seed, number of the image, draw): the same each time."""
+    out = []
+    for start in range(0, len(pixels), batch):
+        rows = range(start, min(start + batch, len(pixels)))
+        x0 = to_model(pixels[start : rows.stop], device)
+        noise = seeds.SeededNoise(seed, rows, stream=seeds.HELDOUT)(draw, x0)
+        out.append(loss(x0, sigma[start : rows.stop].to(x0), noise).cpu())
+    return torch.cat(out).double()
