@@ -77,7 +77,7 @@ def main() -> None:
 
 def row(rows: list[dict[str, Any]], images: str, against: str, original: float, clean: float, mixed: float) -> None:
     rows.append({"images": images, "against": against, "original": original, "clean": clean, "mixed": mixed})
-    print(f"| {images} | {against} | {original:.3f} | {clean:.3f} | {mixed:.3f} |", flush=True)
+    print(f"| {images} | {against} | {original:.4g} | {clean:.4g} | {mixed:.4g} |", flush=True)
 
 
 def features(
