@@ -346,6 +346,10 @@ def train_extractor(
     widths: tuple[int, ...] = (48, 96, 192),
     seed: int = 0,
     bf16: bool = False,
+    value_range: ValueRange = None,
+    alpha: Alpha = "refuse",
+    skip_broken: SkipBroken = False,
+    axes: AxesOrder = None,
     as_json: Json = False,
 ) -> None:
     """Train an extractor, a residual network whose 512 features scores are worked out on: on a labelled set, or without labels.
@@ -386,7 +390,8 @@ def train_extractor(
     from alphabar.evaluation.learn import train_extractor as learn
 
     name, split = parse_set(image_set)
-    images = load(name, split)
+    reading: dict[str, Any] = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
+    images = load(name, split, **reading)
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr}
     given = {k: v for k, v in given.items() if v is not None} | {"flip": flip, "widths": widths, "seed": seed, "bf16": bf16}
     try:
@@ -396,7 +401,7 @@ def train_extractor(
             made = train_self_supervised(images, temperature=temperature, **given)
         else:
             try:
-                test = load(name, "test") if images.labels is not None else None
+                test = load(name, "test", **reading) if images.labels is not None else None
             except FileNotFoundError:  # no test split: the accuracy is that of the held-out images
                 test = None
             made = learn(images, test=test, **given)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import alphabar.data.card as cards
 from alphabar.data.augment import flip, shift
 from alphabar.data.card import data_card, unused_depth
 from alphabar.data.sheet import contact_sheet, shown, shown_note
@@ -43,7 +44,9 @@ def test_the_card_of_unlabelled_images(tmp_path: Path, cache: Path) -> None:
     assert (card["std"], card["duplicates"], card["distinct"]) == (0.0, 3, 1)
 
 
-def test_the_card_of_16_bit_and_of_floats(tmp_path: Path, cache: Path, rng: np.random.Generator) -> None:
+def test_the_card_of_16_bit_and_of_floats(
+    tmp_path: Path, cache: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = rng.integers(100, 4096, (50, 8, 7, 2), dtype=np.uint16)
     deep[0, 0, 0] = 100, 4095
     np.save(tmp_path / "deep.npy", deep)
@@ -57,7 +60,8 @@ def test_the_card_of_16_bit_and_of_floats(tmp_path: Path, cache: Path, rng: np.r
     card = data_card(images)
     assert (card["note"], card["value_range"], unused_depth(images)) == (None, [0.0, 4095.0], None)
     assert np.rint(card["values"]).tolist() == [100, 4095]
-    floats = rng.normal(0, 1, (50, 8, 7, 3)).clip(-5, 5)
+    monkeypatch.setattr(cards, "_CHUNK_BYTES", 7 * 8 * 7 * 3 * 4)  # seven images at a time
+    floats = (rng.normal(0, 1, (50, 8, 7, 3)) + np.linspace(-2, 2, 50)[:, None, None, None]).clip(-5, 5)
     np.save(tmp_path / "floats.npy", floats)
     card = data_card(load(tmp_path / "floats.npy", cache=cache, value_range=(-5, 5)))
     assert (card["dtype"], card["levels"], card["scale"]) == ("float32", None, 1)

@@ -249,7 +249,22 @@ def test_a_jpeg_that_ends_early_is_never_filled_with_grey(lenient: bool, monkeyp
     assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM"])
+def test_a_lenient_program_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    read(data)
+    for share in (0.5, 0.9):
+        with pytest.raises(ValueError, match=r"picture"):
+            read(data[: int(len(data) * share)])
+
+
 def test_a_png_whose_bits_were_turned_is_damaged() -> None:
+    plain = bytearray(encoded(Image.fromarray(COLOUR), compress_level=0))
+    plain[plain.index(b"IDAT") + 16] ^= 1  # an uncompressed pixel: only a checksum tells
+    with pytest.raises(BrokenError, match=r"checksum"):
+        read(bytes(plain))
     data = bytearray(encoded(Image.fromarray(COLOUR)))
     at = data.index(b"IDAT") + 20
     data[at] ^= 1

@@ -192,6 +192,8 @@ def train_extractor(
     record: Mapping[str, Any] = {
         "set": f"{image_set.name}:{image_set.split}",
         "set_fingerprint": image_set.fingerprint,
+        "pixels": image_set.pixels.dtype.name,
+        "value_range": image_set.value_range,
         "images": len(kept),
         "holdout": holdout,
         "held_out_images": len(held),
