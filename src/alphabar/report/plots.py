@@ -6,9 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from alphabar.evaluation.heldout import DenoisingLoss
 
 COLOURS = 6  # --c1 .. --c6 in the page's style sheet
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"  # stand-ins, replaced by the page's own colours
@@ -93,6 +96,27 @@ def plot(
     legend = [(_css(line.colour), _DASHES[line.colour // COLOURS % 3] != "solid", line.label) for line in drawn if line.label]
     legend += [(_css(level.colour), True, level.label) for level in levels]
     return Plot(_inline(out.getvalue(), name, alt), legend)
+
+
+def loss_by_level(name: str, loss: "DenoisingLoss", size: tuple[float, float] = (380, 235)) -> Plot | None:
+    """The denoising loss over sigma, of held-out images and, where they were given, of training images, with intervals.
+
+    Drawn is (1 + 1 / sigma^2) times the loss, the loss of v, which has one scale at all levels. name: as for `plot`.
+    """
+    sets = [("held-out images", loss.heldout), ("training images", loss.train)]
+    lines, said = [], []
+    for colour, (label, estimates) in enumerate(sets):
+        if estimates is None:
+            continue
+        y = [w * e.value for w, e in zip(loss.weight, estimates, strict=True)]
+        ends = [e.interval or (e.value, e.value) for e in estimates]
+        error = [w * (high - low) / 2 for w, (low, high) in zip(loss.weight, ends, strict=True)]
+        lines.append(Line(label, loss.sigma, y, error=error, colour=colour, markers=True))
+        said.append(f"{label} from {min(y):.3g} to {max(y):.3g}")
+    low, high = min(loss.sigma), max(loss.sigma)
+    alt = f"Loss of v over sigma from {low:.3g} to {high:.3g}: {'; '.join(said)}."
+    ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if low <= t <= high]
+    return plot(name, alt, lines, x_label="sigma", log_x=True, x_ticks=ticks or [low], from_zero=True, size=size)
 
 
 def _dress(axes: Any, x_label: str) -> None:
