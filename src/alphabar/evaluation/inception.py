@@ -297,7 +297,7 @@ def load_inception(name: str, *, show: bool = True) -> InceptionExtractor:
     (96 MB) into the cache. A file in the cache must be the public one; a file that is given may hold any weights of its
     layout, which the fingerprint tells apart. show: a progress bar while fetching.
 
-    Raises ValueError for a name or a file that is not one of these, OSError where there is no file and no network.
+    Raises ValueError for a name or a file that is not one of these, FileNotFoundError where there is no file and no network.
     """
     match = NAME.fullmatch(name)
     if match is None:
@@ -323,4 +323,4 @@ def weights_path(given: str | None = None, *, show: bool = True) -> Path:
     try:
         return fetch(URL, path, SHA256, show=show)
     except OSError as error:
-        raise OSError(f"{error}, or anywhere, and set ALPHABAR_INCEPTION to its path") from error
+        raise FileNotFoundError(f"{error}, or anywhere, and set ALPHABAR_INCEPTION to its path") from error
