@@ -5,11 +5,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alphabar.api import score, train
+    from alphabar.api import train
     from alphabar.data.sources import ImageSet, load
+    from alphabar.evaluation.compare import compare
     from alphabar.evaluation.evaluate import ImageEval
     from alphabar.evaluation.extractor import load_extractor
     from alphabar.evaluation.learn import train_extractor
+    from alphabar.judge import score
     from alphabar.recipe import Recipe, resolve
     from alphabar.sampling.draw import Samples, sample
     from alphabar.schedule.noising import add_noise, add_noise_vp
@@ -25,18 +27,19 @@ _WHERE = {
     "Samples": "sampling.draw",
     "add_noise": "schedule.noising",
     "add_noise_vp": "schedule.noising",
+    "compare": "evaluation.compare",
     "load": "data.sources",
     "load_extractor": "evaluation.extractor",
     "load_model": "training.checkpoint",
     "resolve": "recipe",
     "sample": "sampling.draw",
-    "score": "api",
+    "score": "judge",
     "train": "api",
     "train_extractor": "evaluation.learn",
 }
 
 __all__ = [
-    "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "load",
+    "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "compare", "load",
     "load_extractor", "load_model", "resolve", "sample", "score", "train", "train_extractor",
 ]  # fmt: skip
 

@@ -2,23 +2,20 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alphabar.data.card import unused_depth
-from alphabar.data.sources import ImageSet, load, parse_set
+from alphabar.data.sources import ImageSet, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.build import Model, build
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.extractor import load_extractor
-from alphabar.evaluation.score import Score
 from alphabar.recipe import Recipe
-from alphabar.record import Run, append_jsonl
-from alphabar.sampling.draw import Samples, sample
+from alphabar.record import Run
 from alphabar.sampling.preview import Preview
-from alphabar.training.checkpoint import load_model
 from alphabar.training.hooks import HeldOutLoss, Hook
 from alphabar.training.loop import train as _train
 
@@ -152,77 +149,3 @@ def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
         "mib_of_weights_moments_average": 4 * 5 * parameters / 2**20,  # weights, gradients, two moments, average; float32
         "images_a_second_at_100_gflops": 100e9 / (3 * flops),
     }
-
-
-def score(
-    samples: str | Path,
-    against: str,
-    extractor: str = "bundled",
-    *,
-    n: int | None = None,
-    steps: int = 50,
-    eta: float = 0.0,
-    reading: Mapping[str, Any] | None = None,
-    progress: bool = True,
-) -> tuple[Score, ...]:
-    """FID and KID of an .npz, of a folder of images, or of n samples drawn from a run (and kept in its samples/).
-
-    reading: options of `load` (value_range, alpha, skip_broken, axes) for the real images, and for those to be scored where
-    another program made them. A run's scores are added to its scores.jsonl. Raises ValueError for fewer images than features.
-    """
-    path = Path(samples)
-    is_run = str(samples) == "bundled" or (path / "checkpoints").is_dir() or path.suffix == ".safetensors"
-    options = dict(reading or {})
-    real = load(*parse_set(against), **options)
-    evaluator = ImageEval(load_extractor(extractor), real, progress=progress)
-    if not is_run:
-        images, record = load_samples(path, options)
-        _check_range(record, real)
-        return evaluator.score(images[:n] if n else images, record=record)
-    model = load_model(samples)
-    _check_range({"value_range": model.value_range}, real)
-    count = n or 2000
-    out = None
-    if path.is_dir():
-        out = Run(path).samples / f"{model.fingerprint}_ddim_{steps}_{eta:g}_{count}.npz"
-        out.parent.mkdir(parents=True, exist_ok=True)
-    if out is not None and out.exists():
-        made = Samples.load(out)
-    else:
-        made = sample(model, count, steps=steps, eta=eta, out=out, device=best_device(), channels_last=True, progress=progress)
-    scores = evaluator.score(made.images, record=made.record)
-    if path.is_dir():
-        for row in scores:
-            append_jsonl(Run(path).scores, row.to_json())
-    return scores
-
-
-def _check_range(record: Mapping[str, Any] | None, real: ImageSet) -> None:
-    """Refuses samples whose levels stand for other values than those of the real images."""
-    if record is None:
-        return
-    declared = record.get("value_range")
-    made = None if declared is None else (float(declared[0]), float(declared[1]))
-    if made != real.value_range:
-        typed = "leave --range out" if made is None else f"--range {made[0]:.6g} {made[1]:.6g}"
-        raise ValueError(
-            f"the samples' range is {made}, that of {real.name}:{real.split} is {real.value_range}: the same level stands for "
-            f"different values. Read the real images as those that the model was trained on: {typed}"
-        )
-
-
-def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any] | None]:
-    """Images and their sampling record (None where another program made them) from an .npz or a folder.
-
-    reading: options of `load` for those of another program; our own samples are pixels as they were stored.
-    """
-    options = dict(reading or {})
-    if not path.exists():
-        raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
-    if path.suffix == ".npz" or (path / "record.json").exists():
-        try:
-            made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
-        except (ValueError, KeyError):  # an .npz of another program: no record in it
-            return load(str(path), **options).pixels, None
-        return made.images, made.record
-    return load(str(path), **options).pixels, None

@@ -275,38 +275,211 @@ def score(
     n: int | None = None,
     steps: int = 50,
     eta: float = 0.0,
+    metrics: tuple[str, ...] | None = None,
+    curve: bool = False,
+    trained_on: str | None = None,
+    picture: Path | None = None,
     value_range: ValueRange = None,
     alpha: Alpha = "refuse",
     skip_broken: SkipBroken = False,
     axes: AxesOrder = None,
     as_json: Json = False,
 ) -> None:
-    """Score images against real ones: FID and KID, beside what as many real images get (the floor).
+    """Score images against real ones: every metric with its interval, beside what as many real images get (the floor).
 
     ```
     alphabar score samples.npz --against fashion_mnist:test
-    alphabar score runs/garments --against fashion_mnist:test --n 2000 --json
+    alphabar score runs/garments --against fashion_mnist:test --n 2000 --trained-on fashion_mnist --json
     ```
+
+    Writes a picture of the scores over a sheet of the images. Under torchrun all processes share the work.
 
     Parameters
     ----------
     samples
-        an .npz, a folder of images made by any program, or a run (n images are drawn from it first, by DDIM, and kept).
+        an .npz, a folder of images made by any program, or a run (n images are drawn from it first, by DDIM, and kept);
+        SAMPLES[a:b] are images a to b.
     against
         SET or SET:SPLIT.
     extractor
-        bundled (garments), or the path of one that `alphabar extractor train` made.
+        bundled (garments), the path of one that `alphabar extractor train` made, inception:original or inception:clean.
     n
         the first n images of the samples; for a run, how many to draw (2,000 if left out).
     steps
         calls an image, where samples is a run.
     eta
         of DDIM, where samples is a run.
+    metrics
+        which of fid, fid_infinity, kid, precision, recall, density, coverage; all of them if left out.
+    curve
+        also FID and KID against the number of images, with the floor and FID-infinity, as a plot.
+    trained_on
+        SET that the model was trained on: looks for copies of its images, and writes a sheet of the nearest pairs.
+    picture
+        where the picture goes; beside the samples if left out.
     """
-    from alphabar import api
+    from alphabar import judge
+    from alphabar.evaluation.score import METRICS
+    from alphabar.evaluation.spread import world
 
     reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
-    _show_scores(api.score(samples, against, extractor, n=n, steps=steps, eta=eta, reading=reading), as_json)
+    ruler, real = judge.evaluator(against, extractor, reading=reading)
+    opened = judge.open_samples(samples, n=n, steps=steps, eta=eta, reading=reading)
+    scores = list(judge.measure(ruler, real, opened, metrics or METRICS).scores.values())
+    points = ruler.curve(opened.images) if curve else []
+    copies = judge.copied(ruler, opened, trained_on) if trained_on else None
+    if world()[0] != 0:  # one process speaks for all
+        return
+    from alphabar.report.figures import draw_card, draw_curve
+
+    target = picture or _beside(samples, "score.png")
+    files = {"picture": draw_card(scores, opened.pixels, target)}
+    if points:
+        limit = next((s for s in scores if s.metric == "fid_infinity"), None)
+        files["curve"] = draw_curve(points, target.with_name(f"{target.stem}.curve.png"), limit)
+    if copies is not None:
+        from alphabar.evaluation.memorise import pairs_sheet
+
+        files["pairs"] = target.with_name(f"{target.stem}.pairs.png")
+        pairs_sheet(copies[0], opened.pixels, copies[1]).save(files["pairs"])
+    if as_json:
+        rows: list[dict[str, Any]] = [s.to_json() for s in scores]
+        if copies is not None:
+            rows.append({"metric": "memorisation", **copies[0].to_json()})
+        if points:
+            rows.append({"metric": "curve", "points": [_point(p) for p in points]})
+        print(json.dumps(rows))
+        return
+    _show_scores(scores)
+    if points:
+        _table(
+            ("metric", "images", "mean of parts", "parts", "interval of one", "floor"),
+            [
+                (p.metric, f"{p.n:,}", f"{p.value:.4g}", str(p.sets), str(p.one), "" if p.floor is None else str(p.floor))
+                for p in points
+            ],
+            "score against the number of images",
+        )
+    if copies is not None:
+        print(f"{trained_on}: {copies[0]}")
+    for what, path in files.items():
+        print(f"{what}: {path}")
+
+
+@app.command
+def compare(
+    a: str,
+    b: str,
+    *,
+    against: str,
+    extractor: str = "bundled",
+    n: int | None = None,
+    steps: int = 50,
+    eta: float = 0.0,
+    metrics: tuple[str, ...] | None = None,
+    picture: Path = Path("compare.png"),
+    value_range: ValueRange = None,
+    alpha: Alpha = "refuse",
+    skip_broken: SkipBroken = False,
+    axes: AxesOrder = None,
+    as_json: Json = False,
+) -> None:
+    """Is A better than B? Each metric's difference with its interval, a verdict, and how many images would decide it.
+
+    ```
+    alphabar compare ddim10.npz ddim50.npz --against fashion_mnist:test
+    alphabar compare "samples.npz[:5000]" "samples.npz[5000:]" --against fashion_mnist:test
+    ```
+
+    Sets that were made from the same noise (same seed, as `alphabar sample` records it) are compared image by image. Sets of
+    unlike size are refused: --n takes the first n of both.
+
+    Parameters
+    ----------
+    a
+        an .npz, a folder of images, or a run; PATH[a:b] is a part.
+    b
+        the same.
+    against
+        SET or SET:SPLIT.
+    extractor
+        bundled (garments), a path, inception:original or inception:clean.
+    n
+        the first n images of both; for runs, how many to draw.
+    steps
+        calls an image, for runs.
+    eta
+        of DDIM, for runs.
+    metrics
+        as for `alphabar score`.
+    picture
+        where the picture goes.
+    """
+    from alphabar import judge
+    from alphabar.evaluation.score import METRICS
+    from alphabar.evaluation.spread import world
+
+    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
+    ruler, real = judge.evaluator(against, extractor, reading=reading)
+    opened = [judge.open_samples(x, n=n, steps=steps, eta=eta, reading=reading) for x in (a, b)]
+    names = (_label(a), _label(b)) if _label(a) != _label(b) else ("A", "B")
+    found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names)
+    if world()[0] != 0:
+        return
+    from alphabar.report.figures import draw_comparison
+
+    path = draw_comparison(found, (opened[0].pixels, opened[1].pixels), names, picture)
+    if as_json:
+        print(json.dumps([c.to_json() for c in found]))
+        return
+    _table(
+        ("metric", *names, "difference", "verdict"),
+        [(_title(c.metric), f"{c.a.value:.4g}", f"{c.b.value:.4g}", str(c.difference), c.verdict) for c in found],
+        f"{found[0].a.n:,} images each, " + ("the same noise" if found[0].paired else "unlike noise"),
+    )
+    for c in found:
+        print(c.words)
+    print(f"picture: {path}")
+
+
+@app.command
+def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = None, as_json: Json = False) -> None:
+    """Denoising loss by noise level of held-out and of trained images: the cheap early sign of a model that learns by heart.
+
+    ```
+    alphabar loss runs/garments --trained-on fashion_mnist
+    alphabar loss bundled --trained-on fashion_mnist --n 500 --json
+    ```
+
+    Parameters
+    ----------
+    run
+        a run folder, a .safetensors file, or bundled.
+    trained_on
+        the SET it was trained on; its held-out part is known by content.
+    n
+        images of either kind.
+    picture
+        where the plot goes; beside the run if left out.
+    """
+    from alphabar import judge
+    from alphabar.report.figures import draw_losses
+
+    found = judge.loss(run, trained_on, n=n)
+    path = draw_losses(found, picture or _beside(run, "loss.png"))
+    if as_json:
+        print(json.dumps(found.to_json()))
+        return
+    _table(
+        ("sigma", "held out", "trained on", "gap"),
+        [
+            (f"{sigma:.3g}", str(held), str(seen), str(gap))
+            for sigma, held, seen, gap in zip(found.sigma, found.heldout, found.train or (), found.gap or (), strict=True)
+        ],
+        "mean squared error of x0_hat a pixel, images in [-1, 1]",
+    )
+    print(f"relative gap over all levels: {found.relative_gap}")
+    print(f"picture: {path}")
 
 
 @app.command
@@ -500,32 +673,63 @@ def _show(values: dict[str, Any], as_json: bool, title: str) -> None:
     Console().print(table)
 
 
-def _show_scores(scores: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([s.to_json() for s in scores]))
-        return
+def _table(columns: Any, rows: Any, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "metric",
-        "value",
-        "floor",
-        "images",
-        "real",
-        "calls",
-        title="lower is better; the floor is what real images get",
-        title_justify="left",
-    )
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _title(metric: str) -> str:
+    from alphabar.evaluation.score import TITLES
+
+    return TITLES[metric]
+
+
+def _label(samples: str) -> str:
+    name = Path(samples.rstrip("/")).name
+    return name.removesuffix(".npz")
+
+
+def _beside(samples: str, ending: str) -> Path:
+    """samples.npz -> samples.score.png; a folder or run -> a file beside or in it."""
+    name = samples.split("[")[0].rstrip("/")
+    path = Path(name)
+    if (path / "checkpoints").is_dir():
+        return path / ending
+    return path.with_name(f"{path.name.removesuffix('.npz')}.{ending}")
+
+
+def _point(point: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(point)
+
+
+def _show_scores(scores: Any) -> None:
+    from alphabar.evaluation.score import HIGHER, INTERVALS
+
+    rows = []
     for s in scores:
+        interval = "" if s.interval is None else f"{s.interval[0]:.4g} to {s.interval[1]:.4g}"
         floor = "" if s.floor is None else f"{s.floor:.4g}" + ("" if s.floor_n == s.n else f" at {s.floor_n}")
-        table.add_row(
-            s.metric.upper(), f"{s.value:.4g}", floor, str(s.n), str(s.n_reference), "" if s.nfe is None else f"{s.nfe:.4g}"
-        )
-    console = Console()
-    console.print(table)
+        best = "higher" if s.metric in HIGHER else "lower"
+        calls = "" if s.nfe is None else f"{s.nfe:.4g}"
+        rows.append((_title(s.metric), f"{s.value:.4g}", interval, floor, best, str(s.n), str(s.n_reference), calls))
+    columns = ("metric", "value", "95 % interval", "floor", "better", "images", "real", "calls")
+    _table(columns, rows, "the floor is what as many real images get")
+    for note in dict.fromkeys(s.note for s in scores if s.note and s.interval is None):
+        print(note)
+    for what in dict.fromkeys(INTERVALS[s.metric] for s in scores if s.interval is not None):
+        print(f"interval of {', '.join(_title(s.metric) for s in scores if INTERVALS[s.metric] == what)}: for {what}")
     first = scores[0]
-    console.print(f"extractor {first.extractor}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}")
+    warrant = f" ({first.warrant})" if first.warrant else ""
+    print(
+        f"extractor {first.extractor}{warrant}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}"
+    )
 
 
 def main() -> None:

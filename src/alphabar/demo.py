@@ -388,9 +388,9 @@ def _score(demo: Demo, extractor: FeatureExtractor) -> None:
     half = len(demo.real) - len(demo.real) // 2
     n, pool = len(scored[0].samples.images), len(demo.real) // 2
     with track(images + half + min(n, pool) * floor_sets(n, pool), "scoring", unit="images") as advance:
-        judge = ImageEval(_ToldExtractor(extractor, advance), demo.real)
+        judge = ImageEval(_ToldExtractor(extractor, advance), demo.real, cache=False)
         for result in scored:
-            result.scores = judge.score(result.samples)
+            result.scores = judge.score(result.samples, metrics=("fid", "kid"))
 
 
 # ---- what is shown

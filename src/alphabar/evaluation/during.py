@@ -2,10 +2,13 @@
 
 import sys
 
+from alphabar.evaluation import spread
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.record import append_jsonl
 from alphabar.sampling.draw import sample
 from alphabar.training.hooks import Hook, Training
+
+METRICS = ("fid", "kid")  # the others take as long as training in between does
 
 
 class ScoreSamples(Hook):
@@ -15,12 +18,13 @@ class ScoreSamples(Hook):
         self.evaluator, self.every, self.n, self.steps, self.seed = evaluator, every, n, steps, seed
 
     def on_interval(self, training: Training) -> None:
-        samples = sample(training.ema, self.n, steps=self.steps, seed=self.seed, progress=False)
-        scores = self.evaluator.score(samples.images, record=samples.record)
-        for score in scores:
-            append_jsonl(training.run.scores, {"images": training.images, **score.to_json()})
-            if score.metric == "fid":
-                training.improved("fid", score.value)
+        with spread.alone():  # hooks run in process 0
+            samples = sample(training.ema, self.n, steps=self.steps, seed=self.seed, progress=False)
+            scores = self.evaluator.score(samples.images, record=samples.record, metrics=METRICS)
+            for score in scores:
+                append_jsonl(training.run.scores, {"images": training.images, **score.to_json()})
+                if score.metric == "fid":
+                    training.improved("fid", score.value)
         training.report("score", scores=[s.to_json() for s in scores])
         line = ", ".join(f"{s.metric.upper()} {s.value:.4g} (real against real {s.floor:.4g})" for s in scores)
         print(f"after {training.images} images, {self.n} samples, {self.steps} calls: {line}", file=sys.stderr)

@@ -2,46 +2,79 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from alphabar import seeds
 from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet
+from alphabar.evaluation import cover as cover_module
+from alphabar.evaluation import influence
+from alphabar.evaluation.estimate import Estimate, Expansion
+from alphabar.evaluation.extract import FeatureStore, extract, sample_rows
 from alphabar.evaluation.extractor import FeatureExtractor, load_extractor
 from alphabar.evaluation.features import FeatureStats
 from alphabar.evaluation.floor import Real, floor_sets, real_images
-from alphabar.evaluation.frechet import frechet
 from alphabar.evaluation.kernel import kid
-from alphabar.evaluation.score import Score, of_samples
-from alphabar.progress import track
+from alphabar.evaluation.score import METRICS, TITLES, Score, of_samples
 from alphabar.record import versions
 from alphabar.types import Features, Pixels
 
-METRICS = ("fid", "kid")
-_CHUNK = 1024  # images between two steps of the bar
+LIMIT = 50_000  # images a side whose pairs are looked at, by KID and by precision, recall, density and coverage
+NEIGHBOUR = 5  # the k of these four
+_COVER = frozenset(cover_module.METRICS)
+# two-sided 95 % of Student's t for the mean over 2 to 8 draws of the floor
+_STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 
-@dataclass
 class _Side:
-    """Features of one side and, once asked for, their statistics."""
+    """Features of one side and, once asked for, what the metrics take of them."""
 
-    features: Features
-    extractor: str
-    _stats: FeatureStats | None = field(default=None)
+    def __init__(self, store: FeatureStore, seed: int) -> None:
+        self.store, self.seed = store, seed
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.store)
 
-    @property
-    def stats(self) -> FeatureStats:
-        if self._stats is None:
-            self._stats = FeatureStats.of(self.features, self.extractor)
-        return self._stats
+    @cached_property
+    def rows(self) -> Features:
+        """Of a random part of the images, from which influences are taken; the same images of every set of n."""
+        return self.store.rows(sample_rows(len(self), influence.ROWS, self.seed))
+
+    @cached_property
+    def paired(self) -> Features:
+        """Of the images whose pairs are looked at."""
+        return self.store.all() if len(self) <= LIMIT else self.store.rows(sample_rows(len(self), LIMIT, self.seed))
+
+    @cached_property
+    def parts(self) -> list[FeatureStats]:
+        return influence.parts(self.store.chunks(), len(self), self.store.extractor, self.seed)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of one set of images, with the expansions that a comparison of two sets needs; by the metric's name."""
+
+    scores: dict[str, Score]
+    expansions: dict[str, Expansion]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A metric at n images: the mean over `sets` disjoint parts, the estimate of one part, and that of real images."""
+
+    metric: str
+    n: int
+    value: float
+    sets: int
+    one: Estimate
+    floor: Estimate | None
 
 
 class ImageEval:
@@ -50,7 +83,11 @@ class ImageEval:
     extractor: one of ours, its path, or "bundled"; or anything with name, dim, fingerprint, preprocessing and
     features(pixels). reference: real images: a set, its name ("fashion_mnist:test"), or an array. floor_images: real
     images that are not in the reference; None: `alphabar.evaluation.floor.real_images` chooses them, and every score
-    says what it chose. seed: picks the floor's images. progress: show a bar while features are worked out.
+    says what it chose. seed: picks the floor's images, FID-infinity's parts and what of very many images is looked at in
+    pairs. progress: show a bar while features are worked out. cache: where features are kept, so that a second score of the
+    same images reads them: None for the usual folder, False for nowhere.
+
+    Under torchrun every process makes the same calls with the same images, shares the work, and has the same scores.
 
     Images to be scored: arrays or tensors, uint8 or floats in [0, 1] (anything else is refused with the range it has),
     an ImageSet, or Samples, whose record then goes into the score.
@@ -64,15 +101,16 @@ class ImageEval:
         floor_images: ImageSet | Any | None = None,
         seed: int = 0,
         progress: bool = False,
+        cache: str | PathLike[str] | bool | None = None,
     ) -> None:
         self.extractor: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
         self.real: Real = real_images(reference, floor_images)
         self.seed = seed
         self.progress = progress
+        self.cache = cache
         self._order = self.real.floor_order(seed)
         self._pool: Features | None = None  # features of the pool's first images in that order
-        self._reference: _Side | None = None
-        self._floors: dict[tuple[str, int], float] = {}
+        self._floors: dict[tuple[str, int], Estimate] = {}
 
     # ---- what a user calls
 
@@ -81,15 +119,22 @@ class ImageEval:
 
         Raises ValueError where images, reference or floor are not more than the extractor has features.
         """
-        return self._score(images, record, ("fid",))[0]
+        return self.score(images, record, ("fid",))[0]
 
     def kid(self, images: Any, record: Mapping[str, Any] | None = None) -> Score:
         """Kernel distance of features: unbiased, for 2 images and up. record: as for `fid`."""
-        return self._score(images, record, ("kid",))[0]
+        return self.score(images, record, ("kid",))[0]
 
     def score(self, images: Any, record: Mapping[str, Any] | None = None, metrics: Sequence[str] = METRICS) -> tuple[Score, ...]:
-        """One Score a metric ("fid", "kid"); the features are worked out once. record: as for `fid`."""
-        return self._score(images, record, metrics)
+        """One Score a metric, all of them unless they are named; the features are worked out once. record: as for `fid`."""
+        return tuple(self.measure(images, record, metrics).scores.values())
+
+    def measure(self, images: Any, record: Mapping[str, Any] | None = None, metrics: Sequence[str] = METRICS) -> Measured:
+        """`score`, with what `alphabar.evaluation.compare.compare` takes beside the scores."""
+        given, own = _open(images)
+        self._check(given, metrics)  # before the features, which take long
+        about = of_samples(record if record is not None else own)
+        return self._of(self._side(given, "features"), about, metrics)
 
     def trajectory(
         self,
@@ -112,24 +157,46 @@ class ImageEval:
             about = of_samples(record)
             about["nfe"] = None
             about["sampler"] = {**(about.get("sampler") or {}), "x0_step": number}
-            out.append(self._of(self._side(check_images(images), f"features, step {number}"), about, metrics))
+            given, _ = _open(images)
+            self._check(given, metrics)
+            measured = self._of(self._side(given, f"features, step {number}"), about, metrics)
+            out.append(tuple(measured.scores.values()))
         return out
 
     def features(self, images: Any) -> Features:
         """Features [n, dim] of images, as the scores see them."""
-        return self._side(_open(images)[0], "features").features
+        return self._side(_open(images)[0], "features").store.all()
+
+    def curve(self, images: Any, points: int = 6, metrics: Sequence[str] = ("fid", "kid")) -> list[CurvePoint]:
+        """Scores of parts of the images, from a tenth (no fewer than FID takes) to all of them, beside real images' scores.
+
+        At each n the value is the mean over up to 8 disjoint random parts; the interval is that of one part of n images.
+        """
+        given, _ = _open(images)
+        self._check(given, metrics)
+        side = self._side(given, "features")
+        least = max(len(side) // 10, 2 * self.extractor.dim if "fid" in metrics else 2 * NEIGHBOUR)
+        if least > len(side):
+            raise ValueError(f"{len(side)} images are too few for a curve of {self.extractor.dim} features: give {2 * least}")
+        order = seeds.generator(self.seed, 1, stream=seeds.SUBSET).permutation(len(side))
+        sizes = sorted({round(float(n)) for n in np.geomspace(least, len(side), points)})
+        out = []
+        for n in sizes:
+            sets = floor_sets(n, len(side))
+            of_parts = [
+                self._expand(self._loose(side.store.rows(np.sort(order[k * n : (k + 1) * n]))), metrics) for k in range(sets)
+            ]
+            for metric in metrics:
+                values = [found[metric][0].value for found in of_parts]
+                one = of_parts[0][metric][0]
+                floor = self._floor(metric, n) if n <= len(self.real.pool) else None
+                out.append(CurvePoint(metric, n, float(np.mean(values)), sets, one, floor))
+        return out
 
     # ---- how it is worked out
 
-    def _score(self, images: Any, record: Mapping[str, Any] | None, metrics: Sequence[str]) -> tuple[Score, ...]:
-        pixels, own = _open(images)
-        self._check(len(pixels), metrics)  # before the features, which take long
-        about = of_samples(record if record is not None else own)
-        return self._of(self._side(pixels, "features"), about, metrics)
-
-    def _of(self, side: _Side, about: Mapping[str, Any], metrics: Sequence[str]) -> tuple[Score, ...]:
+    def _of(self, side: _Side, about: Mapping[str, Any], metrics: Sequence[str]) -> Measured:
         n = len(side)
-        self._check(n, metrics)
         floor_n = min(n, len(self.real.pool))
         if floor_n < n:
             warnings.warn(
@@ -137,89 +204,138 @@ class ImageEval:
                 f"({self.real.pool_source}); pass floor_images=... with {n} of them, or score {floor_n} images",
                 stacklevel=4,
             )
-        return tuple(
-            Score(
+        found = self._expand(side, metrics)
+        scores = {}
+        for metric in metrics:
+            estimate, expansion = found[metric]
+            floor = self._floor(metric, floor_n)
+            scores[metric] = Score(
                 metric=metric,
-                value=self._distance(metric, side),
+                value=estimate.value,
                 n=n,
                 n_reference=len(self.real.reference),
-                floor=self._floor(metric, floor_n),
+                floor=floor.value,
                 floor_n=floor_n,
                 floor_sets=floor_sets(floor_n, len(self.real.pool)),
+                floor_interval=floor.interval,
                 floor_source=self.real.pool_source,
                 floor_seed=self.seed,
+                se=estimate.se,
+                interval=estimate.interval,
+                level=estimate.level,
+                note=estimate.note,
+                bias=expansion.bias if metric == "fid" and estimate.interval is not None else None,
                 extractor=self.extractor.fingerprint,
                 preprocessing=dict(self.extractor.preprocessing),
+                warrant=getattr(self.extractor, "warrant", None),
                 reference=self.real.reference_fingerprint,
                 reference_name=self.real.reference_name,
                 versions=versions(),
                 **about,
             )
-            for metric in metrics
-        )
+        return Measured(scores, {metric: found[metric][1] for metric in metrics})
 
-    def _check(self, n: int, metrics: Sequence[str]) -> None:
+    def _check(self, images: ImageSet | Pixels, metrics: Sequence[str]) -> None:
+        pixels = images.pixels if isinstance(images, ImageSet) else images
         if bad := [m for m in metrics if m not in METRICS]:
-            raise ValueError(f"metric {bad[0]!r} is unknown: use {' or '.join(METRICS)}")
+            raise ValueError(f"metric {bad[0]!r} is unknown: use {', '.join(METRICS)}")
+        if pixels.dtype != self.real.reference.dtype:
+            raise ValueError(
+                f"images of type {pixels.dtype} against a reference of {self.real.reference.dtype}: the difference in depth "
+                "would be scored as well; bring both to one type, as they are stored"
+            )
         for metric in metrics:
-            least = self.extractor.dim + 1 if metric == "fid" else 2
-            why = f"the extractor has {self.extractor.dim} features" if metric == "fid" else "it compares pairs"
+            least, why = self._least(metric)
             for what, count in (
-                ("images", n),
+                ("images", len(pixels)),
                 ("reference images", len(self.real.reference)),
                 (f"images for the floor ({self.real.pool_source})", len(self.real.pool)),
             ):
                 if count < least:
-                    other = "; or use .kid, which is unbiased at any number" if metric == "fid" else ""
+                    other = "; or use .kid, which is unbiased at any number" if metric.startswith("fid") else ""
                     raise ValueError(
-                        f"{count} {what} are too few for {metric.upper()}: {why}, so it takes at least {least}{other}"
+                        f"{count} {what} are too few for {TITLES[metric]}: {why}, so it takes at least {least}{other}"
                     )
 
-    def _distance(self, metric: str, side: _Side) -> float:
-        reference = self._reference_side()
-        if metric == "fid":
-            return frechet(side.stats, reference.stats).value
-        return kid(side.features, reference.features).value
+    def _least(self, metric: str) -> tuple[int, str]:
+        """The fewest images that a metric takes, and why."""
+        if metric in _COVER:
+            return NEIGHBOUR + 1, f"it looks at neighbour {NEIGHBOUR} of each image"
+        if metric == "kid":
+            return 2, "it compares pairs"
+        return max(self.extractor.dim + 1, 8), f"the extractor has {self.extractor.dim} features"
 
-    def _floor(self, metric: str, n: int) -> float:
+    def _expand(self, side: _Side, metrics: Sequence[str]) -> dict[str, tuple[Estimate, Expansion]]:
+        real = self._reference
+        found: dict[str, tuple[Estimate, Expansion]] = {}
+        if {"fid", "fid_infinity"} & set(metrics):
+            fid = influence.expand(side.store.stats(), real.store.stats(), side.rows, real.rows)
+            found["fid"] = fid.estimate(), fid
+            if "fid_infinity" in metrics:
+                limit = influence.infinity(fid, side.parts, real.parts)
+                found["fid_infinity"] = limit.estimate(), limit
+        if "kid" in metrics:
+            pairs = kid(side.paired, real.paired)
+            found["kid"] = _said(pairs.estimate(), side, real), pairs
+        if _COVER & set(metrics):
+            covered = cover_module.cover(real=real.paired, generated=side.paired, k=NEIGHBOUR, seed=self.seed)
+            for metric in _COVER & set(metrics):
+                found[metric] = _said(getattr(covered, metric), side, real), covered.expansion(metric)
+        return found
+
+    def _floor(self, metric: str, n: int) -> Estimate:
+        """Of n real images: the mean over disjoint draws, since one draw is as noisy as the score itself."""
         if (metric, n) not in self._floors:
-            # one draw of n images is as noisy as the score itself; disjoint draws cost little and are averaged
-            features = torch.split(self._pool_features(n * floor_sets(n, len(self.real.pool))), n)
-            sides = [_Side(f, self.extractor.fingerprint) for f in features]
-            self._floors[metric, n] = float(np.mean([self._distance(metric, side) for side in sides]))
+            sets = floor_sets(n, len(self.real.pool))
+            metrics = tuple(_COVER) if metric in _COVER else (metric,)
+            draws = [self._expand(self._loose(f), metrics) for f in torch.split(self._pool_features(n * sets), n)]
+            for each in metrics:
+                values = np.array([found[each][0].value for found in draws])
+                if sets == 1:
+                    self._floors[each, n] = draws[0][each][0]
+                    continue
+                mean, half = float(values.mean()), _STUDENT[sets] * float(values.std(ddof=1)) / sets**0.5
+                self._floors[each, n] = Estimate(mean, None, (mean - half, mean + half), note=f"over {sets} draws")
         return self._floors[metric, n]
+
+    def _loose(self, features: Features) -> _Side:
+        """Features that belong to no set with a fingerprint."""
+        return _Side(FeatureStore(self.extractor.fingerprint, None, features), self.seed)
 
     def _pool_features(self, n: int) -> Features:
         have = 0 if self._pool is None else len(self._pool)
         if n > have:
-            new = self._extract(self.real.pool[np.sort(self._order[have:n])], "features of the floor")
+            new = self._extract(self.real.pool[np.sort(self._order[have:n])], "features of the floor").all()
             new = new[torch.from_numpy(np.argsort(np.argsort(self._order[have:n])))]  # back in the pool's order
             self._pool = new if self._pool is None else torch.cat([self._pool, new])
         if self._pool is None:
             raise ValueError("the floor was asked for with 0 images")
         return self._pool[:n]
 
-    def _reference_side(self) -> _Side:
-        if self._reference is None:
-            self._reference = self._side(self.real.reference, "features of the reference")
-        return self._reference
+    @cached_property
+    def _reference(self) -> _Side:
+        real = self.real
+        return self._side(real.reference, "features of the reference", real.reference_fingerprint)
 
-    def _side(self, pixels: Pixels, what: str) -> _Side:
-        return _Side(self._extract(pixels, what), self.extractor.fingerprint)
+    def _side(self, images: ImageSet | Pixels, what: str, fingerprint: str | None = None) -> _Side:
+        return _Side(self._extract(images, what, fingerprint), self.seed)
 
-    def _extract(self, pixels: Pixels, what: str) -> Features:
-        out: list[Tensor] = []
-        with track(len(pixels), what, unit="images", show=self.progress) as advance:
-            for start in range(0, len(pixels), _CHUNK):
-                out.append(self.extractor.features(np.asarray(pixels[start : start + _CHUNK])))
-                advance(len(out[-1]))
-        return torch.cat(out)
+    def _extract(self, images: ImageSet | Pixels, what: str, fingerprint: str | None = None) -> FeatureStore:
+        return extract(images, self.extractor, fingerprint=fingerprint, cache=self.cache, progress=self.progress, what=what)
 
 
-def _open(images: Any) -> tuple[Pixels, Mapping[str, Any] | None]:
-    """Pixels, and the record where the images carry one."""
+def _said(estimate: Estimate, side: _Side, real: _Side) -> Estimate:
+    """With a word about images that were left out."""
+    most = max(len(side), len(real))
+    if most <= LIMIT:
+        return estimate
+    return replace(estimate, note=f"pairs of at most {LIMIT:,} images a side, drawn at random")
+
+
+def _open(images: Any) -> tuple[ImageSet | Pixels, Mapping[str, Any] | None]:
+    """The images, and the record where they carry one."""
     if isinstance(images, ImageSet):
-        return images.pixels, None
+        return images, None
     record = getattr(images, "record", None)
     if isinstance(record, Mapping):  # Samples, whatever wrote them
         return check_images(images.images), record

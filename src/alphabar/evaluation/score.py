@@ -5,8 +5,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from alphabar.evaluation.estimate import LEVEL
+
 # What two scores must share before their values may be compared. Sampler, nfe and seeds are what is compared.
 PROTOCOL = ("metric", "extractor", "preprocessing", "reference", "n", "n_reference")
+TITLES = {
+    "fid": "FID", "fid_infinity": "FID-infinity", "kid": "KID",
+    "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
+}  # fmt: skip
+METRICS = tuple(TITLES)
+HIGHER = frozenset({"precision", "recall", "density", "coverage"})  # is better
+INTERVALS = {  # what the interval of a metric is for
+    **dict.fromkeys(("fid", "precision", "recall", "density", "coverage"), "its expectation at these numbers of images"),
+    **dict.fromkeys(("fid_infinity", "kid"), "the distance of the two distributions, at any number of images"),
+}
 _TELLS = ("sampler", "eta", "steps", "grid_name", "plan", "clip", "variance", "model", "seconds_per_image")
 
 
@@ -25,11 +37,13 @@ class ProtocolError(ValueError):
 class Score:
     """One metric of one set of images, with what is needed to repeat it.
 
-    value: lower is better for "fid" (>= 0) and "kid" (around 0 at best). interval: (low, high), or None where none was
-    worked out. n, n_reference: images on either side. floor: the metric of floor_n real images that are not in the
-    reference, the mean over floor_sets disjoint draws; floor_n equals n unless there are too few of them.
-    extractor, reference: fingerprints. nfe: network calls
-    an image. seeds, sampler: of the samples' record, None for images of unknown origin.
+    value: lower is better for "fid" (>= 0), "fid_infinity" and "kid" (both around 0 at best), higher for "precision",
+    "recall", "density" and "coverage". se: its standard error. interval: (low, high) at `level`; None where there is none, and
+    `note` says why. What the interval is for, `INTERVALS` says: the expectation of the value at this n, or its limit.
+    bias: what FID exceeds its limit by at these n. n, n_reference: images on either side. floor: the metric of floor_n real
+    images that are not in the reference, the mean over floor_sets disjoint draws, with floor_interval; floor_n equals n
+    unless there are too few of them. extractor, reference: fingerprints. warrant: what `alphabar extractor check` found of
+    the extractor. nfe: network calls an image. seeds, sampler: of the samples' record, None for images of unknown origin.
     """
 
     metric: str
@@ -43,10 +57,15 @@ class Score:
     preprocessing: Mapping[str, Any]
     reference: str
     reference_name: str
+    se: float | None = None
     interval: tuple[float, float] | None = None
+    level: float = LEVEL
+    note: str | None = None
+    bias: float | None = None
     floor_interval: tuple[float, float] | None = None
     floor_seed: int | None = None
     floor_sets: int | None = None
+    warrant: str | None = None
     nfe: float | None = None
     seeds: Mapping[str, int] | None = None
     sampler: Mapping[str, Any] | None = None
@@ -61,9 +80,10 @@ class Score:
         return Difference(self.metric, self.value - other.value, self, other)
 
     def __str__(self) -> str:
+        interval = "" if self.interval is None else f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
         floor = "" if self.floor is None else f", floor {self.floor:.4g}"
         at = "" if self.floor_n in (None, self.n) else f" at {self.floor_n}"
-        return f"{self.metric.upper()} {self.value:.4g} ({self.n} images{floor}{at})"
+        return f"{TITLES.get(self.metric, self.metric)} {self.value:.4g}{interval} ({self.n} images{floor}{at})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for json.dumps."""
@@ -88,13 +108,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """value = a - b of one metric under one protocol: below 0, a is better. interval: None where there is none."""
+    """value = a - b of one metric under one protocol. Two records hold no interval of it: `alphabar.evaluation.compare` has."""
 
     metric: str
     value: float
     a: Score
     b: Score
-    interval: tuple[float, float] | None = None
 
     def __float__(self) -> float:
         return self.value

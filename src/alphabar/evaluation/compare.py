@@ -1,0 +1,106 @@
+"""Is one set of images better than another? Differences with intervals against the same real images, and a verdict in words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, difference, quantile
+from alphabar.evaluation.evaluate import ImageEval, Measured
+from alphabar.evaluation.score import HIGHER, METRICS, TITLES, Score
+
+POWER = 0.8  # the chance that the number of images named will decide, if the difference is the one found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two sets of images, a and b, under one protocol.
+
+    difference: a - b, with an interval. verdict: "better", "worse" (a than b, as this metric has it), "not decided", or "the
+    same images". paired: image k of both was made from the same noise. more: where it is not decided, how many images on
+    either side would decide it with a chance of 80 %, were the difference the one found; None where it is decided, or where
+    the reference's own chance is too large for any number. words: all that in a sentence.
+    """
+
+    metric: str
+    a: Score
+    b: Score
+    difference: Estimate
+    paired: bool
+    verdict: str
+    more: int | None
+    words: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for json.dumps."""
+        out = asdict(self)
+        return {**out, "a": self.a.to_json(), "b": self.b.to_json()}
+
+
+def compare(
+    evaluate: ImageEval,
+    a: Any,
+    b: Any,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    records: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None),
+    metrics: Sequence[str] = METRICS,
+    level: float = LEVEL,
+) -> list[Comparison]:
+    """a against b by every metric, on the same real images. Images and records: as `ImageEval.score` takes them.
+
+    Sets whose records say the same seed and the same first image were made from the same noise: they are compared image by
+    image, which leaves only what differs. Raises ProtocolError, which names the field, for unlike numbers of images.
+    """
+    first, second = (evaluate.measure(images, record, metrics) for images, record in zip((a, b), records, strict=True))
+    return compare_measured(first, second, names=names, level=level)
+
+
+def compare_measured(a: Measured, b: Measured, *, names: tuple[str, str] = ("A", "B"), level: float = LEVEL) -> list[Comparison]:
+    """`compare` of what one ImageEval has measured."""
+    return [
+        _compared(a.scores[metric], b.scores[metric], a.expansions[metric], b.expansions[metric], names, level)
+        for metric in a.scores
+    ]
+
+
+def same_noise(a: Score, b: Score) -> bool:
+    """Whether image k of both was made from the same noise, as their records say."""
+    return a.n == b.n and a.seeds is not None and a.seeds == b.seeds and "seed" in a.seeds
+
+
+def _compared(a: Score, b: Score, x: Expansion, y: Expansion, names: tuple[str, str], level: float) -> Comparison:
+    gap = float(a - b)  # refuses unlike protocols
+    paired = same_noise(a, b)
+    found = difference(x, y, paired=paired, level=level)
+    found = Estimate(gap, found.se, found.interval, found.level, found.note)
+    title = TITLES[a.metric]
+    if found.interval is None or found.se is None:
+        return Comparison(a.metric, a, b, found, paired, "not decided", None, f"{title}: not decided; {found.note}")
+    low, high = found.interval
+    if found.se == 0 and gap == 0:
+        return Comparison(
+            a.metric, a, b, found, paired, "the same images", None, f"{title}: {names[0]} and {names[1]} score the same"
+        )
+    interval = f"{gap:+.3g} [{low:+.3g}, {high:+.3g}]"
+    if low <= 0 <= high:
+        more = _more(x, y, gap, found.se, paired, level)
+        if more is None:
+            rest = f"no number of images would decide it against {a.n_reference:,} real ones"
+        else:
+            rest = f"about {more - a.n:,} more images on either side would, if the difference is the one found"
+        return Comparison(a.metric, a, b, found, paired, "not decided", more, f"{title}: not decided, {interval}; {rest}")
+    verdict = "better" if (gap > 0) == (a.metric in HIGHER) else "worse"
+    return Comparison(
+        a.metric, a, b, found, paired, verdict, None, f"{title}: {names[0]} is {verdict} than {names[1]}, {interval}"
+    )
+
+
+def _more(x: Expansion, y: Expansion, gap: float, se: float, paired: bool, level: float) -> int | None:
+    """Images a side at which the difference found would be (z of the level + z of the power) standard errors."""
+    wanted = (abs(gap) / (quantile(level) + quantile(2 * POWER - 1))) ** 2
+    shared = float((x.influence_y - y.influence_y).var(correction=1)) / x.m  # stays, however many images are made
+    own = max(se**2 - shared, 0.0) * x.n
+    if gap == 0 or wanted <= shared or own / (wanted - shared) > 1e9:
+        return None
+    return max(math.ceil(own / (wanted - shared)), x.n + 1)

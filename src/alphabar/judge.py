@@ -1,0 +1,218 @@
+"""Scores of images wherever they lie: a run, an .npz, a folder that any program has made. What `score` and `compare` stand on."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alphabar.api import best_device
+from alphabar.data.images import check_images
+from alphabar.data.sources import ImageSet, load, parse_set
+from alphabar.data.split import holdout
+from alphabar.evaluation import spread
+from alphabar.evaluation.compare import Comparison, compare_measured
+from alphabar.evaluation.evaluate import ImageEval, Measured
+from alphabar.evaluation.extract import extract
+from alphabar.evaluation.extractor import load_extractor
+from alphabar.evaluation.heldout import DenoisingLoss, heldout_loss
+from alphabar.evaluation.memorise import Memorisation, memorisation
+from alphabar.evaluation.score import METRICS, ProtocolError, Score
+from alphabar.record import Run, append_jsonl
+from alphabar.sampling.draw import Samples, sample
+from alphabar.training.checkpoint import load_model
+from alphabar.types import Pixels
+
+_PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on
+DRAWN = 2000  # images that are drawn of a run unless their number is said
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Images to be scored: as they were named, their record (None where another program made them), and their run."""
+
+    name: str
+    images: ImageSet | Pixels
+    record: dict[str, Any] | None
+    run: Path | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        return self.images.pixels if isinstance(self.images, ImageSet) else self.images
+
+    def first(self, n: int | None) -> "Opened":
+        """The first n images. Raises ValueError where there are fewer."""
+        if n is None or n == len(self.pixels):
+            return self
+        if n > len(self.pixels):
+            raise ValueError(f"{self.name} holds {len(self.pixels)} images, {n} were asked for: make more, or pass --n less")
+        return self._part(0, n)
+
+    def _part(self, start: int, stop: int) -> "Opened":
+        record = self.record
+        if record is not None and record.get("first_index") is not None:
+            record = {**record, "first_index": int(record["first_index"]) + start, "n": stop - start}
+        return Opened(self.name, self.pixels[start:stop], record, self.run)
+
+
+def open_samples(
+    samples: str | Path,
+    *,
+    n: int | None = None,
+    steps: int = 50,
+    eta: float = 0.0,
+    seed: int = 0,
+    reading: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Opened:
+    """Images of an .npz or a folder (of which PATH[a:b] is a part), or n images drawn from a run by DDIM, kept in its samples/.
+
+    reading: options of `load` for images of another program; our own samples are pixels as they were stored.
+    Raises FileNotFoundError, or ValueError for a part that is empty or fewer images than n.
+    """
+    text = str(samples)
+    part = None if Path(text).exists() else _PART.fullmatch(text)
+    path = Path(part[1] if part else text)
+    if text == "bundled" or (path / "checkpoints").is_dir() or path.suffix == ".safetensors":
+        return _drawn(text, path, n or DRAWN, steps, eta, seed, progress)
+    images, record = load_samples(path, reading)
+    opened = Opened(text, images, record)
+    if part:
+        whole = len(opened.pixels)
+        start, stop = int(part[2] or 0), min(int(part[3] or whole), whole)
+        if start >= stop:
+            raise ValueError(f"{text} is empty: {path} holds {whole} images, numbered from 0")
+        opened = opened._part(start, stop)
+    return opened.first(n)
+
+
+def _drawn(text: str, path: Path, n: int, steps: int, eta: float, seed: int, progress: bool) -> Opened:
+    model = load_model(text)
+    out = None
+    if path.is_dir():
+        name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
+        out = Run(path).samples / f"{name}.npz"
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with spread.rank_zero_first():
+        if out is not None and out.exists():
+            made = Samples.load(out)
+        else:
+            show = progress and spread.world()[0] == 0
+            made = sample(
+                model, n, steps=steps, eta=eta, seed=seed, out=out, device=best_device(), channels_last=True, progress=show
+            )
+    return Opened(text, made.images, {**made.record, "value_range": model.value_range}, path if path.is_dir() else None)
+
+
+def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[ImageSet | Pixels, dict[str, Any] | None]:
+    """Images and their sampling record (None where another program made them) from an .npz or a folder."""
+    options = dict(reading or {})
+    if not path.exists():
+        raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
+    if path.suffix == ".npz" or (path / "record.json").exists():
+        try:
+            made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
+        except (ValueError, KeyError):  # an .npz of another program: no record in it
+            return load(str(path), **options), None
+        return check_images(made.images), made.record
+    return load(str(path), **options), None
+
+
+def evaluator(
+    against: str, extractor: str = "bundled", *, reading: Mapping[str, Any] | None = None, progress: bool = True
+) -> tuple[ImageEval, ImageSet]:
+    """An ImageEval against SET[:SPLIT], and those real images."""
+    real = load(*parse_set(against), **dict(reading or {}))
+    return ImageEval(load_extractor(extractor), real, progress=progress and spread.world()[0] == 0), real
+
+
+def measure(judge: ImageEval, real: ImageSet, opened: Opened, metrics: Sequence[str] = METRICS) -> Measured:
+    """Scores of opened images; a run's are added to its scores.jsonl."""
+    _check_range(opened.record, real)
+    measured = judge.measure(opened.images, opened.record, metrics)
+    if opened.run is not None and spread.world()[0] == 0:
+        for row in measured.scores.values():
+            append_jsonl(Run(opened.run).scores, row.to_json())
+    return measured
+
+
+def score(
+    samples: str | Path,
+    against: str,
+    extractor: str = "bundled",
+    *,
+    n: int | None = None,
+    steps: int = 50,
+    eta: float = 0.0,
+    metrics: Sequence[str] = METRICS,
+    reading: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> tuple[Score, ...]:
+    """Every metric of an .npz, a folder of images, or n samples drawn from a run, against the real images SET[:SPLIT].
+
+    reading: options of `load` (value_range, alpha, skip_broken, axes) for the real images, and for those to be scored where
+    another program made them. Raises ValueError for fewer images than features.
+    """
+    judge, real = evaluator(against, extractor, reading=reading, progress=progress)
+    opened = open_samples(samples, n=n, steps=steps, eta=eta, reading=reading, progress=progress)
+    return tuple(measure(judge, real, opened, metrics).scores.values())
+
+
+def compare(
+    a: Opened, b: Opened, judge: ImageEval, real: ImageSet, metrics: Sequence[str] = METRICS, names: tuple[str, str] = ("A", "B")
+) -> list[Comparison]:
+    """a against b by every metric, with intervals and verdicts. Raises ProtocolError for unlike numbers of images."""
+    if len(a.pixels) != len(b.pixels):  # before the features, which take long
+        raise ProtocolError("n", len(a.pixels), len(b.pixels))
+    return compare_measured(measure(judge, real, a, metrics), measure(judge, real, b, metrics), names=names)
+
+
+def copied(judge: ImageEval, opened: Opened, train: str, heldout: str | None = None) -> tuple[Memorisation, Pixels]:
+    """Whether images are copies of the training images of SET, and those; judged by images held out of it by content.
+
+    heldout: real images that the model has not seen, SET[:SPLIT]; None: the part of the training set that `train` holds out.
+    """
+    images = load(*parse_set(train))
+    kept, held = holdout(images.pixels, hashes=images.hashes)
+    seen = images.subset(kept) if heldout is None else images
+    unseen = images.subset(held) if heldout is None else load(*parse_set(heldout))
+    features = [
+        extract(one, judge.extractor, cache=judge.cache, progress=judge.progress, what=what).all()
+        for one, what in (
+            (opened.images, "features"),
+            (seen, "features of the training images"),
+            (unseen, "features of held-out images"),
+        )
+    ]
+    return memorisation(generated=features[0], train=features[1], heldout=features[2]), seen.pixels
+
+
+def loss(run: str, train: str, *, n: int = 1000, progress: bool = True) -> DenoisingLoss:
+    """The denoising loss of a run's averaged model by noise level, of n images held out of SET by content and of n that
+    were trained on."""
+    images = load(*parse_set(train))
+    kept, held = holdout(images.pixels, hashes=images.hashes)
+    seen, unseen = (np.asarray(images.pixels[np.sort(_some(k, n))]) for k in (kept, held))
+    return heldout_loss(load_model(run).to(best_device()), unseen, seen, progress=progress)
+
+
+def _some(numbers: Any, n: int) -> Any:
+    from alphabar import seeds
+
+    return seeds.generator(0, stream=seeds.SUBSET).permutation(numbers)[:n]
+
+
+def _check_range(record: Mapping[str, Any] | None, real: ImageSet) -> None:
+    """Refuses samples whose levels stand for other values than those of the real images."""
+    if record is None:
+        return
+    declared = record.get("value_range")
+    made = None if declared is None else (float(declared[0]), float(declared[1]))
+    if made != real.value_range:
+        typed = "leave --range out" if made is None else f"--range {made[0]:.6g} {made[1]:.6g}"
+        raise ValueError(
+            f"the samples' range is {made}, that of {real.name}:{real.split} is {real.value_range}: the same level stands for "
+            f"different values. Read the real images as those that the model was trained on: {typed}"
+        )
