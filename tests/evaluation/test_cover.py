@@ -151,7 +151,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
 @pytest.fixture(scope="module")
 def simulated() -> dict[str, Any]:
     """Values, standard errors and intervals of one model, and of a paired difference of two, over many draws of all sets."""
-    sets, n, m = 120, 260, 230
+    sets, n, m = 80, 240, 220
     single, paired = np.empty((len(METRICS), sets, 4)), np.empty((len(METRICS), sets, 4))
     own = np.empty((len(METRICS), sets))
     for s in range(sets):
@@ -171,9 +171,9 @@ def simulated() -> dict[str, Any]:
 def test_intervals_hold_the_expectation(simulated: dict[str, Any], kind: str) -> None:
     for name, (value, se, low, high) in zip(METRICS, simulated[kind].transpose(0, 2, 1), strict=True):
         ratio = float((se**2).mean() / value.var(ddof=1))
-        assert 0.65 < ratio < 1.5, (name, ratio)  # the variance of 120 values is known to 13 %
+        assert 0.6 < ratio < 1.6, (name, ratio)  # the variance of 80 values is known to 16 %
         held = float(((low <= value.mean()) & (value.mean() <= high)).mean())
-        assert held > 0.89, (name, held)  # 0.95 less three standard errors
+        assert held > 0.87, (name, held)  # 0.95 less three standard errors
     if kind == "single":  # the part that a binomial or bootstrap of the generated images alone sees is not enough
         density = METRICS.index("density")
         assert simulated["own"][density].mean() < 0.75 * simulated["single"][density, :, 0].var(ddof=1)
@@ -210,7 +210,7 @@ def test_the_edges_say_something_honest() -> None:
     for name in ("precision", "recall", "coverage"):
         estimate = getattr(full, name)
         assert estimate.value == 1 and estimate.interval[1] == 1 and 0.95 < estimate.interval[0] < 1 - 2 / 700
-    few = cover(real=X[:20], generated=Y[:20])
+    few = cover(real=X[:43], generated=Y[:43])
     assert few.precision.interval is None and "more than 2 k" in str(few.precision.note)
     assert difference(few.expansion("recall"), few.expansion("recall"), paired=True).interval is None
 

@@ -12,12 +12,14 @@ that this part of the variance is read off. The rest is due to the balls, and th
 bootstrap fail: a nearest neighbour is no smooth function of the sample, a jackknife counts what takes r images together r
 times, and a bootstrap has images twice. But a sample may be cut into halves (McCarthy 1969, "Pseudo-replication: half
 samples"): the mean square of the difference of a statistic between two halves is twice its variance at half the images,
-without bias and whatever the statistic. All of that is read from lists of near neighbours, which are long enough for
-halves, for 64 random cuts at a time, since a machine word has as many bits.
+without bias and whatever the statistic. Quarters give the variance at a quarter of the images, and so its trend. All of
+that is read from lists of near neighbours, which are long enough for quarters, for 64 random cuts at a time, since a
+machine word has as many bits.
 """
 
 import math
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -32,11 +34,11 @@ from alphabar.seeds import generator
 
 METRICS = ("precision", "recall", "density", "coverage")
 WORDS = 2  # of 64 cuts each: a standard error is then known to 6 %
-_RISK = 1e-3  # that a list of neighbours ends before the k-th that a half keeps
-_KEPT = 24  # pairs kept for an image: that a half loses all of them is a matter of 2^-24
+_RISK = 1e-3  # that a list of neighbours ends before the k-th that a quarter keeps
+_KEPT = 24  # pairs kept for an image: a half loses all of them once in 2^24, a quarter in 1000
 _SAMPLE = 512  # images that tell how far about the near neighbours lie
 _BUDGET = 1 << 22  # pairs held before those that are not needed are dropped
-_NO_INTERVAL = "no interval: half of the images must be more than 2 k"
+_NO_INTERVAL = "no interval: a quarter of the images must be more than 2 k"
 
 Words = NDArray[np.uint64]
 
@@ -88,8 +90,8 @@ def cover(
     Distances are float32 products; where rounding could change a decision it is made anew, in float64.
 
     The intervals are for the expectation of the value at these n and m and this k, and not for a limit: all four move with
-    n. So compare values of equal numbers of images alone. They count the chance in both sets. Below 2 k + 1 images in half
-    of a set there is none.
+    n. So compare values of equal numbers of images alone. They count the chance in both sets. Below 2 k + 1 images in a
+    quarter of a set there is none.
 
     Cost is O(n m d + (n^2 + m^2) d / 2); memory is two float32 copies of the features, some hundred numbers an image, and
     a few tiles of block x block. Of very many images pass a random part on either side (`extract.sample_rows`). Under
@@ -120,7 +122,7 @@ def cover(
     coverage = _coverage(in_x, balls_x.near, cuts_x, cuts_y, k)
     recall = replace(recall, own=recall.other, other=recall.own)  # its mean goes over the real images
     parts = dict(zip(METRICS, (precision, recall, density, coverage), strict=True))
-    enough = min(len(x), len(y)) // 2 > 2 * k
+    enough = min(len(x), len(y)) // 4 > 2 * k
     expansions = {
         name: Expansion(
             p.value, len(y), len(x), torch.from_numpy(p.own), torch.from_numpy(p.other), trouble=None if enough else _NO_INTERVAL
@@ -200,9 +202,9 @@ class _Balls:
 
 
 def _length(k: int, n: int) -> int:
-    """How many neighbours hold the k nearest of a random half, but for a chance of _RISK."""
+    """How many neighbours hold the k nearest of a random quarter, but for a chance of _RISK."""
     most = k
-    while most < n - 1 and sum(math.comb(most, c) for c in range(k)) > _RISK * 2**most:
+    while most < n - 1 and sum(math.comb(most, c) * 0.25**c * 0.75 ** (most - c) for c in range(k)) > _RISK:
         most += 1
     return most
 
@@ -452,27 +454,27 @@ def _kept(pairs: _Smallest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 @dataclass(frozen=True, eq=False)
 class _Cuts:
-    """64 * WORDS random cuts of a set into halves a and b of equal size: bit s of word w says who is in which at cut 64 w + s."""
+    """64 * WORDS random cuts of a set into four quarters: bit s of word w says who is in which at cut 64 w + s."""
 
-    a: Words  # [WORDS, n]
-    b: Words
-    size: int  # of a half
+    quarters: Words  # [WORDS, 4, n]
+    halves: Words  # [WORDS, 2, n]: of two quarters each
+    part: float  # of the images that are in a half
 
     @staticmethod
     def of(n: int, seed: int, side: int) -> "_Cuts":
         random = generator(seed, side)
-        a, b = np.zeros((2, WORDS, n), dtype=np.uint64)
+        quarters, size = np.zeros((WORDS, 4, n), dtype=np.uint64), n // 4
         for cut in range(64 * WORDS):
             order, bit = random.permutation(n), np.uint64(1 << cut % 64)
-            a[cut // 64, order[: n // 2]] |= bit
-            b[cut // 64, order[n // 2 : n // 2 * 2]] |= bit
-        return _Cuts(a, b, n // 2)
+            for q in range(4):
+                quarters[cut // 64, q, order[q * size : (q + 1) * size]] |= bit
+        return _Cuts(quarters, quarters[:, ::2] | quarters[:, 1::2], 2 * size / n)
 
     def spread_out(self, effects: NDArray[np.float64], variance: float) -> NDArray[np.float64]:
         """Numbers for the images, whose variance over n is `variance` and whose covariances with those of another
         statistic are the covariances of the effects: sums of effects, with the sign of the half that an image was in."""
-        out = np.zeros(self.a.shape[1])
-        for a, b, part in zip(self.a, self.b, effects.reshape(WORDS, 64), strict=True):
+        out = np.zeros(self.halves.shape[2])
+        for (a, b), part in zip(self.halves, effects.reshape(WORDS, 64), strict=True):
             out += (_bits(a).astype(np.float32) - _bits(b)) @ part
         out -= out.mean()
         scale = out.var(ddof=1)
@@ -541,26 +543,40 @@ class _Part:
 
 def _any_ball(inside: _Inside, near: Tensor, cuts: _Cuts, k: int) -> _Part:
     """Mean over the points of whether they lie in any ball. cuts: of the balls' centres."""
-    m = len(inside.hits)
+    n, m = len(near), len(inside.hits)
     lies = (inside.hits > 0).astype(np.float64)
     value = float(lies.mean())
     lists = near.cpu().numpy()
     places = _places(inside.points, lists.shape)
-    effects, unbiased, halves = [], [], []
-    for kept in zip(cuts.a, cuts.b, strict=True):
-        a, b = (_either(_open(lists, half, k), places) for half in kept)
-        count_a, count_b = _count(a), _count(b)
-        effects.append((count_a - count_b) / m)
-        # the squared difference of expectations over points: pairs of different points alone
-        unbiased.append(((count_a - count_b) ** 2 - _count(a ^ b)) / (m * (m - 1)))
-        halves.append((count_a + count_b) / (2 * m))
-    at_half = float(np.mean(halves))
-    n = len(lists)
+
+    def of(parts: Words) -> tuple[NDArray[np.float64], float, float]:
+        """Values at all parts and cuts; their mean; the variance of their expectation over points."""
+        values, squares = [], []
+        for kept in parts:
+            words = [_either(_open(lists, part, k), places) for part in kept]
+            counts = [_count(w) for w in words]
+            values.append(np.array(counts) / m)
+            for a, b in combinations(range(len(words)), 2):  # pairs of different points alone have no variance of the points
+                squares.append(((counts[a] - counts[b]) ** 2 - _count(words[a] ^ words[b])) / (m * (m - 1)))
+        at = np.array(values)
+        return at, float(at.mean()), max(float(np.mean(squares)), 0.0) / 2
+
+    halves, at_half, variance = of(cuts.halves)
+    _, at_quarter, before = of(cuts.quarters)
     seen = 0 < at_half < 1
-    # the variance at half the images is that at all of them but for its factor and for p (1 - p)
-    relative = max(float(np.mean(unbiased)), 0.0) / 2 * cuts.size / n / (at_half * (1 - at_half)) if seen else 1 / n
-    other = cuts.spread_out(np.concatenate(effects), relative * value * (1 - value))
+    relative = _at_all(variance, before, at_half * (1 - at_half), at_quarter * (1 - at_quarter)) * cuts.part if seen else 1 / n
+    other = cuts.spread_out((halves[:, 0] - halves[:, 1]).ravel(), relative * value * (1 - value))
     return _Part(value, lies - value, other, 1 / (m - 1) + relative, True, seen)
+
+
+def _at_all(at_half: float, at_quarter: float, by_half: float, by_quarter: float) -> float:
+    """Twice the relative variance at all images, from variances at halves and quarters and what these are relative to.
+
+    It is the one at halves, but where that is more than half of the one at quarters: then the trend goes on. Few images
+    that are far off have large balls, and such chance falls more slowly than 1 / n.
+    """
+    half, quarter = at_half / by_half, at_quarter / by_quarter if by_quarter > 0 else 0.0
+    return half * min(max(2 * half / quarter, 1.0), 2.0) if quarter > 0 else half
 
 
 def _density(inside: _Inside, near: Tensor, cuts: _Cuts, k: int) -> _Part:
@@ -568,59 +584,68 @@ def _density(inside: _Inside, near: Tensor, cuts: _Cuts, k: int) -> _Part:
     own = inside.hits / k
     value = float(own.mean())
     lists = near.cpu().numpy()
-    ranks = inside.ranks / (k * np.array([(m + 1) // 2, m // 2]))  # means over even and over odd points
-    at_cut = []
-    for kept in zip(cuts.a, cuts.b, strict=True):
-        both = []
-        for half in kept:
-            out = np.zeros((2, 64), dtype=np.float32)
-            words = _open(lists, half, k)
-            for s in range(0, n, 2048):
-                flat = slice(s, s + 2048)
-                out += ranks[flat].reshape(-1, 2).astype(np.float32).T @ _bits(words[flat].ravel()).astype(np.float32)
-            both.append(out)
-        at_cut.append(both)
-    halves = np.array(at_cut, dtype=np.float64)  # [WORDS, half, even or odd, 64]
-    difference = halves[:, 0] - halves[:, 1]
-    at_half = float(halves.mean())
-    # even and odd points are independent, so that the mean of the product is a squared difference of expectations
-    squares = max(float((difference[:, 0] * difference[:, 1]).mean()), 0.0)
-    relative = squares / 2 * cuts.size / n / at_half if at_half > 0 else 1 / n
-    other = cuts.spread_out(difference.mean(1).ravel(), relative * value)
+    ranks = (inside.ranks / (k * np.array([(m + 1) // 2, m // 2]))).astype(np.float32)  # means over even and over odd points
+
+    def of(parts: Words) -> tuple[NDArray[np.float64], float, float]:
+        """Values at all parts and cuts; their mean; the variance of their expectation over points."""
+        values = np.zeros((*parts.shape[:2], 2, 64))  # of even points, and of odd ones
+        for w, kept in enumerate(parts):
+            for p, part in enumerate(kept):
+                words = _open(lists, part, k)
+                for s in range(0, n, 2048):
+                    rows = slice(s, s + 2048)
+                    values[w, p] += ranks[rows].reshape(-1, 2).T @ _bits(words[rows].ravel()).astype(np.float32)
+        # even and odd points are independent, so that the mean of the product is a squared difference of expectations
+        pairs = [(values[:, a] - values[:, b]).prod(1).mean() for a, b in combinations(range(parts.shape[1]), 2)]
+        return values.mean(2), float(values.mean()), max(float(np.mean(pairs)), 0.0) / 2
+
+    halves, at_half, variance = of(cuts.halves)
+    _, at_quarter, before = of(cuts.quarters)
+    seen = at_half > 0
+    relative = _at_all(variance, before, at_half, at_quarter) * cuts.part if seen else 1 / n
+    other = cuts.spread_out((halves[:, 0] - halves[:, 1]).ravel(), relative * value)
     of_points = float(own.var(ddof=1)) / m / value if value > 0 else 1 / m
-    return _Part(value, own - value, other, of_points + relative, False, at_half > 0)
+    return _Part(value, own - value, other, of_points + relative, False, seen)
 
 
 def _coverage(inside: _Inside, near: Tensor, cuts: _Cuts, point_cuts: _Cuts, k: int) -> _Part:
     """Mean over the balls of whether any point lies in them. Both sides are cut, which makes four statistics; from them come
     the effects of the balls' centres and of the points, each with half of what both have together."""
     lists = near.cpu().numpy()
-    n, m = len(lists), len(point_cuts.a[0])
+    n, m = len(lists), point_cuts.halves.shape[2]
     value = float((inside.holds > 0).mean())
     places, points = _places(inside.balls, lists.shape, rows_are_balls=True), inside.balls[1]
-    covered = np.empty((WORDS, 2, 2, 64))
-    for w in range(WORDS):
-        for c, half in enumerate((cuts.a[w], cuts.b[w])):
-            words = np.append(_open(lists, half, k), np.uint64(0))
-            for p, kept in enumerate((point_cuts.a[w], point_cuts.b[w])):
-                out = np.zeros(n, dtype=np.uint64)
-                for place, point in zip(places.T, points.T, strict=True):
-                    out |= words[place] & kept[point]
-                covered[w, c, p] = _count(out) / cuts.size
-    of_centres = (covered[:, 0].mean(1) - covered[:, 1].mean(1)).ravel()
-    of_points = (covered[:, :, 0].mean(1) - covered[:, :, 1].mean(1)).ravel()
-    at_half = float(covered.mean())
-    seen = 0 < at_half < 1
-    to_all = value * (1 - value) / (at_half * (1 - at_half)) if seen else 0.0
-    centres = float((of_centres**2).mean()) / 2 * cuts.size / n * to_all
-    others = float((of_points**2).mean()) / 2 * point_cuts.size / m * to_all
-    relative = (
-        (float((of_centres**2).mean()) * cuts.size / n + float((of_points**2).mean()) * point_cuts.size / m)
-        / (2 * at_half * (1 - at_half))
-        if seen
-        else 1 / n + 1 / m
+
+    def of(centres: Words, kept: list[Words]) -> list[NDArray[np.float64]]:
+        """Values for these centres and several parts of the points."""
+        words = np.append(_open(lists, centres, k), np.uint64(0))
+        out = np.zeros((len(kept), n), dtype=np.uint64)
+        for place, point in zip(places.T, points.T, strict=True):
+            found = words[place]
+            for row, part in zip(out, kept, strict=True):
+                row |= found & part[point]
+        return [_count(row) / _count(centres) for row in out]
+
+    halves = np.array([[of(c, list(point_cuts.halves[w])) for c in cuts.halves[w]] for w in range(WORDS)])
+    both = [zip(cuts.quarters[w], point_cuts.quarters[w], strict=True) for w in range(WORDS)]
+    quarters = np.array([[of(c, [p])[0] for c, p in pairs] for pairs in both])
+    of_centres = (halves[:, 0].mean(1) - halves[:, 1].mean(1)).ravel()
+    of_points = (halves[:, :, 0].mean(1) - halves[:, :, 1].mean(1)).ravel()
+    centres, others = float((of_centres**2).mean()) / 2, float((of_points**2).mean()) / 2
+    at_half, at_quarter = float(halves.mean()), float(quarters.mean())
+    if not 0 < at_half < 1:
+        return _Part(value, np.zeros(m), np.zeros(n), 1 / n + 1 / m, True, False)
+    variance, before = centres + others, float(quarters.var(axis=1, ddof=1).mean())
+    relative = _at_all(variance, before, at_half * (1 - at_half), at_quarter * (1 - at_quarter)) / max(variance, 1e-300)
+    centres, others = relative * centres * cuts.part, relative * others * point_cuts.part
+    scale = value * (1 - value)
+    return _Part(
+        value,
+        point_cuts.spread_out(of_points, others * scale),
+        cuts.spread_out(of_centres, centres * scale),
+        centres + others,
+        True,
     )
-    return _Part(value, point_cuts.spread_out(of_points, others), cuts.spread_out(of_centres, centres), relative, True, seen)
 
 
 def _places(
