@@ -96,7 +96,9 @@ def test_files_that_are_no_extractor(tmp_path: Path) -> None:
 
 def test_other_sizes_are_refused_with_what_is_wanted(toy_extractor: Extractor) -> None:
     for shape in ((5, 12, 9, 3), (5, 9, 12, 1), (5, 28, 28, 1)):
-        with pytest.raises(ValueError, match=r"wants uint8, uint16 or float32 of shape \(n, 9, 12, 3\).*alphabar extractor train"):
+        with pytest.raises(
+            ValueError, match=r"wants uint8, uint16 or float32 of shape \(n, 9, 12, 3\).*alphabar extractor train"
+        ):
             toy_extractor.features(np.zeros(shape, np.uint8))
 
 
