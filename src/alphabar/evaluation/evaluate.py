@@ -175,9 +175,7 @@ class ImageEval:
         given, _ = _open(images)
         self._check(given, metrics)
         side = self._side(given, "features")
-        least = max(len(side) // 10, 2 * self.extractor.dim if "fid" in metrics else 2 * NEIGHBOUR)
-        if least > len(side):
-            raise ValueError(f"{len(side)} images are too few for a curve of {self.extractor.dim} features: give {2 * least}")
+        least = max(len(side) // 10, *(self._least(metric)[0] for metric in metrics))
         order = seeds.generator(self.seed, 1, stream=seeds.SUBSET).permutation(len(side))
         sizes = sorted({round(float(n)) for n in np.geomspace(least, len(side), points)})
         out = []
