@@ -19,7 +19,7 @@ machine word has as many bits.
 
 import math
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 import torch
@@ -216,8 +216,7 @@ def _balls(f: Tensor, k: int, block: int) -> _Balls:
     bound = _bounds(s, most, block)
     smallest = _Smallest(n, most, f.device, s.u.dtype)
     room = torch.empty(block * block, dtype=s.u.dtype, device=f.device)
-    slices = [slice(a, min(a + block, n)) for a in range(0, n, block)]
-    for i, j in spread.deal([(i, j) for a, i in enumerate(slices) for j in slices[a:]]):
+    for i, j in spread.deal(_upper(n, block)):
         h = _tile(s, s, i, j, room)
         if i == j:
             h.fill_diagonal_(math.inf)
@@ -242,6 +241,18 @@ def _balls(f: Tensor, k: int, block: int) -> _Balls:
         radii[unsure], near[unsure], squares[unsure] = _slowly(f, unsure, centre, unit, k, most)
         radii[copies] = 0.0
     return _Balls(f, radii, near, squares)
+
+
+def _upper(n: int, block: int) -> list[tuple[slice, slice]]:
+    """Tiles on and above the diagonal, row by row; those on it are a quarter as wide, since half of each is for nothing."""
+    small = max(1, block // 4)
+    tiles = []
+    for a in range(0, n, block):
+        end = min(a + block, n)
+        parts = [slice(b, min(b + small, end)) for b in range(a, end, small)]
+        tiles += list(combinations_with_replacement(parts, 2))
+        tiles += [(slice(a, end), slice(b, min(b + block, n))) for b in range(end, n, block)]
+    return tiles
 
 
 def _bounds(s: _Scaled, most: int, block: int) -> Tensor:
