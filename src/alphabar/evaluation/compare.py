@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, difference, quantile
+from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, difference, quantile, variances
 from alphabar.evaluation.evaluate import ImageEval, Measured
 from alphabar.evaluation.score import HIGHER, METRICS, TITLES, Score
 
@@ -78,13 +78,13 @@ def _compared(a: Score, b: Score, x: Expansion, y: Expansion, names: tuple[str, 
     if found.interval is None or found.se is None:
         return Comparison(a.metric, a, b, found, paired, "not decided", None, f"{title}: not decided; {found.note}")
     low, high = found.interval
-    if found.se == 0 and gap == 0:
+    if gap == 0 and found.se <= 1e-6 * (a.se or 1.0):
         return Comparison(
             a.metric, a, b, found, paired, "the same images", None, f"{title}: {names[0]} and {names[1]} score the same"
         )
     interval = f"{gap:+.3g} [{low:+.3g}, {high:+.3g}]"
     if low <= 0 <= high:
-        more = _more(x, y, gap, found.se, paired, level)
+        more = _more(x, y, gap, paired, level)
         if more is None:
             rest = f"no number of images would decide it against {a.n_reference:,} real ones"
         else:
@@ -96,11 +96,11 @@ def _compared(a: Score, b: Score, x: Expansion, y: Expansion, names: tuple[str, 
     )
 
 
-def _more(x: Expansion, y: Expansion, gap: float, se: float, paired: bool, level: float) -> int | None:
+def _more(x: Expansion, y: Expansion, gap: float, paired: bool, level: float) -> int | None:
     """Images a side at which the difference found would be (z of the level + z of the power) standard errors."""
     wanted = (abs(gap) / (quantile(level) + quantile(2 * POWER - 1))) ** 2
-    shared = float((x.influence_y - y.influence_y).var(correction=1)) / x.m  # stays, however many images are made
-    own = max(se**2 - shared, 0.0) * x.n
+    own, shared, second = variances(x, y, paired=paired)  # the reference's part stays, however many images are made
+    own = (own + second) * x.n
     if gap == 0 or wanted <= shared or own / (wanted - shared) > 1e9:
         return None
     return max(math.ceil(own / (wanted - shared)), x.n + 1)

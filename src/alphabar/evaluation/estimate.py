@@ -149,6 +149,12 @@ def difference(a: Expansion, b: Expansion, *, paired: bool, unbiased: bool = Fal
     value = a.value - b.value - ((a.bias - b.bias) if unbiased else 0.0)
     if (trouble := a.trouble or b.trouble) is not None:
         return Estimate(value, None, None, level, trouble)
+    own, shared, second = variances(a, b, paired=paired)
+    return Estimate.normal(value, math.sqrt(own + shared + second), level)
+
+
+def variances(a: Expansion, b: Expansion, *, paired: bool) -> tuple[float, float, float]:
+    """Three parts of the variance of a - b: of both sides' own images, of y, and of the second order (which own images have)."""
     second = a.second_x + b.second_x
     if paired:
         own = _variance(a.influence_x - b.influence_x) / a.n
@@ -157,8 +163,10 @@ def difference(a: Expansion, b: Expansion, *, paired: bool, unbiased: bool = Fal
         second *= max(1 - together**2, 0.0)
     else:
         own = _variance(a.influence_x) / a.n + _variance(b.influence_x) / b.n
-    first = own + _variance(a.influence_y - b.influence_y) / a.m
-    return Estimate.normal(value, math.sqrt(max(first - 2 * second, 0.0) + second), level)
+    shared = _variance(a.influence_y - b.influence_y) / a.m
+    # taken at the samples, both hold noise: of the second order twice, shared out as the two are large
+    left = max(own + shared - 2 * second, 0.0) / max(own + shared, 1e-300)
+    return own * left, shared * left, second
 
 
 def _spread(e: Expansion) -> float:

@@ -14,6 +14,7 @@ import torch
 from alphabar import seeds
 from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet
+from alphabar.data.values import to_depth
 from alphabar.evaluation import cover as cover_module
 from alphabar.evaluation import influence
 from alphabar.evaluation.estimate import Estimate, Expansion
@@ -131,7 +132,7 @@ class ImageEval:
 
     def measure(self, images: Any, record: Mapping[str, Any] | None = None, metrics: Sequence[str] = METRICS) -> Measured:
         """`score`, with what `alphabar.evaluation.compare.compare` takes beside the scores."""
-        given, own = _open(images)
+        given, own = self._given(images)
         self._check(given, metrics)  # before the features, which take long
         about = of_samples(record if record is not None else own)
         return self._of(self._side(given, "features"), about, metrics)
@@ -157,7 +158,7 @@ class ImageEval:
             about = of_samples(record)
             about["nfe"] = None
             about["sampler"] = {**(about.get("sampler") or {}), "x0_step": number}
-            given, _ = _open(images)
+            given, _ = self._given(images)
             self._check(given, metrics)
             measured = self._of(self._side(given, f"features, step {number}"), about, metrics)
             out.append(tuple(measured.scores.values()))
@@ -165,14 +166,14 @@ class ImageEval:
 
     def features(self, images: Any) -> Features:
         """Features [n, dim] of images, as the scores see them."""
-        return self._side(_open(images)[0], "features").store.all()
+        return self._side(self._given(images)[0], "features").store.all()
 
     def curve(self, images: Any, points: int = 6, metrics: Sequence[str] = ("fid", "kid")) -> list[CurvePoint]:
         """Scores of parts of the images, from a tenth (no fewer than FID takes) to all of them, beside real images' scores.
 
         At each n the value is the mean over up to 8 disjoint random parts; the interval is that of one part of n images.
         """
-        given, _ = _open(images)
+        given, _ = self._given(images)
         self._check(given, metrics)
         side = self._side(given, "features")
         least = max(len(side) // 10, *(self._least(metric)[0] for metric in metrics))
@@ -192,6 +193,13 @@ class ImageEval:
         return out
 
     # ---- how it is worked out
+
+    def _given(self, images: Any) -> tuple[ImageSet | Pixels, Mapping[str, Any] | None]:
+        """The images at the depth of the reference: floats are rounded to its levels, as samples are."""
+        given, record = _open(images)
+        have = given.pixels if isinstance(given, ImageSet) else given
+        want = self.real.reference.dtype
+        return (given if have.dtype == want else to_depth(have, want)), record
 
     def _of(self, side: _Side, about: Mapping[str, Any], metrics: Sequence[str]) -> Measured:
         n = len(side)
@@ -237,11 +245,6 @@ class ImageEval:
         pixels = images.pixels if isinstance(images, ImageSet) else images
         if bad := [m for m in metrics if m not in METRICS]:
             raise ValueError(f"metric {bad[0]!r} is unknown: use {', '.join(METRICS)}")
-        if pixels.dtype != self.real.reference.dtype:
-            raise ValueError(
-                f"images of type {pixels.dtype} against a reference of {self.real.reference.dtype}: the difference in depth "
-                "would be scored as well; bring both to one type, as they are stored"
-            )
         for metric in metrics:
             least, why = self._least(metric)
             for what, count in (

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from alphabar import seeds
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.images import check_images
 from alphabar.data.sources import NAMED, ImageSet, load, parse_set
 from alphabar.data.split import holdout, image_hashes
+from alphabar.data.values import to_depth
 from alphabar.types import Pixels
 
 
@@ -50,7 +51,7 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
         reference = load(*parse_set(reference))
     name, pixels, hashes = _open(reference, "an array")
     if floor_images is not None:
-        floor_name, pool, floor_hashes = _open(floor_images, "an array")
+        floor_name, pool, floor_hashes = _open(floor_images, "an array", pixels.dtype)
         if pool.shape[1:] != pixels.shape[1:]:
             raise ValueError(
                 f"floor images of shape {pool.shape[1:]}, reference images of {pixels.shape[1:]} (h, w, c): give both in "
@@ -74,11 +75,13 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
     return Real(half, f"half of {name}", fingerprint_of(half.shape[1:], hashes[upper]), pixels[~upper], source)
 
 
-def _open(images: ImageSet | Any, name: str) -> tuple[str, Pixels, NDArray[np.uint64]]:
-    if isinstance(images, ImageSet):
+def _open(images: ImageSet | Any, name: str, depth: DTypeLike | None = None) -> tuple[str, Pixels, NDArray[np.uint64]]:
+    """Name, pixels and hashes; at another depth than their own where one is given."""
+    if isinstance(images, ImageSet) and depth in (None, images.pixels.dtype):
         return f"{images.name}:{images.split}", images.pixels, images.hashes
-    pixels = check_images(images)
-    return name, pixels, image_hashes(pixels)
+    pixels = images.pixels if isinstance(images, ImageSet) else check_images(images)
+    pixels = pixels if depth is None else to_depth(pixels, depth)
+    return (f"{images.name}:{images.split}" if isinstance(images, ImageSet) else name), pixels, image_hashes(pixels)
 
 
 def _disjoint(

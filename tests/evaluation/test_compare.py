@@ -1,0 +1,129 @@
+"""Better, worse or not decided; what is unlike is refused by name."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from alphabar.evaluation.compare import compare, compare_measured, same_noise
+from alphabar.evaluation.evaluate import ImageEval
+from alphabar.evaluation.score import HIGHER, METRICS, ProtocolError
+from tests.evaluation.conftest import Linear, stripes
+
+RECORD = {"sampler": "ddim", "seed": 3, "first_index": 0, "nfe": 10.0}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def evaluator() -> ImageEval:
+    return ImageEval(Linear(6), stripes(900, 0), floor_images=stripes(500, 1))
+
+
+def noisy(images: np.ndarray, sd: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.clip(images + rng.normal(0, sd, images.shape), 0, 255).astype(np.uint8)
+
+
+def test_a_clear_difference_has_a_verdict_either_way_round(evaluator: ImageEval) -> None:
+    good = stripes(400, 5).pixels
+    bad = np.full_like(good, 128) // 2 + good // 2  # half the contrast
+    for c in compare(evaluator, good, bad, names=("good", "bad"), metrics=("fid", "fid_infinity", "kid", "coverage")):
+        assert c.verdict == "better", c.words
+        assert "good is better than bad" in c.words
+        assert (c.difference.value > 0) == (c.metric in HIGHER)
+        assert c.difference.value == c.a.value - c.b.value
+        assert c.more is None
+    for c in compare(evaluator, bad, good, metrics=("fid", "kid")):
+        assert c.verdict == "worse"
+        json.dumps(c.to_json())
+
+
+def test_two_halves_of_one_set_are_not_told_apart(evaluator: ImageEval) -> None:
+    """At 95 % every twentieth comparison decides by chance: at most 4 of 20 do, but for one run in 700."""
+    wrong: dict[str, int] = dict.fromkeys(METRICS, 0)
+    for k in range(20):
+        half = stripes(600, 100 + k).pixels
+        for c in compare(evaluator, half[:300], half[300:]):
+            wrong[c.metric] += c.verdict != "not decided"
+            if c.verdict == "not decided" and c.more is not None:
+                assert c.more > 300
+    assert max(wrong.values()) <= 4, wrong
+
+
+def test_at_the_number_of_images_named_the_difference_found_is_as_many_standard_errors_as_a_power_of_80_percent_takes() -> None:
+    evaluator = ImageEval(Linear(6), stripes(4000, 0), floor_images=stripes(900, 1))
+    clean = stripes(12_000, 7).pixels
+    other = np.rint((clean - 128.0) * 0.9 + 128).astype(np.uint8)
+    (few,) = compare(evaluator, clean[:150], other[150:300], metrics=("fid",))
+    assert few.verdict == "not decided"
+    assert few.more is not None
+    assert 200 < few.more <= 6000
+    n = few.more
+    (many,) = compare(evaluator, clean[:n], other[n : 2 * n], metrics=("fid",))
+    wanted = 1.95996 + 0.84162  # normal quantiles of 97.5 % and 80 %
+    assert abs(few.difference.value) / many.difference.se == pytest.approx(wanted, rel=0.15)  # type: ignore[operator]
+
+
+def test_the_same_noise_is_compared_image_by_image(evaluator: ImageEval) -> None:
+    clean = stripes(400, 5).pixels
+    slightly = noisy(clean, 3)
+    paired = compare(evaluator, clean, slightly, records=(RECORD, RECORD), metrics=("fid", "kid", "precision"))
+    apart = compare(evaluator, clean, slightly, records=(RECORD, {**RECORD, "seed": 4}), metrics=("fid", "kid", "precision"))
+    for p, q in zip(paired, apart, strict=True):
+        assert p.paired
+        assert not q.paired
+        assert p.difference.value == q.difference.value
+        assert p.difference.se < q.difference.se  # type: ignore[operator]
+    (same,) = compare(evaluator, clean, clean.copy(), records=(RECORD, RECORD), metrics=("kid",))
+    assert same.verdict == "the same images"
+
+
+def test_what_is_unlike_is_refused_by_name(evaluator: ImageEval) -> None:
+    images = stripes(400, 5).pixels
+    with pytest.raises(ProtocolError, match=r"n is 400 on the left and 300 on the right") as error:
+        compare(evaluator, images, images[:300], metrics=("kid",))
+    assert error.value.field == "n"
+    a = evaluator.measure(images, metrics=("kid",))
+    other = ImageEval(Linear(6, seed=1), stripes(900, 0), floor_images=stripes(500, 1)).measure(images, metrics=("kid",))
+    with pytest.raises(ProtocolError, match="extractor") as error:
+        compare_measured(a, other)
+    assert error.value.field == "extractor"
+    reference = ImageEval(Linear(6), stripes(900, 2), floor_images=stripes(500, 1)).measure(images, metrics=("kid",))
+    with pytest.raises(ProtocolError, match="reference is"):
+        compare_measured(a, reference)
+
+
+def test_without_intervals_nothing_is_decided() -> None:
+    class Twice(Linear):  # a feature that repeats another: the covariance is singular
+        def features(self, pixels: np.ndarray) -> Tensor:
+            f = super().features(pixels)
+            return torch.cat([f[:, :-1], f[:, :1]], 1)
+
+    evaluator = ImageEval(Twice(6), stripes(300, 0), floor_images=stripes(100, 1))
+    found = {c.metric: c for c in compare(evaluator, stripes(90, 5).pixels, noisy(stripes(90, 6).pixels, 60))}
+    assert found["fid"].verdict == "not decided"
+    assert "no interval: a covariance is singular" in found["fid"].words
+    assert found["fid"].a.interval is None
+    assert found["fid"].a.note is not None
+    assert found["kid"].a.interval is not None
+
+
+def test_pairs_are_known_by_their_records(evaluator: ImageEval) -> None:
+    def score(record: dict[str, Any] | None, n: int = 100) -> Any:
+        return evaluator.kid(stripes(n, 5).pixels, record)
+
+    a = score(RECORD)
+    assert same_noise(a, score({**RECORD, "sampler": "ddpm"}))
+    assert not same_noise(a, score({**RECORD, "first_index": 100}))
+    assert not same_noise(a, score(None))
+    assert not same_noise(score(None), score(None))
+    assert not same_noise(a, replace(a, n=50))
