@@ -60,13 +60,13 @@ def test_two_halves_of_one_set_are_not_told_apart(evaluator: ImageEval) -> None:
 
 
 def test_at_the_number_of_images_named_the_difference_found_is_as_many_standard_errors_as_a_power_of_80_percent_takes() -> None:
-    evaluator = ImageEval(Linear(6), stripes(4000, 0), floor_images=stripes(900, 1))
+    evaluator = ImageEval(Linear(6), stripes(8000, 0), floor_images=stripes(6000, 1))
     clean = stripes(12_000, 7).pixels
-    other = np.rint((clean - 128.0) * 0.9 + 128).astype(np.uint8)
-    (few,) = compare(evaluator, clean[:150], other[150:300], metrics=("fid",))
+    other = np.rint((clean - 128.0) * 0.945 + 128).astype(np.uint8)
+    (few,) = compare(evaluator, clean[:800], other[800:1600], metrics=("fid",))
     assert few.verdict == "not decided"
     assert few.more is not None
-    assert 200 < few.more <= 6000
+    assert 1000 < few.more <= 6000
     n = few.more
     (many,) = compare(evaluator, clean[:n], other[n : 2 * n], metrics=("fid",))
     wanted = 1.95996 + 0.84162  # normal quantiles of 97.5 % and 80 %
