@@ -99,8 +99,12 @@ def _compared(a: Score, b: Score, x: Expansion, y: Expansion, names: tuple[str, 
 def _more(x: Expansion, y: Expansion, gap: float, paired: bool, level: float) -> int | None:
     """Images a side at which the difference found would be (z of the level + z of the power) standard errors."""
     wanted = (abs(gap) / (quantile(level) + quantile(2 * POWER - 1))) ** 2
-    own, shared, second = variances(x, y, paired=paired)  # the reference's part stays, however many images are made
-    own = (own + second) * x.n
-    if gap == 0 or wanted <= shared or own / (wanted - shared) > 1e9:
+    own, shared, second = variances(x, y, paired=paired)
+    target = wanted - shared  # the reference's part stays, however many images are made
+    if gap == 0 or target <= 0:
         return None
-    return max(math.ceil(own / (wanted - shared)), x.n + 1)
+    # at n / r images own falls as r and the second order about as r^2
+    r = (math.sqrt(own**2 + 4 * second * target) - own) / (2 * second) if second > 0 else target / max(own, 1e-300)
+    if r < 1e-7:
+        return None
+    return max(math.ceil(x.n / r), x.n + 1)
