@@ -717,19 +717,20 @@ def _show_scores(scores: Any) -> None:
         interval = "" if s.interval is None else f"{s.interval[0]:.4g} to {s.interval[1]:.4g}"
         floor = "" if s.floor is None else f"{s.floor:.4g}" + ("" if s.floor_n == s.n else f" at {s.floor_n}")
         best = "higher" if s.metric in HIGHER else "lower"
-        calls = "" if s.nfe is None else f"{s.nfe:.4g}"
-        rows.append((_title(s.metric), f"{s.value:.4g}", interval, floor, best, str(s.n), str(s.n_reference), calls))
-    columns = ("metric", "value", "95 % interval", "floor", "better", "images", "real", "calls")
-    _table(columns, rows, "the floor is what as many real images get")
+        rows.append((_title(s.metric), f"{s.value:.4g}", interval, floor, best))
+    first = scores[0]
+    calls = "" if first.nfe is None else f", {first.nfe:.4g} calls an image"
+    title = f"{first.n:,} images against {first.n_reference:,} real ones{calls}; the floor: what as many real images get"
+    _table(("metric", "value", "95 % interval", "floor", "better"), rows, title)
     for note in dict.fromkeys(s.note for s in scores if s.note and s.interval is None):
         print(note)
     for what in dict.fromkeys(INTERVALS[s.metric] for s in scores if s.interval is not None):
         print(f"interval of {', '.join(_title(s.metric) for s in scores if INTERVALS[s.metric] == what)}: for {what}")
-    first = scores[0]
-    warrant = f" ({first.warrant})" if first.warrant else ""
-    print(
-        f"extractor {first.extractor}{warrant}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}"
-    )
+    found = dict.fromkeys(s.warrant for s in scores if s.warrant)
+    checked = "; ".join(f"{', '.join(_title(s.metric) for s in scores if s.warrant == w)}: {w}" for w in found)
+    if checked:
+        print(f"the extractor's check (alphabar extractor check) says: {checked}")
+    print(f"extractor {first.extractor}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}")
 
 
 def main() -> None:
@@ -738,7 +739,7 @@ def main() -> None:
 
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, Diverged) as e:
+    except (ValueError, OSError, ImportError, Diverged) as e:
         print(f"alphabar: {e}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

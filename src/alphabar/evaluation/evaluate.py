@@ -233,7 +233,7 @@ class ImageEval:
                 bias=expansion.bias if metric == "fid" and estimate.interval is not None else None,
                 extractor=self.extractor.fingerprint,
                 preprocessing=dict(self.extractor.preprocessing),
-                warrant=getattr(self.extractor, "warrant", None),
+                warrant=self._warrant(metric),
                 reference=self.real.reference_fingerprint,
                 reference_name=self.real.reference_name,
                 versions=versions(),
@@ -253,7 +253,11 @@ class ImageEval:
                 (f"images for the floor ({self.real.pool_source})", len(self.real.pool)),
             ):
                 if count < least:
-                    other = "; or use .kid, which is unbiased at any number" if metric.startswith("fid") else ""
+                    other = (
+                        "; or take KID alone (.kid, --metrics kid), which is unbiased at any number"
+                        if metric.startswith("fid")
+                        else ""
+                    )
                     raise ValueError(
                         f"{count} {what} are too few for {TITLES[metric]}: {why}, so it takes at least {least}{other}"
                     )
@@ -265,6 +269,13 @@ class ImageEval:
         if metric == "kid":
             return 2, "it compares pairs"
         return max(self.extractor.dim + 1, 8), f"the extractor has {self.extractor.dim} features"
+
+    def _warrant(self, metric: str) -> str:
+        """What the extractor's check found: for the metric, where ladders were ranked by it."""
+        by = {"fid": "fid", "fid_infinity": "fid", "kid": "kid"}.get(metric)
+        if by is not None and (of_metric := getattr(self.extractor, "warrant_of", None)) is not None:
+            return str(of_metric(by))
+        return str(getattr(self.extractor, "warrant", "not checked"))
 
     def _expand(self, side: _Side, metrics: Sequence[str]) -> dict[str, tuple[Estimate, Expansion]]:
         real = self._reference

@@ -25,8 +25,7 @@ def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path) -> Path
     _sheet(below, [images[:24]], [""])
     first = scores[0]
     figure.suptitle(
-        f"{first.n:,} images against {first.n_reference:,} of {first.reference_name}; extractor {first.extractor}"
-        + (f" ({first.warrant})" if first.warrant else ""),
+        f"{first.n:,} images against {first.n_reference:,} of {first.reference_name}; extractor {first.extractor}",
         fontsize=9,
     )
     return _save(figure, path)
