@@ -72,7 +72,7 @@ class Cover:
 
 def cover(
     *,
-    real: Float[Tensor, "n dr"] | NDArray[np.floating],
+    real: "Float[Tensor, 'n dr'] | NDArray[np.floating] | Balls",
     generated: Float[Tensor, "m dg"] | NDArray[np.floating],
     k: int = 5,
     block: int = 2048,
@@ -81,7 +81,8 @@ def cover(
 ) -> Cover:
     """Precision, recall, density and coverage of generated images, each with an interval.
 
-    real, generated: features [n, d] and [m, d] of the same extractor. k: which neighbour a ball reaches to, 1 <= k < n, m;
+    real, generated: features [n, d] and [m, d] of the same extractor; for real also its `balls`, which serve for any number
+    of generated sets. k: which neighbour a ball reaches to, 1 <= k < n, m;
     5 is Naeem et al.'s, 3 Kynkäänniemi et al.'s, and values of unlike k do not compare. block: rows of a tile. seed: of the
     cuts into halves, which the intervals come from; values do not depend on it. level: of the intervals.
 
@@ -99,7 +100,7 @@ def cover(
 
     Raises ValueError for unlike widths, n or m <= k, k < 1, or NaN and infinity.
     """
-    x, y = as_features(real), as_features(generated)
+    x, y = real.f if isinstance(real, Balls) else as_features(real), as_features(generated)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"features {x.shape[1]} and {y.shape[1]} wide: extract both sets with the same extractor")
     if k < 1 or k != int(k):
@@ -107,13 +108,11 @@ def cover(
     if block < 1:
         raise ValueError(f"block = {block}: give a whole number >= 1, as 1024")
     quantile(level)
-    for name, f in (("real", x), ("generated", y)):
-        if len(f) <= k:
-            raise ValueError(f"{len(f)} {name} images have no {k}-th neighbour: give more than k = {k}")
-        check_finite(f)
-    x, y = (f.detach() if f.dtype in (torch.float32, torch.float64) else f.detach().float() for f in (x, y.to(x.device)))
-
-    balls_x, balls_y = _balls(x, k, block), _balls(y, k, block)
+    if isinstance(real, Balls) and real.k != k:
+        raise ValueError(f"balls to neighbour {real.k} of the real images, and k = {k}: make them with balls(real, k={k})")
+    balls_x = real if isinstance(real, Balls) else balls(x, k, block=block, what="real")
+    balls_y = balls(y.to(x.device), k, block=block, what="generated")
+    x, y = balls_x.f, balls_y.f
     in_x, in_y = _pairs(balls_x, balls_y, k, block)
     cuts_x, cuts_y = _Cuts.of(len(x), seed, 0), _Cuts.of(len(y), seed, 1)
     precision = _any_ball(in_x, balls_x.near, cuts_x, k)
@@ -192,13 +191,14 @@ def _exact(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Balls:
+class Balls:
     """Of one set: the squared radii, and the near neighbours of each image with their squared distances, nearest first."""
 
     f: Tensor
     radii: Tensor  # float64, exact
     near: Tensor  # [n, l]
     squares: Tensor  # [n, l], float64, as the products gave them
+    k: int
 
 
 def _length(k: int, n: int) -> int:
@@ -209,7 +209,16 @@ def _length(k: int, n: int) -> int:
     return most
 
 
-def _balls(f: Tensor, k: int, block: int) -> _Balls:
+def balls(features: Float[Tensor, "n d"] | NDArray[np.floating], k: int = 5, *, block: int = 2048, what: str = "real") -> Balls:
+    """The balls of one set of images, for `cover`; half of its cost where both sets are large. what: for errors.
+
+    Raises ValueError for n <= k, or NaN and infinity.
+    """
+    f = as_features(features).detach()
+    if len(f) <= k:
+        raise ValueError(f"{len(f)} {what} images have no {k}-th neighbour: give more than k = {k}")
+    check_finite(f)
+    f = f if f.dtype in (torch.float32, torch.float64) else f.float()
     n, most = len(f), _length(k, len(f))
     centre, unit = _middle(f)
     s = _Scaled.of(f, centre, unit)
@@ -240,7 +249,7 @@ def _balls(f: Tensor, k: int, block: int) -> _Balls:
         unsure = open_rows[~copies[open_rows] | torch.isinf(values[open_rows, -1])]
         radii[unsure], near[unsure], squares[unsure] = _slowly(f, unsure, centre, unit, k, most)
         radii[copies] = 0.0
-    return _Balls(f, radii, near, squares)
+    return Balls(f, radii, near, squares, k)
 
 
 def _upper(n: int, block: int) -> list[tuple[slice, slice]]:
@@ -396,7 +405,7 @@ class _Inside:
     ranks: NDArray[np.int64]  # [balls, l, 2]: points of each rank, even ones and odd ones
 
 
-def _pairs(x: _Balls, y: _Balls, k: int, block: int) -> tuple[_Inside, _Inside]:
+def _pairs(x: Balls, y: Balls, k: int, block: int) -> tuple[_Inside, _Inside]:
     """Points y against the balls of x, and points x against those of y, from one pass over all pairs."""
     centre, unit = _middle(x.f, y.f)
     sx, sy = _Scaled.of(x.f, centre, unit), _Scaled.of(y.f, centre, unit)
@@ -415,7 +424,7 @@ def _pairs(x: _Balls, y: _Balls, k: int, block: int) -> tuple[_Inside, _Inside]:
 
 
 class _Finder:
-    def __init__(self, balls: _Balls, points: _Balls, s: _Scaled, k: int) -> None:
+    def __init__(self, balls: Balls, points: Balls, s: _Scaled, k: int) -> None:
         self.balls, self.points, self.k = balls, points, k
         n, m, device = len(balls.f), len(points.f), balls.f.device
         whole = 2 * s.unit**2

@@ -54,6 +54,10 @@ class _Side:
         return self.store.all() if len(self) <= LIMIT else self.store.rows(sample_rows(len(self), LIMIT, self.seed))
 
     @cached_property
+    def balls(self) -> cover_module.Balls:
+        return cover_module.balls(self.paired, NEIGHBOUR)
+
+    @cached_property
     def parts(self) -> list[FeatureStats]:
         return influence.parts(self.store.chunks(), len(self), self.store.extractor, self.seed)
 
@@ -290,7 +294,7 @@ class ImageEval:
             pairs = kid(side.paired, real.paired)
             found["kid"] = _said(pairs.estimate(), side, real), pairs
         if _COVER & set(metrics):
-            covered = cover_module.cover(real=real.paired, generated=side.paired, k=NEIGHBOUR, seed=self.seed)
+            covered = cover_module.cover(real=real.balls, generated=side.paired, k=NEIGHBOUR, seed=self.seed)
             for metric in _COVER & set(metrics):
                 found[metric] = _said(getattr(covered, metric), side, real), covered.expansion(metric)
         return found
