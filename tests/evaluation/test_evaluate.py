@@ -48,7 +48,7 @@ def test_values_are_those_of_the_parts(evaluator: ImageEval, linear: Linear) -> 
     assert (fid.metric, other.metric) == ("fid", "kid")
     want = frechet(FeatureStats.of(x, "e"), FeatureStats.of(y, "e")).value
     assert fid.value == pytest.approx(want, rel=1e-9)
-    assert other.value == pytest.approx(kid(x, y).value, rel=1e-9)
+    assert other.value == pytest.approx(kid(x, y).value, rel=1e-5)
     assert evaluator.fid(images) == fid
     assert evaluator.kid(images) == other
     assert (fid.n, fid.n_reference, fid.floor_n) == (60, 300, 60)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.evaluation.kernel import kid
+from alphabar.evaluation.kernel import kid, within
 from tests.references.features import features
 
 PEERS = json.loads((Path(__file__).parents[1] / "references" / "peers.json").read_text())
@@ -131,3 +131,18 @@ def test_two_and_three_images_have_a_value_and_no_interval() -> None:
     e = kid(rng.random((3, 2)), rng.random((9, 2))).estimate()
     assert e.interval is None
     assert "at least 4 images" in (e.note or "")
+
+
+def test_sums_of_one_side_serve_for_many() -> None:
+    rng = np.random.default_rng(3)
+    y = torch.from_numpy(rng.random((70, 5)))
+    ready = within(y, dtype=torch.float64)
+    for k in range(3):
+        x = rng.random((60 + k, 5)) * (1 + k) + k
+        a, b = kid(x, ready), kid(x, y, dtype=torch.float64)
+        assert a.value == pytest.approx(b.value, rel=1e-9)
+        assert a.variance == pytest.approx(b.variance, rel=1e-6)
+        # what belongs to one image alone drops out of an influence but for a 1 / m of it
+        assert torch.allclose(a.influence_y, b.influence_y, rtol=0.05, atol=0.02 * float(b.influence_y.std()))
+    with pytest.raises(ValueError, match="degree 3 cannot serve for degree 2"):
+        kid(x, ready, degree=2)

@@ -22,7 +22,7 @@ from alphabar.evaluation.extract import FeatureStore, extract, sample_rows
 from alphabar.evaluation.extractor import FeatureExtractor, load_extractor
 from alphabar.evaluation.features import FeatureStats
 from alphabar.evaluation.floor import Real, floor_sets, real_images
-from alphabar.evaluation.kernel import kid
+from alphabar.evaluation.kernel import Within, kid, within
 from alphabar.evaluation.score import METRICS, TITLES, Score, of_samples
 from alphabar.record import versions
 from alphabar.types import Features, Pixels
@@ -56,6 +56,10 @@ class _Side:
     @cached_property
     def balls(self) -> cover_module.Balls:
         return cover_module.balls(self.paired, NEIGHBOUR)
+
+    @cached_property
+    def within(self) -> Within:
+        return within(self.paired)
 
     @cached_property
     def parts(self) -> list[FeatureStats]:
@@ -291,7 +295,7 @@ class ImageEval:
                 limit = influence.infinity(fid, side.parts, real.parts)
                 found["fid_infinity"] = limit.estimate(), limit
         if "kid" in metrics:
-            pairs = kid(side.paired, real.paired)
+            pairs = kid(side.paired, real.within)
             found["kid"] = _said(pairs.estimate(), side, real), pairs
         if _COVER & set(metrics):
             covered = cover_module.cover(real=real.balls, generated=side.paired, k=NEIGHBOUR, seed=self.seed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,7 +19,7 @@ FEW = 160  # images a side, all pairs of which tell along which directions the s
 
 def kid(
     x: Float[Tensor, "n dx"] | NDArray[np.floating],
-    y: Float[Tensor, "m dy"] | NDArray[np.floating],
+    y: "Float[Tensor, 'm dy'] | NDArray[np.floating] | Within",
     *,
     degree: int = 3,
     block: int = 1024,
@@ -32,32 +32,34 @@ def kid(
     the mean square of the statistic less the mean over pairs of its terms that share no image. It is never taken for less
     than what pairs alone give it, and is unknown for fewer than 4 images.
 
-    x, y: features [n, d] and [m, d] of the same extractor, n, m >= 2. degree: a whole number >= 1. block: beside
+    x, y: features [n, d] and [m, d] of the same extractor, n, m >= 2; y also as `within(y)`, which then serves for any number
+    of x. degree: a whole number >= 1. block: beside
     two centred copies of the features, memory is two tiles of block x block. dtype: of the products; their
     sums are float64. Under torchrun the tiles are dealt to the processes, which all hold the same features.
 
     Raises ValueError for unlike widths, fewer than 2 images, or NaN and infinity.
     """
-    x, y = as_features(x), as_features(y)
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"features {x.shape[1]} and {y.shape[1]} wide: extract both sets with the same extractor")
-    if len(x) < 2 or len(y) < 2:
-        raise ValueError(f"{len(x)} and {len(y)} images: the unbiased KID needs at least 2 on either side")
-    if degree < 1 or degree != int(degree):
-        raise ValueError(f"degree = {degree}: give a whole number >= 1 (3 is KID's)")
-
-    n, m = len(x), len(y)
-    centre = (x.sum(0, dtype=torch.float64) + y.sum(0, dtype=torch.float64)) / (n + m)
-    if not bool(torch.isfinite(centre).all()):
+    x = as_features(x)
+    ready = y if isinstance(y, Within) else None
+    f = None if isinstance(y, Within) else as_features(y)
+    m, width = (ready.n, ready.dim) if ready is not None else (len(f), f.shape[1])  # type: ignore[arg-type,union-attr]
+    if x.shape[1] != width:
+        raise ValueError(f"features {x.shape[1]} and {width} wide: extract both sets with the same extractor")
+    n = len(x)
+    if n < 2 or m < 2:
+        raise ValueError(f"{n} and {m} images: the unbiased KID needs at least 2 on either side")
+    if ready is None and f is not None:
+        centre = (x.sum(0, dtype=torch.float64) + f.sum(0, dtype=torch.float64)) / (n + m)
+        ready = within(f, centre=centre, degree=degree, block=block, dtype=dtype)
+    if ready is None or ready.degree != degree:
+        raise ValueError(
+            f"sums for degree {ready and ready.degree} cannot serve for degree {degree}: make them with within(y, degree)"
+        )
+    centre, linear, powers, b, yy = ready.centre, ready.linear, ready.powers, ready.side, ready.sums
+    a = _Side.of(x, centre, b.left.dtype)
+    if not bool(torch.isfinite(a.total).all()):
         raise ValueError("NaN or infinity among the features: look at the images and at the extractor's weights")
-    a, b = _Side.of(x, centre, dtype), _Side.of(y, centre, dtype)
-    base = 1 + float(centre @ centre) / x.shape[1]
-    # With x = centre + sqrt(d) u, the kernel is (base + z + own_i + own_j)^degree, where z = u_i . u_j and own belongs to
-    # one image alone. What depends on one image, or on none, cancels in the statistic and in its variance, and the sums of
-    # z need no pairs. So only the powers from the second on go through the tiles, and large features cost no digits.
-    linear = degree * base ** (degree - 1)
-    powers = [math.comb(degree, k) * base ** (degree - k) for k in range(2, degree + 1)]
-    xx, yy, xy = (_sums(p, q, linear, powers, block) for p, q in ((a, a), (b, b), (a, b)))
+    xx, xy = _sums(a, a, linear, powers, block), _sums(a, b, linear, powers, block)
 
     within_x, within_y, between = xx.total / (n * (n - 1)), yy.total / (m * (m - 1)), xy.total / (n * m)
     influence_x = 2 * (xx.rows / (n - 1) - xy.rows / m)
@@ -97,6 +99,50 @@ def kid(
         steepness=steepness(_few(a, b, linear, powers), n, m),
         trouble=None if variance is not None else "no interval: the variance of KID needs at least 4 images on either side",
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """One side's features, ready for products, and its own sums: what many sets that are scored against it share."""
+
+    side: "_Side"
+    sums: "_Sums"
+    centre: Tensor
+    linear: float
+    powers: list[float]
+    degree: int
+
+    @property
+    def n(self) -> int:
+        return len(self.side.own)
+
+    @property
+    def dim(self) -> int:
+        return len(self.centre)
+
+
+def within(
+    y: Float[Tensor, "m d"],
+    *,
+    centre: Float64[Tensor, " d"] | None = None,
+    degree: int = 3,
+    block: int = 1024,
+    dtype: torch.dtype = torch.float32,
+) -> Within:
+    """For `kid`: the sums within y. centre: what is taken off all features first, for precision's sake; None: y's mean."""
+    if degree < 1 or degree != int(degree):
+        raise ValueError(f"degree = {degree}: give a whole number >= 1 (3 is KID's)")
+    centre = y.mean(0, dtype=torch.float64) if centre is None else centre
+    if not bool(torch.isfinite(centre).all()):
+        raise ValueError("NaN or infinity among the features: look at the images and at the extractor's weights")
+    base = 1 + float(centre @ centre) / y.shape[1]
+    # With x = centre + sqrt(d) u, the kernel is (base + z + own_i + own_j)^degree, where z = u_i . u_j and own belongs to
+    # one image alone. What depends on one image, or on none, cancels in the statistic and in its variance, and the sums of
+    # z need no pairs. So only the powers from the second on go through the tiles, and large features cost no digits.
+    linear = degree * base ** (degree - 1)
+    powers = [math.comb(degree, k) * base ** (degree - k) for k in range(2, degree + 1)]
+    side = _Side.of(y, centre, dtype)
+    return Within(side, _sums(side, side, linear, powers, block), centre, linear, powers, degree)
 
 
 @dataclass(frozen=True, eq=False)
