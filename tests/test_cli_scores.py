@@ -40,11 +40,13 @@ def test_a_score_ends_in_pictures(small_data: Path, drawn: Path) -> None:
         assert rows[metric]["nfe"] == 3
         assert rows[metric]["warrant"] is not None
     assert rows["fid"]["value"] - rows["fid"]["bias"] == pytest.approx(rows["fid_infinity"]["value"], rel=0.1)
-    assert rows["memorisation"]["n"] == 560
+    for kind in ("features", "pixels"):
+        assert rows["memorisation"][kind]["n"] == 560
+        assert rows["memorisation"][kind]["verdict"] != "copies found"
     sizes = sorted({p["n"] for p in rows["curve"]["points"]})
     assert sizes[0] == 513  # the fewest that FID takes with 512 features
     assert sizes[-1] == 560
-    for name in ("s3.score.png", "s3.score.curve.png", "s3.score.pairs.png"):
+    for name in ("s3.score.png", "s3.score.curve.png", "s3.score.pairs_features.png", "s3.score.pairs_pixels.png"):
         assert min(looked_at(drawn / name)) > 200, name
     table = alphabar("score", "s3.npz", "--against", "fashion_mnist:test", "--metrics", "kid", "coverage", cwd=drawn).stdout
     assert "95 % interval" in table

@@ -330,6 +330,8 @@ def score(
     copies = judge.copied(ruler, opened, trained_on) if trained_on else None
     if world()[0] != 0:  # one process speaks for all
         return
+    import numpy as np
+
     from alphabar.report.figures import draw_card, draw_curve
 
     target = picture or _beside(samples, "score.png")
@@ -340,12 +342,13 @@ def score(
     if copies is not None:
         from alphabar.evaluation.memorise import pairs_sheet
 
-        files["pairs"] = target.with_name(f"{target.stem}.pairs.png")
-        pairs_sheet(copies[0], opened.pixels, copies[1]).save(files["pairs"])
+        for kind, found in (("features", copies.features), ("pixels", copies.pixels)):
+            files[f"nearest pairs, {kind}"] = path = target.with_name(f"{target.stem}.pairs_{kind}.png")
+            pairs_sheet(found, np.asarray(opened.pixels), copies.train).save(path)
     if as_json:
         rows: list[dict[str, Any]] = [s.to_json() for s in scores]
         if copies is not None:
-            rows.append({"metric": "memorisation", **copies[0].to_json()})
+            rows.append({"metric": "memorisation", **copies.to_json()})
         if points:
             rows.append({"metric": "curve", "points": [_point(p) for p in points]})
         print(json.dumps(rows))
@@ -361,7 +364,8 @@ def score(
             "score against the number of images",
         )
     if copies is not None:
-        print(f"{trained_on}: {copies[0]}")
+        print(f"copies of {trained_on}, by features: {copies.features}")
+        print(f"copies of {trained_on}, by pixels: {copies.pixels}")
     for what, path in files.items():
         print(f"{what}: {path}")
 

@@ -11,15 +11,16 @@ import numpy as np
 from alphabar.api import best_device
 from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet, load, parse_set
-from alphabar.data.split import holdout
+from alphabar.data.split import HOLDOUT, holdout
 from alphabar.evaluation import spread
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.evaluate import ImageEval, Measured
 from alphabar.evaluation.extract import extract
 from alphabar.evaluation.extractor import load_extractor
 from alphabar.evaluation.heldout import DenoisingLoss, heldout_loss
-from alphabar.evaluation.memorise import Memorisation, memorisation
+from alphabar.evaluation.memorise import Memorisation, memorisation, pixel_features
 from alphabar.evaluation.score import METRICS, ProtocolError, Score
+from alphabar.recipe import resolve
 from alphabar.record import Run, append_jsonl
 from alphabar.sampling.draw import Samples, sample
 from alphabar.training.checkpoint import load_model
@@ -169,24 +170,48 @@ def compare(
     return compare_measured(measure(judge, real, a, metrics), measure(judge, real, b, metrics), names=names)
 
 
-def copied(judge: ImageEval, opened: Opened, train: str, heldout: str | None = None) -> tuple[Memorisation, Pixels]:
-    """Whether images are copies of the training images of SET, and those; judged by images held out of it by content.
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """Whether images are copies, as the extractor's features see it and as pixels do, and the training images."""
 
-    heldout: real images that the model has not seen, SET[:SPLIT]; None: the part of the training set that `train` holds out.
+    features: Memorisation
+    pixels: Memorisation
+    train: Pixels
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, without what is said of every image."""
+        return {"features": self.features.to_json(), "pixels": self.pixels.to_json()}
+
+
+def copied(judge: ImageEval, opened: Opened, trained_on: str) -> Copied:
+    """Whether images are copies of the training images of SET; judged by the images that `train` holds out of it by content.
+
+    Of a run on that very set, its limit, its held-out share and its mirroring are taken from its recipe. In features and in
+    pixels, since each sees copies that the other does not (docs/memorisation.md).
     """
-    images = load(*parse_set(train))
-    kept, held = holdout(images.pixels, hashes=images.hashes)
-    seen = images.subset(kept) if heldout is None else images
-    unseen = images.subset(held) if heldout is None else load(*parse_set(heldout))
+    images, fraction, flip = load(*parse_set(trained_on)), HOLDOUT, False
+    if opened.run is not None and Run(opened.run).recipe.exists():
+        recipe = resolve(Run(opened.run).recipe, [])
+        if recipe.data.set == trained_on:
+            images = images.subset(range(min(recipe.data.limit or len(images), len(images))))
+            fraction, flip = recipe.data.holdout, recipe.train.flip
+    kept, held = holdout(images.pixels, fraction, hashes=images.hashes)
+    try:
+        unseen = images.subset(held) if len(held) else load(parse_set(trained_on)[0], "test")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"nothing of {trained_on} was held out, so nothing tells how near images lie that nobody copied"
+        ) from error
+    train = np.asarray(images.pixels[kept])
+    if flip:
+        train = np.concatenate([train, train[:, :, ::-1]])
     features = [
         extract(one, judge.extractor, cache=judge.cache, progress=judge.progress, what=what).all()
-        for one, what in (
-            (opened.images, "features"),
-            (seen, "features of the training images"),
-            (unseen, "features of held-out images"),
-        )
+        for one, what in ((opened.images, "features"), (train, "features of the training images"), (unseen, "features held out"))
     ]
-    return memorisation(generated=features[0], train=features[1], heldout=features[2]), seen.pixels
+    pixels = [pixel_features(np.asarray(p)) for p in (opened.pixels, train, unseen.pixels)]
+    found = [memorisation(generated=g, train=t, heldout=h) for g, t, h in (features, pixels)]
+    return Copied(found[0], found[1], train)
 
 
 def loss(run: str, train: str, *, n: int = 1000, progress: bool = True) -> DenoisingLoss:
