@@ -31,8 +31,8 @@ from alphabar.evaluation.frechet import cholesky, frechet, roots_are_exact
 from alphabar.progress import track
 from alphabar.types import Features
 
-ROWS = 4096  # images a side that the variance is taken from: their standard error is then known to 1 or 2 %
-FEW = 160  # images a side, all pairs of which give the size of the second order
+ROWS = 1536  # images a side that the variance is taken from: a standard error is then known to 2 or 3 %
+FEW = 96  # images a side, all pairs of which give the size of the second order
 PARTS = 4  # the smallest sets of the regression are a quarter of all images
 MARGIN = 8.0  # images for every feature that counts, below which the expansion is not trusted
 
@@ -46,24 +46,28 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
     """
     same_extractor(a, b)
     cov_a, cov_b = a.cov, b.cov
-    f = cholesky(cov_b)
-    if f is None or cholesky(cov_a) is None:
+    e, f = cholesky(cov_a), cholesky(cov_b)
+    if e is None or f is None:
         few = min(a.n, b.n) <= a.dim
         why = f"{min(a.n, b.n)} images for {a.dim} features" if few else "features that are constant or repeat each other"
         empty = torch.empty(0, dtype=torch.float64)
         singular = f"no interval: a covariance is singular ({why})"
         return Expansion(frechet(a, b).value, a.n, b.n, empty, empty, trouble=singular)
-    af = cov_a @ f
-    values, v = torch.linalg.eigh(f.T @ af)
+    ef = e.T @ f
+    values, v = torch.linalg.eigh(scatter_of(ef))  # F^T A F, from A = E E^T
+    af = e.float() @ ef.float()
     s = values.clamp_min(0).sqrt()
     apart = a.mean - b.mean
     scale = float(apart.square().sum() + cov_a.trace() + cov_b.trace())
     value = scale - 2 * float(s.sum()) if roots_are_exact(values, scale) else frechet(a, b).value
     s = s.clamp_min(torch.finfo(torch.float32).eps * float(s[-1]))
-    half_inverse = _cauchy(s)
+    half_inverse, small = _cauchy(s), v.float()
     own, other = (
         _Side.of(side, rows, to_w, s, half_inverse, towards)
-        for side, rows, to_w, towards in ((a, rows_a, f @ v, apart), (b, rows_b, (af @ v) / s, -apart))
+        for side, rows, to_w, towards in (
+            (a, rows_a, f.float() @ small, apart),
+            (b, rows_b, af @ small / s.float(), -apart),
+        )
     )
     close, k = _pairs(torch.cat([own.x, other.x]), torch.cat([own.z, other.z]), s, half_inverse), len(own.x)
     square = close.square()
@@ -107,13 +111,13 @@ class _Side:
     def of(
         stats: FeatureStats,
         rows: Features,
-        to_w: Float64[Tensor, "d d"],
+        to_w: Float[Tensor, "d d"],
         s: Float64[Tensor, " d"],
         half_inverse: Float[Tensor, "d r"],
         apart: Float64[Tensor, " d"],
     ) -> "_Side":
         x = rows.to(torch.float64) - stats.mean
-        z = x.float() @ (to_w / s.sqrt()).float()
+        z = x.float() @ (to_w / s.sqrt().float())
         few = np.linspace(0, len(x) - 1, min(len(x), FEW)).astype(np.int64)  # from all over a set that may be sorted
         x_few, z_few = x[few], z[few]
         z.square_()
@@ -126,7 +130,9 @@ def _pairs(
     x: Float64[Tensor, "k d"], z: Float[Tensor, "k d"], s: Float64[Tensor, " d"], half_inverse: Float[Tensor, "d r"]
 ) -> Float64[Tensor, "k k"]:
     """g(x, y) = x . y + 1/2 sum_kl u_kl(x) u_kl(y) / (s_k + s_l) of all pairs: the kernel of the second order."""
-    together = torch.stack([((z * row) @ half_inverse).square().sum(1) for row in z]).to(torch.float64)
+    together = torch.zeros((len(z), len(z)), dtype=torch.float32, device=z.device)
+    for column in half_inverse.T:  # sum_kl z_k z_l z'_k z'_l / (s_k + s_l), one step of the quadrature at a time
+        together += ((z * column) @ z.T).square_()
     own = z.square().sum(1).to(torch.float64)
     return x @ x.T + 0.5 * (together - 0.5 * (own + own[:, None]) + 0.5 * s.sum())
 
@@ -140,7 +146,7 @@ def _cauchy(s: Float64[Tensor, " d"]) -> Float[Tensor, "d r"]:
     return torch.exp(t / 2 - s[:, None] * t.exp()).float()
 
 
-def parts(chunks: Iterable[Features], n: int, extractor: str, seed: int = 0) -> list[FeatureStats]:
+def parts(chunks: Iterable[Tensor], n: int, extractor: str, seed: int = 0) -> list[FeatureStats]:
     """Statistics of PARTS disjoint random parts of n images, as equal in size as can be, in one pass over their features.
 
     The part of an image follows from (seed, n), whatever the chunks. Raises ValueError for fewer than 2 images a part.
