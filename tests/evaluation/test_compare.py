@@ -127,3 +127,28 @@ def test_pairs_are_known_by_their_records(evaluator: ImageEval) -> None:
     assert not same_noise(a, score(None))
     assert not same_noise(score(None), score(None))
     assert not same_noise(a, replace(a, n=50))
+
+
+def test_images_without_structure_against_others_are_compared_by_what_can(evaluator: ImageEval) -> None:
+    """One side has a singular covariance: FID has no verdict and says why, and KID has one."""
+    images = stripes(200, 5).pixels
+    found = {c.metric: c for c in compare(evaluator, np.full_like(images, 128), images, metrics=("fid", "fid_infinity", "kid"))}
+    for metric in ("fid", "fid_infinity"):
+        assert found[metric].verdict == "not decided"
+        assert "singular" in (found[metric].difference.note or "")
+        assert found[metric].difference.value == found[metric].a.value - found[metric].b.value
+    assert found["kid"].verdict == "worse"
+
+
+@pytest.mark.parametrize("cache", [None, False])
+def test_equal_scores_are_not_equal_images(cache: bool | None) -> None:
+    """Two unlike sets, both far from all real images, have precision 0 and no spread: that decides nothing."""
+    evaluator = ImageEval(Linear(6), stripes(300, 0), floor_images=stripes(200, 1), cache=cache)
+    dark, bright = np.clip(noisy(stripes(100, 5).pixels, 9) // 40, 0, 255), 255 - noisy(stripes(100, 6).pixels, 9) // 40
+    for c in compare(evaluator, dark, bright, metrics=("precision", "coverage")):
+        assert c.a.value == c.b.value == 0
+        assert c.verdict == "not decided"
+        assert c.difference.interval is None
+        assert "every image counts alike" in (c.difference.note or "")
+    for c in compare(evaluator, dark, dark.copy(), metrics=("precision", "kid")):  # by their content, records or not
+        assert c.verdict == "the same images"

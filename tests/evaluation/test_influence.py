@@ -161,3 +161,17 @@ def test_steepness_of_known_eigenvalues() -> None:
     u = torch.from_numpy(np.random.default_rng(0).standard_normal((2000, 3))) * l.sqrt()
     want = float((l**3).sum() / (l**2).sum())
     assert steepness(u @ u.T, 100, 300) == pytest.approx(4 * (1 / 100 + 1 / 300) * want, rel=0.1)
+
+
+def test_a_value_below_zero_is_in_its_interval() -> None:
+    """No distance lies below 0, but unbiased values do, the more often the nearer the truth: each is in its interval."""
+    low = 0
+    for k in range(100):
+        x, y = draw(60, REAL, 2 * k), draw(70, REAL, 2 * k + 1)
+        for e in (kid(x, y).estimate(), limit(x, y), expanded(x, y).unbiased(), expanded(x, y).estimate()):
+            if e.interval is not None:
+                assert e.interval[0] <= e.value <= e.interval[1]
+        plain = expanded(x, y).estimate()
+        assert plain.interval is None or plain.interval[0] >= 0  # a sum of squares
+        low += kid(x, y).value < 0
+    assert 30 < low < 90

@@ -58,8 +58,9 @@ def compare(
 
 def compare_measured(a: Measured, b: Measured, *, names: tuple[str, str] = ("A", "B"), level: float = LEVEL) -> list[Comparison]:
     """`compare` of what one ImageEval has measured."""
+    same = a.images == b.images
     return [
-        _compared(a.scores[metric], b.scores[metric], a.expansions[metric], b.expansions[metric], names, level)
+        _compared(a.scores[metric], b.scores[metric], a.expansions[metric], b.expansions[metric], same, names, level)
         for metric in a.scores
     ]
 
@@ -69,19 +70,21 @@ def same_noise(a: Score, b: Score) -> bool:
     return a.n == b.n and a.seeds is not None and a.seeds == b.seeds and "seed" in a.seeds
 
 
-def _compared(a: Score, b: Score, x: Expansion, y: Expansion, names: tuple[str, str], level: float) -> Comparison:
+def _compared(a: Score, b: Score, x: Expansion, y: Expansion, same: bool, names: tuple[str, str], level: float) -> Comparison:
     gap = float(a - b)  # refuses unlike protocols
     paired = same_noise(a, b)
     found = difference(x, y, paired=paired, level=level)
     found = Estimate(gap, found.se, found.interval, found.level, found.note)
     title = TITLES[a.metric]
-    if found.interval is None or found.se is None:
-        return Comparison(a.metric, a, b, found, paired, "not decided", None, f"{title}: not decided; {found.note}")
-    low, high = found.interval
-    if gap == 0 and found.se <= 1e-6 * (a.se or 1.0):
+    if same:
         return Comparison(
             a.metric, a, b, found, paired, "the same images", None, f"{title}: {names[0]} and {names[1]} score the same"
         )
+    if gap == 0 and found.se == 0:  # as two precisions of 0: what every image shares says nothing of how sure that is
+        found = Estimate(gap, None, None, level, f"no interval: both score {a.value:.4g}, and every image counts alike")
+    if found.interval is None or found.se is None:
+        return Comparison(a.metric, a, b, found, paired, "not decided", None, f"{title}: not decided; {found.note}")
+    low, high = found.interval
     interval = f"{gap:+.3g} [{low:+.3g}, {high:+.3g}]"
     if low <= 0 <= high:
         more = _more(x, y, gap, paired, level)

@@ -1,7 +1,7 @@
 """A number with its standard error and interval, and where both come from: what every metric of this project gives back."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import torch
@@ -92,7 +92,10 @@ class Expansion:
 
     def estimate(self, level: float = LEVEL) -> Estimate:
         """The value, with an interval for its expectation at n and m images."""
-        return self._estimate(self.bias, level)
+        found = self._estimate(self.bias, level)
+        if self.bias > 0 and found.interval is not None:  # a plain distance, with its bias in it, is never below 0
+            found = replace(found, interval=(max(found.interval[0], 0.0), found.interval[1]))
+        return found
 
     def unbiased(self, level: float = LEVEL) -> Estimate:
         """The value less its bias, with an interval for the truth, which as many images as one likes would give."""
@@ -114,7 +117,9 @@ class Expansion:
         slope = (max(self.first - self.excess, 0.0) + self.steepness * spread) / (max(value, 0.0) + spread)
         middle = value + z**2 * slope / 2
         half = z * math.sqrt(max(slope * value + z**2 * slope**2 / 4, 0.0) + self.second)
-        return Estimate(value + add, se, (middle - half + add, middle + half + add), level)
+        # below 0, where no distance lies, the second order is all the variance there is: so a negative value is in its interval
+        low = middle - half if value >= z * spread else value - z * spread
+        return Estimate(value + add, se, (low + add, middle + half + add), level)
 
     def __float__(self) -> float:
         return self.value
@@ -142,12 +147,13 @@ def difference(a: Expansion, b: Expansion, *, paired: bool, unbiased: bool = Fal
     paired: image k of both was made from the same noise, so that what both share drops out. unbiased: of the values less
     their biases. Raises ValueError for unlike numbers of images where they are paired, or unlike references.
     """
-    if a.m != b.m or len(a.influence_y) != len(b.influence_y):
+    trouble = a.trouble or b.trouble  # then influences may be missing
+    if a.m != b.m or (trouble is None and len(a.influence_y) != len(b.influence_y)):
         raise ValueError(f"scored against {a.m} and {b.m} images: score both against the same reference")
-    if paired and (a.n != b.n or len(a.influence_x) != len(b.influence_x)):
+    if paired and (a.n != b.n or (trouble is None and len(a.influence_x) != len(b.influence_x))):
         raise ValueError(f"{a.n} and {b.n} images cannot be pairs: give as many of both, or paired=False")
     value = a.value - b.value - ((a.bias - b.bias) if unbiased else 0.0)
-    if (trouble := a.trouble or b.trouble) is not None:
+    if trouble is not None:
         return Estimate(value, None, None, level, trouble)
     own, shared, second = variances(a, b, paired=paired)
     return Estimate.normal(value, math.sqrt(own + shared + second), level)

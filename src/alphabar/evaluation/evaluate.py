@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ class _Side:
     def within(self) -> Within:
         return within(self.paired)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the features, where the images have none."""
+        return blake2b(self.store.all().numpy().tobytes(), digest_size=8).hexdigest()
+
     @cached_property
     def parts(self) -> list[FeatureStats]:
         return influence.parts(self.store.chunks(), len(self), self.store.extractor, self.seed)
@@ -68,10 +74,14 @@ class _Side:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of one set of images, with the expansions that a comparison of two sets needs; by the metric's name."""
+    """Scores of one set of images, with the expansions that a comparison of two sets needs; by the metric's name.
+
+    images: tells one set from another, by content.
+    """
 
     scores: dict[str, Score]
     expansions: dict[str, Expansion]
+    images: str
 
 
 @dataclass(frozen=True)
@@ -247,7 +257,7 @@ class ImageEval:
                 versions=versions(),
                 **about,
             )
-        return Measured(scores, {metric: found[metric][1] for metric in metrics})
+        return Measured(scores, {metric: found[metric][1] for metric in metrics}, side.store.images or side.fingerprint)
 
     def _check(self, images: ImageSet | Pixels, metrics: Sequence[str]) -> None:
         pixels = images.pixels if isinstance(images, ImageSet) else images
