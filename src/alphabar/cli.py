@@ -327,7 +327,7 @@ def score(
     opened = judge.open_samples(samples, n=n, steps=steps, eta=eta, reading=reading)
     scores = list(judge.measure(ruler, real, opened, metrics or METRICS).scores.values())
     points = ruler.curve(opened.images) if curve else []
-    copies = judge.copied(ruler, opened, trained_on) if trained_on else None
+    copies = judge.copied(ruler, opened, trained_on, reading=reading) if trained_on else None
     if world()[0] != 0:  # one process speaks for all
         return
     import numpy as np

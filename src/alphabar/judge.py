@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alphabar.api import best_device
 from alphabar.data.images import check_images
@@ -76,7 +78,14 @@ def open_samples(
     text = str(samples)
     part = None if Path(text).exists() else _PART.fullmatch(text)
     path = Path(part[1] if part else text)
-    if text == "bundled" or (path / "checkpoints").is_dir() or path.suffix == ".safetensors":
+    if n is not None and n < 1:
+        raise ValueError(f"n = {n}: give the number of images, 1 or more, or leave it out")
+    if str(path) == "bundled" or (path / "checkpoints").is_dir() or path.suffix == ".safetensors":
+        if part:
+            raise ValueError(
+                f"{text}: a model has as many images as one draws, so no part of them; say how many (--n), or draw them with "
+                f"`alphabar sample {path} --out PATH` and take a part of that"
+            )
         return _drawn(text, path, n or DRAWN, steps, eta, seed, progress)
     images, record = load_samples(path, reading)
     opened = Opened(text, images, record)
@@ -115,8 +124,13 @@ def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[
     if path.suffix == ".npz" or (path / "record.json").exists():
         try:
             made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
-        except (ValueError, KeyError):  # an .npz of another program: no record in it
+        except (ValueError, KeyError, BadZipFile):  # an .npz of another program: no record in it, or none that can be read
             return load(str(path), **options), None
+        if made.record.get("n") not in (None, len(made.images)):
+            raise ValueError(
+                f"{path} holds {len(made.images)} images, but its record is of {made.record['n']}: some were taken away or "
+                "added, so which is which is not known; draw them again"
+            )
         return check_images(made.images), made.record
     return load(str(path), **options), None
 
@@ -183,21 +197,18 @@ class Copied:
         return {"features": self.features.to_json(), "pixels": self.pixels.to_json()}
 
 
-def copied(judge: ImageEval, opened: Opened, trained_on: str) -> Copied:
+def copied(judge: ImageEval, opened: Opened, trained_on: str, *, reading: Mapping[str, Any] | None = None) -> Copied:
     """Whether images are copies of the training images of SET; judged by the images that `train` holds out of it by content.
 
-    Of a run on that very set, its limit, its held-out share and its mirroring are taken from its recipe. In features and in
-    pixels, since each sees copies that the other does not (docs/memorisation.md).
+    Of a run on that very set, its limit, its held-out share, its way of reading and its mirroring are taken from its recipe;
+    reading: of any other, the options of `load`. In features and in pixels, since each sees copies that the other does not
+    (docs/memorisation.md).
     """
-    images, fraction, flip = load(*parse_set(trained_on)), HOLDOUT, False
-    if opened.run is not None and Run(opened.run).recipe.exists():
-        recipe = resolve(Run(opened.run).recipe, [])
-        if recipe.data.set == trained_on:
-            images = images.subset(range(min(recipe.data.limit or len(images), len(images))))
-            fraction, flip = recipe.data.holdout, recipe.train.flip
-    kept, held = holdout(images.pixels, fraction, hashes=images.hashes)
+    images, kept, held, flip = _trained(opened.run, trained_on, reading)
+    _check_range(opened.record, images)
+    options = {**dict(reading or {}), "value_range": images.value_range}
     try:
-        unseen = images.subset(held) if len(held) else load(parse_set(trained_on)[0], "test")
+        unseen = images.subset(held) if len(held) else load(parse_set(trained_on)[0], "test", **options)
     except FileNotFoundError as error:
         raise ValueError(
             f"nothing of {trained_on} was held out, so nothing tells how near images lie that nobody copied"
@@ -216,11 +227,27 @@ def copied(judge: ImageEval, opened: Opened, trained_on: str) -> Copied:
 
 def loss(run: str, train: str, *, n: int = 1000, progress: bool = True) -> DenoisingLoss:
     """The denoising loss of a run's averaged model by noise level, of n images held out of SET by content and of n that
-    were trained on."""
-    images = load(*parse_set(train))
-    kept, held = holdout(images.pixels, hashes=images.hashes)
+    were trained on. Of a run on that very set, which ones these are is taken from its recipe."""
+    model = load_model(run)
+    images, kept, held, _ = _trained(Path(run), train, {"value_range": model.value_range})
     seen, unseen = (np.asarray(images.pixels[np.sort(_some(k, n))]) for k in (kept, held))
-    return heldout_loss(load_model(run).to(best_device()), unseen, seen, progress=progress)
+    return heldout_loss(model.to(best_device()), unseen, seen, progress=progress)
+
+
+def _trained(
+    run: Path | None, trained_on: str, reading: Mapping[str, Any] | None
+) -> tuple[ImageSet, NDArray[np.int64], NDArray[np.int64], bool]:
+    """SET with the numbers of its images that `train` trains on and of those that it holds out, and whether it mirrors them."""
+    options, limit, fraction, flip = dict(reading or {}), 0, HOLDOUT, False
+    if run is not None and Run(run).recipe.exists():
+        recipe = resolve(Run(run).recipe, [])
+        if parse_set(trained_on) == (recipe.data.set, "train"):
+            options, limit = recipe.data.reading(), recipe.data.limit
+            fraction, flip = recipe.data.holdout, recipe.train.flip
+    images = load(*parse_set(trained_on), **options)
+    if limit:
+        images = images.subset(range(min(limit, len(images))))
+    return images, *holdout(images.pixels, fraction, hashes=images.hashes), flip
 
 
 def _some(numbers: Any, n: int) -> Any:

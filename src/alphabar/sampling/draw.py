@@ -106,7 +106,7 @@ class Samples:
         target = _npz_path(path)
         if not target.exists():
             raise FileNotFoundError(f"no samples at {target}: make some with `alphabar sample RUN --out {path}`")
-        with np.load(target, allow_pickle=False) as file:
+        with target.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             if not {"images", "record"} <= set(file.files):
                 raise ValueError(f"{target} holds {', '.join(file.files)}: samples have `images` and `record`")
             x0 = list(file["x0"]) if "x0" in file.files else None
