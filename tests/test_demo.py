@@ -1,5 +1,6 @@
 """The demo, whole, on a network and an extractor so small that it takes seconds; and a short one on the bundled files."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import pytest
 import torch
 
 from alphabar import demo
-from alphabar.demo import SETTINGS, Demo, Setting, bundled_images, run
+from alphabar.demo import SETTINGS, Demo, Result, Setting, bundled_images, run
 from alphabar.denoiser.build import Model, ModelRecipe, build
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.extractor import BUNDLED as BUNDLED_EXTRACTOR
 from alphabar.evaluation.extractor import Classifier, Extractor
+from alphabar.evaluation.score import Score
 from alphabar.record import machine
+from alphabar.report.page import bracket, kid
 from alphabar.sampling.draw import Samples
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
 from tests.report.test_page import Page, fetches_nothing
@@ -90,7 +93,16 @@ def test_page_results_and_table(small: dict[str, Any], tmp_path: Path, capsys: p
     out = capsys.readouterr().out
     assert "DDPM, every(3, last=2)" in out
     assert demo_sig(score["value"]) in out
-    assert demo_sig(score["floor"]) in out
+    assert f"{demo_sig(score['floor'])} {bracket(score['floor_interval'])}" in out
+    whole = " ".join(out.split())
+    assert score["interval"] is None  # 20 images are too few for one
+    reason = f"No interval, FID: {score['note'].removeprefix('no interval: ')}."
+    assert reason in whole and reason in page.text
+    kid_score = told["settings"][4]["scores"][1]
+    shown = f"{kid(kid_score['value'])} {bracket(tuple(kid_score['interval']), kid)}"
+    assert shown in whole and shown in page.text
+    said = "In brackets: 95 % intervals, KID's for the distance of the two distributions, at any number of images."
+    assert said in whole and said in page.text
     assert str(path) in out.replace("\n", "")
     assert "alphabar train fashion_mnist" in out
 
@@ -99,6 +111,31 @@ def demo_sig(value: float) -> str:
     from alphabar.report.page import sig
 
     return sig(value)
+
+
+def made_up(metric: str, value: float, **about: Any) -> Score:
+    return Score(metric, value, 640, 5_000, 0.59, 640, "half", "e", {}, "r", "real", **about)
+
+
+def test_intervals_in_the_table_at_80_columns(small: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    record = {"eta": 1.0, "nfe": 50.0, "seconds_per_image": 0.0123, "n": 640}
+    samples = Samples(np.zeros((1, 8, 8, 1), np.uint8), record)
+    fid = made_up("fid", 1.644, interval=(1.312, 2.031), floor_interval=(0.55, 0.63))
+    pair = made_up("kid", 0.01234, interval=(0.0105, 0.0152))
+    results = [Result(Setting("ddpm", plan="every(3, last=50)"), samples), Result(Setting("ddim", 50, 1.0, scored=True), samples)]
+    results[1].scores = (fid, pair)
+    made = Demo(1.0, 0, 8, demo._image_set(small["images"]), {"n": 640}, results)
+    console = Console(width=80, file=io.StringIO())
+    console.print(demo.table(made))
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1.64 [1.31, 2.03]" in out and "12.34 [10.50, 15.20]" in out
+    assert "0.59 [0.55, 0.63]" in out
+    assert "…" not in out and max(len(line.rstrip()) for line in out.splitlines()) <= 80
+    told = demo.intervals_in_words(made)
+    assert told[0].startswith("In brackets: 95 % intervals, FID's for its expectation at these numbers of images, KID's for the")
+    assert told[1:] == ["No interval, KID of real images: one draw of 640 real images is too little."]
 
 
 def test_the_rows_share_their_seeds(small: dict[str, Any], tmp_path: Path) -> None:

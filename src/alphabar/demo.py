@@ -22,7 +22,7 @@ from alphabar.denoiser.plan import parse_plan, timesteps
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.extractor import FeatureExtractor, load_extractor
 from alphabar.evaluation.floor import floor_sets
-from alphabar.evaluation.score import Score
+from alphabar.evaluation.score import INTERVALS, TITLES, Score
 from alphabar.progress import track
 from alphabar.record import machine, write_atomically
 from alphabar.sampling.draw import Model, Samples, fingerprint, sample
@@ -397,7 +397,7 @@ def _score(demo: Demo, extractor: FeatureExtractor) -> None:
 
 
 def rows(demo: Demo) -> list[dict[str, Any]]:
-    """The table, a row a setting, and a last one for real images."""
+    """The table, a row a setting, and a last one for real images, the floor. Intervals: (low, high), None where there is none."""
     out: list[dict[str, Any]] = []
     for result in demo.results:
         record, fid, kid = result.samples.record, result.score("fid"), result.score("kid")
@@ -405,17 +405,40 @@ def rows(demo: Demo) -> list[dict[str, Any]]:
             "title": result.setting.title, "eta": record["eta"], "nfe": record["nfe"], "scored": result.setting.scored,
             "seconds": record["seconds_per_image"], "n": record["n"], "fid": None if fid is None else fid.value,
             "kid": None if kid is None else kid.value, "floor": None if fid is None else fid.floor, "real": False,
+            "fid_interval": None if fid is None else fid.interval, "kid_interval": None if kid is None else kid.interval,
         })  # fmt: skip
     first = next((r for r in demo.results if r.scores), None)
     if first is not None:
         fid, kid = first.score("fid"), first.score("kid")
         floor = None if fid is None else fid.floor
         out.append({
-            "title": "real images", "eta": None, "nfe": None, "scored": False, "seconds": None,
+            "title": "real images: the floor", "eta": None, "nfe": None, "scored": False, "seconds": None,
             "n": None if fid is None else fid.floor_n, "fid": floor, "kid": None if kid is None else kid.floor, "floor": floor,
-            "real": True,
+            "real": True, "fid_interval": None if fid is None else fid.floor_interval,
+            "kid_interval": None if kid is None else kid.floor_interval,
         })  # fmt: skip
     return out
+
+
+def intervals_in_words(demo: Demo) -> list[str]:
+    """What the intervals are for, and why one or the other is missing: a sentence each."""
+    scores = [score for result in demo.results for score in result.scores]
+    told: list[str] = []
+    known = {s.metric: s.level for s in scores if s.interval is not None}
+    if known:
+        levels = " and ".join(dict.fromkeys(f"{100 * level:g} %" for level in known.values()))
+        what = ", ".join(f"{TITLES[metric]}'s for {INTERVALS[metric]}" for metric in known)
+        told.append(f"In brackets: {levels} intervals, {what}.")
+    lacking: dict[str, list[str]] = {}
+    for score in scores:
+        if score.interval is None:
+            why = (score.note or "the record does not say why").removeprefix("no interval: ")
+            lacking.setdefault(why, []).append(TITLES[score.metric])
+        if score.floor is not None and score.floor_interval is None:
+            why = f"one draw of {score.floor_n:,} real images is too little"
+            lacking.setdefault(why, []).append(f"{TITLES[score.metric]} of real images")
+    told += [f"No interval, {', '.join(dict.fromkeys(metrics))}: {why}." for why, metrics in lacking.items()]
+    return told
 
 
 def table(demo: Demo) -> "Table":
@@ -423,18 +446,21 @@ def table(demo: Demo) -> "Table":
     from rich import box
     from rich.table import Table
 
-    from alphabar.report.page import kid, sig
+    from alphabar.report.page import bracket, kid, sig
 
-    out = Table(box=box.SIMPLE, title="Lower is better; the floor is what as many real images get.", title_justify="left")
-    for name in ("sampler", "eta", "calls", "s/image", "n", "FID", "KID", "floor"):
+    title = f"{demo.about['n']:,} images a score. Lower is better; the floor is what as many real images get."
+    out = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    for name in ("sampler", "eta", "calls", "s/image", "FID", "KID ×1000"):
         out.add_column(name, justify="left" if name == "sampler" else "right", no_wrap=name != "sampler")
     for row in rows(demo):
         eta = "–" if row["eta"] is None else f"{row['eta']:g}"
         nfe = "–" if row["nfe"] is None else f"{row['nfe']:,.4g}" if row["nfe"] < 1000 else f"{row['nfe']:,.0f}"
         few = "few" if not row["scored"] and not row["real"] else None
         out.add_row(
-            row["title"], eta, nfe, sig(row["seconds"]), f"{row['n']:,}", few or sig(row["fid"]), few or kid(row["kid"]),
-            few or sig(row["floor"]), style="dim" if row["real"] else None,
+            row["title"], eta, nfe, sig(row["seconds"]),
+            few or f"{sig(row['fid'])} {bracket(row['fid_interval'])}".strip(),
+            few or f"{kid(row['kid'])} {bracket(row['kid_interval'], kid)}".strip(),
+            style="dim" if row["real"] else None,
         )  # fmt: skip
     return out
 
@@ -446,6 +472,8 @@ def _print(demo: Demo, page: Path) -> None:
     console.print(table(demo))
     if any(not r.setting.scored for r in demo.results):
         console.print(f"few: {demo.few} images are too few for a score.", highlight=False)
+    for sentence in intervals_in_words(demo):
+        console.print(sentence, highlight=False, markup=False)
     console.print(f"\nThe page, with all images, is [bold]{page}[/bold] ({demo.seconds / 60:.1f} minutes).\n", highlight=False)
     console.print("What next:", highlight=False)
     for command, why in NEXT:
@@ -467,15 +495,19 @@ def _write(demo: Demo, out: Path) -> Path:
     write_atomically(out / "results.json", json.dumps(results, indent=1))
     lines = []
     for k, eta in enumerate(dict.fromkeys(r.setting.eta for r in demo.results if r.scores)):
-        points = sorted(
-            (float(fid.nfe or 0), fid.value)
-            for r in demo.results if r.setting.eta == eta and (fid := r.score("fid")) is not None
-        )  # fmt: skip
+        fids = sorted(
+            (fid for r in demo.results if r.setting.eta == eta and (fid := r.score("fid")) is not None),
+            key=lambda fid: float(fid.nfe or 0),
+        )
         name = "DDIM, eta 0: no noise added" if eta == 0 else f"DDIM, eta {eta:g}" + (": DDPM's noise" if eta == 1 else "")
-        lines.append(plots.Line(name, [x for x, _ in points], [y for _, y in points], colour=k, markers=True))
+        x, y, ends = [float(fid.nfe or 0) for fid in fids], [fid.value for fid in fids], [fid.interval for fid in fids]
+        lines.append(plots.Line(name, x, y, ends, colour=k, markers=True, bars=True))
     table_rows = rows(demo)
-    floor = next((row["fid"] for row in table_rows if row["real"]), None)
-    levels = [] if floor is None else [plots.Level(f"real images, {page.sig(floor)}", floor)]
+    real = next((row for row in table_rows if row["real"]), None)
+    levels = []
+    if real is not None and real["fid"] is not None:
+        said = f"{page.sig(real['fid'])} {page.bracket(real['fid_interval'])}".strip()
+        levels = [plots.Level(f"real images, {said}", real["fid"], interval=real["fid_interval"])]
     ticks = sorted({x for line in lines for x in line.x})
     said = "; ".join(
         f"{line.label}: " + ", ".join(f"{page.sig(y)} at {x:g} calls" for x, y in zip(line.x, line.y, strict=True))
@@ -500,7 +532,8 @@ def _write(demo: Demo, out: Path) -> Path:
             "calls", f"FID against calls an image. {said}.", lines, levels=levels, x_label="network calls an image",
             x_ticks=ticks, log_x=True, from_zero=True, size=(400, 250),
         ),
-        best=min(scored, key=lambda row: row["fid"], default=None), floor=floor,
+        best=min(scored, key=lambda row: row["fid"], default=None), real=real, told=intervals_in_words(demo),
+        barred=any(ends is not None for line in lines for ends in line.interval or ()),
         slow=next((row for row in table_rows if not row["scored"] and not row["real"]), None),
         path=_along(demo.trajectory), commands=[(c.replace("OUT", str(out)), why) for c, why in NEXT], results=results,
         score=next((r.scores[0] for r in demo.results if r.scores), None),

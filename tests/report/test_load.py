@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alphabar.record import Run, append_jsonl
-from alphabar.report.load import bands, curves, differing, load_run, names, protocol, rewound, score_rows, series, state
+from alphabar.report.load import bands, curves, differing, interval, load_run, names, protocol, rewound, score_rows, series, state
 from tests.report.conftest import MakeRun, score
 
 
@@ -73,6 +73,35 @@ def test_scores_of_unlike_protocol_are_not_joined(make_run: MakeRun) -> None:
     assert told[2] == f"{told[0].split(', extractor')[0]}, extractor another, reference fedcba9876543210"
     assert "extractor 0123456789abcdef" in told[0]
     assert protocol(score("fid", 1.0)) == protocol(score("fid", 2.0)) != protocol(score("kid", 1.0))
+
+
+def test_intervals_make_no_protocol_unlike_and_may_be_missing(make_run: MakeRun) -> None:
+    """Records of a release without intervals and of one with them are points of one curve."""
+    path = make_run()
+    old = {k: v for k, v in score("fid", 10.0).items() if k not in ("interval", "floor_interval", "floor_seed")}
+    new = {
+        **score("fid", 9.0), "se": 0.5, "interval": [8.25, 10.5], "level": 0.95, "bias": 0.3, "floor_interval": [1.0, 1.2],
+        "floor_sets": 8, "warrant": "passed",
+    }  # fmt: skip
+    late = {**score("fid", 8.0), "note": "no interval: too few"}
+    for seen, row in ((70_000, old), (80_000, new), (90_000, late)):
+        append_jsonl(path / "scores.jsonl", {"images": seen, **row})
+    (curve,) = curves(load_run(path), "fid")
+    assert curve.values[-3:] == [10.0, 9.0, 8.0]
+    assert curve.intervals[-3:] == [None, (8.25, 10.5), None]
+    assert curve.notes[-2:] == ["its record holds none", "too few"]
+    assert len(curve.intervals) == len(curve.images) == 8
+    assert curve.floor_interval is None  # the last record has none
+    append_jsonl(path / "scores.jsonl", {"images": 95_000, **new})
+    assert curves(load_run(path), "fid")[0].floor_interval == (1.0, 1.2)
+    append_jsonl(path / "scores.jsonl", {"images": 96_000, **new, "floor": 1.3})
+    assert curves(load_run(path), "fid")[0].floor_interval is None  # of which floor?
+
+
+@pytest.mark.parametrize("ends", [None, [], [1.0], [1.0, "2"], [2.0, 1.0], [float("nan"), 1.0], "12", {"low": 1}, [True, 2.0]])
+def test_an_odd_interval_is_none(ends: object) -> None:
+    assert interval({"interval": ends}) is None
+    assert interval({"interval": (1, 2.5)}) == (1.0, 2.5)
 
 
 def test_scores_come_from_the_events_where_there_is_no_file(make_run: MakeRun) -> None:

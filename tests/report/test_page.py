@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from alphabar.record import append_jsonl
-from alphabar.report.page import count, duration, kid, sig, strip, write_report
+from alphabar.report.page import bracket, count, duration, kid, sig, strip, write_report
 from tests.report.conftest import MakeRun, score
 from tests.report.test_load import FAULTS
 
@@ -190,8 +190,43 @@ def test_duration(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_bracket() -> None:
+    assert bracket((1.314, 2.0)) == "[1.31, 2]"
+    assert bracket((-0.0001, 0.00123), kid) == "[−0.10, 1.23]"
+    assert bracket(None) == ""
+
+
+def test_scores_are_shown_with_their_intervals(make_run: MakeRun, tmp_path: Path) -> None:
+    """One score without an interval says why; metrics have their own names, and the plots their bars."""
+    path = make_run()
+    known = {"interval": [8.5, 11.25], "floor_interval": [1.05, 1.15], "se": 0.7, "warrant": "failed: noise"}
+    append_jsonl(path / "scores.jsonl", {"images": 70_000, **score("fid", 9.0), **known})
+    append_jsonl(path / "scores.jsonl", {"images": 70_000, **score("kid", 0.02), "note": "no interval: too few <images>"})
+    append_jsonl(path / "scores.jsonl", {**score("fid_infinity", 8.0), "interval": [7.0, 9.0]})
+    append_jsonl(path / "scores.jsonl", {"images": 70_000, **score("recall", 0.5), "interval": [0.25, 0.75]})
+    page = Page(write_report([path], tmp_path / "page.html"))
+    fetches_nothing(page)
+    assert "9 [8.5, 11.2]" in page.text  # in the table, as the lowest of six, and under the plot
+    assert "FID, lowest of 6" in page.text
+    assert "floor 1.1 [1.05, 1.15]" in page.text
+    assert "FID-infinity8 [7, 9]" in page.text.replace("\n", "").replace("–", "")
+    assert (
+        "Bars: 95 % intervals, for its expectation at these numbers of images. A point without one: its record holds none."
+        in page.text
+    )
+    assert "No bars: its record holds none; too few <images>." in page.text
+    assert "No interval, KID: too few <images>." in page.text
+    assert "found of the extractor, before these scores: FID: failed: noise." in page.text
+    assert "of precision, recall, density, coverage higher is" in page.text
+    plots = [a["aria-label"] or "" for a in page.all("svg")]
+    assert any(label.startswith("FID against") and label.endswith("to 9 [8.5, 11.2].") for label in plots)
+    assert any(label.startswith("recall against images seen, from 0.5 to 0.5 [0.25, 0.75]") for label in plots)
+    bars = page.html.split("LineCollection_1")
+    assert len(bars) == 3  # of FID and of recall
+
+
 def test_kid() -> None:
-    assert [kid(v) for v in (None, 0.0015, -3e-6, -0.00012)] == ["–", "0.00150", "0.00000", "−0.00012"]
+    assert [kid(v) for v in (None, 0.0015, -3e-6, -0.00012)] == ["–", "1.50", "0.00", "−0.12"]
 
 
 def test_count() -> None:

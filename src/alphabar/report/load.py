@@ -50,13 +50,18 @@ class State:
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of a run during training, under one protocol. floor: of real images, None where unknown."""
+    """One metric of a run during training, under one protocol. intervals: (low, high) of each value, None where the record
+    has none, for which `notes` of those records say why. floor: of real images, None where unknown; floor_interval only
+    where all records hold the same floor."""
 
     metric: str
     protocol: str
     images: list[float]
     values: list[float]
+    intervals: list[tuple[float, float] | None]
     floor: float | None
+    floor_interval: tuple[float, float] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def load_run(path: Path) -> RunData:
@@ -139,6 +144,23 @@ def number(row: Row, key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def interval(row: Row, key: str = "interval") -> tuple[float, float] | None:
+    """row[key] where it is two finite numbers in rising order, else None: as in records of releases without intervals."""
+    ends = row.get(key)
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return None
+    low, high = (number({key: end}, key) for end in ends)
+    return None if low is None or high is None or low > high else (low, high)
+
+
+def missing_interval(row: Row) -> str | None:
+    """Why a score has no interval; None where it has one."""
+    if interval(row) is not None:
+        return None
+    note = row.get("note")
+    return note.removeprefix("no interval: ") if isinstance(note, str) and note else "its record holds none"
 
 
 def rewound(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -264,9 +286,12 @@ def curves(run: RunData, metric: str) -> list[Curve]:
         kept = rewound(rows)
         if told.count(words) > 1:  # the same to the eye, and yet not comparable: say more
             words += f", extractor {kept[-1].get('extractor')}, reference {kept[-1].get('reference')}"
-        x, y = series(kept, "value")
+        x, y = series(kept, "value")  # score_rows lets no row pass that has no value
         floors = [f for row in kept if (f := number(row, "floor")) is not None]
-        out.append(Curve(metric, words, x, y, statistics.fmean(floors) if floors else None))
+        floor = statistics.fmean(floors) if floors else None
+        own = interval(kept[-1], "floor_interval") if len(set(floors)) == 1 else None
+        ends = [interval(row) for row in kept]
+        out.append(Curve(metric, words, x, y, ends, floor, own, [note for row in kept if (note := missing_interval(row))]))
     return out
 
 

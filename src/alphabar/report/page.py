@@ -4,10 +4,12 @@ import base64
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphabar.evaluation.estimate import LEVEL
+from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES
 from alphabar.record import write_atomically
 from alphabar.report import load
 from alphabar.report.load import RunData, in_words, number, score_rows, series
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from alphabar.types import Pixels
 
 TEMPLATES = Path(__file__).parent / "templates"
+INTERVAL = f"{100 * LEVEL:g} % interval"
 _MOST_BYTES = 20_000_000  # of one preview; anything larger would make the page unwieldy
 
 
@@ -50,7 +53,10 @@ def render(template: str, **context: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": count, "short": short, "duration": duration, "sig": sig, "kid": kid, "pretty": pretty}
+    environment.filters |= {
+        "count": count, "short": short, "duration": duration, "sig": sig, "kid": kid, "pretty": pretty, "bracket": bracket,
+    }  # fmt: skip
+    environment.globals |= {"INTERVAL": INTERVAL, "kid": kid}
     return environment.get_template(template).render(**context)
 
 
@@ -79,11 +85,16 @@ def sig(value: float | None, digits: int = 3) -> str:
 
 
 def kid(value: float | None) -> str:
-    """A KID with five decimals, so that a column of them lines up and its noise round 0 reads as 0; None -> a dash."""
+    """A thousand times a KID, with two decimals: a column of them lines up, and noise round 0 reads as 0; None -> a dash."""
     if value is None:
         return "–"
-    text = f"{value:.5f}"
-    return "0.00000" if text == "-0.00000" else text.replace("-", "−")
+    text = f"{1000 * value:.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", "−")
+
+
+def bracket(ends: tuple[float, float] | None, words: Callable[[float | None], str] = sig) -> str:
+    """(1.31, 2.03) -> "[1.31, 2.03]", each end as `words` has it; None -> nothing."""
+    return "" if ends is None else f"[{words(ends[0])}, {words(ends[1])}]"
 
 
 def duration(seconds: float | None) -> str:
@@ -181,17 +192,17 @@ def _chosen(previews: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
 def _run(run: RunData, name: str, key: str, index: int) -> dict[str, Any]:
     losses, held = run.of("loss"), run.of("heldout")
     by_band, rows = load.bands(held), score_rows(run)
-    fid, kid = load.curves(run, "fid"), load.curves(run, "kid")
     known = [row for row in held if number(row, "loss") is not None]
     last_held = known[-1] if known else None
-    best = min((row for row in rows if row["metric"] == "fid"), key=lambda row: row["value"], default=None)
+    fids = [row for row in rows if row["metric"] == "fid"]
+    best = min(fids, key=lambda row: row["value"], default=None)
     previews = _chosen(run.previews)
     return {
         "name": name, "key": key, "index": index, "path": str(run.path), "state": load.state(run),
         "recipe": [(k, _value(v)) for k, v in run.recipe.items()], "machine": run.machine, "data": run.data,
         "machine_words": machine_words(run.machine),
         "missing": run.missing, "facts": _facts(run), "speed": _speed(run),
-        "heldout": last_held, "best_fid": best,
+        "heldout": last_held, "best_fid": None if best is None else _score(best), "fids": len(fids),
         "loss_plot": _loss_plot(f"{key}loss", losses, known),
         "band_plot": plot(
             f"{key}bands", f"Held-out loss of {len(by_band)} bands of noise against images seen.",
@@ -201,10 +212,33 @@ def _run(run: RunData, name: str, key: str, index: int) -> dict[str, Any]:
             f"{key}lr", "Learning rate against images seen.", [Line("", *series(losses, "lr"), thin=True)],
             size=(380, 140), from_zero=True,
         ),
-        "fid_plot": _score_plot(f"{key}fid", "FID", fid), "kid_plot": _score_plot(f"{key}kid", "KID", kid),
+        "score_plots": [
+            {"title": title, "plot": made, "words": _bars(metric, found)}
+            for metric, title in TITLES.items()
+            if (found := load.curves(run, metric)) or metric in ("fid", "kid")  # which are missed, the others are not
+            for made in [_score_plot(f"{key}{metric.replace('_', '')}", metric, found)]
+        ],
         "previews": [_preview(*p) for p in previews], "preview_count": len(run.previews),
-        "scores": [_score(row) for row in rows],
+        "scores": [_score(row) for row in rows], "without": _without(rows), "warrants": _warrants(rows),
+        "higher": [TITLES[m] for m in TITLES if m in HIGHER],
     }  # fmt: skip
+
+
+def _without(rows: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each reason why scores have no interval."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        if (why := load.missing_interval(row)) is not None:
+            told.setdefault(why, []).append(TITLES.get(row["metric"], row["metric"]))
+    return [f"No interval, {', '.join(dict.fromkeys(metrics))}: {why}." for why, metrics in told.items()]
+
+
+def _warrants(rows: list[dict[str, Any]]) -> str | None:
+    """What the check of the extractors found, metric by metric, where the records say it."""
+    told = dict.fromkeys(
+        f"{TITLES.get(row['metric'], row['metric'])}: {row['warrant']}" for row in rows if isinstance(row.get("warrant"), str)
+    )
+    return "; ".join(told) or None
 
 
 def _facts(run: RunData) -> list[tuple[str, str]]:
@@ -238,7 +272,7 @@ def _speed(run: RunData) -> float | None:
 def _loss_plot(name: str, losses: list[dict[str, Any]], held: list[dict[str, Any]]) -> Any:
     x, y = series(losses, "loss")
     hx, hy = series(held, "loss")
-    errors = [number(row, "se") or 0.0 for row in held if number(row, "loss") is not None]
+    ends = [None if (se := number(row, "se")) is None else (loss - se, loss + se) for row, loss in zip(held, hy, strict=True)]
     alt = "Training loss against images seen"
     if y:
         alt += f": from {y[0]:.3g} to {y[-1]:.3g}"
@@ -246,7 +280,7 @@ def _loss_plot(name: str, losses: list[dict[str, Any]], held: list[dict[str, Any
         alt += f". Held-out loss: from {hy[0]:.3g} to {hy[-1]:.3g}"
     lines = [
         Line("training loss", x, y, colour=0, thin=True),
-        Line("held-out loss ± its standard error", hx, hy, error=errors, colour=1),
+        Line("held-out loss ± its standard error", hx, hy, ends, colour=1),
     ]
     return plot(name, alt + ".", lines, log_y=True)
 
@@ -254,21 +288,40 @@ def _loss_plot(name: str, losses: list[dict[str, Any]], held: list[dict[str, Any
 def _score_plot(name: str, metric: str, found: list[load.Curve]) -> Any:
     several = len(found) > 1
     lines, levels = [], []
+    title = TITLES[metric]
     for k, curve in enumerate(found):
-        lines.append(Line(f"{metric}, {curve.protocol}", curve.images, curve.values, colour=k, markers=True))
+        lines.append(
+            Line(f"{title}, {curve.protocol}", curve.images, curve.values, curve.intervals, colour=k, markers=True, bars=True)
+        )
         if curve.floor is not None:
             which = "its floor" if several else "floor: real against real"
-            levels.append(Level(f"{which}, {sig(curve.floor)}", curve.floor, k if several else None))
+            words = _floor_words(curve.floor, curve.floor_interval)
+            levels.append(Level(f"{which}, {words}", curve.floor, k if several else None, curve.floor_interval))
     if not found:
         return None
     last = found[-1]
-    alt = f"{metric} against images seen, from {sig(last.values[0])} to {sig(last.values[-1])}."
-    return plot(name, alt, lines, levels=levels, log_y=metric == "FID", from_zero=True)
+    end = f"{sig(last.values[-1])} {bracket(last.intervals[-1])}".strip()
+    alt = f"{title} against images seen, from {sig(last.values[0])} to {end}."
+    return plot(name, alt, lines, levels=levels, log_y=metric == "fid", from_zero=metric not in HIGHER)
+
+
+def _floor_words(value: float, ends: tuple[float, float] | None) -> str:
+    return f"{sig(value)} {bracket(ends)}".strip()
+
+
+def _bars(metric: str, found: Sequence[load.Curve]) -> str:
+    """What the bars of a metric are, and why some or all are not there."""
+    notes = "; ".join(dict.fromkeys(note for curve in found for note in curve.notes))
+    bars = f"Bars: {INTERVAL}s, for {INTERVALS[metric]}."
+    if not any(ends is not None for curve in found for ends in curve.intervals):
+        return f"No bars: {notes}." if notes else ""
+    return f"{bars} A point without one: {notes}." if notes else bars
 
 
 def _score(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "metric": str(row["metric"]).upper(), "value": row["value"], "images": number(row, "images"),
+        "metric": TITLES.get(row["metric"], row["metric"]), "value": row["value"], "images": number(row, "images"),
+        "interval": load.interval(row), "floor_interval": load.interval(row, "floor_interval"),
         "floor": number(row, "floor"), "floor_n": number(row, "floor_n"), "n": number(row, "n"),
         "words": in_words(row), "nfe": number(row, "nfe"), "record": row,
     }  # fmt: skip
@@ -288,12 +341,20 @@ def _overlays(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
         for key, rows in own.items():
             groups.setdefault(key, []).append((k, load.rewound(rows)))
     for g, group in enumerate(group for group in groups.values() if len(group) > 1):
-        lines = [Line(names[k], *series(rows, "value"), colour=k, markers=True) for k, rows in group]
-        floor = next((f for _, rows in group if (f := number(rows[-1], "floor")) is not None), None)
-        levels = [] if floor is None else [Level(f"floor: real against real, {sig(floor)}", floor)]
+        lines = [
+            Line(names[k], *series(rows, "value"), [load.interval(row) for row in rows], colour=k, markers=True, bars=True)
+            for k, rows in group
+        ]
+        last = [rows[-1] for _, rows in group]
+        real = next((row for row in last if number(row, "floor") is not None), None)
+        levels = []
+        if real is not None:
+            floor, ends = real["floor"], load.interval(real, "floor_interval")
+            levels = [Level(f"floor: real against real, {_floor_words(floor, ends)}", floor, interval=ends)]
         made = plot(f"overfid{g}", "FID of the runs against images seen.", lines, levels=levels, log_y=True)
         if made is not None:
-            out.append({"title": "FID", "plot": made, "words": f"Of {in_words(group[0][1][-1])}."})
+            bars = f" Bars: {INTERVAL}s, for {INTERVALS['fid']}." if any(load.interval(row) for row in last) else ""
+            out.append({"title": "FID", "plot": made, "words": f"Of {in_words(last[0])}.{bars}"})
     lines = [Line(names[k], *series(run.of("heldout"), "loss"), colour=k) for k, run in enumerate(runs)]
     if sum(bool(line.x) for line in lines) > 1 and (
         made := plot("overheld", "Held-out loss of the runs against images seen.", lines, log_y=True)

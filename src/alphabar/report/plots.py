@@ -4,7 +4,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,28 +16,32 @@ if TYPE_CHECKING:
 COLOURS = 6  # --c1 .. --c6 in the page's style sheet
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"  # stand-ins, replaced by the page's own colours
 _DASHES = ("solid", "dashed", "dotted")
+Interval = tuple[float, float]  # (low, high)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a plot. error: half-width of a band round it. colour: 0 and up. markers: mark its points."""
+    """A line of a plot. interval: (low, high) of each point, None where there is none; drawn as a band, or as bars. colour: 0
+    and up. markers: mark its points. bars: for points that are few and taken one by one."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    error: Sequence[float] | None = None
+    interval: Sequence[Interval | None] | None = None
     colour: int = 0
     markers: bool = False
     thin: bool = False
+    bars: bool = False
 
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line, such as the floor."""
+    """A horizontal line, such as the floor. interval: (low, high) of a band round it."""
 
     label: str
     y: float
     colour: int | None = None  # None: ink
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def plot(
     if not drawn:
         return None
     values = [v for line in drawn for v in line.y] + [level.y for level in levels]
+    ends = [i for line in drawn for i in line.interval or ()] + [level.interval for level in levels]
+    values += [v for interval in ends if interval is not None for v in interval]
     log_y = log_y and min(values) > 0
     import matplotlib
     from matplotlib.figure import Figure
@@ -89,6 +95,8 @@ def plot(
         for line in drawn:
             _draw(axes, line)
         for level in levels:
+            if level.interval is not None:
+                axes.axhspan(*level.interval, color=_colour(level.colour), alpha=0.12, linewidth=0)
             axes.axhline(level.y, color=_colour(level.colour), linestyle=(0, (4, 3)), linewidth=1.2)
         _scale(axes, log_x, log_y, x_ticks, from_zero)
         out = io.StringIO()
@@ -109,9 +117,11 @@ def loss_by_level(name: str, loss: "DenoisingLoss", size: tuple[float, float] = 
         if estimates is None:
             continue
         y = [w * e.value for w, e in zip(loss.weight, estimates, strict=True)]
-        ends = [e.interval or (e.value, e.value) for e in estimates]
-        error = [w * (high - low) / 2 for w, (low, high) in zip(loss.weight, ends, strict=True)]
-        lines.append(Line(label, loss.sigma, y, error=error, colour=colour, markers=True))
+        ends = [
+            None if e.interval is None else (w * e.interval[0], w * e.interval[1])
+            for w, e in zip(loss.weight, estimates, strict=True)
+        ]
+        lines.append(Line(label, loss.sigma, y, ends, colour=colour, markers=True))
         said.append(f"{label} from {min(y):.3g} to {max(y):.3g}")
     low, high = min(loss.sigma), max(loss.sigma)
     alt = f"Loss of v over sigma from {low:.3g} to {high:.3g}: {'; '.join(said)}."
@@ -133,10 +143,13 @@ def _dress(axes: Any, x_label: str) -> None:
 
 def _draw(axes: Any, line: Line) -> None:
     colour, dash = _colour(line.colour), _DASHES[line.colour // COLOURS % 3]
-    if line.error is not None:
-        low = [y - e for y, e in zip(line.y, line.error, strict=True)]
-        high = [y + e for y, e in zip(line.y, line.error, strict=True)]
-        axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
+    if line.interval is not None and any(i is not None for i in line.interval):
+        unknown = (math.nan, math.nan)  # leaves a gap
+        low, high = zip(*(unknown if i is None else i for i in line.interval), strict=True)
+        if line.bars:
+            axes.vlines(line.x, low, high, color=colour, linewidth=1.3)
+        else:
+            axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
     marker = "o" if line.markers or len(line.x) == 1 else None
     axes.plot(
         line.x, line.y, color=colour, linestyle=dash, linewidth=1.1 if line.thin else 1.9, marker=marker, markersize=5,
@@ -193,8 +206,12 @@ def _thinned(line: Line, most: int = 500) -> Line:
     def means(values: Sequence[float]) -> list[float]:
         return [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
 
-    error = None if line.error is None else means(line.error)
-    return Line(line.label, means(line.x), means(line.y), error, line.colour, line.markers, line.thin)
+    def mean_interval(intervals: Sequence[Interval | None]) -> Interval | None:
+        known = [i for i in intervals if i is not None]
+        return (sum(low for low, _ in known) / len(known), sum(high for _, high in known) / len(known)) if known else None
+
+    interval = None if line.interval is None else [mean_interval(line.interval[a:b]) for a, b in pairwise(cuts)]
+    return replace(line, x=means(line.x), y=means(line.y), interval=interval)
 
 
 def _colour(index: int | None) -> str:
