@@ -251,6 +251,7 @@ class ImageEval:
                 bias=expansion.bias if metric == "fid" and estimate.interval is not None else None,
                 extractor=self.extractor.fingerprint,
                 preprocessing=dict(self.extractor.preprocessing),
+                options={"k": NEIGHBOUR} if metric in _COVER else {},
                 warrant=self._warrant(metric),
                 reference=self.real.reference_fingerprint,
                 reference_name=self.real.reference_name,

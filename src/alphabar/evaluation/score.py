@@ -8,7 +8,7 @@ from typing import Any
 from alphabar.evaluation.estimate import LEVEL
 
 # What two scores must share before their values may be compared. Sampler, nfe and seeds are what is compared.
-PROTOCOL = ("metric", "extractor", "preprocessing", "reference", "n", "n_reference")
+PROTOCOL = ("metric", "options", "extractor", "preprocessing", "reference", "n", "n_reference")
 TITLES = {
     "fid": "FID", "fid_infinity": "FID-infinity", "kid": "KID",
     "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
@@ -42,7 +42,7 @@ class Score:
     `note` says why. What the interval is for, `INTERVALS` says: the expectation of the value at this n, or its limit.
     bias: what FID exceeds its limit by at these n. n, n_reference: images on either side. floor: the metric of floor_n real
     images that are not in the reference, the mean over floor_sets disjoint draws, with floor_interval; floor_n equals n
-    unless there are too few of them. extractor, reference: fingerprints. warrant: what `alphabar extractor check` found of
+    unless there are too few of them. options: of the metric, as k, the neighbour that a ball reaches to. extractor, reference: fingerprints. warrant: what `alphabar extractor check` found of
     the extractor. nfe: network calls an image. seeds, sampler: of the samples' record, None for images of unknown origin.
     """
 
@@ -65,6 +65,7 @@ class Score:
     floor_interval: tuple[float, float] | None = None
     floor_seed: int | None = None
     floor_sets: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     warrant: str | None = None
     nfe: float | None = None
     seeds: Mapping[str, int] | None = None
