@@ -1,0 +1,78 @@
+"""How much a KID tells at n images: subsets, as other libraries take it, against all pairs with their interval.
+
+    alphabar sample bundled --n 10000 --steps 50 --out ddim50.npz
+    python benchmarks/kid.py ddim50.npz --against fashion_mnist:test --n 1000 2000 10000       # two minutes on 2 cores
+
+"subsets" is torchmetrics' KID on the same features (100 subsets of at most 1,000; what it prints as the standard deviation is
+the spread of its subsets), at `--seeds` seeds: its own chance, since each run draws other subsets. "all pairs" has no chance of
+its own. "spread over disjoint sets" is the truth that an error bar is to tell: the standard deviation of the all-pairs KID over
+disjoint sets of n samples, as far as the samples reach; the reference is the same for all of them, so that it lies a little below
+the standard error, which counts the reference's chance as well.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphabar.data.sources import load, parse_set
+from alphabar.evaluation.extract import extract
+from alphabar.evaluation.extractor import load_extractor
+from alphabar.evaluation.kernel import kid, within
+from alphabar.judge import load_samples
+
+
+def by_subsets(x: Tensor, y: Tensor, seed: int) -> tuple[float, float]:
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    class Given(torch.nn.Module):  # the "images" are features already
+        num_features = x.shape[1]
+
+        def forward(self, features: Any) -> Any:
+            return features
+
+    metric = KernelInceptionDistance(feature=Given(), subsets=100, subset_size=min(1000, len(x)))
+    metric.update(y, real=True)
+    metric.update(x, real=False)
+    torch.manual_seed(seed)
+    mean, spread = metric.compute()
+    return float(mean), float(spread)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", type=Path)
+    parser.add_argument("--against", default="fashion_mnist:test")
+    parser.add_argument("--extractor", default="bundled")
+    parser.add_argument("--n", type=int, nargs="+", default=[1000, 2000, 10_000])
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    began = time.time()
+    extractor = load_extractor(arguments.extractor)
+    x = extract(load_samples(arguments.samples)[0], extractor).all()
+    y = extract(load(*parse_set(arguments.against)), extractor).all()
+    reference = within(y)
+    print(
+        "| n | subsets: mean over seeds, their range | its printed spread | all pairs [95 % interval] | standard error | spread over disjoint sets |"
+    )
+    print("|--|--|--|--|--|--|")
+    for n in arguments.n:
+        means, spreads = zip(*(by_subsets(x[:n], y, seed) for seed in range(arguments.seeds)), strict=True)
+        found = kid(x[:n], reference).estimate()
+        sets = [kid(part, reference).value for part in x.split(n) if len(part) == n]
+        spread = f"{statistics.stdev(sets):.5f} ({len(sets)} sets)" if len(sets) > 2 else ""
+        low, high = found.interval or (float("nan"), float("nan"))
+        print(
+            f"| {n:,} | {statistics.mean(means):.5f}, {min(means):.5f} to {max(means):.5f} | {statistics.mean(spreads):.5f} "
+            f"| {found.value:.5f} [{low:.5f}, {high:.5f}] | {found.se:.5f} | {spread} |",
+            flush=True,
+        )
+    print(f"{(time.time() - began) / 60:.1f} minutes, {len(y):,} real images")
+
+
+if __name__ == "__main__":
+    main()
