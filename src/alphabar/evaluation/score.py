@@ -42,8 +42,9 @@ class Score:
     `note` says why. What the interval is for, `INTERVALS` says: the expectation of the value at this n, or its limit.
     bias: what FID exceeds its limit by at these n. n, n_reference: images on either side. floor: the metric of floor_n real
     images that are not in the reference, the mean over floor_sets disjoint draws, with floor_interval; floor_n equals n
-    unless there are too few of them. options: of the metric, as k, the neighbour that a ball reaches to. extractor, reference: fingerprints. warrant: what `alphabar extractor check` found of
-    the extractor. nfe: network calls an image. seeds, sampler: of the samples' record, None for images of unknown origin.
+    unless there are too few of them. options: of the metric, as k, the neighbour that a ball reaches to. extractor,
+    reference: fingerprints. warrant: what `alphabar extractor check` found of the extractor. nfe: network calls an image.
+    seeds, sampler: of the samples' record, None for images of unknown origin.
     """
 
     metric: str
