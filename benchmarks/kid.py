@@ -56,9 +56,7 @@ def main() -> None:
     x = extract(load_samples(arguments.samples)[0], extractor).all()
     y = extract(load(*parse_set(arguments.against)), extractor).all()
     reference = within(y)
-    print(
-        "| n | subsets: mean over seeds, their range | its printed spread | all pairs [95 % interval] | standard error | spread over disjoint sets |"
-    )
+    print("| n | subsets: mean over seeds, range | printed spread | all pairs [95 %] | standard error | over disjoint sets |")
     print("|--|--|--|--|--|--|")
     for n in arguments.n:
         means, spreads = zip(*(by_subsets(x[:n], y, seed) for seed in range(arguments.seeds)), strict=True)
