@@ -86,7 +86,7 @@ def test_an_interval_that_reaches_zero_is_shown_whole() -> None:
     lowest = max(
         float(v) for v in re.findall(r"[ML] [-\d.]+ ([-\d.]+)", str(made.svg).split("LineCollection")[1].split("</g>")[0])
     )
-    assert lowest - points[1, 1] > 0.015 * (points[1, 1] - points[0, 1])  # 2 of 99 below the point, to scale
+    assert (lowest - points[1, 1]) / (points[1, 1] - points[0, 1]) == pytest.approx(2 / 99, rel=1e-3)  # 1 to -1, to scale
 
 
 def test_the_band_is_left_out_where_it_is_unknown() -> None:
