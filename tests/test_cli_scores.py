@@ -35,11 +35,14 @@ def test_a_score_ends_in_pictures(small_data: Path, drawn: Path) -> None:
     rows = {row["metric"]: row for row in json.loads(told.stdout)}
     assert set(rows) == {*METRICS, "memorisation", "curve"}
     for metric in METRICS:
-        low, high = rows[metric]["interval"]
-        assert low < high, metric
+        if metric.startswith("fid"):  # 560 images for 512 features
+            assert rows[metric]["interval"] is None
+            assert "give at least 896" in rows[metric]["note"]
+        else:
+            low, high = rows[metric]["interval"]
+            assert low < high, metric
         assert rows[metric]["nfe"] == 3
         assert rows[metric]["warrant"] is not None
-    assert rows["fid"]["value"] - rows["fid"]["bias"] == pytest.approx(rows["fid_infinity"]["value"], rel=0.1)
     for kind in ("features", "pixels"):
         assert rows["memorisation"][kind]["n"] == 560
         assert rows["memorisation"][kind]["verdict"] != "copies found"
@@ -56,9 +59,9 @@ def test_a_score_ends_in_pictures(small_data: Path, drawn: Path) -> None:
 def test_compare_has_a_verdict_and_a_picture(small_data: Path, drawn: Path) -> None:
     command = ["compare", "s1.npz", "s3.npz", "--against", "fashion_mnist:test", "--metrics", "fid", "kid", "coverage"]
     found = {c["metric"]: c for c in json.loads(alphabar(*command, "--json", cwd=drawn).stdout)}
-    for c in found.values():
-        assert c["verdict"] == "worse"
-        assert c["paired"]
+    assert {m: c["verdict"] for m, c in found.items()} == {"fid": "not decided", "kid": "worse", "coverage": "worse"}
+    assert "no interval: 560 images for 512 features" in found["fid"]["words"]
+    assert all(c["paired"] for c in found.values())
     assert min(looked_at(drawn / "compare.png")) > 200
     words = alphabar(*command, "--picture", "other.png", cwd=drawn).stdout
     assert "KID: s1 is worse than s3" in words
@@ -102,7 +105,7 @@ def test_two_processes_print_the_scores_of_one(small_data: Path, drawn: Path, tm
     for a, b in zip(one, rows, strict=True):
         assert a["metric"] == b["metric"]
         for field in ("value", "se", "floor", "n", "n_reference"):
-            assert a[field] == pytest.approx(b[field], rel=1e-6), (a["metric"], field)
+            assert a[field] == b[field] or a[field] == pytest.approx(b[field], rel=1e-6), (a["metric"], field)
     assert (tmp_path / "two.png").exists()
 
 

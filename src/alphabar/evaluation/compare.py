@@ -68,7 +68,7 @@ def compare_measured(a: Measured, b: Measured, *, names: tuple[str, str] = ("A",
         gaps[metric] = Estimate(gap, found.se, found.interval, found.level, found.note)
     decided = holm([abs(e.value) / e.se if e.se else 0.0 for e in gaps.values()], level)
     return [
-        _compared(a.scores[m], b.scores[m], a.expansions[m], b.expansions[m], gaps[m], yes, same, names)
+        _compared(a.scores[m], b.scores[m], a.expansions[m], b.expansions[m], gaps[m], yes, same, len(gaps), names)
         for m, yes in zip(gaps, decided, strict=True)
     ]
 
@@ -94,7 +94,7 @@ def same_noise(a: Score, b: Score) -> bool:
 
 
 def _compared(
-    a: Score, b: Score, x: Expansion, y: Expansion, found: Estimate, decided: bool, same: bool, names: tuple[str, str]
+    a: Score, b: Score, x: Expansion, y: Expansion, found: Estimate, decided: bool, same: bool, looks: int, names: tuple[str, str]
 ) -> Comparison:
     gap, paired = found.value, same_noise(a, b)
     title = TITLES[a.metric]
@@ -109,13 +109,13 @@ def _compared(
     low, high = found.interval
     interval = f"{gap:+.3g} [{low:+.3g}, {high:+.3g}]"
     if not decided:
-        more = _more(x, y, gap, paired, found.level)
-        if not low <= 0 <= high:
-            rest = "0 lies outside this interval, but not far enough for one of several metrics that were looked at"
-        elif more is None:
+        more = _more(x, y, gap, paired, 1 - (1 - found.level) / looks)  # the strictest of Holm's steps
+        if more is None:
             rest = f"no number of images would decide it against {a.n_reference:,} real ones"
         else:
             rest = f"about {more - a.n:,} more images on either side would, if the difference is the one found"
+        if not low <= 0 <= high:
+            rest = f"0 lies outside the interval, but not far enough for one of {looks} metrics looked at; {rest}"
         return Comparison(a.metric, a, b, found, paired, "not decided", more, f"{title}: not decided, {interval}; {rest}")
     verdict = "better" if (gap > 0) == (a.metric in HIGHER) else "worse"
     return Comparison(
