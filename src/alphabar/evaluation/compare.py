@@ -109,7 +109,8 @@ def _compared(
     low, high = found.interval
     interval = f"{gap:+.3g} [{low:+.3g}, {high:+.3g}]"
     if not decided:
-        more = _more(x, y, gap, paired, 1 - (1 - found.level) / looks)  # the strictest of Holm's steps
+        # of more images than pairs are looked at, more would change nothing
+        more = None if x.n < a.n else _more(x, y, gap, paired, 1 - (1 - found.level) / looks)  # the strictest of Holm's steps
         if more is None:
             rest = f"no number of images would decide it against {a.n_reference:,} real ones"
         else:

@@ -215,9 +215,13 @@ class ImageEval:
     def _given(self, images: Any) -> tuple[ImageSet | Pixels, Mapping[str, Any] | None]:
         """The images at the depth of the reference: floats are rounded to its levels, as samples are."""
         given, record = _open(images)
-        have = given.pixels if isinstance(given, ImageSet) else given
-        want = self.real.reference.dtype
-        return (given if have.dtype == want else to_depth(have, want)), record
+        have, real = given.pixels if isinstance(given, ImageSet) else given, self.real.reference
+        if have.shape[1:] != real.shape[1:]:
+            raise ValueError(
+                f"images of shape {have.shape[1:]} (h, w, c) against real ones of {real.shape[1:]}: the difference in size or "
+                "channels would be scored as well; bring both to one shape yourself, or give real images of that shape"
+            )
+        return (given if have.dtype == real.dtype else to_depth(have, real.dtype)), record
 
     def _of(self, side: _Side, about: Mapping[str, Any], metrics: Sequence[str]) -> Measured:
         n = len(side)
