@@ -31,8 +31,8 @@ from alphabar.types import Features, Pixels
 LIMIT = 50_000  # images a side whose pairs are looked at, by KID and by precision, recall, density and coverage
 NEIGHBOUR = 5  # the k of these four
 _COVER = frozenset(cover_module.METRICS)
-# two-sided 95 % of Student's t for the mean over 2 to 8 draws of the floor
-_STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+# two-sided 95 % of Student's t for the mean over 4 to 8 draws of the floor; of fewer, one draw's own interval tells more
+_STUDENT = {4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 
 class _Side:
@@ -326,8 +326,12 @@ class ImageEval:
             draws = [self._expand(self._loose(f), metrics) for f in torch.split(self._pool_features(n * sets), n)]
             for each in metrics:
                 values = np.array([found[each][0].value for found in draws])
-                if sets == 1:
-                    self._floors[each, n] = draws[0][each][0]
+                if sets not in _STUDENT:
+                    one, mean = draws[0][each][0], float(values.mean())
+                    moved = (
+                        None if one.interval is None else (one.interval[0] + mean - one.value, one.interval[1] + mean - one.value)
+                    )
+                    self._floors[each, n] = replace(one, value=mean, interval=moved)
                     continue
                 mean, half = float(values.mean()), _STUDENT[sets] * float(values.std(ddof=1)) / sets**0.5
                 self._floors[each, n] = Estimate(mean, None, (mean - half, mean + half), note=f"over {sets} draws")
