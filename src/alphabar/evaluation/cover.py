@@ -18,7 +18,6 @@ machine word has as many bits.
 """
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from itertools import combinations, combinations_with_replacement
 
@@ -39,8 +38,6 @@ _RISK = 1e-3  # that a list of neighbours ends before the k-th that a quarter ke
 _KEPT = 24  # pairs kept for an image: a half loses all of them once in 2^24, a quarter in 1000
 _SAMPLE = 512  # images that tell how far about the near neighbours lie
 _BUDGET = 1 << 22  # pairs held before those that are not needed are dropped
-_COARSE_WIDTH = 256  # below, products take too little of the time for coarse ones to pay
-_COARSE_SHARE = 1 / 16  # of a tile's pairs: where more pass the coarse products, the full ones are faster
 _NO_INTERVAL = "no interval: a quarter of the images must be more than 2 k"
 
 Words = NDArray[np.uint64]
@@ -147,19 +144,6 @@ class _Scaled:
     u: Tensor  # [n, d]
     half: Tensor  # |u|^2 / 2
     unit: float
-    coarse: Tensor | None = None  # u in bfloat16
-    loss: float = 0.0  # |u_i - coarse_i| <= loss |u_i|
-
-    def with_coarse(self) -> "_Scaled":
-        """With `coarse`, where the processor multiplies bfloat16 several times as fast as float32."""
-        if not _coarse_pays(self.u):
-            return self
-        coarse, loss = torch.empty_like(self.u, dtype=torch.bfloat16), 0.0
-        for part, out, half in zip(*(torch.split(t, 2048) for t in (self.u, coarse, self.half)), strict=True):
-            out.copy_(part)
-            lost = (part - out).norm(dim=1) / (2 * half).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-            loss = max(loss, float(lost.max()))
-        return replace(self, coarse=coarse, loss=min(1.01 * loss, 2.0**-8))
 
     @staticmethod
     def of(f: Tensor, centre: Tensor, unit: float, dtype: torch.dtype = torch.float32) -> "_Scaled":
@@ -194,60 +178,6 @@ def _tile(a: _Scaled, b: _Scaled, i: slice, j: slice, room: Tensor | None = None
     left, right = a.u[i], b.u[j]
     out = None if room is None else room[: len(left) * len(right)].view(len(left), len(right))
     return torch.addmm(b.half[j], left, right.T, alpha=-1, out=out).add_(a.half[i, None])
-
-
-def _coarse_pays(u: Tensor) -> bool:
-    wanted = getattr(torch.cpu, "get_capabilities", dict)()  # torch < 2.12 does not tell
-    fast = bool(wanted.get("avx512_bf16") or wanted.get("amx_bf16")) and torch.backends.mkldnn.is_available()
-    return fast and u.device.type == "cpu" and u.dtype == torch.float32 and u.shape[1] >= _COARSE_WIDTH
-
-
-def _lower(a: _Scaled, b: _Scaled, i: slice, j: slice, room: Tensor | None = None) -> Tensor:
-    """No more than what `_tile` gives, from products in bfloat16.
-
-    With S = half_i + half_j >= |u_i| |u_j|, the product is off by (loss_a + loss_b + loss_a loss_b) S as both sides were
-    rounded, by 2^-8 of itself as the result was, and by its sum in float32. What is below 2^-126 may count as 0.
-    """
-    assert a.coarse is not None and b.coarse is not None
-    left, right = a.coarse[i], b.coarse[j]
-    out = None if room is None else room[: len(left) * len(right)].view(len(left), len(right))
-    grown = (1 + a.loss) * (1 + b.loss)
-    off = 1.01 * (grown - 1 + grown * (2.0**-8 + (left.shape[1] + 8) * 2.0**-23) + a.rounding)
-    products = left @ right.T
-    return torch.sub((a.half[i] * (1 - off) - 2.0**-30)[:, None], products, out=out).add_(b.half[j] * (1 - off))
-
-
-def _within(
-    a: _Scaled, b: _Scaled, i: slice, j: slice, bounds: tuple[Tensor, Tensor], room: Tensor, *, itself: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a tile the pairs as near as the bound of either image, and maybe more: rows, columns, half the squared distances.
-
-    itself: the tile lies on the diagonal, whose pairs are left out.
-    """
-
-    def pairs(h: Tensor) -> tuple[Tensor, Tensor]:
-        near = (h <= bounds[0][i, None]) | (h <= bounds[1][j])
-        rows, columns = torch.nonzero(near.fill_diagonal_(False) if itself else near, as_tuple=True)
-        return rows, columns
-
-    if a.coarse is not None and b.coarse is not None:
-        rows, columns = pairs(_lower(a, b, i, j, room))
-        left, right = a.u[i], b.u[j]
-        if len(rows) <= _COARSE_SHARE * len(left) * len(right):
-            return rows, columns, a.half[i][rows] + b.half[j][columns] - _products(left, right, rows, columns)
-    h = _tile(a, b, i, j, room)
-    rows, columns = pairs(h)
-    return rows, columns, h[rows, columns]
-
-
-def _products(a: Tensor, b: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """a[rows] . b[columns], for rows that do not fall, without a copy of any row."""
-    starts = torch.zeros(len(a) + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(rows, minlength=len(a)), 0, out=starts[1:])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        wanted = torch.sparse_csr_tensor(starts, columns, a.new_zeros(len(rows)), (len(a), len(b)), check_invariants=False)
-    return torch.sparse.sampled_addmm(wanted, a, b.T, beta=0.0).values()
 
 
 def _exact(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
@@ -291,13 +221,16 @@ def balls(features: Float[Tensor, "n d"] | NDArray[np.floating], k: int = 5, *, 
     f = f if f.dtype in (torch.float32, torch.float64) else f.float()
     n, most = len(f), _length(k, len(f))
     centre, unit = _middle(f)
-    s = _Scaled.of(f, centre, unit).with_coarse()
+    s = _Scaled.of(f, centre, unit)
     bound = _bounds(s, most, block)
     smallest = _Smallest(n, most, f.device, s.u.dtype)
     room = torch.empty(block * block, dtype=s.u.dtype, device=f.device)
     for i, j in spread.deal(_upper(n, block)):
-        rows, columns, h = _within(s, s, i, j, (bound, bound), room, itself=i == j)
-        h = h.clamp_min(0)
+        h = _tile(s, s, i, j, room)
+        if i == j:
+            h.fill_diagonal_(math.inf)
+        rows, columns = torch.nonzero((h <= bound[i, None]) | (h <= bound[j]), as_tuple=True)
+        h = h[rows, columns].clamp_min(0)
         rows, columns = rows + i.start, columns + j.start
         smallest.add(rows, columns, h, bound)
         if i != j:  # the tile below the diagonal is this one turned
@@ -334,18 +267,17 @@ def _upper(n: int, block: int) -> list[tuple[slice, slice]]:
 def _bounds(s: _Scaled, most: int, block: int) -> Tensor:
     """For each image a distance within which `most` others lie, very likely, and not many more, from a sample of the images."""
     n = len(s.u)
-    size = min(_SAMPLE if s.coarse is None else 4 * _SAMPLE, n // 4)
+    size = min(_SAMPLE, n // 4)
     if size < 2 * most:
         return torch.full((n,), torch.finfo(s.half.dtype).max, device=s.u.device)
     picked = torch.from_numpy(generator(0, n).permutation(n)[:size]).to(s.u.device)
-    sample = replace(s, u=s.u[picked], half=s.half[picked], coarse=None if s.coarse is None else s.coarse[picked])
-    tile = _tile if s.coarse is None else _lower
+    sample = _Scaled(s.u[picked], s.half[picked], s.unit)
     expected = most * size / n
     rank = min(int(expected + 3 * expected**0.5 + 4), size)  # one for the image itself, where it is in the sample
     bound = torch.zeros(n, dtype=s.half.dtype, device=s.u.device)
     for a in spread.deal(range(0, n, block)):
         rows = slice(a, a + block)
-        bound[rows] = tile(s, sample, rows, slice(None)).kthvalue(rank, dim=1).values
+        bound[rows] = _tile(s, sample, rows, slice(None)).kthvalue(rank, dim=1).values
     return spread.total(bound).to(bound)
 
 
@@ -476,13 +408,15 @@ class _Inside:
 def _pairs(x: Balls, y: Balls, k: int, block: int) -> tuple[_Inside, _Inside]:
     """Points y against the balls of x, and points x against those of y, from one pass over all pairs."""
     centre, unit = _middle(x.f, y.f)
-    sx, sy = (_Scaled.of(side.f, centre, unit).with_coarse() for side in (x, y))
+    sx, sy = _Scaled.of(x.f, centre, unit), _Scaled.of(y.f, centre, unit)
     in_x, in_y = _Finder(x, y, sx, k), _Finder(y, x, sy, k)
     room = torch.empty(block * block, dtype=sx.u.dtype, device=sx.u.device)
     tiles = [(i, j) for i in range(0, len(x.f), block) for j in range(0, len(y.f), block)]
     for a, b in spread.deal(tiles):
         i, j = slice(a, a + block), slice(b, b + block)
-        rows, columns, h = _within(sx, sy, i, j, (in_x.bound, in_y.bound), room)
+        h = _tile(sx, sy, i, j, room)
+        rows, columns = torch.nonzero((h <= in_x.bound[i, None]) | (h <= in_y.bound[j]), as_tuple=True)
+        h = h[rows, columns]
         rows, columns = rows + a, columns + b
         in_x.add(rows, columns, h)
         in_y.add(columns, rows, h)
