@@ -1,8 +1,8 @@
 """Do stated 95 % intervals hold the truth 95 % of the time? FID, FID-infinity, KID and differences, on data whose truth is known.
 
-    python benchmarks/coverage.py                          # Gaussians and mixtures: about 20 minutes on 2 cores
+    python benchmarks/coverage.py                          # Gaussians and mixtures: about 4 minutes on 2 cores
     python benchmarks/coverage.py --sets 60 --dims 8 --n 1000
-    python benchmarks/coverage.py --real fashion_mnist     # features of real images, drawn again: about 15 minutes
+    python benchmarks/coverage.py --real fashion_mnist     # features of real images, drawn again
 
 A pair of distributions is drawn from `--sets` times; a row says how often each interval held its truth. The truth of FID-infinity
 and of FID less its bias is the Fréchet distance of the two distributions, in closed form; that of plain FID is its expectation at
