@@ -175,3 +175,21 @@ def test_a_value_below_zero_is_in_its_interval() -> None:
         assert plain.interval is None or plain.interval[0] >= 0  # a sum of squares
         low += kid(x, y).value < 0
     assert 30 < low < 90
+
+
+def test_constant_features_change_nothing() -> None:
+    """Dead units of a network: constant on both sides, or on one, where only the other side's own variance counts."""
+    x, y = draw(900, MODEL, 1), draw(1100, REAL, 2)
+    plain = expanded(x, y)
+    both = expanded(torch.cat([x, torch.full((900, 2), 3.0)], 1), torch.cat([y, torch.full((1100, 2), 3.0)], 1))
+    assert both.value == pytest.approx(plain.value, rel=1e-9)
+    assert both.variance == pytest.approx(plain.variance, rel=1e-4)
+    assert both.bias == pytest.approx(plain.bias, rel=1e-4)
+    assert both.trouble is None
+    extra = torch.from_numpy(np.random.default_rng(5).standard_normal((1100, 1))) * 0.3
+    one = expanded(torch.cat([x, torch.zeros(900, 1)], 1), torch.cat([y, extra], 1))
+    wanted = frechet(*(FeatureStats.of(f, "e") for f in (torch.cat([x, torch.zeros(900, 1)], 1), torch.cat([y, extra], 1))))
+    assert one.value == pytest.approx(wanted.value, rel=1e-9)
+    # the influence of a real image grows by its own square there, less its mean, and by its part in the mean's square
+    grown = (extra[:, 0] - extra.mean()).square() + 2 * extra.mean() * (extra[:, 0] - extra.mean())
+    np.testing.assert_allclose(one.influence_y - plain.influence_y, grown - grown.mean(), atol=1e-4)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from alphabar import seeds
@@ -47,10 +47,12 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
     """
     same_extractor(a, b)
     cov_a, cov_b = a.cov, b.cov
-    e, f = cholesky(cov_a), cholesky(cov_b)
+    # a feature that is constant on one side has no part in the root of the product, as in `frechet`
+    live = (cov_a.diagonal() > 0) & (cov_b.diagonal() > 0)
+    e, f = (cholesky(cov[live][:, live]) if bool(live.any()) else None for cov in (cov_a, cov_b))
     if e is None or f is None:
         few = min(a.n, b.n) <= a.dim
-        why = f"{min(a.n, b.n)} images for {a.dim} features" if few else "features that are constant or repeat each other"
+        why = f"{min(a.n, b.n)} images for {a.dim} features" if few else "features that repeat each other, or all constant"
         empty = torch.empty(0, dtype=torch.float64)
         singular = f"no interval: a covariance is singular ({why})"
         return Expansion(frechet(a, b).value, a.n, b.n, empty, empty, trouble=singular)
@@ -64,7 +66,7 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
     s = s.clamp_min(torch.finfo(torch.float32).eps * float(s[-1]))
     half_inverse, small = _cauchy(s), v.float()
     own, other = (
-        _Side.of(side, rows, to_w, s, half_inverse, towards)
+        _Side.of(side, rows, live, to_w, s, half_inverse, towards)
         for side, rows, to_w, towards in (
             (a, rows_a, f.float() @ small, apart),
             (b, rows_b, af @ small / s.float(), -apart),
@@ -107,19 +109,20 @@ class _Side:
     influence: Float64[Tensor, " n"]
     curvature: float
     x: Float64[Tensor, "k d"]
-    z: Float[Tensor, "k d"]
+    z: Float[Tensor, "k l"]
 
     @staticmethod
     def of(
         stats: FeatureStats,
         rows: Features,
-        to_w: Float[Tensor, "d d"],
-        s: Float64[Tensor, " d"],
-        half_inverse: Float[Tensor, "d r"],
+        live: Bool[Tensor, " d"],
+        to_w: Float[Tensor, "l l"],
+        s: Float64[Tensor, " l"],
+        half_inverse: Float[Tensor, "l r"],
         apart: Float64[Tensor, " d"],
     ) -> "_Side":
         x = rows.to(torch.float64) - stats.mean
-        z = x.float() @ (to_w / s.sqrt().float())
+        z = (x.float() if bool(live.all()) else x[:, live].float()) @ (to_w / s.sqrt().float())
         few = np.linspace(0, len(x) - 1, min(len(x), FEW)).astype(np.int64)  # from all over a set that may be sorted
         x_few, z_few = x[few], z[few]
         z.square_()
@@ -129,7 +132,7 @@ class _Side:
 
 
 def _pairs(
-    x: Float64[Tensor, "k d"], z: Float[Tensor, "k d"], s: Float64[Tensor, " d"], half_inverse: Float[Tensor, "d r"]
+    x: Float64[Tensor, "k d"], z: Float[Tensor, "k l"], s: Float64[Tensor, " l"], half_inverse: Float[Tensor, "l r"]
 ) -> Float64[Tensor, "k k"]:
     """g(x, y) = x . y + 1/2 sum_kl u_kl(x) u_kl(y) / (s_k + s_l) of all pairs: the kernel of the second order."""
     together = torch.zeros((len(z), len(z)), dtype=torch.float32, device=z.device)
