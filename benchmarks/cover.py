@@ -1,7 +1,7 @@
 """Precision, recall, density and coverage: speed against torch-fidelity, and whether the intervals hold.
 
     python benchmarks/cover.py                          # 512 and 2048 wide, 10,000 images: some minutes on 2 cores
-    python benchmarks/cover.py --coverage               # an hour on one core; --n 1000 --dims 2 8 --sets 100: two minutes
+    python benchmarks/cover.py --coverage               # hours on one core; --n 1000 --sets 200: some 12 minutes
     python benchmarks/cover.py --coverage --paired      # the same for the difference of two models
 
 Speed: torch-fidelity's environment is that of benchmarks/metrics.py; one process, one task after the other, round by round,
