@@ -35,6 +35,7 @@ ROWS = 1536  # images a side that the variance is taken from: a standard error i
 FEW = 96  # images a side, all pairs of which give the size of the second order
 PARTS = 4  # the smallest sets of the regression are a quarter of all images
 NEAR = 1.75  # images for every feature, below which sample covariances have directions that are hardly there at all
+LEAST = 50  # images a side, below which nothing is said of the chance in them
 MARGIN = 8.0  # images for every feature that counts, below which the expansion is not trusted
 
 
@@ -86,7 +87,7 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         (float(side.cov.trace()) + of_side.curvature) / side.n * (1 + effective / (2 * side.n))
         for side, of_side in ((a, own), (b, other))
     )
-    wanted = max(math.ceil(NEAR * a.dim), math.ceil(MARGIN * effective))
+    wanted = max(math.ceil(NEAR * a.dim), math.ceil(MARGIN * effective), LEAST)
     trouble = None
     if least < wanted:
         trouble = (

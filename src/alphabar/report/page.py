@@ -92,7 +92,7 @@ def kid(value: float | None) -> str:
     return "0.00" if text == "-0.00" else text.replace("-", "−")
 
 
-def bracket(ends: tuple[float, float] | None, words: Callable[[float | None], str] = sig) -> str:
+def bracket(ends: Sequence[float] | None, words: Callable[[float | None], str] = sig) -> str:
     """(1.31, 2.03) -> "[1.31, 2.03]", each end as `words` has it; None -> nothing."""
     return "" if ends is None else f"[{words(ends[0])}, {words(ends[1])}]"
 
