@@ -11,6 +11,7 @@ from alphabar.data.card import unused_depth
 from alphabar.data.sources import ImageSet, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.build import Model, build
+from alphabar.evaluation import foreign
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.extractor import load_extractor
 from alphabar.recipe import Recipe
@@ -123,11 +124,7 @@ def with_budget(recipe: Recipe, images: int | None, seed: int | None) -> Recipe:
 
 def best_device() -> str:
     """cuda, mps or cpu: the first of them that is there."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return str(foreign.best_device())
 
 
 def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:

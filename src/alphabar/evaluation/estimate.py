@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -36,6 +37,11 @@ class Estimate:
     def __float__(self) -> float:
         return self.value
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, without the note."""
+        interval = None if self.interval is None else list(self.interval)
+        return {"value": self.value, "se": self.se, "interval": interval, "level": self.level}
+
     def __str__(self) -> str:
         if self.interval is None:
             return f"{self.value:.4g}"
@@ -50,8 +56,8 @@ class Expansion:
 
     influence_x, influence_y: the first derivative towards each image, centred; one a row, of all images or of a random part
     of them. second: variance of the second-order part, over pairs of images; second_x: what is left of it without the pairs
-    within y, which two statistics against one y share. bias: expectation of the value less the truth; bias_x: the part of
-    x. known_variance: where the metric has a better estimate than the one from influences. quadratic: for a squared
+    within y, which two statistics against one y share. bias: expectation of the value less the truth.
+    known_variance: where the metric has a better estimate than the one from influences. quadratic: for a squared
     distance, its plain value with all bias in it, a sum of squares to which the first order's variance is proportional.
     noise: what the influences' variance has too much, since they are taken at the samples; None: twice the second order.
     steepness: variance that a unit of distance has along the directions in which the samples vary most (see `steepness`),
@@ -66,7 +72,6 @@ class Expansion:
     second: float = 0.0
     second_x: float = 0.0
     bias: float = 0.0
-    bias_x: float = 0.0
     known_variance: float | None = None
     quadratic: float | None = None
     noise: float | None = None

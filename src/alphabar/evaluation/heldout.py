@@ -62,10 +62,10 @@ class DenoisingLoss:
         told: dict[str, Any] = {"sigma": list(self.sigma)}
         for name in ("heldout", "train", "gap"):
             values = getattr(self, name)
-            told[name] = None if values is None else [_plain(v) for v in values]
+            told[name] = None if values is None else [v.to_json() for v in values]
         for name in ("overall", "overall_train", "overall_gap", "relative_gap"):
             value = getattr(self, name)
-            told[name] = None if value is None else _plain(value)
+            told[name] = None if value is None else value.to_json()
         return told | {"n_heldout": self.n_heldout, "n_train": self.n_train, "draws": self.draws}
 
 
@@ -196,7 +196,3 @@ def _levels(denoise: Denoiser, levels: Sequence[float] | None) -> list[float]:
     if not sigmas or not all(math.isfinite(s) and s > 0 for s in sigmas):
         raise ValueError(f"levels {list(levels)}: give sigmas above 0, as in (0.1, 0.3, 1, 3, 10)")
     return sigmas
-
-
-def _plain(e: Estimate) -> dict[str, Any]:
-    return {"value": e.value, "se": e.se, "interval": None if e.interval is None else list(e.interval), "level": e.level}

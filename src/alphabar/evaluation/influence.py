@@ -96,7 +96,7 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         )
     return Expansion(
         max(value, 0.0), a.n, b.n, own.influence, other.influence, second=aa + bb + ab, second_x=aa + ab, bias=bias_a + bias_b,
-        bias_x=bias_a, quadratic=max(value, 0.0), steepness=steepness(close, a.n, b.n), trouble=trouble,
+        quadratic=max(value, 0.0), steepness=steepness(close, a.n, b.n), trouble=trouble,
     )  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def infinity(whole: Expansion, a: Sequence[FeatureStats], b: Sequence[FeatureSta
     # or only the whole are counted 4, 2 and 1 times in the three, which gives sum_kl w_k w_l min(k, l) = 3/2.
     value = whole.value + 0.5 * float(np.mean(halves)) - 0.5 * float(np.mean(quarters))
     second, second_x = 1.5 * whole.second, 1.5 * whole.second_x
-    return replace(whole, value=value, bias=0.0, bias_x=0.0, second=second, second_x=second_x, noise=whole.excess)
+    return replace(whole, value=value, bias=0.0, second=second, second_x=second_x, noise=whole.excess)
 
 
 def bootstrap(

@@ -91,12 +91,12 @@ class Memorisation:
         return {
             "verdict": self.verdict,
             "reason": self.reason,
-            "rank": _plain(self.rank),
-            "rank_ratio": _plain(self.rank_ratio),
-            "copies": None if self.copies is None else _plain(self.copies),
+            "rank": self.rank.to_json(),
+            "rank_ratio": self.rank_ratio.to_json(),
+            "copies": None if self.copies is None else self.copies.to_json(),
             "tails": [
                 {"q": t.q, "threshold": t.threshold, "count": t.count}
-                | {name: _plain(getattr(t, name)) for name in ("share", "expected", "excess")}
+                | {name: getattr(t, name).to_json() for name in ("share", "expected", "excess")}
                 for t in self.tails
             ],
             "n": self.n,
@@ -357,7 +357,3 @@ def beta_quantile(a: int, b: int, p: float) -> float:
 
 def _ends(e: Estimate) -> tuple[float, float]:
     return e.interval if e.interval is not None else (-math.inf, math.inf)
-
-
-def _plain(e: Estimate) -> dict[str, Any]:
-    return {"value": e.value, "se": e.se, "interval": None if e.interval is None else list(e.interval), "level": e.level}
