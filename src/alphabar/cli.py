@@ -180,7 +180,8 @@ def sample(
     n: int = 64,
     sampler: str = "ddim",
     steps: int = 50,
-    eta: float = 0.0,
+    eta: float | None = None,
+    options: Annotated[dict[str, float] | None, Parameter(help="of the sampler, as --options.s_churn 40")] = None,
     seed: int = 0,
     batch: int = 64,
     grid: str | None = None,
@@ -211,11 +212,11 @@ def sample(
     n
         images.
     sampler
-        ddim, ddpm or euler.
+        a name in `alphabar samplers`.
     steps
         of the sampler; each costs a network call unless a plan skips it.
     eta
-        0 (deterministic) to 1 (DDPM), for ddim.
+        0 (deterministic) to 1 (all the noise); the sampler's own if left out.
     seed
         image k of a seed is the same whatever n and batch.
     batch
@@ -245,6 +246,7 @@ def sample(
             sampler=sampler,
             steps=steps,
             eta=eta,
+            options=options,
             seed=seed,
             batch=batch,
             grid=grid,
@@ -264,6 +266,31 @@ def sample(
     contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1).save(sheet)
     told = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
     _show({**told, "sheet": str(sheet)}, as_json, str(out))
+
+
+@app.command
+def samplers(*, as_json: Json = False) -> None:
+    """List the samplers: what each is for, its order, its calls for ten steps, its options.
+
+    ```
+    alphabar samplers
+    alphabar samplers --json
+    ```
+    """
+    from alphabar.sampling.catalogue import SAMPLERS
+
+    shown = {e.name: [k for k in e.options if k != "data_range"] for e in SAMPLERS.values()}
+    if as_json:
+        print(json.dumps([
+            {"name": e.name, "order": e.order, "stochastic": e.stochastic, "calls_of_10_steps": e.calls(10),
+             "options": shown[e.name], "summary": e.summary} for e in SAMPLERS.values()
+        ]))  # fmt: skip
+        return
+    _table(
+        ("sampler", "order", "calls of 10 steps", "options", "what it is for"),
+        [(e.name, str(e.order), str(e.calls(10)), ", ".join(shown[e.name]), e.summary) for e in SAMPLERS.values()],
+        "samplers; and tuned, once `alphabar tune` has fitted one to the model",
+    )
 
 
 @app.command

@@ -5,9 +5,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -119,7 +120,8 @@ def sample(
     *,
     sampler: str = "ddim",
     steps: int = 50,
-    eta: float = 0.0,
+    eta: float | None = None,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch: int = 64,
     grid: str | Grid | None = None,
@@ -136,9 +138,10 @@ def sample(
     """n images from `model`. Image k of a seed is the same whatever n, the batch and the order.
 
     sampler: a name in the catalogue. steps: of the sampler (50). grid: a grid's name, None for the schedule's
-    default, or levels, which then say how many steps. eta: 0 to 1, of ddim. variance: "posterior" (None) or "beta",
-    of ddpm. plan: steps that call the network, as "every(3, last=50)" or an object; None calls at all of them.
-    clip: hold x0_hat within [-1, 1]. keep_x0: keep x0_hat of all steps (True) or of those numbered.
+    default, or levels, which then say how many steps. eta: 0 to 1, None for the sampler's own (0 of ddim, 1 of those that
+    are stochastic by nature). options: further options of the sampler by name, {"s_churn": 40.0}. variance: "posterior"
+    (None) or "beta", of ddpm. plan: steps that call the network, as "every(3, last=50)" or an object; None calls at all
+    of them. clip: hold x0_hat within [-1, 1]. keep_x0: keep x0_hat of all steps (True) or of those numbered.
     indices: which images of the seed, None for 0 .. n - 1. device: moves the model there; None leaves it where it is.
     channels_last: run the network in that memory layout, which suits some networks and harms others.
 
@@ -153,7 +156,7 @@ def sample(
     sigmas, grid_name = _grid(model.schedule, steps, grid)
     steps = len(sigmas) - 1
     plan = parse_plan(plan) if isinstance(plan, str) else plan
-    options = _options(entry, model, eta, variance)
+    settings = _options(entry, model, eta, variance, options)
     indices = range(n) if indices is None else indices
     if len(indices) != n:
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
@@ -165,13 +168,16 @@ def sample(
         _check_target(out, c, pixels)
     device = _place(model, device, channels_last)
     protocol: dict[str, Any] = {
-        "sampler": entry.name, "eta": options.get("eta"), "variance": options.get("variance"), "steps": steps,
+        "sampler": entry.name, "eta": settings.get("eta"), "variance": settings.get("variance"), "steps": steps,
+
         "grid": sigmas.tolist(), "grid_name": grid_name, "plan": None if plan is None else plan.name, "clip": clip,
         "seed": seed, "first_index": int(indices[0]), "n": n, "batch": batch,
         "model": fingerprint(model), "image_shape": [c, h - 2 * crop, w - 2 * crop],
         "x0_steps": list(chosen(keep_x0, steps)), "versions": versions(),
         "pixels": pixels.name, "value_range": None if value_range is None else [float(v) for v in value_range],
     }  # fmt: skip
+    if more := {k: v for k, v in settings.items() if k not in ("eta", "variance", "data_range")}:
+        protocol["options"] = more
     if list(indices) != list(range(indices[0], indices[0] + n)):
         protocol["indices"] = [int(k) for k in indices]
     parts = None if out is None else _Parts(out, protocol)
@@ -196,7 +202,7 @@ def sample(
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             told = _Told(keep, advance, len(rows) / steps)
-            x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=told, **options)
+            x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=told, **settings)
             images = to_pixels(cropped(x, crop), pixels)  # also waits for the device
             made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun)
             if parts is not None:
@@ -244,16 +250,23 @@ def _grid(schedule: Schedule, steps: int, grid: str | Grid | None) -> tuple[Grid
     return grid.detach().cpu(), "by hand"
 
 
-def _options(entry: Entry, model: Model, eta: float, variance: str | None) -> dict[str, Any]:
-    """The keyword options of the sampler, refused where it has no use for one that was asked for."""
-    asked = {"eta": eta, "variance": variance or "posterior", "data_range": float(getattr(model, "data_range", 1.0))}
-    for name, set_ in (("eta", eta != 0), ("variance", variance is not None)):
-        if set_ and name not in entry.options:
-            having = ", ".join(e.name for e in SAMPLERS.values() if name in e.options)
-            raise ValueError(f"{name} = {asked[name]!r}, but {entry.name} takes none: leave it out, or use {having}")
-    if not 0 <= eta <= 1:
+def _options(
+    entry: Entry, model: Model, eta: float | None, variance: str | None, more: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Every keyword option of the sampler with its value; refused where it has no use for one that was asked for."""
+    asked = {k: v for k, v in {**(more or {}), "eta": eta, "variance": variance}.items() if v is not None}
+    defaults = {name: signature(entry.fn).parameters[name].default for name in entry.options}
+    for name, value in asked.items():
+        if name not in defaults and not (name == "eta" and value == 0):  # eta 0 is what a sampler without eta does
+            having = [e.name for e in SAMPLERS.values() if name in e.options]
+            takes = ", ".join(k for k in entry.options if k != "data_range") or "none"
+            other = f", or use {', '.join(having)}" if having else ""
+            raise ValueError(f"{name} = {value!r}, but the options of {entry.name} are: {takes}. Leave it out{other}")
+    if eta is not None and not 0 <= eta <= 1:
         raise ValueError(f"eta = {eta}: give 0 (deterministic) to 1 (DDPM's noise)")
-    return {name: asked[name] for name in entry.options}
+    if "data_range" in defaults:
+        defaults["data_range"] = float(getattr(model, "data_range", 1.0))
+    return {name: asked.get(name, default) for name, default in defaults.items()}
 
 
 def _place(model: Model, device: torch.device | str | None, channels_last: bool) -> torch.device:
