@@ -1,5 +1,6 @@
 """Schedules: their inverse is exact, and their numbers are the papers' and diffusers'."""
 
+import json
 import math
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphabar.schedule.vp import Cosine, Linear, LogSigma, Scaled, schedule_from
+from alphabar.schedule.vp import CURVES, Betas, Cosine, Linear, LogSigma, Scaled, schedule_from
 
 SCHEDULES = [
     Linear(), Linear(beta_max=0.01), Linear(1e-4, 0.02, 40), Cosine(), Cosine(s=0.02, t_end=0.999), LogSigma(),
-    Scaled(Linear(), 0.5), Scaled(Cosine(), 2.0),
+    Scaled(Linear(), 0.5), Scaled(Cosine(), 2.0), Betas("sigmoid", steps=100), Betas("squaredcos_cap_v2"),
+    Betas("scaled_linear", 0.00085, 0.012, zero_snr=True), Betas("given", steps=4, given=(0.1, 0.3, 0.2, 1.0)),
 ]  # fmt: skip
 ids = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 
@@ -50,7 +52,7 @@ def test_sigma_rises_and_alphabar_is_its_share(schedule):
 
 @ids
 def test_beyond_its_levels_t_is_the_nearest_end(schedule):
-    ends = schedule.t(torch.tensor([1e-9, 0.0, 1e9], dtype=torch.float64))
+    ends = schedule.t(torch.tensor([1e-9, 0.0, 1e10], dtype=torch.float64))
     assert ends.tolist() == pytest.approx([schedule.t_min, schedule.t_min, schedule.t_max])
 
 
@@ -111,3 +113,65 @@ def test_a_schedule_is_rebuilt_from_its_description(schedule):
 def test_nonsense_is_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize("curve", [c for c in CURVES if c != "given"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_betas_are_diffusers(curve, zero_snr):
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDPMScheduler(beta_schedule=curve, rescale_betas_zero_snr=zero_snr).alphas_cumprod.double()
+    ours = Betas(curve, zero_snr=zero_snr)
+    ab = ours.alphabar(torch.arange(1000).double())
+    assert torch.allclose(ab, theirs, rtol=2e-5, atol=1e-18)  # theirs is in float32
+    assert ours.zero_terminal_snr == zero_snr == (float(theirs[-1]) == 0)
+    if zero_snr:
+        assert ours.sigma_max == pytest.approx(2.0**32) and float(ours.sigma(f64(998.0))) < 2.0**20
+
+
+def test_betas_given_are_taken_as_they_are():
+    torch_betas = torch.linspace(0.01, 0.4, 7)
+    ours = Betas("given", steps=7, given=tuple(torch_betas.tolist()))
+    assert ours.alphabar(torch.arange(7).double()).numpy() == pytest.approx(
+        np.cumprod(1 - torch_betas.double().numpy()), rel=1e-6
+    )
+    assert Betas("given", steps=2, given=(0.1, 1.0)).zero_terminal_snr
+    assert not ours.zero_terminal_snr
+
+
+def test_betas_of_the_last_step_are_those_float32_holds():
+    """At beta = 0.999 float32 moves 1 - beta by 1.3e-5 of itself: the network was trained on what was rounded."""
+    share = float(Betas("squaredcos_cap_v2").alphabar(f64(999.0)) / Betas("squaredcos_cap_v2").alphabar(f64(998.0)))
+    assert share == pytest.approx(float(np.float32(1) - np.float32(0.999)), rel=1e-12)
+    assert share != pytest.approx(0.001, rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [Betas("sigmoid", 1e-3, 0.1, 50, True), Betas("given", steps=3, given=(0.1, 0.2, 0.5))])
+def test_betas_go_through_json(schedule):
+    assert schedule_from(json.loads(json.dumps(schedule.spec()))) == schedule
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"curve": "quadratic"}, "'quadratic' is unknown: use one of linear"),
+        ({"curve": ["linear"]}, "curve is"),
+        ({"steps": 10**9}, "2 to 100000 timesteps"),
+        ({"steps": 10.5}, "whole number"),
+        ({"steps": "1000"}, "whole number"),
+        ({"beta_min": float("nan")}, "beta_min is nan"),
+        ({"beta_max": 10**400}, "beta_max is 1000"),
+        ({"beta_max": 1.5}, "between 0 and 1"),
+        ({"beta_min": True}, "beta_min is True"),
+        ({"zero_snr": 1}, "zero_snr is 1"),
+        ({"given": [0.1, 0.2]}, "with 2 given betas and 1000 steps"),
+        ({"curve": "given", "steps": 2, "given": [0.1, float("inf")]}, "beta is inf"),
+        ({"curve": "given", "steps": 2, "given": [0.1, "0.2"]}, "beta is '0.2'"),
+        ({"curve": "given", "steps": 2, "given": [1.0, 0.5]}, "beta 0 is 1"),
+        ({"curve": "given", "steps": 2, "given": {"0": 0.1}}, "wanted a list"),
+        ({"curve": "given", "steps": 3, "given": [0.1, 1e-9, 0.1]}, "rise from timestep 0 to 1"),
+        ({"beta": 0.1}, "has no beta"),
+    ],
+)
+def test_hostile_betas_are_refused_by_name(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        schedule_from({"kind": "betas", **wrong})
