@@ -1,0 +1,275 @@
+"""Settings: the ways to draw that a sweep tries, and which of them a model and a sampler can take at all."""
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from alphabar.sampling.catalogue import SAMPLERS, Entry, find
+from alphabar.sampling.draw import Model, sample
+from alphabar.types import Images, Levels
+
+TUNED = "tuned"  # the plan that was fitted to the model for so many steps: it has its own grid, eta and coefficients
+CALLS = (5, 8, 10, 15, 20, 50)
+# Tried unless samplers are named: the methods that somebody would use. Not euler (ddim at eta 0) and not those whose place is
+# at hundreds of calls; names that the catalogue has not are passed over.
+USUAL = ("ddim", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "ipndm", "deis", TUNED)
+_MOST = 1000  # steps that are tried under a plan where time is continuous
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to draw, as `sample` takes it; `None` is its default.
+
+    sampler: a name in the catalogue, or "tuned". steps: of the sampler. eta: 0 to 1. grid: a grid's name. plan: which steps
+    call the network, as "every(3)". clip, threshold: of x0_hat. options: further options of the sampler, sorted by name.
+    """
+
+    sampler: str
+    steps: int
+    eta: float | None = None
+    grid: str | None = None
+    plan: str | None = None
+    clip: bool = False
+    threshold: float | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For files: the same for the same setting, in every version and process."""
+        return "_".join([self.sampler, str(self.steps), *(re.sub(r"[^\w.-]+", "_", part).strip("_") for part in self._parts())])
+
+    @property
+    def method(self) -> str:
+        """For people: everything but the number of steps."""
+        return ", ".join([self.sampler, *self._parts()])
+
+    def _parts(self) -> list[str]:
+        parts = [f"{k} {v!r}" if not isinstance(v, str) else f"{k} {v}" for k, v in self.options]
+        parts += [] if self.eta is None else [f"eta {_plain(self.eta)}"]
+        parts += [] if self.grid is None else [f"grid {self.grid}"]
+        parts += [] if self.plan is None else [self.plan]
+        parts += ["clip"] if self.clip else []
+        return parts + ([] if self.threshold is None else [f"threshold {_plain(self.threshold)}"])
+
+    def arguments(self) -> dict[str, Any]:
+        """What `sample` is to be given."""
+        given: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps}
+        for name, value in (("eta", self.eta), ("grid", self.grid), ("plan", self.plan), ("threshold", self.threshold)):
+            if value is not None:
+                given[name] = value
+        if self.clip:
+            given["clip"] = True
+        if self.options:
+            given["options"] = dict(self.options)
+        return given
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` makes the setting again."""
+        return {
+            "sampler": self.sampler, "steps": self.steps, "eta": self.eta, "grid": self.grid, "plan": self.plan,
+            "clip": self.clip, "threshold": self.threshold, "options": dict(self.options),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Setting":
+        return cls(**{**data, "options": tuple(sorted(data["options"].items()))})
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A combination that was asked for and is not tried: of which method, at how many calls or steps, and why."""
+
+    method: str
+    at: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.method}{' at ' if self.at else ''}{self.at}: {self.why}"
+
+
+def settings(
+    model: Model,
+    *,
+    samplers: Sequence[str] | None = None,
+    calls: Sequence[int] = CALLS,
+    steps: Sequence[int] = (),
+    etas: Sequence[float | None] = (0.0, 1.0),
+    plans: Sequence[str | None] = (None,),
+    grids: Sequence[str | None] = (None,),
+    clip: bool = False,
+    threshold: float | None = None,
+) -> tuple[list[tuple[Setting, float]], list[LeftOut]]:
+    """Every combination that `model` and the samplers can take, with its network calls an image, the fewest calls first; and
+    what was left out.
+
+    samplers: names, with options in brackets where they are wanted, "heun(s_churn=40)"; None: those of `USUAL` that there are.
+    calls: the most network calls an image; a sampler takes as many steps as they pay for, under a plan as well. steps: these
+    very numbers of steps, besides. etas: for samplers that take eta; a sampler that takes none is tried where its own, 0
+    of a deterministic one and 1 of another, or None is among them. plans: "full" or None calls at every step.
+
+    Calls are counted in a dry run on an image of one pixel, in which `sample` also says what it refuses.
+    Raises ValueError for an unknown sampler or a number of calls below 1.
+    """
+    if bad := [c for c in (*calls, *steps) if c < 1]:
+        raise ValueError(f"{bad[0]} calls or steps: give 1 or more")
+    usual = [s for s in USUAL if s in SAMPLERS or s == TUNED]
+    kinds = [_parse(text) for text in (usual if samplers is None else samplers)]
+    found: dict[Setting, float] = {}
+    left: list[LeftOut] = []
+    for name, options in kinds:
+        made = _of_sampler(name, options, etas, plans, grids, left)
+        for base in (replace(kind, clip=clip, threshold=threshold) for kind in made):
+            for budget in calls:
+                _try(model, base, budget, found, left)
+            for number in steps:
+                _keep(model, replace(base, steps=number), found, left)
+    order = sorted(found.items(), key=lambda item: item[1])  # stable: the samplers stay in their order
+    return order, _gathered(left)
+
+
+def calls_of(model: Model, setting: Setting) -> float:
+    """Network calls an image, counted on an image of one pixel. Raises ValueError where `sample` refuses the setting.
+
+    Plans that decide by what the network says may call another number of times on the model's own images.
+    """
+    dry = sample(_Pixel(model), 1, batch=1, progress=False, **setting.arguments())
+    return float(dry.record["nfe"])
+
+
+class _Pixel:
+    """A model with another's schedule and name whose images have one pixel: the exact denoiser of standard normal data."""
+
+    image_shape, crop, pixels, value_range = (1, 1, 1), 0, "uint8", None
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @cached_property
+    def schedule(self) -> Any:
+        return self._model.schedule
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, x: Images, sigma: Levels) -> Images:
+        return x / (1 + sigma.reshape(-1, 1, 1, 1).to(x) ** 2)
+
+
+def _parse(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """ "heun(s_churn=40, order=2)" -> ("heun", (("order", 2), ("s_churn", 40))). Nothing is evaluated."""
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
+    if not match:
+        raise ValueError(f"sampler {text!r} cannot be read: write a name, as ddim, or with options, as heun(s_churn=40)")
+    name = match[1]
+    if name != TUNED:
+        find(name)
+    options = {}
+    for part in (match[2] or "").split(","):
+        if not part.strip():
+            continue
+        key, sign, value = (piece.strip() for piece in part.partition("="))
+        if not (sign and key.isidentifier() and value):
+            raise ValueError(f"sampler {text!r}: cannot read {part.strip()!r}; options are written as heun(s_churn=40)")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value  # a word
+    return name, tuple(sorted(options.items()))
+
+
+def _of_sampler(
+    name: str,
+    options: tuple[tuple[str, Any], ...],
+    etas: Sequence[float | None],
+    plans: Sequence[str | None],
+    grids: Sequence[str | None],
+    left: list[LeftOut],
+) -> list[Setting]:
+    """The settings of one sampler with 0 steps, to be filled in."""
+    if name == TUNED:
+        return [Setting(name, 0, options=options)]
+    entry = find(name)
+    wanted: list[float | None] = []
+    for eta in dict.fromkeys(etas):
+        if eta is None or "eta" in entry.options:
+            wanted.append(None if eta is None else float(eta))
+        elif (eta > 0) == entry.stochastic:
+            wanted.append(None)
+        else:
+            nature = "always draws its noise" if entry.stochastic else "is deterministic"
+            left.append(LeftOut(f"{name}, eta {_plain(eta)}", "", f"it {nature} and takes no eta"))
+    named = [None if plan == "full" else plan for plan in plans]
+    return [
+        Setting(name, 0, eta, grid, plan, options=options)
+        for eta in dict.fromkeys(wanted)
+        for grid in dict.fromkeys(grids)
+        for plan in dict.fromkeys(named)
+    ]
+
+
+def _try(model: Model, base: Setting, budget: int, found: dict[Setting, float], left: list[LeftOut]) -> None:
+    """Adds the setting with as many steps as `budget` calls pay for, or why there is none."""
+    try:
+        number = budget if base.sampler == TUNED else _steps_for(find(base.sampler), budget)
+        if base.plan is not None:
+            if base.plan.startswith("adaptive"):
+                raise ValueError("an adaptive plan decides as it goes, so no number of steps follows from calls: give steps")
+            number = _under_plan(model, replace(base, steps=number), budget)
+        setting = replace(base, steps=number)
+        if setting in found:
+            raise ValueError(f"the same {number} steps as with {found[setting]:g} calls")
+        found[setting] = calls_of(model, setting)
+    except ValueError as error:
+        left.append(LeftOut(base.method, f"{budget} calls", str(error)))
+
+
+def _keep(model: Model, setting: Setting, found: dict[Setting, float], left: list[LeftOut]) -> None:
+    if setting in found:
+        return
+    try:
+        found[setting] = calls_of(model, setting)
+    except ValueError as error:
+        left.append(LeftOut(setting.method, f"{setting.steps} steps", str(error)))
+
+
+def _under_plan(model: Model, first: Setting, budget: int) -> int:
+    """As many steps as the plan lets be taken within `budget` calls, going up from those that need no plan."""
+
+    def pays(steps: int) -> bool:
+        return calls_of(model, replace(first, steps=steps)) <= budget
+
+    most = model.schedule.steps or _MOST
+    low, high = first.steps, min(2 * first.steps, most)
+    while low < high and pays(high):
+        low, high = high, min(2 * high, most)
+    while high - low > 1:  # calls rise with steps, if not at every step of every plan
+        middle = (low + high) // 2
+        low, high = (middle, high) if pays(middle) else (low, middle)
+    if low == first.steps and calls_of(model, first) == calls_of(model, replace(first, plan=None)):
+        raise ValueError("the plan leaves out no call of so few, so this is the sampler without a plan")
+    return low
+
+
+def _gathered(left: Sequence[LeftOut]) -> list[LeftOut]:
+    """One line for everything of one method that is left out for one reason."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for one in left:
+        grouped.setdefault((one.method, one.why), []).append(one.at)
+    return [LeftOut(method, ", ".join(dict.fromkeys(at)), why) for (method, why), at in grouped.items()]
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
+def _steps_for(entry: Entry, calls: int) -> int:
+    """The largest n with entry.calls(n) <= calls."""
+    n = 0
+    while entry.calls(n + 1) <= calls:
+        n += 1
+    if n == 0:
+        raise ValueError(f"one step of {entry.name} costs {entry.calls(1)} calls")
+    return n
