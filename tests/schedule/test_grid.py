@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.schedule.grid import GRIDS, at_times, check_grid, default_grid, every_kth, karras, make_grid
-from alphabar.schedule.vp import Cosine, Linear, LogSigma, Scaled
+from alphabar.schedule.grid import GRIDS, at_times, check_grid, default_grid, every_kth, karras, make_grid, timesteps_of
+from alphabar.schedule.vp import Betas, Cosine, Linear, LogSigma, Scaled
 
 INTEGER = ("leading", "trailing", "linspace")
 COUNTS = [*range(1, 61), 250, 300, 333, 350, 500, 501, 600, 750, 999, 1000]
@@ -40,16 +40,42 @@ def test_leading_begins_in_the_middle_as_it_does_in_diffusers():
     assert first == {10: 900, 300: 897, 350: 698, 501: 500, 600: 599}
 
 
-@pytest.mark.parametrize("name", INTEGER)
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 10, 50, 60, 333, 999, 1000])
-def test_timesteps_are_those_of_diffusers(name, n):
+@pytest.mark.parametrize("spacing", [*INTEGER, "leading+1"])
+def test_timesteps_are_those_of_diffusers(spacing):
     diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.DDPMScheduler(timestep_spacing=name)
-    if name == "linspace" and n == 1:
-        pytest.skip("diffusers' linspace of one step starts at timestep 0, where there is no noise to take away")
-    theirs.set_timesteps(n)
-    ours = times(Linear(), make_grid(Linear(), n, name)).round()
-    assert ours.tolist() == theirs.timesteps.tolist()
+    name, _, offset = spacing.partition("+")
+    theirs = diffusers.DDPMScheduler(timestep_spacing=name, steps_offset=int(offset or 0))
+    one_more = []
+    for n in range(1 if name != "linspace" else 2, 1000):  # its linspace of one step starts at timestep 0, a clean image
+        theirs.set_timesteps(n)
+        wanted = theirs.timesteps.tolist()
+        if len(wanted) != n:  # its trailing list of 61 has 62, of which the last is -1, the table's noisiest
+            assert wanted[-1] == -1 and len(wanted) == n + 1
+            one_more.append(n)
+        assert timesteps_of(Linear(), make_grid(Linear(), n, spacing)) == wanted[:n], n
+    assert (61 in one_more) == (spacing == "trailing")
+
+
+def test_timesteps_of_a_fitted_grid():
+    schedule = Scaled(Betas("squaredcos_cap_v2"), 0.5)
+    own = at_times(schedule, [999, 640, 333, 20, 0])
+    near = torch.cat([own[:-1] * torch.tensor([1, 1.001, 0.999, 1.002, 1], dtype=torch.float64), own[-1:]])
+    assert timesteps_of(schedule, near) == timesteps_of(schedule, own) == [999, 640, 333, 20, 0]
+
+
+def test_timesteps_of_levels_that_share_one():
+    grid = at_times(Linear(), [999, 500, 5.3, 4.9, 4.7, 0.4, 0.2, 0.1])
+    with pytest.raises(ValueError, match=r"levels 2 and 3 .* timestep 5.*distinct=True"):
+        timesteps_of(Linear(), grid)
+    assert timesteps_of(Linear(), grid, distinct=True) == [999, 500, 6, 5, 4, 2, 1, 0]
+    crowded = at_times(Linear(steps=10), [9, 8.9, 8.8, 8.7])
+    assert timesteps_of(Linear(steps=10), crowded, distinct=True) == [9, 8, 7, 6]
+    with pytest.raises(ValueError, match="continuous"):
+        timesteps_of(Cosine(), make_grid(Cosine(), 5))
+    for n in (5, 20, 50, 300):  # whatever the grid, distinct timesteps and in range
+        found = timesteps_of(Linear(), karras(Linear(), n), distinct=True)
+        check_grid(at_times(Linear(), found))
+        assert len(found) == n
 
 
 def test_every_kth():

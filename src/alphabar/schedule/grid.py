@@ -4,8 +4,11 @@ A sampler is given a grid and reads every level from it. These functions make gr
 tensor is as good. All of them take a schedule in the one coordinate (`model.schedule`).
 """
 
+import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
+import numpy as np
 import torch
 
 from alphabar.schedule.vp import Schedule
@@ -45,6 +48,40 @@ def at_times(schedule: Schedule, times: Sequence[float]) -> Grid:
     return sigmas
 
 
+def timesteps_of(schedule: Schedule, grid: Grid, *, distinct: bool = False) -> list[int]:
+    """The integer timesteps nearest to a grid's levels, falling, without its final 0: what `set_timesteps(timesteps=...)` of
+    diffusers' schedulers takes. `at_times` of them is the grid that is then stepped through.
+
+    distinct: moves levels that would share a timestep to the nearest free ones, with as little as can be (in squares of
+    timesteps), instead of refusing them.
+    Raises ValueError for a schedule of continuous time, and for two levels on one timestep.
+    """
+    check_grid(grid)
+    n, steps = len(grid) - 1, _integer_steps(schedule, len(grid) - 1)
+    times = schedule.t(grid[:-1]).tolist()
+    found = [round(t) for t in times]
+    if distinct:
+        # t_i + i must not rise: pool neighbours that break it into their mean, in turn (isotonic regression)
+        pools: list[list[float]] = []
+        for i, t in enumerate(times):
+            pools.append([t + i])
+            while len(pools) > 1 and _mean(pools[-1]) > _mean(pools[-2]):
+                pools[-2].extend(pools.pop())
+        level = [min(max(round(_mean(pool)), n - 1), steps - 1) for pool in pools for _ in pool]
+        return [t - i for i, t in enumerate(level)]
+    for i, (a, b) in enumerate(pairwise(found)):
+        if a == b:
+            raise ValueError(
+                f"levels {i} and {i + 1} of the grid, sigma {float(grid[i]):.4g} and {float(grid[i + 1]):.4g}, both lie nearest "
+                f"to timestep {a}, and diffusers takes every timestep once: use fewer calls, or distinct=True to move them apart"
+            )
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def _integer_steps(schedule: Schedule, n: int) -> int:
     if schedule.steps is None:
         raise ValueError(
@@ -66,20 +103,27 @@ def every_kth(schedule: Schedule, k: int) -> Grid:
 def leading(schedule: Schedule, n: int) -> Grid:
     """diffusers' default "leading": (0, 1, ..., n - 1) * (steps // n). Never starts at the noisiest timestep when n
     does not divide it well: kept for comparison, `trailing` is the better habit (Lin et al. 2024, arXiv:2305.08891)."""
+    return _leading(schedule, n, 0)
+
+
+def _leading(schedule: Schedule, n: int, offset: int) -> Grid:
     steps = _integer_steps(schedule, n)
-    return at_times(schedule, [i * (steps // n) for i in reversed(range(n))])
+    return at_times(schedule, [i * (steps // n) + offset for i in reversed(range(n))])
 
 
 def trailing(schedule: Schedule, n: int) -> Grid:
-    """n integer timesteps, even, that begin at the noisiest: round(steps * (n - i) / n) - 1."""
+    """n integer timesteps, even, that begin at the noisiest: round(steps * (n - i) / n) - 1.
+
+    Halves are rounded as diffusers does, whose list has one timestep too many, a -1, at n = 61 of 1000 and others.
+    """
     steps = _integer_steps(schedule, n)
-    return at_times(schedule, [round(steps * (n - i) / n) - 1 for i in range(n)])
+    return at_times(schedule, (np.arange(steps, 0, -steps / n).round() - 1)[:n].tolist())
 
 
 def linspace(schedule: Schedule, n: int) -> Grid:
     """n integer timesteps, even, with the first and the last one of the schedule among them."""
     steps = _integer_steps(schedule, n)
-    return at_times(schedule, [round((steps - 1) * (n - 1 - i) / max(n - 1, 1)) if n > 1 else steps - 1 for i in range(n)])
+    return at_times(schedule, np.linspace(0, steps - 1, n).round()[::-1].tolist() if n > 1 else [steps - 1])
 
 
 def even_time(schedule: Schedule, n: int) -> Grid:
@@ -131,9 +175,12 @@ def default_grid(schedule: Schedule) -> str:
 def make_grid(schedule: Schedule, n: int, name: str | None = None) -> Grid:
     """The grid called `name` (None: the schedule's default) with n steps.
 
+    "leading+1" is leading with every timestep one later (diffusers' steps_offset).
     Raises ValueError for an unknown name or an n that the schedule cannot give.
     """
     name = name or default_grid(schedule)
+    if later := re.fullmatch(r"leading\+(\d{1,6})", name):
+        return _leading(schedule, n, int(later[1]))
     if name not in GRIDS:
         raise ValueError(f"grid {name!r} is unknown: use one of {', '.join(GRIDS)}")
     return GRIDS[name](schedule, n)
