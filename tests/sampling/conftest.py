@@ -11,22 +11,47 @@ from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.schedule.vp import Cosine, LogSigma
 
 # Every sampler as it comes, and every other value of its options: a new entry of the catalogue is found by itself.
-VARIANTS = {"eta": [0.5, 1.0], "variance": ["beta"], "data_range": []}
+VARIANTS = {
+    "eta": [0.0, 0.5, 1.0], "variance": ["beta"], "data_range": [], "s_churn": [20.0], "s_tmin": [], "s_tmax": [],
+    "s_noise": [], "order": [1, 2, 3], "bh": [1], "coefficients": ["exact"], "variable": ["log_sigma"],
+}  # fmt: skip
 CASES = {
     f"{name}{'' if key is None else f'-{key}={value}'}": (entry, {} if key is None else {key: value})
     for name, entry in SAMPLERS.items()
-    for key, value in [(None, None), *((k, v) for k in entry.options for v in VARIANTS[k])]
+    for key, value in [(None, None), *((k, v) for k in entry.options for v in VARIANTS[k] if v != entry.defaults[k])]
 }
 
 
 def draws(entry, options):
-    """Whether this case uses noise: the entry's word, unless eta is above 0."""
-    return entry.stochastic or options.get("eta", 0) > 0
+    """Whether this case uses noise."""
+    asked = entry.defaults | options
+    return asked["eta"] > 0 if "eta" in asked else entry.stochastic or asked.get("s_churn", 0) > 0
+
+
+def order(entry, options):
+    """The order that this case should measure: the entry's, or that of the option."""
+    if options.get("coefficients") == "exact":
+        return 4
+    if entry.name.startswith("dpmpp_3m") and options.get("eta") == 0:
+        return 3
+    if "order" not in options:
+        return entry.order
+    p = options["order"] + (entry.name == "unipc")  # the corrector is worth one
+    return p if entry.name != "ipndm" and not draws(entry, options) else min(p, entry.order)
 
 
 def smooth_grid(n, high=3.0):
-    """n steps from `high` to 0, as smooth as a grid can be: what an order of convergence is measured on."""
+    """n steps from `high` to 0, as smooth as a grid can be."""
     return high * (1 - torch.arange(n + 1, dtype=torch.float64) / n) ** 1.5
+
+
+def gentle_grid(n, high=3.0):
+    """n steps from `high` to 0, small at both ends: what an order of convergence is measured on.
+
+    Methods that look back take their first step with order 1 and their second with order 2, which costs order 3 unless
+    those steps are small: here 4 / n^2 and 12 / n^2 in log sigma. The last step, to level 0, is off by sigma^2.
+    """
+    return high * (1 - (torch.arange(n + 1, dtype=torch.float64) / n) ** 2) ** 4
 
 
 @pytest.fixture

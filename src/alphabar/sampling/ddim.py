@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import torch
 
+from alphabar.sampling.guard import check_eta
 from alphabar.schedule.grid import check_grid
 from alphabar.types import Denoiser, Grid, Images, Noise, OnStep
 
@@ -28,10 +29,7 @@ def ddim(
     Raises ValueError for a bad grid, for eta outside [0, 1], and for eta > 0 without noise.
     """
     check_grid(sigmas)
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta = {eta}: give 0 (deterministic) to 1 (DDPM's noise)")
-    if eta > 0 and noise is None:
-        raise ValueError(f"eta = {eta} adds noise at every step: pass noise=SeededNoise(seed, indices)")
+    check_eta(eta, noise)
     for i, (s, s_next) in enumerate(pairwise(sigmas.tolist())):  # Python floats: the coefficients are float64
         x0_hat = denoise(x, x.new_full((len(x),), s))
         if on_step is not None:
