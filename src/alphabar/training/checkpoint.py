@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alphabar.denoiser.build import Model, load_weights, save_weights
+from alphabar.denoiser.from_diffusers import PREFIX, folder_of, read_diffusers
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
@@ -98,16 +99,22 @@ def load_checkpoint(folder: Path) -> tuple[Model, Mapping[str, Tensor], dict[str
 def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     """The averaged model of a run folder (its checkpoint `which`), a checkpoint folder, or a weight file, ready to sample.
 
-    The word "bundled" is the run that ships with the package.
+    The word "bundled" is the run that ships with the package; diffusers:PATH is a pipeline's folder (`from_diffusers`).
     Raises FileNotFoundError, with what was looked for, where there is none.
     """
     if str(run_or_file) == "bundled":
         return load_weights(BUNDLED)
+    if (folder := folder_of(run_or_file)) is not None:
+        return read_diffusers(folder)
     path = Path(run_or_file)
     if path.is_file():
         return load_weights(path)
     if not path.exists():
-        raise FileNotFoundError(f"there is no run at {path}: give a run folder, a .safetensors file, or the word bundled")
+        raise FileNotFoundError(
+            f"there is no run at {path}: give a run folder, a .safetensors file, the word bundled, or diffusers:PATH"
+        )
+    if (path / "model_index.json").exists():
+        raise FileNotFoundError(f"{path} is no run but a folder of diffusers: write {PREFIX}{path}")
     if (path / "ema.safetensors").exists():
         return load_weights(path / "ema.safetensors")
     return load_weights(find_checkpoint(path / "checkpoints" / which) / "ema.safetensors")
