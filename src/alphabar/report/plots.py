@@ -22,16 +22,18 @@ Interval = tuple[float, float]  # (low, high)
 @dataclass(frozen=True)
 class Line:
     """A line of a plot. interval: (low, high) of each point, None where there is none; drawn as a band, or as bars. colour: 0
-    and up. markers: mark its points. bars: for points that are few and taken one by one."""
+    and up, or None for ink. markers: mark its points. bars: for points that are few and taken one by one. steps: level from each
+    point to the next."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     interval: Sequence[Interval | None] | None = None
-    colour: int = 0
+    colour: int | None = 0
     markers: bool = False
     thin: bool = False
     bars: bool = False
+    steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def plot(
         _scale(axes, log_x, log_y, x_ticks, from_zero)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    legend = [(_css(line.colour), _DASHES[line.colour // COLOURS % 3] != "solid", line.label) for line in drawn if line.label]
+    legend = [(*swatch(line.colour), line.label) for line in drawn if line.label]
     legend += [(_css(level.colour), True, level.label) for level in levels]
     return Plot(_inline(out.getvalue(), name, alt), legend)
 
@@ -142,7 +144,7 @@ def _dress(axes: Any, x_label: str) -> None:
 
 
 def _draw(axes: Any, line: Line) -> None:
-    colour, dash = _colour(line.colour), _DASHES[line.colour // COLOURS % 3]
+    colour, dash = _colour(line.colour), _dash(line.colour)
     if line.interval is not None and any(i is not None for i in line.interval):
         unknown = (math.nan, math.nan)  # leaves a gap
         low, high = zip(*(unknown if i is None else i for i in line.interval), strict=True)
@@ -153,7 +155,7 @@ def _draw(axes: Any, line: Line) -> None:
     marker = "o" if line.markers or len(line.x) == 1 else None
     axes.plot(
         line.x, line.y, color=colour, linestyle=dash, linewidth=1.1 if line.thin else 1.9, marker=marker, markersize=5,
-        alpha=0.75 if line.thin else 1.0,
+        alpha=0.75 if line.thin else 1.0, drawstyle="steps-post" if line.steps else "default",
     )  # fmt: skip
 
 
@@ -216,6 +218,15 @@ def _thinned(line: Line, most: int = 500) -> Line:
 
 def _colour(index: int | None) -> str:
     return _INK if index is None else f"#0a000{index % COLOURS + 1}"
+
+
+def swatch(colour: int | None) -> tuple[str, bool]:
+    """How a line of this colour looks in a legend: (css colour, dashed)."""
+    return _css(colour), _dash(colour) != "solid"
+
+
+def _dash(colour: int | None) -> str:
+    return _DASHES[0 if colour is None else colour // COLOURS % 3]
 
 
 def _css(index: int | None) -> str:

@@ -96,7 +96,7 @@ def settings(
     samplers: Sequence[str] | None = None,
     calls: Sequence[int] = CALLS,
     steps: Sequence[int] = (),
-    etas: Sequence[float | None] = (0.0, 1.0),
+    etas: Sequence[float | None] | None = None,
     plans: Sequence[str | None] = (None,),
     grids: Sequence[str | None] = (None,),
     clip: bool = False,
@@ -183,7 +183,7 @@ def _parse(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
 def _of_sampler(
     name: str,
     options: tuple[tuple[str, Any], ...],
-    etas: Sequence[float | None],
+    etas: Sequence[float | None] | None,
     plans: Sequence[str | None],
     grids: Sequence[str | None],
     left: list[LeftOut],
@@ -193,6 +193,8 @@ def _of_sampler(
         return [Setting(name, 0, options=options)]
     entry = find(name)
     wanted: list[float | None] = []
+    if etas is None:
+        etas = (0.0, 1.0) if "eta" in entry.options and not entry.stochastic else (None,)
     for eta in dict.fromkeys(etas):
         if eta is None or "eta" in entry.options:
             wanted.append(None if eta is None else float(eta))
@@ -201,11 +203,11 @@ def _of_sampler(
         else:
             nature = "always draws its noise" if entry.stochastic else "is deterministic"
             left.append(LeftOut(f"{name}, eta {_plain(eta)}", "", f"it {nature} and takes no eta"))
-    named = [None if plan == "full" else plan for plan in plans]
+    named, levels = [None if p == "full" else p for p in plans], [None if g == "default" else g for g in grids]
     return [
         Setting(name, 0, eta, grid, plan, options=options)
         for eta in dict.fromkeys(wanted)
-        for grid in dict.fromkeys(grids)
+        for grid in dict.fromkeys(levels)
         for plan in dict.fromkeys(named)
     ]
 
