@@ -310,7 +310,7 @@ def read_scheduler(
     clip = c.number("clip_sample_range", 1e-6, 1e6) if c.flag("clip_sample") else None
     threshold, most = None, None
     if c.flag("thresholding"):
-        clip, threshold = None, c.number("dynamic_thresholding_ratio", 0, 1)
+        clip, threshold = None, c.number("dynamic_thresholding_ratio", 0.5, 1)
         most = c.number("sample_max_value", 1, 1e6)
         if most == 1:  # the limit then is 1 whatever the share: plain clipping
             clip, threshold, most = 1.0, None, None

@@ -50,11 +50,11 @@ class Schedule(ABC):
 
     @property
     def sigma_min(self) -> float:
-        return float(self.sigma(torch.tensor(self.t_min, dtype=torch.float64)))
+        return float(self.sigma(torch.tensor(self.t_min, dtype=torch.float64, device="cpu")))
 
     @property
     def sigma_max(self) -> float:
-        return float(self.sigma(torch.tensor(self.t_max, dtype=torch.float64)))
+        return float(self.sigma(torch.tensor(self.t_max, dtype=torch.float64, device="cpu")))
 
     def spec(self) -> dict[str, Any]:
         """Plain data from which `schedule_from` makes the schedule again."""
