@@ -135,13 +135,15 @@ def sweep(
     if not spread.alike(json.dumps([s.name for s, _ in todo])):  # nobody begins before everybody has looked
         raise ValueError(f"the processes do not find the same settings in {store.folder}: give a folder that all of them see")
 
+    if ray is None and todo:
+        for metric in job.metrics:  # all processes together; each then has it for the settings that it does alone
+            bench.ruler._floor(metric, min(n, len(bench.ruler.real.pool)))
+    bench.ruler.progress = False  # from here on there is one bar
     try:
         with _watched(store, wanted, todo, n, batch, show):
             if ray is not None:
                 _over_ray(ray, bench, todo, store)
             elif todo:
-                for metric in job.metrics:  # all processes together; each then has it for the settings that it does alone
-                    bench.ruler._floor(metric, min(n, len(bench.ruler.real.pool)))
                 with spread.alone():
                     _warm(bench)
                     for setting, _ in dealt(todo, size)[rank]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COSTS = {"calls": "network calls an image", "seconds": "seconds an image"}
 _EDGE = 64  # pixels of an image's longer side on the page, which carries hundreds of them
-_APART = 0.011  # by which lines are set apart on the axis of costs, as a share
+_APART = 0.003  # by which lines are set apart on the axis of costs, as a share
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +123,12 @@ def stand(rows: Sequence[Row], metrics: Sequence[str], measured: Callable[[str],
 
 
 def said(row: Row, rows: Sequence[Row], metric: str, cost: str) -> str:
-    """ "front", or what it lies behind: "worse than ddim 8", or "not decided"."""
+    """ "front", or what it lies behind: "worse than ddim · 8", or "not decided: ddim · 8", the number being calls."""
     standing = row.standings[metric][cost]
     if standing.on or standing.behind is None:
         return "front"
     better = rows[standing.behind]
-    return f"worse than {_brief(better)}" if standing.decided else f"not decided against {_brief(better)}"
+    return f"worse than {_brief(better)}" if standing.decided else f"not decided: {_brief(better)}"
 
 
 def _brief(row: Row) -> str:
@@ -311,19 +311,9 @@ def _figure(sweep: Sweep, metric: str, cost: str, methods: Sequence[str]) -> tup
     times = 1000.0 if metric == "kid" else 1.0
     scores = [row.scores[metric] for row in sweep.rows]
     floor = scores[0].floor
-    values = [times * s.value for s in scores] + ([] if floor is None else [times * floor])
-    log = metric not in HIGHER and min(times * s.value for s in scores) > 0
-    bottom = min((v for v in values if v > 0), default=1.0) / 1.5  # where a bar ends that reaches 0 and below, on a log axis
-    cut = False
 
     def interval(ends: tuple[float, float] | None) -> tuple[float, float] | None:
-        nonlocal cut
-        if ends is None:
-            return None
-        low, high = times * ends[0], times * ends[1]
-        if log and low < bottom:
-            cut, low = True, bottom
-        return low, max(high, low)
+        return None if ends is None else (times * ends[0], times * ends[1])
 
     lines, alt = [], []
     for k, method in enumerate(methods):
@@ -338,26 +328,31 @@ def _figure(sweep: Sweep, metric: str, cost: str, methods: Sequence[str]) -> tup
     costs = [row.cost(cost) for row in sweep.rows]
     edge = [row.cost(cost) for row in on]
     steps = plots.Line(
-        "", [*edge, max(costs)], [times * row.scores[metric].value for row in [*on, on[-1]]], colour=None, steps=True, thin=True
+        "", [*edge, max(costs)], [times * row.scores[metric].value for row in [*on, on[-1]]], colour=None, steps=True
     )
     levels = []
-    if floor is not None and (not log or floor > 0):
+    if floor is not None:
         levels = [plots.Level("", times * floor, interval=interval(scores[0].floor_interval))]
     made = plots.plot(
         f"{metric.replace('_', '')}{cost}", f"{column(metric)} against {COSTS[cost]}. {'; '.join(alt)}.", [steps, *lines],
-        levels=levels, x_label=COSTS[cost], log_x=True, log_y=log, x_ticks=ticks(min(costs), max(costs)),
-        from_zero=not log and metric not in HIGHER, size=(640, 380),
+        levels=levels, x_label=COSTS[cost], log_x=True, log_y=metric not in HIGHER, x_ticks=ticks(min(costs), max(costs)),
+        linear_below=_near(times, scores), size=(760, 430),
     )  # fmt: skip
     if made is None:
         return None
     words = ["Higher is better." if metric in HIGHER else "Lower is better."]
     if any(s.interval is not None for s in scores):
         words.append(f"Bars: {page.INTERVAL}s, for {INTERVALS[metric]}.")
-    if cut:
-        words.append("A bar at the lower edge goes on below it.")
     if cost == "calls" and len(methods) > 1:
         words.append("Points of equal calls are set a little apart.")
     return made, " ".join(words)
+
+
+def _near(times: float, scores: Sequence[Score]) -> float:
+    """A round number below which values are lost in their noise: where an axis for both signs is linear."""
+    widths = sorted(times * (s.interval[1] - s.interval[0]) / 2 for s in scores if s.interval is not None)
+    width = widths[0] if widths else times * max(abs(s.value) for s in scores) / 100
+    return next((v for e in range(-6, 6) for m in (1, 2, 5) if (v := m * 10.0**e) >= width), 1.0)
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -65,11 +65,13 @@ def plot(
     log_x: bool = False,
     x_ticks: Sequence[float] | None = None,
     from_zero: bool = False,
+    linear_below: float | None = None,
     size: tuple[float, float] = (380, 235),
 ) -> Plot | None:
     """The lines in one plot; None where no line has a point.
 
-    The y axis has no name: the heading or the legend says what it is.
+    The y axis has no name: the heading or the legend says what it is. linear_below: with log_y, of values that reach 0 or
+    less: the axis is linear from -linear_below to linear_below, and logarithmic beyond.
     name: letters and digits, unlike every other plot's on the page. alt: what is to be seen, for those who cannot.
     size: width and height in points, text being 11 high: small on purpose, for the page scales it up.
     """
@@ -79,6 +81,7 @@ def plot(
     values = [v for line in drawn for v in line.y] + [level.y for level in levels]
     ends = [i for line in drawn for i in line.interval or ()] + [level.interval for level in levels]
     values += [v for interval in ends if interval is not None for v in interval]
+    near = linear_below if log_y and min(values) <= 0 else None
     log_y = log_y and min(values) > 0
     import matplotlib
     from matplotlib.figure import Figure
@@ -101,6 +104,8 @@ def plot(
                 axes.axhspan(*level.interval, color=_colour(level.colour), alpha=0.12, linewidth=0)
             axes.axhline(level.y, color=_colour(level.colour), linestyle=(0, (4, 3)), linewidth=1.2)
         _scale(axes, log_x, log_y, x_ticks, from_zero)
+        if near is not None:
+            _signed(axes, near, min(values), max(values))
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     legend = [(*swatch(line.colour), line.label) for line in drawn if line.label]
@@ -155,7 +160,7 @@ def _draw(axes: Any, line: Line) -> None:
     marker = "o" if line.markers or len(line.x) == 1 else None
     axes.plot(
         line.x, line.y, color=colour, linestyle=dash, linewidth=1.1 if line.thin else 1.9, marker=marker, markersize=5,
-        alpha=0.75 if line.thin else 1.0, drawstyle="steps-post" if line.steps else "default",
+        alpha=0.75 if line.thin else 1.0, drawstyle="steps-post" if line.steps else "default", solid_joinstyle="miter",
     )  # fmt: skip
 
 
@@ -188,6 +193,21 @@ def _scale(axes: Any, log_x: bool, log_y: bool, x_ticks: Sequence[float] | None,
     elif not log_x:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
+
+
+def _signed(axes: Any, near: float, low: float, high: float) -> None:
+    """A y axis for values on both sides of 0."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_yscale("symlog", linthresh=near, linscale=0.6)
+    first = math.ceil(math.log10(near) - 1e-9)
+    marks = [0.0, near] + [m * 10.0**e for e in range(first - 1, first + 6) for m in (1, 2, 5)]
+    axes.set_ylim(min(1.3 * low, 0.0), 1.25 * high)
+    axes.yaxis.set_major_locator(
+        FixedLocator([s * v for v in marks if v == 0 or v >= near * (1 - 1e-9) for s in (1, -1) if v or s > 0])
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v + 0.0:.4g}".replace("-", "−")))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def short(value: float) -> str:
