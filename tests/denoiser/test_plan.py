@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphabar.denoiser.plan import every, full, parse_plan, predicate, progressive, timesteps
+from alphabar.denoiser.plan import Adaptive, adaptive, every, full, parse_plan, predicate, progressive, timesteps
 from alphabar.schedule.grid import even_time, every_kth, trailing
 from alphabar.schedule.vp import Cosine, Linear, Scaled
 
@@ -77,8 +77,28 @@ def test_texts_are_read(text, name):
 
 
 @pytest.mark.parametrize(
+    ("text", "tolerance"),
+    [("adaptive(0.05)", 0.05), ("adaptive( tolerance = 2e-3 )", 0.002), ("adaptive(.5)", 0.5), ("adaptive(0)", 0.0)],
+)
+def test_an_adaptive_plan_is_read(text, tolerance):
+    plan = parse_plan(text)
+    assert plan == adaptive(tolerance) and isinstance(plan, Adaptive)
+    assert parse_plan(plan.name) == plan and str(plan) == plan.name
+
+
+def test_an_adaptive_plan_cannot_say_beforehand():
+    with pytest.raises(ValueError, match=r"adaptive\(0.05\) decides image by image.*which of 100 steps"):
+        adaptive(0.05)(100)
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("adaptive", "does not say how far an image may be off"),
+        ("adaptive(-0.1)", "give a tolerance of 0 or more"),
+        ("adaptive(1e999)", "give a tolerance of 0 or more"),
+        ("adaptive(0.1, 3)", "cannot read '3'; adaptive takes tolerance, a number"),
+        ("adaptve(0.1)", "did you mean 'adaptive'"),
         ("evry(3)", "'evry' is unknown.*did you mean 'every'.*every\\(3, last=50\\)"),
         ("every", "does not say how often"),
         ("every(3, lst=50)", "cannot read 'lst=50'; every takes k, last"),

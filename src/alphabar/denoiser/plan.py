@@ -4,6 +4,7 @@ A plan turns a number of steps and their timesteps into one truth value a step. 
 networks: `wrap.SkipCalls` carries it out under any sampler.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,32 @@ class Plan:
         return self.name
 
 
+@dataclass(frozen=True)
+class Adaptive:
+    """Calls image by image, where it would move the image too far to go without: see `adaptive.AdaptiveCalls`, which
+    carries it out. tolerance: by how much, root mean square over the pixels of images in [-1, 1], about."""
+
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        if not (self.tolerance >= 0 and math.isfinite(self.tolerance)):
+            raise ValueError(f"adaptive({self.tolerance:g}): give a tolerance of 0 or more, as in adaptive(0.02)")
+
+    @property
+    def name(self) -> str:
+        return f"adaptive({self.tolerance:g})"
+
+    def __call__(self, n: int, times: Times | None = None) -> Tensor:
+        """Raises ValueError: which steps call is not known before the images are there."""
+        raise ValueError(
+            f"{self.name} decides image by image as it goes, so it cannot say beforehand which of {n} steps call: "
+            "give a number of steps, as in --steps 200, and read the calls from the record; or take a fixed plan, as every(3)"
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def full() -> Plan:
     """Every step calls: no skipping."""
     return Plan("full", lambda step, n, t: True)
@@ -70,6 +97,12 @@ def progressive() -> Plan:
     return Plan("progressive", at, needs_t=True)
 
 
+def adaptive(tolerance: float) -> Adaptive:
+    """As many calls as each image needs for what is left out to move it by about `tolerance` (images in [-1, 1]): 0.01 to
+    0.05 are of use, 0 calls at every step."""
+    return Adaptive(float(tolerance))
+
+
 def predicate(fn: Callable[[int, float], bool], name: str = "predicate") -> Plan:
     """Any rule: fn(step, t) says whether step 0, 1, ... at timestep t calls. name: for the sampling record."""
     return Plan(name, lambda step, n, t: fn(step, t), needs_t=True)
@@ -87,15 +120,18 @@ def timesteps(schedule: Schedule, sigmas: Grid) -> Times:
     return (t - schedule.t_min) / (schedule.t_max - schedule.t_min) * 999
 
 
-_PLANS: dict[str, tuple[Callable[..., Plan], tuple[str, ...]]] = {
+_PLANS: dict[str, tuple[Callable[..., Plan | Adaptive], tuple[str, ...]]] = {
     "full": (full, ()),
     "every": (every, ("k", "last")),
     "progressive": (progressive, ()),
+    "adaptive": (adaptive, ("tolerance",)),
 }
-_WANTED = 'write "full", "every(3)", "every(3, last=50)" or "progressive"'
+_WANTED = 'write "full", "every(3)", "every(3, last=50)", "progressive" or "adaptive(0.02)"'
+_WHOLE = r"-?\d+"
+_REAL = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
-def parse_plan(text: str) -> Plan:
+def parse_plan(text: str) -> Plan | Adaptive:
     """The plan that a text names, read without evaluating anything. Raises ValueError saying what can be written."""
     if not (match := re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)):
         raise ValueError(f"plan {text!r} cannot be read: {_WANTED}")
@@ -106,14 +142,19 @@ def parse_plan(text: str) -> Plan:
         own = "; from Python, pass a rule of your own as plan=predicate(lambda step, t: ...)"
         raise ValueError(f"plan {name!r} is unknown{meant}: {_WANTED}{own if name == 'predicate' else ''}")
     make, names = _PLANS[name]
-    values: dict[str, int] = {}
+    real = name == "adaptive"
+    values: dict[str, float] = {}
     for place, part in enumerate(inside.split(",") if inside else []):
-        arg = re.fullmatch(r"\s*(?:(\w+)\s*=\s*)?(-?\d+)\s*", part)
+        arg = re.fullmatch(rf"\s*(?:(\w+)\s*=\s*)?({_REAL if real else _WHOLE})\s*", part)
         key = arg and (arg[1] or (names[place] if place < len(names) else None))
         if not arg or key not in names or key in values:
-            takes = f"takes {', '.join(names)}, whole numbers" if names else "takes nothing in brackets"
+            takes = (
+                f"takes {', '.join(names)}, {'a number' if real else 'whole numbers'}" if names else "takes nothing in brackets"
+            )
             raise ValueError(f"plan {text!r}: cannot read {part.strip()!r}; {name} {takes}: {_WANTED}")
-        values[str(key)] = int(arg[2])
+        values[str(key)] = float(arg[2]) if real else int(arg[2])
     if name == "every" and "k" not in values:
         raise ValueError(f"plan {text!r} does not say how often: {_WANTED}")
+    if name == "adaptive" and "tolerance" not in values:
+        raise ValueError(f"plan {text!r} does not say how far an image may be off: {_WANTED}")
     return make(**values)
