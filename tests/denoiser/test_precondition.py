@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import PREDICTIONS, add_noise_vp
-from alphabar.schedule.vp import Cosine, Linear, LogSigma
+from alphabar.schedule.vp import Betas, Cosine, Linear, LogSigma
 
 
 class Spy(nn.Module):
@@ -44,6 +44,19 @@ def test_a_perfect_network_gives_the_clean_image(prediction: str, data_range: fl
     assert torch.allclose(model(x, sigma), x0, atol=1e-9)
     assert torch.allclose(spy.y, y, atol=1e-12)  # the network sees its own range and scale
     assert torch.allclose(spy.t.double(), t, atol=1e-4 if isinstance(schedule, Linear) else 1e-7)
+
+
+@pytest.mark.parametrize("schedule", [Betas(zero_snr=True), Betas("given", steps=2, given=(0.1, 1.0)), LogSigma(0.01, 1e7)])
+def test_eps_is_refused_where_no_signal_is_left(schedule: Betas | LogSigma) -> None:
+    with pytest.raises(ValueError, match=r"x0_hat = x - sigma eps_hat is 0 / 0. Use prediction 'v' \(or 'x0'\)"):
+        Preconditioned(nn.Identity(), schedule, "eps")
+    for prediction in ("v", "x0"):
+        answer = torch.full((2, 1, 4, 4), 0.5)
+        model = Preconditioned(Spy(-answer if prediction == "v" else answer), schedule, prediction, image_shape=(1, 4, 4))
+        sigma = torch.full((2,), model.schedule.sigma_max)
+        x0_hat = model(sigma.reshape(-1, 1, 1, 1) * torch.ones(2, 1, 4, 4), sigma)
+        assert torch.allclose(x0_hat, answer, atol=1e-6)  # v of pure noise is -x0
+    Preconditioned(nn.Identity(), Betas("squaredcos_cap_v2"), "eps")  # a cosine that stops short of nothing: sigma = 2e4
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 0.8])

@@ -6,7 +6,7 @@ import torch
 from alphabar.data.toy import Mixture
 from alphabar.denoiser.exact import MixtureDenoiser
 from alphabar.denoiser.plan import every, full, predicate
-from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls
+from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls, ThresholdX0
 from alphabar.sampling.ddim import ddim
 from alphabar.sampling.ddpm import ddpm
 from alphabar.schedule.vp import LogSigma
@@ -135,6 +135,39 @@ def test_clipping_moves_eps_hat_along(x):
     assert torch.allclose(out, torch.sign(moved))
 
 
+def test_thresholding_holds_x0_hat_at_its_own_quantile_image_by_image():
+    ramp = torch.linspace(-1, 1, 101, dtype=torch.float64).reshape(1, 1, 1, 101)
+    x = torch.cat([0.5 * ramp, ramp, 4 * ramp])
+    out = ThresholdX0(lambda x, sigma: x, share=0.75)(x, torch.ones(3))
+    assert torch.equal(out[:2], x[:2])  # nothing beyond 1 below that share
+    s = torch.quantile(x[2].abs(), 0.75)
+    assert torch.allclose(out[2], (x[2] / s).clamp(-1, 1)) and out[2].abs().max() == 1
+    assert torch.allclose(out[2, 0, 0, 40:61], x[2, 0, 0, 40:61] / s)  # all of it moves inwards, not the tails alone
+    held = ThresholdX0(lambda x, sigma: x, share=0.75, largest=2.0)(x, torch.ones(3))
+    assert torch.allclose(held[2], (x[2] / 2).clamp(-1, 1))
+    assert torch.equal(ThresholdX0(lambda x, sigma: x, largest=1)(x, torch.ones(3)), x.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("share", [0.51, 0.9, 0.995, 0.999, 1.0])
+@pytest.mark.parametrize("pixels", [1, 2, 7, 1000])
+def test_the_quantile_is_torchs(share, pixels):
+    x = 3 * starting_noise(1, range(5), (1, 1, pixels)).double()
+    s = torch.quantile(x.abs().flatten(1), share, dim=1).clamp(min=1).reshape(5, 1, 1, 1)
+    assert torch.allclose(ThresholdX0(lambda x, sigma: x, share)(x, torch.ones(5)), x.clamp(-s, s) / s, rtol=1e-14)
+
+
+def test_thresholding_moves_eps_hat_along(x):
+    def wild(x, sigma):
+        return 3 * torch.sign(x)
+
+    out = ddim(ThresholdX0(wild), x, GRID[[0, 1, 6]])
+    moved = torch.sign(x) + 3 / 5 * (x - torch.sign(x))  # eps_hat = (x - x0_hat) / 5 of the x0_hat that was held
+    assert torch.allclose(out, torch.sign(moved))
+    count = CountCalls(wild)
+    ddim(ThresholdX0(SkipCalls(count, every(2), GRID)), x, GRID)
+    assert count.calls == 3
+
+
 def test_wrappers_combine(oracle, x):
     count = CountCalls(oracle)
     out = ddim(ClipX0(SkipCalls(count, every(2), GRID), -0.1, 0.1), x, GRID)
@@ -144,5 +177,10 @@ def test_wrappers_combine(oracle, x):
 def test_nonsense_is_refused(oracle):
     with pytest.raises(ValueError, match=r"clip to 1.0..-1.0: give low < high"):
         ClipX0(oracle, 1.0, -1.0)
+    for share in (0.5, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"give more than 0.5 and at most 1, as in ThresholdX0\(denoise, 0.995\)"):
+            ThresholdX0(oracle, share)
+    with pytest.raises(ValueError, match=r"largest = 0\.5: give 1 or more"):
+        ThresholdX0(oracle, largest=0.5)
     with pytest.raises(ValueError, match="ends in 0"):
         SkipCalls(oracle, full(), GRID[:-1])

@@ -1,6 +1,7 @@
 """Every sampler keeps its claims: order, calls, draws. One set of tests over the whole catalogue, against the truth."""
 
 import math
+from inspect import signature
 from itertools import pairwise
 
 import numpy as np
@@ -9,10 +10,15 @@ import torch
 from scipy.integrate import solve_ivp
 
 from alphabar.denoiser.wrap import CountCalls
-from alphabar.sampling.catalogue import SAMPLERS, find
+from alphabar.sampling.catalogue import SAMPLERS, Entry, find, steps_for
 from alphabar.sampling.ddim import ddim
 from alphabar.sampling.ddpm import ddpm
+from alphabar.sampling.deis import deis
+from alphabar.sampling.dpmpp_3m import dpmpp_3m
 from alphabar.sampling.euler import euler
+from alphabar.sampling.euler_ancestral import euler_ancestral
+from alphabar.sampling.ipndm import ipndm
+from alphabar.sampling.unipc import unipc
 from alphabar.seeds import SeededNoise, starting_noise
 from tests.sampling.conftest import CASES, draws, gentle_grid, order, smooth_grid
 
@@ -264,6 +270,22 @@ def test_hundreds_of_steps_in_float32(entry, options, mixture):
 
 
 @every_case
+def test_no_digits_are_lost_from_zero_terminal_snr(entry, options, gaussian):
+    """Level 2^32 stands for pure noise: x is a billion times the image, and float32 has seven digits."""
+    levels = [600.0, 80.0, 9.0, 3.0, 1.0, 0.3, 0.1, 0.0]
+    grid = torch.tensor([2.0**32, *levels], dtype=torch.float64)
+    x = start(4, high=2.0**32)
+    if entry.name == "heun":
+        with pytest.raises(ValueError, match="begin at a level below 1e\\+06, or use dpmpp_2s"):
+            run(entry, options, gaussian, x, grid)
+        return
+    exact = run(entry, options, gaussian, x, grid)
+    out = run(entry, options, gaussian, x.float(), grid)
+    assert (out.double() - exact).abs().max() < 1e-4
+    assert exact.abs().max() < 5 and exact.std() > 0.1
+
+
+@every_case
 @pytest.mark.parametrize("grid", torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 1.0]]).double())
 def test_bad_grids_are_refused(entry, options, grid, gaussian):
     with pytest.raises(ValueError, match="a grid"):
@@ -324,6 +346,169 @@ def test_ddpm_is_the_papers_algorithm_2_in_its_own_coordinate(variance, data_ran
         y = mean + (var**0.5 * seeded(k, y).double() if k < 11 else 0)
     out = ddpm(gaussian, x, grid, variance=variance, data_range=data_range, noise=lambda k, like: seeded(k, like).double())
     assert torch.allclose(out, y / data_range, rtol=1e-9)
+
+
+# ---- identities and refusals
+
+
+def test_euler_ancestral_is_ddim(mixture):
+    x = start(8, (1, 1, 2))
+    noise = SeededNoise(0, range(8))
+    for eta in (0.0, 0.5, 1.0):
+        a, b = (
+            fn(mixture, x, smooth_grid(20), eta=eta, noise=lambda k, like: noise(k, like).double())
+            for fn in (euler_ancestral, ddim)
+        )
+        assert torch.allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fn", "options"),
+    [(ipndm, {}), (ipndm, {"coefficients": "exact"}), (deis, {}), (deis, {"variable": "log_sigma"}), (dpmpp_3m, {})],
+)
+def test_of_first_order_all_are_ddim(fn, options, mixture):
+    x = start(8, (1, 1, 2))
+    assert torch.allclose(fn(mixture, x, smooth_grid(20), order=1, **options), ddim(mixture, x, smooth_grid(20)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_order_is_no_trouble_on_short_grids(n, mixture):
+    x, grid = start(8, (1, 1, 2)), smooth_grid(n)
+    for fn, highest in ((ipndm, 4), (deis, 4), (dpmpp_3m, 3), (unipc, 3)):
+        assert torch.isfinite(fn(mixture, x, grid, order=highest)).all()
+    if n < 3:  # the first and the last step look at nothing else
+        assert torch.allclose(dpmpp_3m(mixture, x, grid), ddim(mixture, x, grid), rtol=1e-12)
+
+
+def test_fixed_coefficients_are_adams_and_bashforths(mixture):
+    """Against the textbook's fractions, step by step; "exact" is the same where the steps are equal."""
+    grid = torch.linspace(3, 0, 9, dtype=torch.float64)
+    x = start(8, (1, 1, 2))
+    table = [[1], [3 / 2, -1 / 2], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
+    y, slopes = x, []
+    for s, s_next in pairwise(grid.tolist()):
+        slopes = [(y - mixture(y, torch.full((8,), s).double())) / s, *slopes][:4]
+        y = y + (s_next - s) * sum(w * d for w, d in zip(table[len(slopes) - 1], slopes, strict=True))
+    assert torch.allclose(ipndm(mixture, x, grid), y, rtol=1e-10)
+    assert torch.allclose(ipndm(mixture, x, grid, coefficients="exact"), y, rtol=1e-10)
+
+
+def rough_grid(n, high=3.0):
+    """`gentle_grid` with every second level moved: steps of unlike lengths side by side, however many they are."""
+    grid = gentle_grid(2 * n, high)
+    return torch.cat([grid[: 2 * n : 4], grid[1 : 2 * n : 4], grid[-1:]]).sort(descending=True).values
+
+
+@pytest.mark.parametrize(
+    ("fn", "options", "wanted"),
+    [
+        (ipndm, {}, 1),
+        (ipndm, {"coefficients": "exact"}, 4),
+        (dpmpp_3m, {}, 3),
+        (deis, {"variable": "log_sigma"}, 3),
+        (unipc, {}, 4),
+    ],
+)
+def test_order_on_a_rough_grid(fn, options, wanted, gaussian):
+    """The coefficients are those of the grid at hand, but for iPNDM's fixed ones."""
+    x = start()
+    errors = [
+        float((fn(gaussian, x, rough_grid(n), **options) - gaussian.flow(x, 3.0, 0.0)).square().mean().sqrt())
+        for n in (128, 256, 512)
+    ]
+    assert np.log2(errors[1] / errors[2]) == pytest.approx(wanted, abs=0.35)
+
+
+def test_a_half_step_and_a_whole_one_share_their_noise(gaussian):
+    """dpmpp_sde with unrelated draws, as k-diffusion's has without a Brownian tree, is of first order: what sharing is for."""
+
+    def unrelated(denoise, x, sigmas, *, noise, on_step=None):
+        for i, (s, s_next) in enumerate(pairwise(sigmas.tolist())):
+            x0 = denoise(x, x.new_full((len(x),), s))
+            if s_next == 0:
+                return x0
+            mid = (s * s_next) ** 0.5
+            y = torch.lerp(x0, x, (mid / s) ** 2) + mid * (1 - (mid / s) ** 2) ** 0.5 * noise(2 * i, x)
+            x0 = denoise(y, y.new_full((len(y),), mid))
+            x = torch.lerp(x0, x, (s_next / s) ** 2) + s_next * (1 - (s_next / s) ** 2) ** 0.5 * noise(2 * i + 1, x)
+        return x
+
+    entry = Entry("unrelated", unrelated, 1, True, find("dpmpp_sde").calls, "")
+    assert measured_order([variance_error(entry, {}, gaussian, n) for n in STEPS]) == pytest.approx(1, abs=0.2)
+
+
+def test_churn_is_algorithm_2(mixture):
+    """Written out again from the paper, with its range and std of the noise."""
+    grid, x = smooth_grid(10), start(8, (1, 1, 2))
+    noise = SeededNoise(0, range(8))
+    y, churned = x, 0
+    for k, (t, t_next) in enumerate(pairwise(grid.tolist())):
+        gamma = min(3 / 10, 2**0.5 - 1) if 0.3 <= t <= 2.0 else 0
+        t_hat = t + gamma * t
+        y_hat = y + (t_hat**2 - t**2) ** 0.5 * 1.01 * noise(k, y).double()
+        d = (y_hat - mixture(y_hat, torch.full((8,), t_hat).double())) / t_hat
+        y = y_hat + (t_next - t_hat) * d
+        if t_next:
+            d2 = (y - mixture(y, torch.full((8,), t_next).double())) / t_next
+            y = y_hat + (t_next - t_hat) * (d + d2) / 2
+        churned += gamma > 0
+    assert 2 < churned < 9
+    options = {"s_churn": 3.0, "s_tmin": 0.3, "s_tmax": 2.0, "s_noise": 1.01}
+    assert torch.allclose(run(find("heun"), options, mixture, x, grid), y, rtol=1e-10)
+
+
+@pytest.mark.parametrize("s_churn", [1.0, 100.0])
+def test_churn_never_rises_above_the_first_level(s_churn, mixture):
+    levels = []
+
+    def spy(x, sigma):
+        levels.append(float(sigma[0]))
+        return mixture(x, sigma)
+
+    run(find("heun"), {"s_churn": s_churn}, spy, start(2, (1, 1, 2)), smooth_grid(10))
+    assert max(levels) == 3.0 and sum(levels) > float(smooth_grid(10).sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dpmpp_2m_sde", {"eta": 1.5}, "eta = 1.5: give 0"),
+        ("euler_ancestral", {"eta": -1.0}, "eta = -1.0: give 0"),
+        ("heun", {"s_churn": -1.0}, "s_churn = -1.0.*give s_churn and s_noise of 0 or more"),
+        ("heun", {"s_tmin": 2.0, "s_tmax": 1.0}, "0 <= s_tmin <= s_tmax"),
+        ("heun", {"s_churn": 5.0, "noise": None}, r"s_churn = 5.0 adds noise: pass noise=SeededNoise\(seed, indices\)"),
+        ("dpmpp_3m", {"order": 4}, "order = 4: give a whole number from 1 to 3"),
+        ("dpmpp_3m_sde", {"order": 0}, "order = 0: give a whole number from 1 to 3"),
+        ("unipc", {"order": 5}, "order = 5: give a whole number from 1 to 3"),
+        ("unipc", {"bh": 3}, "bh = 3: give 1 for"),
+        ("ipndm", {"order": 5}, "order = 5: give a whole number from 1 to 4"),
+        ("ipndm", {"coefficients": "free"}, "coefficients 'free' are unknown: use one of fixed, exact"),
+        ("deis", {"order": 5}, "order = 5: give a whole number from 1 to 4"),
+        ("deis", {"variable": "rho"}, "variable 'rho' is unknown: use one of t, log_sigma"),
+    ],
+)
+def test_options_out_of_range_are_refused(name, options, message, gaussian):
+    with pytest.raises(ValueError, match=message):
+        run(find(name), options, gaussian, start(2), smooth_grid(3))
+
+
+def test_entries_say_what_their_functions_take():
+    for entry in SAMPLERS.values():
+        keywords = [p.name for p in signature(entry.fn).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        assert set(entry.options) == set(keywords) - {"noise", "on_step"}
+        assert set(entry.defaults) == set(entry.options)
+    assert find("ddim").defaults == {"eta": 0.0} and find("dpmpp_2m_sde").defaults == {"eta": 1.0}
+    assert find("ipndm").defaults == {"order": 4, "coefficients": "fixed"}
+
+
+def test_steps_for_a_number_of_calls():
+    for entry in SAMPLERS.values():
+        for calls in range(1, 40):
+            n = steps_for(entry, calls)
+            assert entry.calls(n) <= calls < entry.calls(n + 1)
+    assert [steps_for(find("heun"), c) for c in (1, 2, 3, 4, 5, 20)] == [1, 1, 2, 2, 3, 10]
+    with pytest.raises(ValueError, match="0 calls do not pay for one step of ddim, which costs 1"):
+        steps_for(find("ddim"), 0)
 
 
 def test_the_catalogue_is_in_order():

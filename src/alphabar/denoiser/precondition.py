@@ -15,6 +15,8 @@ from alphabar.schedule.noising import PREDICTIONS, add_noise, per_image, target,
 from alphabar.schedule.vp import Scaled, Schedule
 from alphabar.types import Images, Levels, Timesteps
 
+HIGHEST_FOR_EPS = 1e6  # sigma multiplies the error of eps_hat in x0_hat, to as much as x0 has digits in float32
+
 
 class Network(Protocol):
     """What a wrapped network is: (y, t) -> output of y's shape, y in its own range, t in its own time."""
@@ -44,6 +46,12 @@ class Preconditioned(nn.Module):
         if not data_range > 0:
             raise ValueError(
                 f"data_range = {data_range}: give half the width of the input range, 1.0 for -1..1, 0.5 for -0.5..0.5"
+            )
+        if prediction == "eps" and (schedule.zero_terminal_snr or not schedule.sigma_max <= HIGHEST_FOR_EPS):
+            raise ValueError(
+                "prediction 'eps' with a schedule that leaves no signal at its last time (zero terminal SNR): there eps is the "
+                "network's input and x0_hat = x - sigma eps_hat is 0 / 0. Use prediction 'v' (or 'x0') and train with it, or a "
+                "schedule that ends earlier, such as the same one without `zero_snr`"
             )
         self.network = network
         self.own_schedule = schedule

@@ -5,6 +5,7 @@ Counting goes innermost, where calls are paid, and clipping outermost: ClipX0(Sk
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from alphabar.denoiser.plan import Plan
 from alphabar.schedule.grid import check_grid
@@ -37,6 +38,39 @@ class ClipX0:
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
         return self.denoise(x, sigma).clamp(self.low, self.high)
+
+
+class ThresholdX0:
+    """Dynamic thresholding of x0_hat, image by image: Saharia et al. 2022 (arXiv:2205.11487), sec. 2.3.
+
+    s is the level below which a `share` of the image's |x0_hat| lie, at least 1 and at most `largest` (None: no limit).
+    x0_hat is held within [-s, s] and divided by s, so that saturated pixels move inwards. Where s = 1 it is plain
+    clipping. eps_hat follows, as under `ClipX0`. Raises ValueError for a share outside (0.5, 1] and largest < 1.
+    """
+
+    def __init__(self, denoise: Denoiser, share: float = 0.995, largest: float | None = None) -> None:
+        if not 0.5 < share <= 1:
+            raise ValueError(
+                f"threshold at a share of {share}: give more than 0.5 and at most 1, as in ThresholdX0(denoise, 0.995)"
+            )
+        if largest is not None and not largest >= 1:
+            raise ValueError(f"largest = {largest}: give 1 or more, as images lie within [-1, 1], or None for no limit")
+        self.denoise = denoise
+        self.share, self.largest = share, largest
+
+    def __call__(self, x: Images, sigma: Levels) -> Images:
+        x0_hat = self.denoise(x, sigma)
+        s = _quantile(x0_hat.abs().flatten(1), self.share).clamp(1.0, self.largest)
+        s = s.reshape(-1, *[1] * (x0_hat.ndim - 1))
+        return x0_hat.clamp(-s, s).div_(s)
+
+
+def _quantile(rows: Tensor, share: float) -> Tensor:
+    """The quantile of each row, for a high share, between neighbours as torch.quantile, which takes no large images."""
+    place = share * (rows.shape[1] - 1)
+    below = int(place)
+    top = rows.topk(rows.shape[1] - below, dim=1).values
+    return torch.lerp(top[:, -1], top[:, max(top.shape[1] - 2, 0)], place - below)
 
 
 class SkipCalls:

@@ -58,10 +58,11 @@ def deis(
         past = [(s, (x - x0_hat).div_(s)), *past][:order]
         if variable == "log_sigma" and s_next == 0:
             return x0_hat
-        w = _weights([r * data_range for r, _ in past], s_next * data_range, variable)
-        x = x.clone()
+        w = [w_k / data_range for w_k in _weights([r * data_range for r, _ in past], s_next * data_range, variable)]
+        w[0] -= s_next - s  # that is DDIM's step, which as a mean of x and x0_hat loses no digits from however high a level
+        x = torch.lerp(x0_hat, x, s_next / s)
         for w_k, (_, eps) in zip(w, past, strict=True):
-            x.add_(eps, alpha=w_k / data_range)
+            x.add_(eps, alpha=w_k)
     return x
 
 
@@ -71,7 +72,7 @@ def _weights(levels: list[float], s_next: float, variable: str) -> list[float]:
     start, end = of(levels[0]), of(s_next)
     nodes = [(of(r) - start) / (end - start) for r in levels]
     u, slope = _points(start, end, variable)
-    return weights(nodes, [float((u**k * slope) @ _SHARES) for k in range(len(levels))])
+    return weights(nodes, [s_next - levels[0], *(float((u**k * slope) @ _SHARES) for k in range(1, len(levels)))])
 
 
 def _points(start: float, end: float, variable: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -29,5 +29,5 @@ def euler(
         if on_step is not None:
             on_step(i, s, x, x0_hat)
         slope = (x - x0_hat).div_(s)
-        x = torch.add(x, slope, alpha=s_next - s)
+        x = torch.add(x0_hat, slope, alpha=s_next)  # x = x0_hat + s dx/ds: no digits lost where s is far above s'
     return x

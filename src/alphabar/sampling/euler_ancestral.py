@@ -38,7 +38,7 @@ def euler_ancestral(
         up = eta * (s_next**2 * (s**2 - s_next**2) / s**2) ** 0.5
         down = (s_next**2 - up**2) ** 0.5
         slope = (x - x0_hat).div_(s)
-        x = torch.add(x, slope, alpha=down - s)
+        x = torch.add(x0_hat, slope, alpha=down)  # x + (down - s) slope, with no digits lost where s is far above down
         if noise is not None and up > 0:
             x.add_(noise(i, x), alpha=up)
     return x

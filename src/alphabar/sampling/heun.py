@@ -8,6 +8,8 @@ import torch
 from alphabar.schedule.grid import check_grid
 from alphabar.types import Denoiser, Grid, Images, Noise, OnStep
 
+HIGHEST = 1e6  # far above any level with signal left; zero terminal SNR stands at 2^32
+
 
 @torch.no_grad()
 def heun(
@@ -30,7 +32,8 @@ def heun(
     of its first call, at the raised level. No level is raised above sigmas[0], as a model may not know more noise
     (the paper's own s_tmax = 50 of 80 never gets there).
 
-    Raises ValueError for a bad grid, for a negative or unordered option, and where noise is missing.
+    Raises ValueError for a bad grid, one from above 1e6 (zero terminal SNR), for a negative or unordered option, and
+    where noise is missing.
     """
     check_grid(sigmas)
     if not (s_churn >= 0 and s_noise >= 0 and 0 <= s_tmin <= s_tmax):
@@ -41,6 +44,11 @@ def heun(
     if s_churn > 0 and noise is None:
         raise ValueError(f"s_churn = {s_churn} adds noise: pass noise=SeededNoise(seed, indices)")
     top, steps = float(sigmas[0]), len(sigmas) - 1
+    if top > HIGHEST:
+        raise ValueError(
+            f"the grid begins at sigma = {top:.3g}, all noise, and heun, which goes in a straight line in sigma, has nothing to "
+            f"measure its first step by: begin at a level below {HIGHEST:g}, or use dpmpp_2s"
+        )
     for i, (s, s_next) in enumerate(pairwise(sigmas.tolist())):
         gamma = min(s_churn / steps, 2**0.5 - 1) if s_tmin <= s <= s_tmax else 0.0
         s_hat = min(s + gamma * s, top)
@@ -50,9 +58,9 @@ def heun(
         if on_step is not None:
             on_step(i, s_hat, x, x0_hat)
         slope = (x - x0_hat).div_(s_hat)
-        y = torch.add(x, slope, alpha=s_next - s_hat)
+        y = torch.lerp(x0_hat, x, s_next / s_hat)  # x + (s' - s_hat) slope
         if s_next > 0:
-            slope.add_((y - denoise(y, y.new_full((len(y),), s_next))).div_(s_next)).mul_(0.5)
-            y = torch.add(x, slope, alpha=s_next - s_hat)
+            change = (y - denoise(y, y.new_full((len(y),), s_next))).div_(s_next).sub_(slope)
+            y = torch.add(y, change, alpha=(s_next - s_hat) / 2)
         x = y
     return x
