@@ -25,7 +25,7 @@ from alphabar.evaluation.score import METRICS, ProtocolError, Score
 from alphabar.recipe import resolve
 from alphabar.record import Run, append_jsonl
 from alphabar.sampling.draw import Samples, sample
-from alphabar.training.checkpoint import load_model
+from alphabar.training.checkpoint import home_of, load_model
 from alphabar.types import Pixels
 
 _PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on
@@ -80,13 +80,13 @@ def open_samples(
     path = Path(part[1] if part else text)
     if n is not None and n < 1:
         raise ValueError(f"n = {n}: give the number of images, 1 or more, or leave it out")
-    if str(path) == "bundled" or (path / "checkpoints").is_dir() or path.suffix == ".safetensors":
+    if home_of(path) is not None or path.suffix == ".safetensors":
         if part:
             raise ValueError(
                 f"{text}: a model has as many images as one draws, so no part of them; say how many (--n), or draw them with "
                 f"`alphabar sample {path} --out PATH` and take a part of that"
             )
-        return _drawn(text, path, n or DRAWN, steps, eta, seed, progress)
+        return _drawn(text, n or DRAWN, steps, eta, seed, progress)
     images, record = load_samples(path, reading)
     opened = Opened(text, images, record)
     if part:
@@ -98,12 +98,13 @@ def open_samples(
     return opened.first(n)
 
 
-def _drawn(text: str, path: Path, n: int, steps: int, eta: float, seed: int, progress: bool) -> Opened:
+def _drawn(text: str, n: int, steps: int, eta: float, seed: int, progress: bool) -> Opened:
     model = load_model(text)
+    home = None if text == "bundled" else model.home
     out = None
-    if path.is_dir():
+    if home is not None:
         name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
-        out = Run(path).samples / f"{name}.npz"
+        out = Run(home).samples / f"{name}.npz"
         out.parent.mkdir(parents=True, exist_ok=True)
     with spread.rank_zero_first():
         if out is not None and out.exists():
@@ -113,7 +114,7 @@ def _drawn(text: str, path: Path, n: int, steps: int, eta: float, seed: int, pro
             made = sample(
                 model, n, steps=steps, eta=eta, seed=seed, out=out, device=best_device(), channels_last=True, progress=show
             )
-    return Opened(text, made.images, {**made.record, "value_range": model.value_range}, path if path.is_dir() else None)
+    return Opened(text, made.images, {**made.record, "value_range": model.value_range}, home)
 
 
 def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[ImageSet | Pixels, dict[str, Any] | None]:

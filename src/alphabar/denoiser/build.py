@@ -125,7 +125,12 @@ def model_spec(
 
 
 class Model(Preconditioned):
-    """A denoiser that knows its specification (and so can be stored and made again) and its fingerprint."""
+    """A denoiser that knows its specification (and so can be stored and made again) and its fingerprint.
+
+    home: the folder where what is made of it is kept, as `load_model` noted it; None where it came from none.
+    """
+
+    home: Path | None = None
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         _check_spec(spec)

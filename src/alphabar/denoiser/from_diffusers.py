@@ -124,7 +124,7 @@ class DiffusersModel(Model):
         self.defaults = Defaults(**spec["sampling"])
 
 
-def folder_of(run: str | Path) -> Path | None:
+def pipeline_folder(run: str | Path) -> Path | None:
     """PATH of `diffusers:PATH`, and None of any other run."""
     text = str(run)
     return Path(text.removeprefix(PREFIX)) if text.startswith(PREFIX) else None

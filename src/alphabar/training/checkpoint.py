@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from alphabar.denoiser.build import Model, load_weights, save_weights
-from alphabar.denoiser.from_diffusers import PREFIX, folder_of, read_diffusers
+from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
@@ -100,15 +100,30 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     """The averaged model of a run folder (its checkpoint `which`), a checkpoint folder, or a weight file, ready to sample.
 
     The word "bundled" is the run that ships with the package; diffusers:PATH is a pipeline's folder (`from_diffusers`).
-    Raises FileNotFoundError, with what was looked for, where there is none.
+    Its `home` is that of `home_of`. Raises FileNotFoundError, with what was looked for, where there is none.
     """
+    folder = pipeline_folder(run_or_file)
+    model = load_weights(_weights(run_or_file, which)) if folder is None else read_diffusers(folder)
+    model.home = home_of(run_or_file)
+    return model
+
+
+def home_of(run: str | Path) -> Path | None:
+    """The folder where samples, scores, sweeps and fitted samplers of a run are kept: the run's own, PATH/alphabar of
+    diffusers:PATH, a part of the package for bundled; None of a single file."""
+    if str(run) == "bundled":
+        return BUNDLED.with_suffix("")
+    if (folder := pipeline_folder(run)) is not None:
+        return folder / "alphabar"
+    return Path(run) if (Path(run) / "checkpoints").is_dir() else None
+
+
+def _weights(run_or_file: str | Path, which: str) -> Path:
     if str(run_or_file) == "bundled":
-        return load_weights(BUNDLED)
-    if (folder := folder_of(run_or_file)) is not None:
-        return read_diffusers(folder)
+        return BUNDLED
     path = Path(run_or_file)
     if path.is_file():
-        return load_weights(path)
+        return path
     if not path.exists():
         raise FileNotFoundError(
             f"there is no run at {path}: give a run folder, a .safetensors file, the word bundled, or diffusers:PATH"
@@ -116,8 +131,8 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     if (path / "model_index.json").exists():
         raise FileNotFoundError(f"{path} is no run but a folder of diffusers: write {PREFIX}{path}")
     if (path / "ema.safetensors").exists():
-        return load_weights(path / "ema.safetensors")
-    return load_weights(find_checkpoint(path / "checkpoints" / which) / "ema.safetensors")
+        return path / "ema.safetensors"
+    return find_checkpoint(path / "checkpoints" / which) / "ema.safetensors"
 
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "garments.safetensors"
