@@ -206,7 +206,7 @@ def sample(
     Parameters
     ----------
     run
-        a run folder, a .safetensors file, or bundled.
+        a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
     out
         PATH.npz, or a folder ending in a slash.
     n
@@ -520,7 +520,7 @@ def sweep(
     Parameters
     ----------
     run
-        a run folder, a .safetensors file, or bundled.
+        a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
     against
         SET or SET:SPLIT.
     samplers
@@ -615,10 +615,51 @@ def _show_planned(run: str, checkpoint: str, wanted: dict[str, Any], n: int, as_
     _table(
         ("calls", "setting", "steps"),
         [(f"{c:g}", s.method, str(s.steps)) for s, c in found],
-        f"{len(found)} settings of {n:,} images: {total:,.0f} times an image through the network",
+        "what the sweep would draw",
     )
+    print(f"{len(found)} settings of {n:,} images: {total:,.0f} times an image goes through the network")
     for one in left_out:
         print(f"left out: {one}")
+
+
+@app.command
+def export(
+    run: str,
+    *,
+    out: Path,
+    to: Literal["diffusers"] = "diffusers",
+    pipeline: Literal["ddim", "ddpm"] = "ddim",
+    checkpoint: str = "last",
+) -> None:
+    """Write a run as a folder that another library draws the same images from.
+
+    ```
+    alphabar export runs/garments2d --out garments_diffusers
+    alphabar export runs/garments2d --to diffusers --pipeline ddpm --out garments_diffusers
+    ```
+
+    Takes runs trained with --model.network unet2d --schedule.kind linear --model.data-range 1.
+
+    Parameters
+    ----------
+    run
+        a run folder or a .safetensors file.
+    out
+        a folder that is empty or not there yet.
+    to
+        diffusers: a pipeline's folder, with its weights in safetensors.
+    pipeline
+        ddim or ddpm.
+    checkpoint
+        last or best.
+    """
+    from alphabar.denoiser.to_diffusers import export_diffusers
+    from alphabar.training.checkpoint import load_model
+
+    notes = export_diffusers(load_model(run, checkpoint), out, pipeline=pipeline)
+    print(f"{out}: {pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar, as {to}:{out}")
+    for note in notes:
+        print(f"- {note}")
 
 
 @app.command
@@ -633,7 +674,7 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
     Parameters
     ----------
     run
-        a run folder, a .safetensors file, or bundled.
+        a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
     trained_on
         the SET it was trained on; its held-out part is known by content.
     n
@@ -875,10 +916,13 @@ def _label(samples: str) -> str:
 
 def _beside(samples: str, ending: str) -> Path:
     """samples.npz -> samples.score.png; a folder or run -> a file beside or in it."""
+    from alphabar.training.checkpoint import home_of
+
     name = samples.split("[")[0].rstrip("/")
     path = Path(name)
-    if (path / "checkpoints").is_dir():
-        return path / ending
+    home = None if name == "bundled" else home_of(name)
+    if home is not None:
+        return home / ending
     return path.with_name(f"{path.name.removesuffix('.npz')}.{ending}")
 
 

@@ -178,7 +178,8 @@ def dealt(todo: Sequence[tuple[Setting, float]], size: int) -> list[list[tuple[S
     shares: list[list[tuple[Setting, float]]] = [[] for _ in range(size)]
     for item in sorted(todo, key=lambda item: -item[1]):
         min(shares, key=lambda share: sum(cost for _, cost in share)).append(item)
-    return [share[::-1] for share in shares]  # the cheap ones come first, so that there is something to see soon
+    place = {setting: k for k, (setting, _) in enumerate(todo)}
+    return [sorted(share, key=lambda item: place[item[0]]) for share in shares]  # the cheap ones first again, to see some soon
 
 
 # ---- one setting

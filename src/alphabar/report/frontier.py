@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from alphabar.data.sheet import shown as as_shown
 from alphabar.data.sheet import shown_note
@@ -278,16 +279,18 @@ def _cells(sweep: Sweep, metrics: Sequence[str]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _small(images: Pixels) -> tuple[Pixels, str | None]:
+def _small(images: Pixels) -> tuple[UInt8[np.ndarray, "n _ _ k"], str | None]:
     """Images no larger than the page can carry, averaged over squares, and a word where they were made smaller."""
+    from PIL import Image
+
     pixels = as_shown(images)
-    n, h, w, c = pixels.shape
+    _, h, w, c = pixels.shape
     k = -(-max(h, w) // _EDGE)
     if k == 1:
         return pixels, None
-    cut = pixels[:, : h // k * k, : w // k * k].reshape(n, h // k, k, w // k, k, c)
-    small = np.rint(cut.mean((2, 4))).astype(np.uint8)
-    return small, f"images of {h} x {w} are shown at 1/{k} of their size; the samples hold them whole"
+    small = [np.asarray(Image.fromarray(one[..., 0] if c == 1 else one).reduce(k)) for one in pixels]
+    note = f"images of {h} x {w} are shown at 1/{k} of their size; the samples hold them whole"
+    return np.stack(small).reshape(len(small), *small[0].shape[:2], c), note
 
 
 def _legend(methods: Sequence[str]) -> list[tuple[str, bool, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from alphabar.sampling.catalogue import SAMPLERS, Entry, find
+from alphabar.sampling.catalogue import SAMPLERS, find, steps_for
 from alphabar.sampling.draw import Model, sample
 from alphabar.types import Images, Levels
 
@@ -215,7 +215,7 @@ def _of_sampler(
 def _try(model: Model, base: Setting, budget: int, found: dict[Setting, float], left: list[LeftOut]) -> None:
     """Adds the setting with as many steps as `budget` calls pay for, or why there is none."""
     try:
-        number = budget if base.sampler == TUNED else _steps_for(find(base.sampler), budget)
+        number = budget if base.sampler == TUNED else steps_for(find(base.sampler), budget)
         if base.plan is not None:
             if base.plan.startswith("adaptive"):
                 raise ValueError("an adaptive plan decides as it goes, so no number of steps follows from calls: give steps")
@@ -265,13 +265,3 @@ def _gathered(left: Sequence[LeftOut]) -> list[LeftOut]:
 
 def _plain(value: float) -> str:
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-
-
-def _steps_for(entry: Entry, calls: int) -> int:
-    """The largest n with entry.calls(n) <= calls."""
-    n = 0
-    while entry.calls(n + 1) <= calls:
-        n += 1
-    if n == 0:
-        raise ValueError(f"one step of {entry.name} costs {entry.calls(1)} calls")
-    return n
