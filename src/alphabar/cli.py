@@ -615,8 +615,9 @@ def _show_planned(run: str, checkpoint: str, wanted: dict[str, Any], n: int, as_
     _table(
         ("calls", "setting", "steps"),
         [(f"{c:g}", s.method, str(s.steps)) for s, c in found],
-        f"{len(found)} settings of {n:,} images: {total:,.0f} times an image through the network",
+        "what the sweep would draw",
     )
+    print(f"{len(found)} settings of {n:,} images: {total:,.0f} times an image goes through the network")
     for one in left_out:
         print(f"left out: {one}")
 
