@@ -186,7 +186,8 @@ def sample(
     batch: int = 64,
     grid: str | None = None,
     plan: str | None = None,
-    clip: bool = False,
+    clip: bool | None = None,
+    threshold: float | None = None,
     variance: str | None = None,
     checkpoint: str = "last",
     device: str | None = None,
@@ -226,7 +227,9 @@ def sample(
     plan
         which steps call the network, as "every(3, last=50)" or progressive.
     clip
-        hold x0_hat within -1..1 at every step.
+        hold x0_hat within -1..1 at every step, or --no-clip; diffusers:PATH does as its scheduler says if left out.
+    threshold
+        dynamic thresholding of x0_hat, a share such as 0.995.
     variance
         posterior or beta, for ddpm.
     checkpoint
@@ -252,6 +255,7 @@ def sample(
             grid=grid,
             plan=plan,
             clip=clip,
+            threshold=threshold,
             variance=variance,
             out=out,
             device=device or best_device(),
@@ -515,7 +519,8 @@ def sweep(
     less, and the same seeds under every setting. A sweep that was stopped or killed goes on where it was with the same
     command; one with more samplers or calls adds to what is there. --dry-run says what it would draw.
 
-    Under torchrun the settings are dealt to the processes; --ray spreads them over the machines of a Ray cluster.
+    Under torchrun (torchrun --nproc_per_node 2 -m alphabar.cli -- sweep ...) the settings are dealt to the processes; --ray
+    spreads them over the machines of a Ray cluster.
 
     Parameters
     ----------
@@ -552,7 +557,7 @@ def sweep(
     name
         the sweep is kept in RUN/sweeps/NAME.
     out
-        another folder to keep it in; sweep/ for a run that is no folder.
+        another folder to keep it in; sweep/ for bundled and for a single file.
     checkpoint
         last or best.
     device

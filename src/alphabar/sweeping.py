@@ -21,6 +21,7 @@ import numpy as np
 from alphabar import judge
 from alphabar.api import best_device
 from alphabar.data.sources import ImageSet, parse_set
+from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation import spread
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.front import load_measured, save_measured
@@ -94,7 +95,7 @@ def sweep(
     combined is left out, and `Sweep.left_out` says why. metrics: of `alphabar.evaluation.score.METRICS`; the first one sorts.
     reading: options of `load` for the real images. fast: as for `sample`. shown: images of every setting on the page.
 
-    Everything is kept in RUN/sweeps/NAME, or `out` (sweep/ for a run that is no folder): SETTING.npz, its samples;
+    Everything is kept in RUN/sweeps/NAME, or `out` (sweep/ for bundled and for a single file): SETTING.npz, its samples;
     results.jsonl, a row a finished setting; protocol.json; index.html. The same call goes on where one was stopped or
     killed, and with further samplers, calls or metrics adds to what is there.
 
@@ -128,7 +129,7 @@ def sweep(
     if not wanted:
         raise ValueError(f"no setting is left: {'; '.join(str(one) for one in left_out) or 'name samplers and calls'}")
     _check(bench)
-    store = _Store(_folder(Path(run), name) if out is None else Path(out))
+    store = _Store(_folder(bench, name) if out is None else Path(out))
     with spread.rank_zero_first():
         store.claim(_protocol(bench), [s for s, _ in wanted])
     todo = [(setting, cost) for setting, cost in wanted if not store.finished(setting, metrics)]
@@ -246,10 +247,13 @@ def _finish(bench: _Bench, setting: Setting, store: "_Store", processes: int) ->
 # ---- the folder
 
 
-def _folder(run: Path, name: str) -> Path:
+def _folder(bench: _Bench, name: str) -> Path:
     if not name or Path(name).name != name:
-        raise ValueError(f"name = {name!r}: give a plain name, for a folder in {run}/sweeps; any other place is given by out")
-    return run / "sweeps" / name if (run / "checkpoints").is_dir() else Path("sweep")
+        raise ValueError(
+            f"name = {name!r}: give a plain name, for a folder in the run's sweeps/; any other place is given by out"
+        )
+    home = None if bench.job.run == "bundled" else getattr(bench.model, "home", None)
+    return Path("sweep") if home is None else home / "sweeps" / name
 
 
 def _protocol(bench: _Bench) -> dict[str, Any]:
@@ -490,7 +494,8 @@ def _take(store: _Store, files: Mapping[str, bytes]) -> None:
 
 
 def _absolute(name: str) -> str:
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    prefix, path = (PREFIX, name.removeprefix(PREFIX)) if name.startswith(PREFIX) else ("", name)
+    return f"{prefix}{Path(path).resolve()}" if Path(path).exists() else name
 
 
 def _absolute_set(text: str) -> str:
