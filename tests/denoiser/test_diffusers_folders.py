@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.data.images import to_pixels
 from alphabar.denoiser.build import ModelRecipe, build, load_weights, save_weights
 from alphabar.denoiser.from_diffusers import HARMLESS, SCHEDULER, read_diffusers, read_scheduler
 from alphabar.denoiser.to_diffusers import export_diffusers
@@ -135,7 +136,7 @@ def test_a_pipeline_of_diffusers_draws_our_samples(tmp_path, networks):
     folder = saved(tmp_path, wide, "DDIM", prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2", clip_sample=False)
     model = load_model(f"diffusers:{folder}")
     assert model.image_shape == (3, 16, 32)
-    made = sample(model, N, steps=20, grid=model.defaults.grid, progress=False)
+    made = sample(model, N, steps=20, progress=False)
     pipe = diffusers.DDIMPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     first = made.record["grid"][0]  # `sample` starts from x of standard deviation sigma, which in y is a little less than 1
@@ -145,6 +146,36 @@ def test_a_pipeline_of_diffusers_draws_our_samples(tmp_path, networks):
         images = pipe(batch_size=N, num_inference_steps=20, output_type="np").images
     assert np.abs(made.images - images * 255).max() < 0.51  # one rounding to a level
     assert made.record["model"] == model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "asked", "told"),
+    [
+        ({}, {}, {"clip": True, "threshold": None, "grid_name": "leading", "variance": "posterior"}),
+        ({"clip_sample_range": 2.0, "timestep_spacing": "linspace", "variance_type": "fixed_large"}, {},
+         {"clip": 2.0, "grid_name": "linspace", "variance": "beta"}),
+        ({"thresholding": True, "sample_max_value": 4.0, "steps_offset": 1}, {},
+         {"clip": False, "threshold": 0.995, "threshold_max": 4.0, "grid_name": "leading+1"}),
+        ({"thresholding": True, "sample_max_value": 4.0}, {"clip": True}, {"clip": True, "threshold": None}),
+        ({}, {"clip": False}, {"clip": False, "threshold": None}),
+        ({}, {"threshold": 0.9}, {"clip": False, "threshold": 0.9}),
+        ({"variance_type": "fixed_large"}, {"variance": "posterior", "grid": "trailing"},
+         {"variance": "posterior", "grid_name": "trailing"}),
+    ],
+)  # fmt: skip
+def test_the_record_says_what_the_folder_decided(tmp_path, networks, scheduler, asked, told):
+    model = read_diffusers(saved(tmp_path, networks[1], **scheduler))
+    record = sample(model, 1, sampler="ddpm", steps=3, progress=False, **asked).record
+    assert {k: record.get(k) for k in told} == told
+
+
+def test_what_the_folder_decided_is_done(tmp_path, networks):
+    """As the wrapped model drawn by hand, where the wrapper changes what comes out."""
+    model = read_diffusers(saved(tmp_path, networks[1], clip_sample_range=0.5, timestep_spacing="trailing"))
+    made, free = (sample(model, N, steps=4, progress=False, clip=clip) for clip in (None, False))
+    x = starting_noise(0, range(N), model.image_shape) * model.schedule.sigma_max
+    x = ddim(ClipX0(model, -0.5, 0.5), x, make_grid(model.schedule, 4, "trailing"))
+    assert np.array_equal(made.images, to_pixels(x)) and made.images.max() <= 192 < free.images.max()
 
 
 @pytest.mark.parametrize("kind", ["DDPM", "DDIM"])
@@ -436,3 +467,35 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path, folder):
         export_diffusers(read_diffusers(folder), tmp_path / "out")
     with pytest.raises(ValueError, match="not empty"):
         export_diffusers(trained(), folder)
+
+
+# the commands
+
+
+@pytest.mark.usefixtures("small_data")
+def test_a_folder_is_a_run_of_every_command(tmp_path, networks, monkeypatch, capsys):
+    from alphabar.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    small = unet(1, size=28, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    folder = saved(tmp_path / "pipe", small, prediction_type="sample")
+    run = f"diffusers:{folder}"
+    app(["sample", run, "--n", "4", "--steps", "3", "--out", "four.npz"], result_action="return_value")
+    app(
+        ["score", run, "--against", "fashion_mnist:test", "--n", "520", "--steps", "1", "--metrics", "fid", "--json"],
+        result_action="return_value",
+    )
+    assert len(list((folder / "alphabar" / "samples").glob("*_ddim_1_0_520.npz"))) == 1
+    assert (folder / "alphabar" / "scores.jsonl").read_text().count("\n") == 1
+    assert (folder / "alphabar" / "score.png").exists()
+    assert not list(tmp_path.glob("diffusers*"))
+    assert load_model(run).home == folder / "alphabar"
+
+
+def test_export_from_the_command_line(tmp_path, capsys):
+    from alphabar.cli import app
+
+    save_weights(tmp_path / "m.safetensors", trained(crop=2))
+    app(["export", str(tmp_path / "m.safetensors"), "--out", str(tmp_path / "out")], result_action="return_value")
+    assert "DDIMPipeline" in (said := capsys.readouterr().out) and "cut 2 pixels" in said
+    assert load_model(f"diffusers:{tmp_path / 'out'}").image_shape == (1, 16, 16)

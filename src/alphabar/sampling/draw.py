@@ -21,7 +21,7 @@ from alphabar.data.decode import decode, probe
 from alphabar.data.images import to_pixels
 from alphabar.data.png import write_png
 from alphabar.denoiser.plan import Plan, parse_plan, timesteps
-from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls
+from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls, ThresholdX0
 from alphabar.progress import track
 from alphabar.record import versions, write_atomically
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """A denoiser that says what it was trained on: `schedule`, in the one coordinate, and `image_shape` (c, h, w).
 
-    Also read where there: `data_range` (1.0), `crop` (pixels to cut from each side afterwards, 0), `fingerprint`, and, of
-    the images it was trained on, `pixels` (their type, "uint8", in which samples come too) and `value_range` (None).
+    Also read where there: `data_range` (1.0), `crop` (pixels to cut from each side afterwards, 0), `fingerprint`, `defaults`
+    (how it is sampled unless told otherwise: `from_diffusers.Defaults`), and, of the images it was trained on, `pixels` (their
+    type, "uint8", in which samples come too) and `value_range` (None).
     """
 
     @property
@@ -126,7 +127,8 @@ def sample(
     batch: int = 64,
     grid: str | Grid | None = None,
     plan: str | Plan | None = None,
-    clip: bool = False,
+    clip: bool | float | None = None,
+    threshold: float | None = None,
     variance: str | None = None,
     keep_x0: bool | Sequence[int] = False,
     indices: Sequence[int] | None = None,
@@ -140,8 +142,11 @@ def sample(
     sampler: a name in the catalogue. steps: of the sampler (50). grid: a grid's name, None for the schedule's
     default, or levels, which then say how many steps. eta: 0 to 1, None for the sampler's own (0 of ddim, 1 of those that
     are stochastic by nature). options: further options of the sampler by name, {"s_churn": 40.0}. variance: "posterior"
-    (None) or "beta", of ddpm. plan: steps that call the network, as "every(3, last=50)" or an object; None calls at all
-    of them. clip: hold x0_hat within [-1, 1]. keep_x0: keep x0_hat of all steps (True) or of those numbered.
+    or "beta", of ddpm. plan: steps that call the network, as "every(3, last=50)" or an object; None calls at all
+    of them. clip: hold x0_hat within [-1, 1], or within -clip..clip. threshold: a share for dynamic thresholding of x0_hat
+    (`ThresholdX0`). keep_x0: keep x0_hat of all steps (True) or of those numbered.
+    Where grid, variance, or both clip and threshold are None, a model that has `defaults` (one of diffusers:PATH) decides;
+    any other takes the schedule's own grid, the posterior variance, and holds nothing. The record says what was done.
     indices: which images of the seed, None for 0 .. n - 1. device: moves the model there; None leaves it where it is.
     channels_last: run the network in that memory layout, which suits some networks and harms others.
 
@@ -153,10 +158,16 @@ def sample(
     if n < 1 or batch < 1:
         raise ValueError(f"{n} images in batches of {batch}: give 1 or more of each")
     entry = find(sampler)
-    sigmas, grid_name = _grid(model.schedule, steps, grid)
+    own = getattr(model, "defaults", None)
+    sigmas, grid_name = _grid(model.schedule, steps, own.grid if grid is None and own is not None else grid)
     steps = len(sigmas) - 1
     plan = parse_plan(plan) if isinstance(plan, str) else plan
     settings = _options(entry, model, eta, variance, options)
+    largest = None
+    if clip is None and threshold is None and own is not None:
+        clip, threshold, largest = own.clip, own.threshold, own.threshold_max
+    limit = float(clip or 0)  # 0: not held
+    _held(model, limit, threshold, largest)  # refuses now what it would refuse below
     indices = range(n) if indices is None else indices
     if len(indices) != n:
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
@@ -170,7 +181,8 @@ def sample(
     protocol: dict[str, Any] = {
         "sampler": entry.name, "eta": settings.get("eta"), "variance": settings.get("variance"), "steps": steps,
 
-        "grid": sigmas.tolist(), "grid_name": grid_name, "plan": None if plan is None else plan.name, "clip": clip,
+        "grid": sigmas.tolist(), "grid_name": grid_name, "plan": None if plan is None else plan.name,
+        "clip": limit if limit not in (0, 1) else limit == 1, "threshold": threshold,
         "seed": seed, "first_index": int(indices[0]), "n": n, "batch": batch,
         "model": fingerprint(model), "image_shape": [c, h - 2 * crop, w - 2 * crop],
         "x0_steps": list(chosen(keep_x0, steps)), "versions": versions(),
@@ -178,6 +190,8 @@ def sample(
     }  # fmt: skip
     if more := {k: v for k, v in settings.items() if k not in ("eta", "variance", "data_range")}:
         protocol["options"] = more
+    if largest is not None:
+        protocol["threshold_max"] = largest
     if list(indices) != list(range(indices[0], indices[0] + n)):
         protocol["indices"] = [int(k) for k in indices]
     parts = None if out is None else _Parts(out, protocol)
@@ -195,8 +209,7 @@ def sample(
             denoise: Denoiser = count
             if plan is not None:
                 denoise = SkipCalls(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
-            if clip:
-                denoise = ClipX0(denoise)
+            denoise = _held(denoise, limit, threshold, largest)
             keep = KeepX0(protocol["x0_steps"], crop, pixels)
             x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
             if channels_last:
@@ -266,7 +279,16 @@ def _options(
         raise ValueError(f"eta = {eta}: give 0 (deterministic) to 1 (DDPM's noise)")
     if "data_range" in defaults:
         defaults["data_range"] = float(getattr(model, "data_range", 1.0))
+    if "variance" in defaults and (own := getattr(model, "defaults", None)) is not None:
+        defaults["variance"] = own.variance
     return {name: asked.get(name, default) for name, default in defaults.items()}
+
+
+def _held(denoise: Denoiser, limit: float, threshold: float | None, largest: float | None) -> Denoiser:
+    """A denoiser whose x0_hat is thresholded (None: not) and clipped to -limit..limit (0: not)."""
+    if threshold is not None:
+        denoise = ThresholdX0(denoise, threshold, largest)
+    return ClipX0(denoise, -limit, limit) if limit else denoise
 
 
 def _place(model: Model, device: torch.device | str | None, channels_last: bool) -> torch.device:
