@@ -186,6 +186,10 @@ class Extractor(nn.Module):
                 out[start : start + batch] = call(x.contiguous(memory_format=torch.channels_last)).float().cpu()
         return out
 
+    def embed(self, x: Images) -> Features:
+        """Features of images NCHW in [-1, 1], with a gradient with respect to the images."""
+        return self.network.embed(x)
+
     def features(self, pixels: Pixels, batch: int = 256) -> Features:
         """Features [n, dim], float32 on the CPU, of images [n, h, w, c]. Raises ValueError for another shape."""
         return self._run(pixels, logits=False, batch=batch)

@@ -26,6 +26,7 @@ from alphabar.progress import track
 from alphabar.record import versions, write_atomically
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find
 from alphabar.sampling.trajectory import KeepX0, chosen, cropped
+from alphabar.sampling.tuned import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
 from alphabar.schedule.grid import check_grid, default_grid, make_grid
 from alphabar.schedule.vp import Schedule
 from alphabar.seeds import SeededNoise, starting_noise
@@ -130,6 +131,7 @@ def sample(
     clip: bool | float | None = None,
     threshold: float | None = None,
     variance: str | None = None,
+    tuned: Tuned | str | Path | None = None,
     keep_x0: bool | Sequence[int] = False,
     indices: Sequence[int] | None = None,
     out: str | Path | None = None,
@@ -139,7 +141,8 @@ def sample(
 ) -> Samples:
     """n images from `model`. Image k of a seed is the same whatever n, the batch and the order.
 
-    sampler: a name in the catalogue. steps: of the sampler (50). grid: a grid's name, None for the schedule's
+    sampler: a name in the catalogue; "tuned", the one that was fitted to this model with so many steps, or "tuned:NAME" where
+    there are several; tuned: one itself, or its file. steps: of the sampler (50). grid: a grid's name, None for the schedule's
     default, or levels, which then say how many steps. eta: 0 to 1, None for the sampler's own (0 of ddim, 1 of those that
     are stochastic by nature). options: further options of the sampler by name, {"s_churn": 40.0}. variance: "posterior"
     or "beta", of ddpm. plan: steps that call the network, as "every(3, last=50)" or an object; None calls at all
@@ -157,13 +160,25 @@ def sample(
     """
     if n < 1 or batch < 1:
         raise ValueError(f"{n} images in batches of {batch}: give 1 or more of each")
-    entry = find(sampler)
     own = getattr(model, "defaults", None)
-    sigmas, grid_name = _grid(model.schedule, steps, own.grid if grid is None and own is not None else grid)
-    steps = len(sigmas) - 1
     plan = parse_plan(plan) if isinstance(plan, str) else plan
-    settings = _options(entry, model, eta, variance, options)
-    largest = None
+    fit = _fitted(model, sampler, steps, tuned)
+    if fit is None:
+        entry = find(sampler)
+        sigmas, grid_name = _grid(model.schedule, steps, own.grid if grid is None and own is not None else grid)
+        settings = _options(entry, model, eta, variance, options)
+    else:
+        given = {"eta": eta, "options": options, "grid": grid, "plan": plan, "clip": clip, "threshold": threshold}
+        if unwanted := [k for k, v in {**given, "variance": variance}.items() if v is not None]:
+            raise ValueError(
+                f"{unwanted[0]} = {given.get(unwanted[0])!r}: a fitted sampler has its own of everything, leave it out"
+            )
+        entry = Entry("tuned", run_tuned, 1, fit.stochastic, lambda n: n, "fitted to this model")
+        sigmas, grid_name = _grid(model.schedule, steps, fit.grid)[0], "tuned"
+        settings = {"fit": fit}
+        clip, threshold, own = fit.clip, fit.threshold, None
+    steps = len(sigmas) - 1
+    largest = None if fit is None else fit.threshold_max
     if clip is None and threshold is None and own is not None:
         clip, threshold, largest = own.clip, own.threshold, own.threshold_max
     limit = float(clip or 0)  # 0: not held
@@ -180,7 +195,6 @@ def sample(
     device = _place(model, device, channels_last)
     protocol: dict[str, Any] = {
         "sampler": entry.name, "eta": settings.get("eta"), "variance": settings.get("variance"), "steps": steps,
-
         "grid": sigmas.tolist(), "grid_name": grid_name, "plan": None if plan is None else plan.name,
         "clip": limit if limit not in (0, 1) else limit == 1, "threshold": threshold,
         "seed": seed, "first_index": int(indices[0]), "n": n, "batch": batch,
@@ -188,7 +202,9 @@ def sample(
         "x0_steps": list(chosen(keep_x0, steps)), "versions": versions(),
         "pixels": pixels.name, "value_range": None if value_range is None else [float(v) for v in value_range],
     }  # fmt: skip
-    if more := {k: v for k, v in settings.items() if k not in ("eta", "variance", "data_range")}:
+    if fit is not None:
+        protocol["tuned"] = {"name": fit.name, "digest": fit.digest}
+    elif more := {k: v for k, v in settings.items() if k not in ("eta", "variance", "data_range")}:
         protocol["options"] = more
     if largest is not None:
         protocol["threshold_max"] = largest
@@ -247,6 +263,17 @@ def fingerprint(model: object) -> str | None:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _fitted(model: Model, sampler: str, steps: int, tuned: Tuned | str | Path | None) -> Tuned | None:
+    """The fitted sampler that was asked for, if one was. Raises ValueError where it is another model's, or not there."""
+    if tuned is None and sampler.partition(":")[0] != "tuned":
+        return None
+    if tuned is None:
+        return find_tuned(folders_of(model), str(fingerprint(model)), steps, sampler.partition(":")[2] or None)
+    fit = tuned if isinstance(tuned, Tuned) else load_tuned(tuned)
+    check_model(fit, fingerprint(model))
+    return fit
 
 
 def _grid(schedule: Schedule, steps: int, grid: str | Grid | None) -> tuple[Grid, str]:

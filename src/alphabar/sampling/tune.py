@@ -1,0 +1,471 @@
+"""Fitting a sampler to a model: first its levels, then its coefficients, then both by gradient.
+
+1. `record`: a fine trajectory of the probability-flow ODE, from a few hundred starting noises.
+2. `best_levels`: dynamic programming over the levels of that trajectory. What a step from level i to level j would miss is
+   known in closed form: the state at j is regressed on the state at i, the network's answer there and its answer one level
+   back (GITS, Chen et al. 2024, arXiv:2405.16645, counts what an Euler step misses).
+3. `least_squares`: the coefficients, step by step along the sampler's own trajectory, so that each step makes up for what
+   the steps before it missed (cf. S4S, Frankel et al. 2025, arXiv:2502.17423).
+4. `descend`: levels, coefficients and noise by gradient through all the calls, of a loss on the finished images: distance
+   from the fine trajectory's (LD3, Tong et al. 2024, arXiv:2405.15506), or of feature statistics from those of real images
+   (Watson et al. 2022, arXiv:2202.05830).
+
+Inside a fit, states are y_i = x_i / sqrt(1 + sigma_i^2), of scale about 1 at all levels.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from alphabar.denoiser.precondition import Preconditioned
+from alphabar.progress import track
+from alphabar.sampling.catalogue import find
+from alphabar.schedule.grid import check_grid
+from alphabar.schedule.noising import to_x0
+from alphabar.schedule.vp import Schedule
+from alphabar.seeds import SeededNoise, starting_noise
+from alphabar.types import Denoiser, Grid, Images
+
+FINE = 80  # levels of the fine trajectory, without its 0
+TEACHER = "heun"
+
+
+# ---- 1. the fine trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """sigmas: the grid, K + 1 levels. x, x0_hat: K states and answers (b, c, h, w) each, float32; end: the finished images."""
+
+    sigmas: Grid
+    x: list[Images]
+    x0_hat: list[Images]
+    end: Images
+
+    def __len__(self) -> int:
+        return len(self.x[0])
+
+    def state(self, k: int) -> Images:
+        return self.x[k] if k < len(self.x) else self.end
+
+
+def fine_grid(schedule: Schedule, levels: int = FINE) -> Grid:
+    """Levels even in log sigma, on integer timesteps where the model has those (fewer levels then, where two fall on one)."""
+    high, low = schedule.sigma_max, schedule.sigma_min
+    low = max(low, high * 1e-9)
+    sigma = torch.logspace(torch.tensor(high).log10(), torch.tensor(low).log10(), levels, dtype=torch.float64)
+    sigma[0], sigma[-1] = high, low
+    if schedule.steps is not None:
+        t = schedule.t(sigma).round().unique().flip(0)
+        sigma = schedule.sigma(t)
+    grid = torch.cat([sigma, torch.zeros(1, dtype=torch.float64)])
+    check_grid(grid)
+    return grid
+
+
+@torch.no_grad()
+def record(
+    denoise: Denoiser, starts: Images, sigmas: Grid, sampler: str = TEACHER, batch: int = 64, progress: bool = True
+) -> Trajectory:
+    """The trajectory of `starts` (unit noise) over the grid, by a sampler that draws no noise; kept on the CPU."""
+    fn = find(sampler).fn
+    levels = len(sigmas) - 1
+    xs: list[list[Images]] = [[] for _ in range(levels)]
+    answers: list[list[Images]] = [[] for _ in range(levels)]
+    ends = []
+    with track(len(starts), "fine trajectory", unit="images", show=progress) as advance:
+        for part in starts.split(batch):
+
+            def keep(i: int, sigma: float, x: Tensor, x0_hat: Tensor, part: Images = part) -> None:
+                xs[i].append(x.to("cpu", copy=True))
+                answers[i].append(x0_hat.to("cpu", copy=True))
+                advance(len(part) / levels)
+
+            ends.append(fn(denoise, part * float(sigmas[0]), sigmas, on_step=keep).cpu())
+    return Trajectory(sigmas, [torch.cat(x) for x in xs], [torch.cat(x) for x in answers], torch.cat(ends))
+
+
+# ---- 2. levels by dynamic programming
+
+
+def step_costs(fine: Trajectory, back: int = 1) -> Float64[Tensor, "h i j"]:
+    """What the best step from level i to level j misses of the state at j, coming from level h < i; infinite elsewhere.
+
+    back = 1: the best step is linear in x_i, x0_hat_i and x0_hat_h. back = 0: Euler's step, as in GITS.
+    A miss at level s counts as it arrives at the end: along a principal direction of the data with variance c^2 the
+    probability-flow ODE of a Gaussian shrinks it by sqrt(c^2 / (c^2 + s^2)). Root mean square over pixels and images.
+    """
+    k = len(fine.x)
+    s = fine.sigmas
+    grams = _grams(fine)  # one a level j, products of [x0_hat_0 .. x0_hat_{K-1}, end, eps_hat_0 .. eps_hat_{K-1}]
+    m = grams.shape[1]
+    answers = torch.eye(m, dtype=torch.float64)
+    states = answers[: k + 1].clone()  # x_j = x0_hat_j + s_j eps_hat_j; the last one is `end` itself
+    states[:k] += s[:k, None] * answers[k + 1 :]
+    cost = torch.full((k, k, k + 1), torch.inf, dtype=torch.float64)
+    for i in range(k):
+        g = grams[i + 1 :]
+        euler = answers[i] + (s[i + 1 :, None] / s[i]) * (states[i] - answers[i])
+        left = (states[i + 1 :] - euler)[:, None]  # (j, 1, m)
+        if back == 0:
+            cost[:, i, i + 1 :] = (left @ g @ left.mT)[:, 0, 0].clamp_min(0).sqrt()
+            continue
+        first = torch.stack([states[i], answers[i]]).expand(len(g), 2, m)
+        missed = _without(left, first, g)
+        square = (missed @ g @ missed.mT)[:, 0, 0]  # (j,)
+        if i == 0:
+            cost[0, 0, 1:] = square.clamp_min(0).sqrt()
+            continue
+        older = _without(answers[:i].expand(len(g), i, m), first, g)  # (j, h, m), less what x_i and x0_hat_i say already
+        size = ((older @ g) * older).sum(2)
+        gain = (missed @ g @ older.mT)[:, 0] ** 2 / (size + 1e-9 * g.diagonal(dim1=1, dim2=2).mean(1)[:, None])
+        cost[:i, i, i + 1 :] = (square[:, None] - gain).clamp_min(0).sqrt().T
+    return cost
+
+
+def best_levels(fine: Trajectory, cost: Float64[Tensor, "h i j"], calls: int, power: float = 2.0) -> Grid:
+    """The grid of `calls` steps from the first fine level to 0 of the least sum of cost^power.
+
+    Raises ValueError for more calls than fine levels.
+    """
+    levels = len(fine.x)
+    if not 1 <= calls <= levels:
+        raise ValueError(f"{calls} calls on a fine trajectory of {levels} levels: give 1 to {levels}, or a finer trajectory")
+    return fine.sigmas[_shortest(cost**power, calls)]
+
+
+def _without(rows: Tensor, basis: Tensor, g: Tensor) -> Tensor:
+    """rows (j, r, m) less their projection on basis (j, b, m), by the inner products g (j, m, m)."""
+    inner = basis @ g @ basis.mT
+    small = 1e-10 * inner.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(inner.shape[1], dtype=torch.float64)
+    return rows - torch.linalg.solve(inner + small, basis @ g @ rows.mT).mT @ basis
+
+
+def _grams(fine: Trajectory) -> Float64[Tensor, "k m m"]:
+    """For every level, mean products of the rows' pixels, weighted by what a miss at that level does to the end."""
+    k, n = len(fine.x), len(fine)
+    rows = [*fine.x0_hat, fine.end, *((x - a) / float(s) for x, a, s in zip(fine.x, fine.x0_hat, fine.sigmas, strict=False))]
+    end = fine.end.flatten(1).double()
+    pixels = end.shape[1]
+    # Principal directions of the finished images; the smallest ones are mostly chance and stand for all that are left.
+    _, singular, directions = torch.linalg.svd(end - end.mean(0), full_matrices=False)
+    variance = singular**2 / max(n - 1, 1)
+    rank = max(1, min(len(variance), n - 1, pixels))
+    variance, directions = variance[:rank], directions[:rank].float()
+    rest = variance[rank * 3 // 4 :].mean().clamp_max(variance[-1])
+    whole = torch.zeros((2 * k + 1, 2 * k + 1), dtype=torch.float64)
+    seen = torch.empty((2 * k + 1, n, rank), dtype=torch.float32)
+    for start in range(0, n, 16):
+        part = torch.stack([r[start : start + 16].flatten(1) for r in rows])
+        seen[:, start : start + 16] = part @ directions.T
+        wide = part.flatten(1).double()
+        whole += wide @ wide.T
+    by_direction = torch.einsum("ank,bnk->kab", seen.double(), seen.double())  # (rank, m, m)
+    out = []
+    for s in fine.sigmas:
+        w, w_rest = variance / (variance + s**2), rest / (rest + s**2)
+        out.append(w_rest * whole + torch.einsum("k,kab->ab", w - w_rest, by_direction))
+    return torch.stack(out) / (n * pixels)
+
+
+def _shortest(cost: Tensor, calls: int) -> list[int]:
+    """The levels 0 = i_0 < i_1 < ... < i_calls = K of least summed cost, where a step's cost knows the level before it."""
+    k = cost.shape[1]
+    best = torch.full((k, k + 1), torch.inf, dtype=torch.float64)  # (h, i): of having arrived at i from h, steps so far
+    best[0] = cost[0, 0]
+    came: list[Tensor] = []
+    for _ in range(calls - 1):
+        best, from_ = (best[:, :k, None] + cost).min(0)  # over h: (i, j)
+        came.append(from_)
+    path = [k, int(best[:, k].argmin())]
+    for from_ in reversed(came):
+        path.append(int(from_[path[-1], path[-2]]))
+    return path[::-1]
+
+
+# ---- 3. coefficients by least squares
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """A sampler in the making, float64. sigmas: n levels without the 0. In y = x / sqrt(1 + sigma^2):
+
+    y_{i+1} = keep_i y_i + sum_j mix_ij x0_hat_j + fresh_i z, with mix lower triangular (n, n), keep and fresh (n,).
+    """
+
+    sigmas: Tensor
+    keep: Tensor
+    mix: Tensor
+    fresh: Tensor
+
+    @staticmethod
+    def ddim(sigmas: Grid, eta: float = 0.0) -> "Coefficients":
+        """Those of DDIM on a grid (its final 0 included)."""
+        s, s_next = sigmas[:-1], sigmas[1:]
+        up = eta * s_next / s * (s**2 - s_next**2).sqrt()
+        down = (s_next**2 - up**2).sqrt()
+        g, g_next = (1 + s**2).sqrt(), (1 + s_next**2).sqrt()
+        return Coefficients(s, down / s * g / g_next, torch.diag((1 - down / s) / g_next), up / g_next)
+
+    def with_noise(self, eta: float) -> "Coefficients":
+        """The same means with DDIM's share of fresh noise: what is kept of the deviation from x0_hat shrinks by
+        s_down / s', and noise of s_up makes up for it."""
+        grid = torch.cat([self.sigmas, torch.zeros(1, dtype=torch.float64)])
+        s, s_next = grid[:-1], grid[1:]
+        up = eta * s_next / s * (s**2 - s_next**2).sqrt()
+        share = torch.where(s_next > 0, (s_next**2 - up**2).clamp_min(0).sqrt() / s_next.clamp_min(1e-300), 1.0)
+        g_next = (1 + s_next**2).sqrt()
+        mix = share[:, None] * self.mix + torch.diag((1 - share) / g_next)
+        return Coefficients(self.sigmas, share * self.keep, mix, up / g_next)
+
+    def plain(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]:
+        """(sigmas, keep, mix, fresh) in x, as `Tuned` holds them."""
+        g = torch.cat([(1 + self.sigmas**2).sqrt(), torch.ones(1, dtype=torch.float64)])
+        keep, fresh = self.keep * g[1:] / g[:-1], self.fresh * g[1:]
+        mix = self.mix * g[1:, None]
+        rows = tuple(tuple(row[: k + 1].tolist()) for k, row in enumerate(mix))
+        return tuple(self.sigmas.tolist()), tuple(keep.tolist()), rows, tuple(fresh.tolist())
+
+
+@torch.no_grad()
+def least_squares(
+    denoise: Denoiser,
+    starts: Images,
+    sigmas: Grid,
+    fine: Trajectory,
+    *,
+    memory: int = 3,
+    ridge: float = 1e-6,
+    batch: int = 64,
+    progress: bool = True,
+) -> Coefficients:
+    """Coefficients on a grid whose levels are levels of the fine trajectory, by regression along the sampler's own way.
+
+    At each step the state of the fine trajectory at the next level is regressed on the sampler's own state and its last
+    `memory` answers; ridge (relative to the regressors' mean square) holds the coefficients near DDIM's. n calls of
+    `denoise` over all `starts`, the unit noise that the trajectory began with.
+    Raises ValueError for levels that the fine trajectory has not.
+    """
+    n = len(sigmas) - 1
+    where = [int((fine.sigmas == s).nonzero()[0]) if bool((fine.sigmas == s).any()) else -1 for s in sigmas]
+    if -1 in where:
+        raise ValueError(
+            f"level {float(sigmas[where.index(-1)]):.6g} is not on the fine trajectory: take the grid from best_levels"
+        )
+    c = Coefficients.ddim(sigmas)
+    g = (1 + sigmas**2).sqrt()
+    y = starts * float(sigmas[0] / g[0])
+    said: list[Images] = []
+    with track(n * len(starts), "least squares", unit="calls", show=progress) as advance:
+        for i in range(n):
+            parts = []
+            for part in y.split(batch):
+                parts.append(denoise(part * float(g[i]), part.new_full((len(part),), float(sigmas[i]))))
+                advance(len(part))
+            said.append(torch.cat(parts))
+            first = max(0, i + 1 - memory)
+            basis = torch.stack([y.cpu().flatten(), *(a.cpu().flatten() for a in said[first:])]).double()
+            left = fine.state(where[i + 1]).flatten().double() / g[i + 1] - c.keep[i] * basis[0] - c.mix[i, i] * basis[-1]
+            inner = basis @ basis.T
+            inner += ridge * inner.diagonal().mean() * torch.eye(len(basis), dtype=torch.float64)
+            more = torch.linalg.solve(inner, basis @ left)
+            c.keep[i] += more[0]
+            c.mix[i, first : i + 1] += more[1:]
+            y = y * float(c.keep[i])
+            for a, b in zip(said, c.mix[i].tolist(), strict=False):
+                if b:
+                    y = y + b * a
+    return c
+
+
+# ---- 4. by gradient
+
+
+class Loss(Protocol):
+    """What `descend` makes small: of finished images (b, c, h, w), which may leave [-1, 1], made from the starting noise of
+    `rows`; one number that has a gradient."""
+
+    def __call__(self, images: Images, rows: Sequence[int]) -> Tensor: ...
+
+
+class ToTeacher:
+    """Mean square distance from the finished images of the fine trajectory, which began with the same noise."""
+
+    def __init__(self, fine: Trajectory) -> None:
+        self.end = fine.end
+
+    def __call__(self, images: Images, rows: Sequence[int]) -> Tensor:
+        return (images - self.end[list(rows)].to(images)).square().mean()
+
+
+class _Free(nn.Module):
+    """The numbers of a fit as deviations from where it begins: log levels, keep, mix, fresh."""
+
+    def __init__(self, c: Coefficients, noise: bool) -> None:
+        super().__init__()
+        n = len(c.sigmas)
+        self.c = c
+        self.level = nn.Parameter(torch.zeros(n, dtype=torch.float64))
+        self.keep = nn.Parameter(torch.zeros(n, dtype=torch.float64))
+        self.mix = nn.Parameter(torch.zeros(n, n, dtype=torch.float64))
+        self.fresh = nn.Parameter(torch.zeros(n, dtype=torch.float64), requires_grad=noise)
+
+    def now(self) -> Coefficients:
+        moved = torch.cat([self.level[:1] * 0, self.level[1:]])  # the first level is that of the starting noise
+        fresh = (self.c.fresh + self.fresh).abs()
+        last = torch.ones_like(fresh)
+        last[-1] = 0
+        return Coefficients(self.c.sigmas * moved.exp(), self.c.keep + self.keep, self.c.mix + self.mix.tril(), fresh * last)
+
+
+def _answer(model: Denoiser, x: Images, sigma: Tensor) -> Images:
+    """x0_hat at one level that may have a gradient, which `Preconditioned` itself does not pass on."""
+    if not isinstance(model, Preconditioned):
+        return model(x, sigma.detach().to(x.device, torch.float32).expand(len(x)))
+    r = model.data_range
+    s = sigma * r
+    t = model.own_schedule.t(s.detach())
+    if s.requires_grad:
+        step = s.detach() * 1e-4
+        slope = (model.own_schedule.t(s.detach() + step) - model.own_schedule.t(s.detach() - step)) / (2 * step)
+        t = t + slope * (s - s.detach())
+    c_in = (r / (1 + s**2).sqrt()).to(x)
+    out = model.network(c_in * x, t.to(x.device, torch.float32).expand(len(x)))
+    many = (r * sigma).to(x.device, torch.float32).expand(len(x))
+    return to_x0(model.prediction, out, r * x, many) / r
+
+
+def unroll(
+    model: Denoiser,
+    start: Images,
+    c: Coefficients,
+    noise: SeededNoise | None = None,
+    *,
+    hold: Callable[[Images], Images] | None = None,
+    recompute: bool = False,
+) -> Images:
+    """The finished images of unit noise `start`, through which gradients flow to the coefficients.
+
+    hold: what is done to x0_hat (clipping), if anything. recompute: keep only the states, and make each call again on the
+    way back: the memory of one call instead of all, for half as much time again.
+    """
+    g = (1 + c.sigmas**2).sqrt()
+    y = start * (c.sigmas[0] / g[0]).to(start)
+    said: list[Images] = []
+
+    def call(y: Images, level: Tensor) -> Images:
+        x0_hat = _answer(model, y * (1 + level**2).sqrt().to(y), level)
+        return x0_hat if hold is None else hold(x0_hat)
+
+    for i in range(len(c.sigmas)):
+        if recompute and torch.is_grad_enabled():
+            said.append(checkpoint(call, y, c.sigmas[i], use_reentrant=False, preserve_rng_state=False))
+        else:
+            said.append(call(y, c.sigmas[i]))
+        y = c.keep[i].to(y) * y
+        for j in range(i + 1):
+            y = y + c.mix[i, j].to(y) * said[j]
+        if noise is not None and float(c.fresh[i].detach()) > 0:
+            y = y + c.fresh[i].to(y) * noise(i, y)
+    return y
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """What `descend` found: the mean of the numbers over the last quarter of its steps, and the loss of every step."""
+
+    coefficients: Coefficients
+    losses: list[float]
+
+
+def descend(
+    model: Denoiser,
+    begin: Coefficients,
+    loss: Loss,
+    *,
+    steps: int = 100,
+    batch: int = 128,
+    lr: float = 2e-3,
+    seed: int = 1,
+    pool: int | None = None,
+    noise: bool = True,
+    levels: bool = True,
+    bf16: bool = False,
+    hold: Callable[[Images], Images] | None = None,
+    shape: tuple[int, int, int],
+    device: torch.device | str = "cpu",
+    memory: float = 6e9,
+    what: str = "descent",
+    progress: bool = True,
+) -> Descent:
+    """Adam (cosine from lr to 0) on log levels, coefficients and standard deviations of noise, all in y.
+
+    Starting noise is that of image 0, 1, ... of `seed`; pool: how many of them there are before they come again (None:
+    never). noise: fit the fresh noise too, where `begin` has some. levels: move the levels. bf16: multiply in bfloat16
+    while fitting. memory: bytes that a step may keep for its way back before calls are made twice instead.
+    Ctrl-C ends it early, with what was found so far.
+    """
+    free = _Free(begin, noise and bool((begin.fresh > 0).any()))
+    free.level.requires_grad_(levels)
+    moving = [p for p in free.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(moving, lr=lr, betas=(0.9, 0.98))
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    n = len(begin.sigmas)
+    device = torch.device(device)
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    with cast:
+        recompute = n * batch * _kept(model, shape, device) > memory
+    losses: list[float] = []
+    recent: deque[list[Tensor]] = deque(maxlen=max(1, steps // 4))
+    with track(steps * batch * n, what, unit="calls", show=progress) as advance:
+        try:
+            for k in range(steps):
+                rows = [(k * batch + r) % (pool or _NEVER) for r in range(batch)]
+                start = starting_noise(seed, rows, shape).to(device)
+                start = start.contiguous(memory_format=torch.channels_last)
+                # fresh noise differs from step to step even where the starting noise comes again
+                fresh = SeededNoise(seed, range(k * batch, (k + 1) * batch))
+                with cast:
+                    images = unroll(model, start, free.now(), fresh, hold=hold, recompute=recompute)
+                value = loss(images.float(), rows)
+                if not bool(torch.isfinite(value)):
+                    raise ArithmeticError(f"the loss of step {k} is {float(value)}: begin again with a smaller lr than {lr:g}")
+                adam.zero_grad()
+                value.backward()  # type: ignore[no-untyped-call]
+                adam.step()
+                rate.step()
+                losses.append(float(value.detach()))
+                recent.append([p.detach().clone() for p in free.parameters()])
+                advance(batch * n)
+        except KeyboardInterrupt:
+            if not recent:
+                raise
+    for p, values in zip(free.parameters(), zip(*recent, strict=True), strict=True):
+        p.data.copy_(torch.stack(values).mean(0))
+    with torch.no_grad():
+        c = free.now()
+    check_grid(torch.cat([c.sigmas, torch.zeros(1, dtype=torch.float64)]))
+    return Descent(c, losses)
+
+
+_NEVER = 1 << 40
+
+
+def _kept(model: Denoiser, shape: tuple[int, int, int], device: torch.device) -> float:
+    """Bytes that one call keeps for its way back, an image."""
+    kept = [0]
+
+    def count(value: Tensor) -> Tensor:
+        kept[0] += value.numel() * value.element_size()
+        return value
+
+    x = torch.zeros((2, *shape), device=device, requires_grad=True)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
+        _answer(model, x, torch.ones((), dtype=torch.float64))
+    return kept[0] / 2
