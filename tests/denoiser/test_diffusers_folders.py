@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from alphabar.training.checkpoint import load_model
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs
 N = 3
+DOC = (Path(__file__).parents[2] / "docs" / "foreign-models.md").read_text()
 
 
 def unet(channels=1, size=16, **more):
@@ -449,6 +451,9 @@ def test_padding_is_told_and_left_to_the_caller(tmp_path):
     notes = export_diffusers(trained(crop=2), tmp_path / "out")
     readme = (tmp_path / "out" / "README.md").read_text()
     assert any("cut 2 pixels off every side" in note and note in readme for note in notes)
+    assert not any("starting noise" in note for note in notes)  # sigma_max = 158 of DDPM's betas is noise enough
+    notes = export_diffusers(trained({"kind": "linear", "beta_max": 0.01}), tmp_path / "less")
+    assert any("multiply its starting noise by 0.9968" in note for note in notes)
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -480,11 +485,17 @@ def test_a_folder_is_a_run_of_every_command(tmp_path, networks, monkeypatch, cap
     small = unet(1, size=28, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
     folder = saved(tmp_path / "pipe", small, prediction_type="sample")
     run = f"diffusers:{folder}"
-    app(["sample", run, "--n", "4", "--steps", "3", "--out", "four.npz"], result_action="return_value")
-    app(
-        ["score", run, "--against", "fashion_mnist:test", "--n", "520", "--steps", "1", "--metrics", "fid", "--json"],
-        result_action="return_value",
-    )
+    small = {
+        "sample": ["--n", "2", "--steps", "2"],
+        "score": ["--n", "520", "--steps", "1", "--metrics", "fid"],
+        "sweep": ["--dry-run"],
+    }
+    ran = [line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar ") and "PATH" in line]
+    assert [words[0] for words in ran] == ["sample", "sample", "score", "sweep"]
+    for verb, _, *words in ran:
+        keep = [w for k, w in enumerate(words) if "--n" not in (w, words[k - 1]) and "--steps" not in (w, words[k - 1])]
+        app([verb, run, *keep, *small[verb]], result_action="return_value")
+    assert Path("samples.npz").exists() and Path("thousand.npz").exists()
     assert len(list((folder / "alphabar" / "samples").glob("*_ddim_1_0_520.npz"))) == 1
     assert (folder / "alphabar" / "scores.jsonl").read_text().count("\n") == 1
     assert (folder / "alphabar" / "score.png").exists()
@@ -492,9 +503,14 @@ def test_a_folder_is_a_run_of_every_command(tmp_path, networks, monkeypatch, cap
     assert load_model(run).home == folder / "alphabar"
 
 
-def test_export_from_the_command_line(tmp_path, capsys):
+@pytest.mark.usefixtures("small_data")
+def test_export_from_the_command_line(tmp_path, monkeypatch, capsys):
     from alphabar.cli import app
 
+    train, export = (line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar ") and "unet2d" in line)
+    app([*train, "--dry-run"], result_action="return_value")
+    assert "runs/unet2d" in train and export == ["export", "runs/unet2d", "--out", "garments_diffusers"]
+    capsys.readouterr()
     save_weights(tmp_path / "m.safetensors", trained(crop=2))
     app(["export", str(tmp_path / "m.safetensors"), "--out", str(tmp_path / "out")], result_action="return_value")
     assert "DDIMPipeline" in (said := capsys.readouterr().out) and "cut 2 pixels" in said

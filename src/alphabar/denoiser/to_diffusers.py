@@ -107,6 +107,11 @@ def _notes(model: Model, scheduler: Mapping[str, Any]) -> list[str]:
     if model.value_range is not None:
         low, high = model.value_range
         notes.append(f"0 and 1 of diffusers' floats stand for the values {low:g} and {high:g}")
+    if (first := model.schedule.sigma_max / (1 + model.schedule.sigma_max**2) ** 0.5) < 1 - 1e-4:
+        notes.append(
+            f"to draw the images that `alphabar sample` draws, multiply its starting noise by {first:.6f}: it starts from x of "
+            "standard deviation sigma_max, diffusers from sqrt(alphabar) x of 1"
+        )
     notes.append(
         f"give DDIMPipeline a number of steps that divides {scheduler['num_train_timesteps']}: at others its scheduler does not "
         "step to the next timestep of its own list"
