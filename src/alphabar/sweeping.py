@@ -234,7 +234,10 @@ def _finish(bench: _Bench, setting: Setting, store: "_Store", processes: int) ->
     measured = judge.measure(bench.ruler, bench.real, judge.Opened(setting.name, made.images, record), metrics)
     save_measured(store.measured_path(setting.name), measured)
     here = machine()
-    where = {"cpu": here["cpu"], "cores": here["cores"], "device": made.record["device"], "processes": processes}
+    where = {
+        "cpu": here["cpu"], "cores": here["cores"], "device": made.record["device"], "processes": processes,
+        "process": int(os.environ.get("RANK", "0")),
+    }  # fmt: skip
     store.write_row({
         "name": setting.name, "setting": setting.to_json(), "nfe": made.record["nfe"],
         "seconds_per_image": made.record["seconds_per_image"], "samples": target.name, "machine": where,

@@ -100,14 +100,14 @@ def test_a_difference_is_decided_at_the_level_of_all_pairs() -> None:
 
 def test_behind_is_the_best_of_those_that_cost_no_more() -> None:
     own = np.random.default_rng(2).standard_normal(400)
-    values, costs = [5.0, 3.0, 4.0, 3.5, 2.0], [5, 10, 10, 20, 50]
+    values, costs = [5.0, 3.0, 4.0, 3.5, 2.0, 6.0], [5, 10, 10, 20, 50, 20]
     found = standings([made(v, own, str(v)) for v in values], costs, "fid")
-    assert [s.on for s in found] == [True, True, False, False, True]
-    assert [s.behind for s in found] == [None, None, 1, 1, None]
-    assert [s.difference.value for s in found if s.difference] == [1.0, 0.5]
+    assert [s.on for s in found] == [True, True, False, False, True, False]
+    assert [s.behind for s in found] == [None, None, 1, 1, None, 1]
+    assert [s.difference.value for s in found if s.difference] == [1.0, 0.5, 3.0]
     higher = standings([made(v, own, str(v), ("coverage",)) for v in values], costs, "coverage")
-    assert [s.on for s in higher] == [True, False, False, False, False]
-    assert [s.behind for s in higher] == [None, 0, 0, 0, 0]
+    assert [s.on for s in higher] == [True, False, False, False, False, True]
+    assert [s.behind for s in higher] == [None, 0, 0, 5, 5, None]
 
 
 def test_no_interval_and_equal_values_are_not_decided() -> None:
