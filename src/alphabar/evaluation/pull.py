@@ -46,6 +46,10 @@ class FrechetPull:
         self.root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
         self._before: deque[Tensor] = deque()
 
+    def forget(self) -> None:
+        """Remembers nothing any more."""
+        self._before.clear()
+
     def add(self, images: Images) -> None:
         """Features of images that are remembered without a gradient: to begin with some thousand of them."""
         with torch.no_grad():
@@ -57,8 +61,7 @@ class FrechetPull:
         known = torch.cat(list(self._before)).double().cpu()
         m, c = known.mean(0), known.T.cov()
         values, vectors = torch.linalg.eigh(self.root @ c @ self.root)
-        # directions that the remembered images hardly have would get an endless slope: hold it at that of the noise there
-        values = values.clamp_min(float(values[-1]) * 1e-14)
+        values = values.clamp_min(float(values[-1]) * 1e-14)  # rounding leaves none that are 0 or below
         inner = self.root @ (vectors / values.sqrt()) @ vectors.T @ self.root
         g = (torch.eye(len(m), dtype=torch.float64) - inner).to(f)
         off = f - m.to(f)

@@ -182,7 +182,7 @@ def sample(
     if clip is None and threshold is None and own is not None:
         clip, threshold, largest = own.clip, own.threshold, own.threshold_max
     limit = float(clip or 0)  # 0: not held
-    _held(model, limit, threshold, largest)  # refuses now what it would refuse below
+    held(model, limit, threshold, largest)  # refuses now what it would refuse below
     indices = range(n) if indices is None else indices
     if len(indices) != n:
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
@@ -225,7 +225,7 @@ def sample(
             denoise: Denoiser = count
             if plan is not None:
                 denoise = SkipCalls(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
-            denoise = _held(denoise, limit, threshold, largest)
+            denoise = held(denoise, limit, threshold, largest)
             keep = KeepX0(protocol["x0_steps"], crop, pixels)
             x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
             if channels_last:
@@ -311,7 +311,7 @@ def _options(
     return {name: asked.get(name, default) for name, default in defaults.items()}
 
 
-def _held(denoise: Denoiser, limit: float, threshold: float | None, largest: float | None) -> Denoiser:
+def held(denoise: Denoiser, limit: float, threshold: float | None, largest: float | None) -> Denoiser:
     """A denoiser whose x0_hat is thresholded (None: not) and clipped to -limit..limit (0: not)."""
     if threshold is not None:
         denoise = ThresholdX0(denoise, threshold, largest)

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.progress import track
 from alphabar.sampling.catalogue import find
+from alphabar.sampling.tuned import Tuned
 from alphabar.schedule.grid import check_grid
 from alphabar.schedule.noising import to_x0
 from alphabar.schedule.vp import Schedule
@@ -50,6 +51,11 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.x[0])
+
+    def part(self, start: int, stop: int) -> "Trajectory":
+        """That of some of the images."""
+        rows = slice(start, stop)
+        return Trajectory(self.sigmas, [x[rows] for x in self.x], [a[rows] for a in self.x0_hat], self.end[rows])
 
     def state(self, k: int) -> Images:
         return self.x[k] if k < len(self.x) else self.end
@@ -205,6 +211,14 @@ class Coefficients:
     fresh: Tensor
 
     @staticmethod
+    def of(fit: Tuned) -> "Coefficients":
+        """Those of a fitted sampler."""
+        g = (1 + fit.grid**2).sqrt()
+        mix = torch.tensor([[*row, *[0.0] * (fit.calls - len(row))] for row in fit.mix], dtype=torch.float64)
+        keep, fresh = torch.tensor([fit.keep, fit.fresh], dtype=torch.float64)
+        return Coefficients(fit.grid[:-1], keep * g[:-1] / g[1:], mix / g[1:, None], fresh / g[1:])
+
+    @staticmethod
     def ddim(sigmas: Grid, eta: float = 0.0) -> "Coefficients":
         """Those of DDIM on a grid (its final 0 included)."""
         s, s_next = sigmas[:-1], sigmas[1:]
@@ -231,6 +245,32 @@ class Coefficients:
         mix = self.mix * g[1:, None]
         rows = tuple(tuple(row[: k + 1].tolist()) for k, row in enumerate(mix))
         return tuple(self.sigmas.tolist()), tuple(keep.tolist()), rows, tuple(fresh.tolist())
+
+
+def coefficients_of(sampler: Callable[..., Images], sigmas: Grid) -> Coefficients:
+    """The numbers of a sampler that draws no noise, calls once a step and is linear in what it is told, on a grid.
+
+    It is run on unit vectors: the start is e_0, and the k-th answer is e_{k+1}, so that every state spells itself out.
+    Raises ValueError for one that calls more often, or draws noise.
+    """
+    n = len(sigmas) - 1
+    states: list[Tensor] = []
+
+    def answer(x: Images, sigma: Tensor) -> Images:
+        states.append(x.reshape(-1).clone())
+        if len(states) > n:
+            raise ValueError(
+                f"{getattr(sampler, '__name__', sampler)} calls more than once a step, which a fitted sampler does not"
+            )
+        return torch.eye(n + 2, dtype=torch.float64)[len(states)].reshape(x.shape)
+
+    start = torch.eye(n + 2, dtype=torch.float64)[0].reshape(1, 1, 1, n + 2)
+    states.append(sampler(answer, start, sigmas, noise=None).reshape(-1))
+    told = torch.stack(states)  # (n + 1, 1 + answers)
+    keep = told[1:, 0] / told[:-1, 0]
+    mix = told[1:, 1 : n + 1] - keep[:, None] * told[:-1, 1 : n + 1]
+    g = (1 + sigmas**2).sqrt()
+    return Coefficients(sigmas[:-1], keep * g[:-1] / g[1:], mix.tril() / g[1:, None], torch.zeros(n, dtype=torch.float64))
 
 
 @torch.no_grad()

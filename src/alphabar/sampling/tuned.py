@@ -52,8 +52,7 @@ class Tuned:
 
     def __post_init__(self) -> None:
         n = len(self.sigmas)
-        if not NAME.fullmatch(self.name):
-            raise ValueError(f"a fitted sampler called {self.name!r}: use letters, digits, '.', '_' and '+', as in features")
+        check_name(self.name)
         if not 1 <= n <= MOST:
             raise ValueError(f"a fitted sampler of {n} calls: wanted 1 to {MOST}")
         if not (len(self.keep) == len(self.mix) == len(self.fresh) == n) or any(len(r) != k for k, r in enumerate(self.mix, 1)):
@@ -104,6 +103,13 @@ class Tuned:
             )  # fmt: skip
         except (KeyError, TypeError) as e:
             raise ValueError(f"{where} is not whole: {e}") from e
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError for a name that is not fit to be part of a file's."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a fitted sampler called {name!r}: use letters, digits, '.', '_' and '+', as in features")
+    return name
 
 
 def _bounded(values: Any) -> list[Any]:
@@ -164,14 +170,14 @@ def folders_of(model: object) -> list[Path]:
     return [Path("tuned")] if home is None else [Path(home) / "tuned", Path("tuned")]
 
 
-def path_of(folder: Path, fit: Tuned) -> Path:
+def path_of(folder: Path, model: str, name: str, calls: int) -> Path:
     """The file of a fitted sampler: models, names and numbers of calls never share one."""
-    return folder / f"{fit.model}-{fit.name}-{fit.calls}.json"
+    return folder / f"{model}-{name}-{calls}.json"
 
 
 def save_tuned(fit: Tuned, folder: Path, overwrite: bool = False) -> Path:
     """Writes it under its model, name and calls. Raises FileExistsError where there is one, unless overwrite."""
-    path = path_of(folder, fit)
+    path = path_of(folder, fit.model, fit.name, fit.calls)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already: give another --name, or --overwrite it")
     write_atomically(path, json.dumps(fit.to_json(), indent=1) + "\n")

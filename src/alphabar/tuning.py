@@ -1,0 +1,290 @@
+"""`tune`: samplers fitted to a run, for a few numbers of calls, judged on noise and by an extractor that no fit has seen."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from alphabar.api import best_device
+from alphabar.data.sources import ImageSet, load, parse_set
+from alphabar.evaluation.compare import Comparison, compare_measured
+from alphabar.evaluation.evaluate import ImageEval
+from alphabar.evaluation.extract import extract
+from alphabar.evaluation.extractor import load_extractor
+from alphabar.evaluation.features import FeatureStats
+from alphabar.evaluation.pull import Embeds, FrechetPull
+from alphabar.record import versions
+from alphabar.sampling import tune as fits
+from alphabar.sampling.catalogue import SAMPLERS
+from alphabar.sampling.draw import Model, held, sample
+from alphabar.sampling.tuned import Tuned, check_name, folders_of, path_of, run_tuned, save_tuned
+from alphabar.schedule.grid import default_grid, make_grid
+from alphabar.seeds import SeededNoise, starting_noise
+from alphabar.training.checkpoint import load_model
+from alphabar.types import Denoiser, Images
+
+Fit = Literal["grid", "solver", "images", "features"]
+FITS: tuple[str, ...] = get_args(Fit)
+BASES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis")  # one call a step, no noise: linear in what they are told
+SEED = 1_000_000  # of fits; judging takes the next one: nobody samples with either by habit
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """A fitted sampler, where it is kept, and how it did on noise that no fit has seen.
+
+    distance: root mean square from the fine trajectory's finished images, of the fitted sampler and of others by name.
+    compared: fitted against what its descent began with, by the judge (of a fit by features).
+    """
+
+    fit: Tuned
+    path: Path
+    distance: dict[str, float]
+    compared: list[Comparison]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "fit": self.fit.to_json(), "path": str(self.path), "distance": self.distance,
+            "compared": [c.to_json() for c in self.compared],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a fit by gradient goes about it. steps, batch: of Adam; lr: its highest rate; eta: the share of fresh noise that it
+    begins with (0 keeps the sampler without noise); remember: images whose features count beside those of the batch;
+    bf16: multiply in bfloat16 while fitting."""
+
+    steps: int = 120
+    batch: int = 128
+    lr: float = 3e-3
+    eta: float = 0.3
+    remember: int = 4096
+    bf16: bool = False
+
+
+def tune(
+    run: str | Path,
+    calls: Sequence[int],
+    *,
+    fit: str = "solver",
+    name: str | None = None,
+    against: str | None = None,
+    extractor: str | None = None,
+    judge: str = "bundled",
+    n: int = 256,
+    n_judge: int = 2000,
+    seed: int = SEED,
+    descent: Descent = Descent(),  # noqa: B008 (frozen)
+    begin: Mapping[int, Tuned] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    reading: Mapping[str, Any] | None = None,
+    checkpoint: str = "last",
+    device: str | None = None,
+    batch: int = 64,
+    progress: bool = True,
+) -> list[Tuning]:
+    """Fits a sampler to a run for each number of calls, and keeps it with the run, where `sample(sampler="tuned")` finds it.
+
+    fit: "grid", the levels, under the best of the samplers of one call a step; "solver", levels and coefficients by least
+    squares; "images", those and then the gradient of the distance from the fine trajectory; "features", those and then, with
+    fresh noise, the gradient of the Fréchet distance to the training images of `against` in the features of `extractor`.
+    judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
+    name: under which it is kept (None: that of the fit). n: starting noises of the fine trajectory. seed: of the fit; the
+    judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver. out: folder for the files
+    (None: tuned/ in the run's home, or here). batch: images a call while no gradient is needed.
+
+    Raises ValueError for calls out of range, an unknown fit, features without `against` and `extractor`, or a judge that is
+    the fit's own extractor; FileExistsError where a fit of that name and calls is there and overwrite is False.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit {fit!r} is unknown: use one of {', '.join(FITS)}")
+    if not calls or min(calls) < 1 or max(calls) > fits.FINE or len(set(calls)) < len(calls):
+        raise ValueError(f"calls = {list(calls)}: give unlike numbers from 1 to {fits.FINE}")
+    if n < 8:
+        raise ValueError(f"n = {n}: a fine trajectory needs at least 8 starting noises, 256 are usual")
+    model = load_model(run, checkpoint).to(device or best_device())
+    model.requires_grad_(False)
+    shown = str(run) == "bundled"
+    folder = Path(out) if out is not None else folders_of(model)[-1 if shown else 0]
+    fingerprint = model.fingerprint
+    title = check_name(name or fit)
+    _refuse_existing([path_of(folder, fingerprint, title, k) for k in calls], overwrite)
+    pull, ruler = None, None
+    if fit == "features":
+        pull, ruler = _features(model, against, extractor, judge, descent, reading, progress)
+
+    bench = _Bench.of(model, n, seed, batch, progress)
+    costs = {back: fits.step_costs(bench.fine, back) for back in (0, 1)}
+    made = []
+    for k in calls:
+        where = {"fit": fit, "seed": seed, "n": n, "fine": f"{fits.TEACHER}, {len(bench.fine.x)} levels", "versions": versions()}
+        if begin is not None and k in begin:
+            c, how = fits.Coefficients.of(begin[k]), f"{begin[k].name} ({begin[k].digest})"
+        else:
+            c, how = bench.best(costs, k, solver=fit != "grid")
+        where["began with"] = how
+        start = bench.tuned(c, "start", fingerprint)
+        losses: list[float] = []
+        if fit in ("images", "features"):
+            loss = fits.ToTeacher(bench.fine) if pull is None else bench.filled(pull, c.with_noise(descent.eta), descent.remember)
+            found = fits.descend(
+                model, c if pull is None else c.with_noise(descent.eta), loss, steps=descent.steps, batch=min(descent.batch, n),
+                lr=descent.lr, seed=seed if pull is None else seed + 2, pool=n if pull is None else None,
+                bf16=descent.bf16, hold=bench.hold, shape=model.image_shape, device=bench.device,
+                what=f"{k} calls by {fit}", progress=progress,
+            )  # fmt: skip
+            c, losses = found.coefficients, found.losses
+            where |= {"descent": asdict(descent), "losses": [round(v, 5) for v in losses]}
+            if pull is not None:
+                where |= {"extractor": pull.extractor.fingerprint, "against": against}
+        done = bench.tuned(c, title, fingerprint)
+        distance = {"fitted": bench.distance(done), **bench.others(k)}
+        compared: list[Comparison] = []
+        if ruler is not None:
+            drawn = [
+                sample(model, n_judge, tuned=f, sampler="tuned", seed=seed + 1, batch=2 * batch, progress=progress)
+                for f in (done, start)
+            ]
+            measured = [ruler.measure(s.images, s.record, ("fid", "kid")) for s in drawn]
+            compared = compare_measured(measured[0], measured[1], names=("fitted", "its start"))
+            where["judge"] = {"extractor": judge, "n": n_judge, "seed": seed + 1, "found": [c.to_json() for c in compared]}
+        where["distance"] = distance
+        done = replace(done, how=where)
+        made.append(Tuning(done, save_tuned(done, folder, overwrite), distance, compared))
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """A model with its fine trajectories: one to fit to, and one (`unseen`) to judge by. starts: unit noise of both."""
+
+    model: Model
+    denoise: Denoiser
+    hold: Callable[[Images], Images] | None
+    limits: tuple[float, float | None, float | None]
+    fine: fits.Trajectory
+    unseen: fits.Trajectory
+    starts: Images
+    unseen_starts: Images
+    device: torch.device
+    batch: int
+    seed: int
+    progress: bool
+
+    @staticmethod
+    def of(model: Any, n: int, seed: int, batch: int, progress: bool) -> "_Bench":
+        own = getattr(model, "defaults", None)
+        limits = (0.0, None, None) if own is None else (float(own.clip or 0), own.threshold, own.threshold_max)
+        denoise = held(model, *limits)
+        hold = None if denoise is model else lambda x0_hat: held(lambda x, sigma: x0_hat, *limits)(x0_hat, x0_hat)
+        device = next(model.parameters()).device
+        layout = {"memory_format": torch.channels_last}
+        starts = [starting_noise(s, range(m), model.image_shape).to(device, **layout) for s, m in ((seed, n), (seed + 1, 64))]
+        grid = fits.fine_grid(model.schedule)
+        fine, unseen = (fits.record(denoise, s, grid, batch=batch, progress=progress) for s in starts)
+        return _Bench(model, denoise, hold, limits, fine, unseen, starts[0], starts[1], device, batch, seed, progress)
+
+    def tuned(self, c: fits.Coefficients, name: str, model: str) -> Tuned:
+        clip, threshold, threshold_max = self.limits
+        return Tuned(name, model, *c.plain(), clip=clip, threshold=threshold, threshold_max=threshold_max)
+
+    def distance(self, fit: Tuned, starts: Images | None = None, end: Images | None = None) -> float:
+        """Root mean square distance of finished images from the fine trajectory's, on noise that no fit has seen."""
+        starts = self.unseen_starts if starts is None else starts
+        rows = range(len(starts))
+        x = run_tuned(self.denoise, starts * fit.sigmas[0], fit.grid, fit=fit, noise=SeededNoise(self.seed + 1, rows))
+        return _apart(x, self.unseen.end if end is None else end)
+
+    def others(self, calls: int) -> dict[str, float]:
+        """The distance of the usual samplers on the usual grids, by name."""
+        found = {}
+        for name, grid in product(
+            ("ddim", "dpmpp_2m", "unipc", "ipndm"), dict.fromkeys((default_grid(self.model.schedule), "karras"))
+        ):
+            try:
+                sigmas = make_grid(self.model.schedule, calls, grid)
+            except ValueError:  # more steps than timesteps
+                continue
+            found[f"{name}, {grid}"] = _apart(
+                SAMPLERS[name].fn(self.denoise, self.unseen_starts * float(sigmas[0]), sigmas), self.unseen.end
+            )
+        return found
+
+    def best(self, costs: Mapping[int, Tensor], calls: int, solver: bool) -> tuple[fits.Coefficients, str]:
+        """The candidate that ends nearest to the fine trajectory on the last quarter of the noise, which was not fitted to."""
+        cut = len(self.starts) * 3 // 4
+        known = self.fine.part(0, cut)
+        rest, end = self.starts[cut:], self.fine.end[cut:]
+        found: list[tuple[float, fits.Coefficients, str]] = []
+        grids = {}
+        for (back, cost), power in product(costs.items(), (1.0, 2.0)):
+            grid = fits.best_levels(self.fine, cost, calls, power)
+            grids.setdefault(
+                tuple(grid.tolist()), (grid, f"levels by {'Euler steps' if back == 0 else 'two answers'}, power {power:g}")
+            )
+        for grid, how in grids.values():
+            tried = {b: fits.coefficients_of(SAMPLERS[b].fn, grid) for b in BASES}
+            if solver:
+                for memory in (2, 3, 4):
+                    tried[f"least squares, {memory} answers"] = fits.least_squares(
+                        self.denoise, self.starts[:cut], grid, known, memory=memory, batch=self.batch, progress=self.progress
+                    )
+            for what, c in tried.items():
+                off = self.distance(self.tuned(c, "candidate", "?"), rest, end)
+                found.append((off, c, f"{what}; {how}"))
+        _, c, how = min(found, key=lambda row: row[0])
+        return c, how
+
+    def filled(self, pull: FrechetPull, c: fits.Coefficients, remember: int) -> FrechetPull:
+        """The loss with the features of so many images of where the descent begins."""
+        pull.forget()
+        fit = self.tuned(c, "start", "?")
+        for start in range(0, remember, self.batch):
+            rows = range(start, start + self.batch)
+            x = starting_noise(self.seed + 3, rows, self.model.image_shape).to(self.device) * fit.sigmas[0]
+            pull.add(run_tuned(self.denoise, x, fit.grid, fit=fit, noise=SeededNoise(self.seed + 3, rows)))
+        return pull
+
+
+def _features(
+    model: Any, against: str | None, extractor: str | None, judge: str, descent: Descent,
+    reading: Mapping[str, Any] | None, progress: bool,
+) -> tuple[FrechetPull, ImageEval]:  # fmt: skip
+    if against is None or extractor is None:
+        raise ValueError(
+            "a fit by features needs real images and an extractor, and another extractor to judge: --against SET "
+            "--extractor PATH (alphabar extractor train SET --seed 1 --out PATH) --judge bundled"
+        )
+    ours, other = load_extractor(extractor), load_extractor(judge)
+    if not isinstance(ours, Embeds):
+        raise ValueError(
+            f"extractor {extractor} has no `embed`, through which a gradient flows: use one of `alphabar extractor train`"
+        )
+    if ours.fingerprint == other.fingerprint:
+        raise ValueError(f"the judge is the extractor that is fitted to ({extractor}): name another one, --judge PATH")
+    options = dict(reading or {})
+    name, split = parse_set(against)
+    real: ImageSet = load(name, "train" if ":" not in against else split, **options)
+    stats = FeatureStats.of(extract(real, ours, progress=progress).rows(slice(None)), ours.fingerprint)
+    try:
+        test = load(name, "test", **options)
+    except FileNotFoundError:  # no test split: the judge sees the images that the fit saw, by an extractor of its own
+        test = real
+    return FrechetPull(ours, stats, remember=descent.remember, crop=model.crop), ImageEval(other, test, progress=progress)
+
+
+def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
+    """Before the work, not after it."""
+    if there := [str(p) for p in paths if p.exists()]:
+        if not overwrite:
+            raise FileExistsError(f"{', '.join(there)} is there already: give another --name, or --overwrite it")
+
+
+def _apart(x: Tensor, end: Tensor) -> float:
+    return float((x.cpu().clamp(-1, 1) - end.clamp(-1, 1)).square().mean().sqrt())
