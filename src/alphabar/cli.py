@@ -631,37 +631,51 @@ def _show_planned(run: str, checkpoint: str, wanted: dict[str, Any], n: int, as_
 def export(
     run: str,
     *,
-    out: Path,
-    to: Literal["diffusers"] = "diffusers",
+    out: Path | None = None,
+    to: Literal["diffusers", "timesteps"] = "diffusers",
     pipeline: Literal["ddim", "ddpm"] = "ddim",
     checkpoint: str = "last",
 ) -> None:
-    """Write a run as a folder that another library draws the same images from.
+    """Write a run as a folder from which diffusers draws the same images, or its fitted samplers as timesteps for diffusers.
 
     ```
-    alphabar export runs/garments2d --out garments_diffusers
-    alphabar export runs/garments2d --to diffusers --pipeline ddpm --out garments_diffusers
+    alphabar export runs/unet2d --out garments_diffusers
+    alphabar export diffusers:garments_diffusers --to timesteps --out timesteps.json
     ```
 
-    Takes runs trained with --model.network unet2d --schedule.kind linear --model.data-range 1.
+    A folder can be written of runs trained with --model.network unet2d --schedule.kind linear --model.data-range 1.
 
     Parameters
     ----------
     run
-        a run folder or a .safetensors file.
+        a run folder, a .safetensors file, or (for timesteps) diffusers:PATH.
     out
-        a folder that is empty or not there yet.
+        a folder that is empty or not there yet; for timesteps a JSON file, printed if left out.
     to
-        diffusers: a pipeline's folder, with its weights in safetensors.
+        diffusers: a pipeline's folder, with its weights in safetensors. timesteps: of every sampler that `alphabar tune`
+        fitted to the run, the list that set_timesteps(timesteps=...) takes.
     pipeline
         ddim or ddpm.
     checkpoint
         last or best.
     """
     from alphabar.denoiser.to_diffusers import export_diffusers
+    from alphabar.record import write_atomically
+    from alphabar.sampling.timesteps import fitted_timesteps
     from alphabar.training.checkpoint import load_model
 
-    notes = export_diffusers(load_model(run, checkpoint), out, pipeline=pipeline)
+    model = load_model(run, checkpoint)
+    if to == "timesteps":
+        text = json.dumps(fitted_timesteps(model), indent=1)
+        if out is None:
+            print(text)
+        else:
+            write_atomically(out, text + "\n")
+            print(out)
+        return
+    if out is None:
+        raise ValueError("name the folder to write: --out FOLDER")
+    notes = export_diffusers(model, out, pipeline=pipeline)
     print(f"{out}: {pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar, as {to}:{out}")
     for note in notes:
         print(f"- {note}")
