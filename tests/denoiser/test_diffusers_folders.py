@@ -20,6 +20,7 @@ from alphabar.sampling.ddim import ddim
 from alphabar.sampling.ddpm import ddpm
 from alphabar.sampling.dpmpp_2m import dpmpp_2m
 from alphabar.sampling.draw import sample
+from alphabar.sampling.tuned import Tuned, as_ddim, folders_of, save_tuned
 from alphabar.schedule.grid import at_times, make_grid, timesteps_of
 from alphabar.schedule.vp import CURVES, Betas
 from alphabar.seeds import SeededNoise, starting_noise
@@ -490,7 +491,9 @@ def test_a_folder_is_a_run_of_every_command(tmp_path, networks, monkeypatch, cap
         "score": ["--n", "520", "--steps", "1", "--metrics", "fid"],
         "sweep": ["--dry-run"],
     }
-    ran = [line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar ") and "PATH" in line]
+    ran = [
+        line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar ") and "PATH" in line and "export" not in line
+    ]
     assert [words[0] for words in ran] == ["sample", "sample", "score", "sweep"]
     for verb, _, *words in ran:
         keep = [w for k, w in enumerate(words) if "--n" not in (w, words[k - 1]) and "--steps" not in (w, words[k - 1])]
@@ -515,3 +518,26 @@ def test_export_from_the_command_line(tmp_path, monkeypatch, capsys):
     app(["export", str(tmp_path / "m.safetensors"), "--out", str(tmp_path / "out")], result_action="return_value")
     assert "DDIMPipeline" in (said := capsys.readouterr().out) and "cut 2 pixels" in said
     assert load_model(f"diffusers:{tmp_path / 'out'}").image_shape == (1, 16, 16)
+
+
+def test_fitted_samplers_become_timesteps(tmp_path, folder, capsys):
+    """Of a fit with levels between timesteps and two on one, the list that diffusers takes, from the docs' own command."""
+    from alphabar.cli import app
+
+    model = load_model(f"diffusers:{folder}")
+    (line,) = (line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar export") and "timesteps" in line)
+    words = [w.replace("PATH", str(folder)).replace("timesteps.json", str(tmp_path / "t.json")) for w in line]
+    with pytest.raises(ValueError, match=r"no sampler was fitted.*alphabar tune"):
+        app(words, result_action="return_value")
+    levels = model.schedule.sigma(torch.tensor([999, 700.4, 300.6, 5.2, 4.9], dtype=torch.float64)).tolist()
+    save_tuned(Tuned("mine", model.fingerprint, tuple(levels), *map(as_tuple, as_ddim(levels))), folders_of(model)[0])
+    app(words, result_action="return_value")
+    (row,) = json.loads((tmp_path / "t.json").read_text())
+    assert row == {"name": "mine", "calls": 5, "timesteps": [999, 700, 301, 6, 5], "moved": 0.8}
+    scheduler = diffusers.DDPMScheduler()
+    scheduler.set_timesteps(timesteps=row["timesteps"])
+    assert scheduler.timesteps.tolist() == row["timesteps"]
+
+
+def as_tuple(numbers):
+    return tuple(as_tuple(k) if isinstance(k, list) else k for k in numbers)
