@@ -25,6 +25,8 @@ from alphabar.record import read_jsonl
 from alphabar.report.frontier import Sweep
 from alphabar.sampling.draw import Samples, sample
 from alphabar.sampling.settings import Setting, calls_of, settings
+from alphabar.sampling.tuned import Tuned, as_ddim, save_tuned
+from alphabar.schedule.grid import make_grid
 from alphabar.sweeping import dealt, sweep
 from alphabar.training.checkpoint import load_model
 
@@ -95,6 +97,9 @@ def test_a_setting_has_one_name_and_comes_back_from_its_record() -> None:
     one = Setting("heun", 5, None, "karras", "every(3, last=50)", True, 0.995, (("order", 2), ("s_churn", 40.0)))
     assert one.name == "heun_5_order_2_s_churn_40.0_grid_karras_every_3_last_50_clip_threshold_0.995"
     assert Setting.from_json(json.loads(json.dumps(one.to_json()))) == one
+    fitted = Setting("tuned:mine", 10, fit="0123456789abcdef")
+    assert (fitted.name, fitted.method) == ("tuned_mine_10_0123456789abcdef", "tuned:mine")
+    assert Setting.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
     assert Setting("ddim", 10, 0.0).name != Setting("ddim", 10, None).name
     assert Setting("ddim", 10, 0.30000000000000004).name != Setting("ddim", 10, 0.3).name
     assert one.arguments()["options"] == {"order": 2, "s_churn": 40.0}
@@ -280,6 +285,37 @@ def test_what_is_refused_only_when_drawn_is_left_out_and_tried_again(place: Path
         file.unlink()
     made = swept(place, tmp_path / "s", calls=(1,))
     assert [row.setting.name for row in made.rows if row.setting.sampler == "heun"] == ["heun_1"]
+
+
+def test_fitted_samplers_are_settings_and_a_new_fit_takes_the_place_of_an_old_one(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = load_model(place / "model.safetensors")
+
+    def fit(calls: int, eta: float, name: str = "mine") -> Tuned:
+        sigmas = make_grid(model.schedule, calls)[:-1].tolist()
+        keep, mix, fresh = as_ddim(sigmas, eta)
+        rows = tuple(map(tuple, mix))
+        return Tuned(name, str(model.fingerprint), tuple(sigmas), tuple(keep), rows, tuple(fresh))
+
+    save_tuned(fit(2, 0.0), Path("tuned"))
+    tuned = {"samplers": ("ddim", "tuned"), "calls": (2, 3), "etas": (0,)}
+    made = swept(place, tmp_path / "s", **tuned)
+    rows = {(row.setting.method, row.calls): row for row in made.rows}
+    assert set(rows) == {("ddim, eta 0", 2), ("ddim, eta 0", 3), ("tuned", 2)}
+    assert "tuned at 3 calls: " in str(made.left_out[0])
+    assert rows["tuned", 2].setting.fit == fit(2, 0.0).digest
+    # this fit is DDIM by other means: to a level, since it adds the same numbers up in another order
+    one, other = (Samples.load(rows[m, 2].samples).images.astype(int) for m in ("tuned", "ddim, eta 0"))
+    assert np.abs(one - other).max() <= 1
+    before = stamps(tmp_path / "s")
+    save_tuned(fit(2, 0.7), Path("tuned"), overwrite=True)
+    again = swept(place, tmp_path / "s", **tuned)
+    (row,) = (row for row in again.rows if row.setting.sampler == "tuned")
+    assert row.setting.fit == fit(2, 0.7).digest
+    assert stamps(tmp_path / "s").items() > before.items()
+    assert not np.array_equal(Samples.load(row.samples).images, Samples.load(rows["tuned", 2].samples).images)
 
 
 # ---- killed, stopped, spread

@@ -189,6 +189,7 @@ def sample(
     clip: bool | None = None,
     threshold: float | None = None,
     variance: str | None = None,
+    tuned: Path | None = None,
     checkpoint: str = "last",
     device: str | None = None,
     as_json: Json = False,
@@ -213,7 +214,7 @@ def sample(
     n
         images.
     sampler
-        a name in `alphabar samplers`.
+        a name in `alphabar samplers`; tuned, the one that `alphabar tune` fitted to this run for so many steps; tuned:NAME.
     steps
         of the sampler; each costs a network call unless a plan skips it.
     eta
@@ -232,6 +233,8 @@ def sample(
         dynamic thresholding of x0_hat, a share such as 0.995.
     variance
         posterior or beta, for ddpm.
+    tuned
+        a fitted sampler's file, in place of --sampler.
     checkpoint
         last or best.
     device
@@ -257,6 +260,7 @@ def sample(
             clip=clip,
             threshold=threshold,
             variance=variance,
+            tuned=tuned,
             out=out,
             device=device or best_device(),
             channels_last=True,
@@ -295,6 +299,113 @@ def samplers(*, as_json: Json = False) -> None:
         [(e.name, str(e.order), str(e.calls(10)), ", ".join(shown[e.name]), e.summary) for e in SAMPLERS.values()],
         "samplers; and tuned, once `alphabar tune` has fitted one to the model",
     )
+
+
+@app.command
+def tune(
+    run: str,
+    *,
+    calls: tuple[int, ...],
+    fit: Literal["grid", "solver", "images", "features"] = "solver",
+    name: str | None = None,
+    against: str | None = None,
+    extractor: str | None = None,
+    judge: str = "bundled",
+    n: int = 256,
+    n_judge: int = 2000,
+    seed: int | None = None,
+    steps: int = 120,
+    lr: float = 3e-3,
+    eta: float = 0.3,
+    batch: int = 128,
+    bf16: bool = False,
+    out: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    checkpoint: str = "last",
+    device: str | None = None,
+    value_range: ValueRange = None,
+    alpha: Alpha = "refuse",
+    skip_broken: SkipBroken = False,
+    axes: AxesOrder = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a sampler of a few calls to a run: its levels, its coefficients, and, by real images, its noise.
+
+    ```
+    alphabar tune runs/garments --calls 5 10 20
+    alphabar tune runs/garments --calls 10 --fit features --against fashion_mnist --extractor extractors/other.safetensors
+    ```
+
+    Then `alphabar sample RUN --sampler tuned --steps 10`. Minutes on 2 cores for small models; features take longer. Writes a
+    plot of the levels beside the standard grids. Ctrl-C ends a descent early and keeps what was found.
+
+    Parameters
+    ----------
+    run
+        a run folder, a .safetensors file, bundled, or diffusers:PATH.
+    calls
+        network calls an image; one sampler is fitted for each number.
+    fit
+        grid (levels only), solver (and coefficients, by least squares), images (and the gradient of the distance from a fine
+        trajectory), features (and that of the Frechet distance to real images, with fresh noise).
+    name
+        under which it is kept; the fit's own if left out. --sampler tuned:NAME asks for it.
+    against
+        SET of real images, for features: its train split is fitted to, its test split judges.
+    extractor
+        for features: what is fitted to.
+    judge
+        for features: another extractor, which no fit has seen.
+    n
+        starting noises of the fine trajectory.
+    n_judge
+        images that the judge sees.
+    seed
+        of the fit; one that nobody samples with if left out.
+    steps
+        of the descent, for images and features.
+    lr
+        highest rate of the descent.
+    eta
+        share of fresh noise that a descent by features begins with; 0 leaves noise out.
+    batch
+        images a step of the descent.
+    bf16
+        multiply in bfloat16 while descending.
+    out
+        folder for the fitted samplers; tuned/ in the run, or here for bundled and single files.
+    overwrite
+        replace a fitted sampler of that name and number of calls.
+    checkpoint
+        last or best.
+    device
+        cpu, cuda, mps; the best there is if left out.
+    """
+    from alphabar import tuning
+    from alphabar.report.figures import draw_levels
+    from alphabar.training.checkpoint import load_model
+
+    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
+    descent = tuning.Descent(steps=steps, batch=batch, lr=lr, eta=eta, bf16=bf16)
+    done = tuning.tune(
+        run, calls, fit=fit, name=name, against=against, extractor=extractor, judge=judge, n=n, n_judge=n_judge,
+        seed=tuning.SEED if seed is None else seed, descent=descent, out=out, overwrite=overwrite, reading=reading,
+        checkpoint=checkpoint, device=device, progress=not as_json,
+    )  # fmt: skip
+    schedule = load_model(run, checkpoint).schedule
+    pictures = [str(draw_levels(t.fit, schedule, t.path.with_suffix(".png"))) for t in done]
+    if as_json:
+        print(json.dumps([{**t.to_json(), "picture": p} for t, p in zip(done, pictures, strict=True)]))
+        return
+    for t, picture in zip(done, pictures, strict=True):
+        rows = [(k, f"{v:.4f}") for k, v in sorted(t.distance.items(), key=lambda kv: kv[1])]
+        _table(
+            (f"{t.fit.calls} calls", "distance from the fine trajectory"), rows,
+            "root mean square, images in [-1, 1], noise that no fit has seen",
+        )  # fmt: skip
+        for c in t.compared:
+            print(c.words)
+        print(f"{t.path}; levels: {picture}")
 
 
 @app.command
@@ -488,7 +599,7 @@ def sweep(
     eta: tuple[float, ...] | None = None,
     plans: tuple[str, ...] = ("full",),
     grids: tuple[str, ...] = ("default",),
-    clip: bool = False,
+    clip: bool | None = None,
     threshold: float | None = None,
     n: int = 2000,
     seed: int = 0,
@@ -529,7 +640,7 @@ def sweep(
     against
         SET or SET:SPLIT.
     samplers
-        names in `alphabar samplers`, or tuned; with options as "heun(s_churn=40)". The usual ones if left out.
+        names in `alphabar samplers`, tuned, or tuned:NAME; with options as "heun(s_churn=40)". The usual ones if left out.
     calls
         the most network calls an image: 5 8 10 15 20 50 if both this and --steps are left out.
     steps
@@ -541,7 +652,7 @@ def sweep(
     grids
         as for `alphabar sample`; default is the model's own.
     clip
-        hold x0_hat within -1..1 in all of them.
+        hold x0_hat within -1..1 in all of them, or --no-clip; what the model says if left out.
     threshold
         dynamic thresholding of x0_hat, a share such as 0.995.
     n

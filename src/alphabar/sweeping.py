@@ -30,6 +30,7 @@ from alphabar.record import machine, versions, write_atomically
 from alphabar.report.frontier import Row, Sweep, stand, write_page
 from alphabar.sampling.draw import Samples, fingerprint, sample
 from alphabar.sampling.settings import CALLS, LeftOut, Setting, settings
+from alphabar.sampling.tuned import Tuned, all_tuned, folders_of
 from alphabar.training.checkpoint import load_model
 
 METRICS = ("fid", "kid")  # taken unless others are named
@@ -72,7 +73,7 @@ def sweep(
     etas: Sequence[float | None] | None = None,
     plans: Sequence[str | None] = (None,),
     grids: Sequence[str | None] = (None,),
-    clip: bool = False,
+    clip: bool | None = None,
     threshold: float | None = None,
     n: int = 2000,
     seed: int = 0,
@@ -148,13 +149,13 @@ def sweep(
                 with spread.alone():
                     _warm(bench)
                     for setting, _ in dealt(todo, size)[rank]:
-                        _finish(bench, setting, store, size)
+                        _finish(bench, setting, store, size, _fit(bench, setting))
                         if rank == 0:
                             store.write_results()
                 while not all(store.told(setting, metrics) for setting, _ in todo):  # of other processes; no limit of time
                     time.sleep(0.2)
     except KeyboardInterrupt:
-        there = store.rows(metrics)
+        there = _current(store.rows(metrics), [s for s, _ in wanted])
         if rank == 0 and there:
             store.write_results()
             _result(bench, store, there, [*left_out, *store.refused()], shown, finished=False)
@@ -164,7 +165,7 @@ def sweep(
     if show:
         for one in refused:
             print(f"left out: {one}", file=sys.stderr)
-    rows = store.rows(metrics)
+    rows = _current(store.rows(metrics), [s for s, _ in wanted])
     if not rows:
         raise ValueError(f"every setting was refused: {'; '.join(str(one) for one in refused)}")
     with spread.rank_zero_first():
@@ -215,17 +216,28 @@ def _warm(bench: _Bench) -> None:
     sample(bench.model, min(bench.job.batch, bench.job.n), steps=1, batch=bench.job.batch, **_drawing(bench))
 
 
-def _finish(bench: _Bench, setting: Setting, store: "_Store", processes: int) -> None:
+def _fit(bench: _Bench, setting: Setting) -> Tuned | None:
+    """The fitted sampler of a setting, where it has one: the very one that was there when the settings were found."""
+    if setting.fit is None:
+        return None
+    there = all_tuned(folders_of(bench.model), str(fingerprint(bench.model)))
+    if (found := next((fit for fit in there if fit.digest == setting.fit), None)) is None:
+        raise ValueError(
+            f"the fitted sampler {setting.fit} of {setting.steps} calls is gone since the sweep began: begin it again"
+        )
+    return found
+
+
+def _finish(bench: _Bench, setting: Setting, store: "_Store", processes: int, fit: Tuned | None) -> None:
     """Draws and scores one setting and writes it down; or, where `sample` refuses it, why."""
     job = bench.job
     target = store.samples(setting.name)
     if target.exists():
         made = Samples.load(target)
     else:
+        given = setting.arguments() if fit is None else {"tuned": fit}
         try:
-            made = sample(
-                bench.model, job.n, seed=job.seed, batch=job.batch, out=target, **setting.arguments(), **_drawing(bench)
-            )
+            made = sample(bench.model, job.n, seed=job.seed, batch=job.batch, out=target, **given, **_drawing(bench))
         except ValueError as error:
             store.refuse(setting, str(error))
             return
@@ -359,6 +371,12 @@ class _Store:
         return [json.loads(path.read_text()) for path in sorted(self._rows.glob("[!.]*.json"))]
 
 
+def _current(rows: Sequence[Row], wanted: Sequence[Setting]) -> list[Row]:
+    """Without fitted samplers in whose place there are others now; their samples stay where they are."""
+    now = {replace(s, fit=None): s.fit for s in wanted if s.fit is not None}
+    return [row for row in rows if now.get(replace(row.setting, fit=None), row.setting.fit) == row.setting.fit]
+
+
 def _result(
     bench: _Bench, store: _Store, rows: Sequence[Row], left_out: Sequence[LeftOut], shown: int, *, finished: bool = True
 ) -> Sweep:
@@ -375,7 +393,7 @@ def _watched(
     store: _Store, wanted: Sequence[tuple[Setting, float]], todo: Sequence[tuple[Setting, float]], n: int, batch: int, show: bool
 ) -> Iterator[None]:
     """A bar in network calls over all settings and processes, read off the files that they write."""
-    if not show:
+    if not (show and todo):
         yield
         return
     total, rest = (n * sum(cost for _, cost in some) for some in (wanted, todo))
@@ -432,7 +450,7 @@ def _over_ray(address: str, bench: _Bench, todo: Sequence[tuple[Setting, float]]
     rest = []
     for setting, cost in todo:
         if store.samples(setting.name).exists():  # drawn before: only scores are missing
-            _finish(bench, setting, store, 1)
+            _finish(bench, setting, store, 1, None)
         else:
             rest.append((setting, cost))
     if not rest:
@@ -446,7 +464,8 @@ def _over_ray(address: str, bench: _Bench, todo: Sequence[tuple[Setting, float]]
         have = ray.cluster_resources()
         task = ray.remote(num_cpus=1, num_gpus=1 if have.get("GPU") else 0)(_elsewhere)
         together = max(int(have.get("GPU") or have.get("CPU") or 1), 1)
-        waiting = [task.remote(job, s.to_json(), together) for s, _ in sorted(rest, key=lambda item: -item[1])]
+        fits = {s: None if (fit := _fit(bench, s)) is None else fit.to_json() for s, _ in rest}
+        waiting = [task.remote(job, s.to_json(), fits[s], together) for s, _ in sorted(rest, key=lambda item: -item[1])]
         while waiting:
             (done, *_), waiting = ray.wait(waiting, num_returns=1)
             _take(store, ray.get(done))
@@ -456,13 +475,14 @@ def _over_ray(address: str, bench: _Bench, todo: Sequence[tuple[Setting, float]]
             ray.shutdown()
 
 
-def _elsewhere(job: _Job, setting: Mapping[str, Any], processes: int) -> dict[str, bytes]:
+def _elsewhere(job: _Job, setting: Mapping[str, Any], fit: Mapping[str, Any] | None, processes: int) -> dict[str, bytes]:
     """One setting, on whatever machine: the files that it makes, by their names in the folder of the sweep."""
     bench = _opened(job)
     with tempfile.TemporaryDirectory(prefix="alphabar-sweep-") as scratch:
         store = _Store(Path(scratch))
         store.claim(_protocol(bench), ())
-        _finish(bench, Setting.from_json(setting), store, processes)
+        fitted = None if fit is None else Tuned.from_json(fit)
+        _finish(bench, Setting.from_json(setting), store, processes, fitted)
         made = [*Path(scratch).rglob("*.npz"), *Path(scratch).glob("rows/*.json")]  # the row last: it says "finished"
         return {"protocol.json": (Path(scratch) / "protocol.json").read_bytes()} | {
             path.relative_to(scratch).as_posix(): path.read_bytes() for path in made

@@ -203,7 +203,7 @@ def clocks(sweep: Sweep) -> list[str]:
     """How far the seconds compare."""
     places = list(dict.fromkeys(f"{r.where['cpu']}, {r.where['device']}" for r in sweep.rows))
     together = sorted({int(r.where["processes"]) for r in sweep.rows})
-    told = []
+    told = ["Seconds were taken once, while drawing, and hold whatever else the machine did."]
     if len(places) > 1:
         told.append(f"Seconds were taken on unlike machines ({'; '.join(places)}): compare calls instead.")
     if len(together) > 1 or together[0] > 1:
@@ -330,6 +330,8 @@ def _figure(sweep: Sweep, metric: str, cost: str, methods: Sequence[str]) -> tup
     on = sweep.front(metric, cost)
     costs = [row.cost(cost) for row in sweep.rows]
     edge = [row.cost(cost) for row in on]
+    few = sorted(set(costs)) if cost == "calls" else []
+    marks = few if 0 < len(few) <= 7 else ticks(min(costs), max(costs))
     steps = plots.Line(
         "", [*edge, max(costs)], [times * row.scores[metric].value for row in [*on, on[-1]]], colour=None, steps=True
     )
@@ -338,7 +340,7 @@ def _figure(sweep: Sweep, metric: str, cost: str, methods: Sequence[str]) -> tup
         levels = [plots.Level("", times * floor, interval=interval(scores[0].floor_interval))]
     made = plots.plot(
         f"{metric.replace('_', '')}{cost}", f"{column(metric)} against {COSTS[cost]}. {'; '.join(alt)}.", [steps, *lines],
-        levels=levels, x_label=COSTS[cost], log_x=True, log_y=metric not in HIGHER, x_ticks=ticks(min(costs), max(costs)),
+        levels=levels, x_label=COSTS[cost], log_x=True, log_y=metric not in HIGHER, x_ticks=marks,
         linear_below=_near(times, scores), size=(760, 430),
     )  # fmt: skip
     if made is None:

@@ -23,8 +23,9 @@ _MOST = 1000  # steps that are tried under a plan where time is continuous
 class Setting:
     """One way to draw, as `sample` takes it; `None` is its default.
 
-    sampler: a name in the catalogue, or "tuned". steps: of the sampler. eta: 0 to 1. grid: a grid's name. plan: which steps
-    call the network, as "every(3)". clip, threshold: of x0_hat. options: further options of the sampler, sorted by name.
+    sampler: a name in the catalogue, "tuned", or "tuned:NAME". steps: of the sampler. eta: 0 to 1. grid: a grid's name. plan:
+    which steps call the network, as "every(3)". clip, threshold: of x0_hat. options: others of the sampler, sorted by name.
+    fit: the digest of a fitted sampler, which tells it from one of as many calls that was fitted before.
     """
 
     sampler: str
@@ -32,14 +33,16 @@ class Setting:
     eta: float | None = None
     grid: str | None = None
     plan: str | None = None
-    clip: bool = False
+    clip: bool | None = None
     threshold: float | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    fit: str | None = None
 
     @property
     def name(self) -> str:
         """For files: the same for the same setting, in every version and process."""
-        return "_".join([self.sampler, str(self.steps), *(re.sub(r"[^\w.-]+", "_", part).strip("_") for part in self._parts())])
+        parts = [self.sampler, str(self.steps), *self._parts(), *([] if self.fit is None else [self.fit])]
+        return "_".join(re.sub(r"[^\w.-]+", "_", part).strip("_") for part in parts)
 
     @property
     def method(self) -> str:
@@ -51,17 +54,15 @@ class Setting:
         parts += [] if self.eta is None else [f"eta {_plain(self.eta)}"]
         parts += [] if self.grid is None else [f"grid {self.grid}"]
         parts += [] if self.plan is None else [self.plan]
-        parts += ["clip"] if self.clip else []
+        parts += [] if self.clip is None else ["clip" if self.clip else "no clip"]
         return parts + ([] if self.threshold is None else [f"threshold {_plain(self.threshold)}"])
 
     def arguments(self) -> dict[str, Any]:
         """What `sample` is to be given."""
         given: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps}
-        for name, value in (("eta", self.eta), ("grid", self.grid), ("plan", self.plan), ("threshold", self.threshold)):
-            if value is not None:
-                given[name] = value
-        if self.clip:
-            given["clip"] = True
+        for name in ("eta", "grid", "plan", "clip", "threshold"):
+            if getattr(self, name) is not None:
+                given[name] = getattr(self, name)
         if self.options:
             given["options"] = dict(self.options)
         return given
@@ -70,7 +71,7 @@ class Setting:
         """Plain data; `from_json` makes the setting again."""
         return {
             "sampler": self.sampler, "steps": self.steps, "eta": self.eta, "grid": self.grid, "plan": self.plan,
-            "clip": self.clip, "threshold": self.threshold, "options": dict(self.options),
+            "clip": self.clip, "threshold": self.threshold, "options": dict(self.options), "fit": self.fit,
         }  # fmt: skip
 
     @classmethod
@@ -99,7 +100,7 @@ def settings(
     etas: Sequence[float | None] | None = None,
     plans: Sequence[str | None] = (None,),
     grids: Sequence[str | None] = (None,),
-    clip: bool = False,
+    clip: bool | None = None,
     threshold: float | None = None,
 ) -> tuple[list[tuple[Setting, float]], list[LeftOut]]:
     """Every combination that `model` and the samplers can take, with its network calls an image, the fewest calls first; and
@@ -121,7 +122,7 @@ def settings(
     left: list[LeftOut] = []
     for name, options in kinds:
         made = _of_sampler(name, options, etas, plans, grids, left)
-        for base in (replace(kind, clip=clip, threshold=threshold) for kind in made):
+        for base in (kind if _fitted(name) else replace(kind, clip=clip, threshold=threshold) for kind in made):
             for budget in calls:
                 _try(model, base, budget, found, left)
             for number in steps:
@@ -135,8 +136,17 @@ def calls_of(model: Model, setting: Setting) -> float:
 
     Plans that decide by what the network says may call another number of times on the model's own images.
     """
-    dry = sample(_Pixel(model), 1, batch=1, progress=False, **setting.arguments())
-    return float(dry.record["nfe"])
+    return _dry(model, setting)[1]
+
+
+def _dry(model: Model, setting: Setting) -> tuple[Setting, float]:
+    """The setting, with its fit if it has one, and its calls."""
+    record = sample(_Pixel(model), 1, batch=1, progress=False, **setting.arguments()).record
+    return replace(setting, fit=record.get("tuned", {}).get("digest")), float(record["nfe"])
+
+
+def _fitted(sampler: str) -> bool:
+    return sampler.partition(":")[0] == TUNED
 
 
 class _Pixel:
@@ -160,11 +170,11 @@ class _Pixel:
 
 def _parse(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     """ "heun(s_churn=40, order=2)" -> ("heun", (("order", 2), ("s_churn", 40))). Nothing is evaluated."""
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
+    match = re.fullmatch(r"\s*(\w+|tuned:[\w.+]+)\s*(?:\((.*)\))?\s*", text)
     if not match:
         raise ValueError(f"sampler {text!r} cannot be read: write a name, as ddim, or with options, as heun(s_churn=40)")
     name = match[1]
-    if name != TUNED:
+    if not _fitted(name):
         find(name)
     options = {}
     for part in (match[2] or "").split(","):
@@ -189,7 +199,7 @@ def _of_sampler(
     left: list[LeftOut],
 ) -> list[Setting]:
     """The settings of one sampler with 0 steps, to be filled in."""
-    if name == TUNED:
+    if _fitted(name):
         return [Setting(name, 0, options=options)]
     entry = find(name)
     wanted: list[float | None] = []
@@ -215,15 +225,15 @@ def _of_sampler(
 def _try(model: Model, base: Setting, budget: int, found: dict[Setting, float], left: list[LeftOut]) -> None:
     """Adds the setting with as many steps as `budget` calls pay for, or why there is none."""
     try:
-        number = budget if base.sampler == TUNED else steps_for(find(base.sampler), budget)
+        number = budget if _fitted(base.sampler) else steps_for(find(base.sampler), budget)
         if base.plan is not None:
             if base.plan.startswith("adaptive"):
                 raise ValueError("an adaptive plan decides as it goes, so no number of steps follows from calls: give steps")
             number = _under_plan(model, replace(base, steps=number), budget)
-        setting = replace(base, steps=number)
+        setting, cost = _dry(model, replace(base, steps=number))
         if setting in found:
             raise ValueError(f"the same {number} steps as with {found[setting]:g} calls")
-        found[setting] = calls_of(model, setting)
+        found[setting] = cost
     except ValueError as error:
         left.append(LeftOut(base.method, f"{budget} calls", str(error)))
 
@@ -232,7 +242,8 @@ def _keep(model: Model, setting: Setting, found: dict[Setting, float], left: lis
     if setting in found:
         return
     try:
-        found[setting] = calls_of(model, setting)
+        setting, cost = _dry(model, setting)
+        found[setting] = cost
     except ValueError as error:
         left.append(LeftOut(setting.method, f"{setting.steps} steps", str(error)))
 
