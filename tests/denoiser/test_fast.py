@@ -153,6 +153,10 @@ def test_it_says_of_itself_what_the_model_says():
         next(model.parameters()).add_(1.0)
     assert fast.fingerprint == fingerprint != model.fingerprint
     assert fast.device == CPU and "eager" in repr(fast)
+    assert fasten(fast, "channels_last", batch=2).model is model  # made of the model, not of what was made of it
+    record = fast.record()
+    assert record.pop("prepare_seconds") > 0
+    assert record == {"method": "eager", "precision": "float32", "deviation": 0.0}
     with pytest.raises(AttributeError):
         fast.nonsense  # noqa: B018
 

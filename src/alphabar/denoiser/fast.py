@@ -53,7 +53,8 @@ class Fast:
 
     method: how it runs. precision: "float32" or "bf16". device. batch: what it was made for; more images are cut up into
     as many, fewer work too. deviation: largest difference of the network's output from the model's own, as checked once.
-    milliseconds: an image and call, of each method that was timed (by "auto"). failed: why others could not be.
+    prepared: seconds that making it took. milliseconds: an image and call, of each method that was timed (by "auto").
+    failed: why others could not be.
     """
 
     def __init__(
@@ -64,13 +65,14 @@ class Fast:
         precision: str,
         batch: int,
         deviation: float = 0.0,
+        prepared: float = 0.0,
         milliseconds: Mapping[str, float] | None = None,
         failed: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
         self.method, self.precision, self.batch = method, precision, batch
         self.device = _device_of(model)
-        self.deviation = deviation
+        self.deviation, self.prepared = deviation, prepared
         self.milliseconds, self.failed = dict(milliseconds or {}), dict(failed or {})
         own = getattr(model, "fingerprint", None)
         self.fingerprint: str | None = None if own is None else str(own() if callable(own) else own)
@@ -88,12 +90,18 @@ class Fast:
             raise AttributeError(name)
         return getattr(self.__dict__["model"], name)
 
+    def record(self) -> dict[str, Any]:
+        """How it runs, as plain data for the record of samples."""
+        return {
+            "method": self.method, "precision": self.precision, "deviation": self.deviation, "prepare_seconds": self.prepared
+        }  # fmt: skip
+
     def __repr__(self) -> str:
         return f"Fast({self.method}, {self.precision}, batch {self.batch}, {self.device})"
 
 
 def fasten(
-    model: Denoiser,
+    model: Denoiser | Fast,
     method: str = "auto",
     *,
     batch: int,
@@ -113,6 +121,9 @@ def fasten(
     Raises ValueError for unknown names, a model without a network, or a method that cannot run on this device, ImportError
     where a package is missing, RuntimeError where a method fails here or answers otherwise than the model.
     """
+    begun = time.perf_counter()
+    if isinstance(model, Fast):
+        model = model.model
     if not isinstance(model, Preconditioned):
         raise ValueError(f"{type(model).__name__} has no network that could run another way: leave the fast path out")
     if precision not in PRECISIONS:
@@ -129,8 +140,10 @@ def fasten(
         if why := unavailable(method, place, precision):
             raise (ImportError if "pip install" in why else ValueError)(f"{method}: {why}")
         run = job.prepare(method)
-        return Fast(model, run, method, precision, batch, job.deviation[method])
-    return _auto(job, work, cache_folder(cache) / "fast.json")
+        return Fast(model, run, method, precision, batch, job.deviation[method], time.perf_counter() - begun)
+    fast = _auto(job, work, cache_folder(cache) / "fast.json")
+    fast.prepared = time.perf_counter() - begun
+    return fast
 
 
 def unavailable(method: str, device: torch.device, precision: str = "float32") -> str | None:
@@ -392,7 +405,7 @@ def _auto(job: Job, work: int | None, file: Path) -> Fast:
             failed[method] = str(e)
             continue
         milliseconds = {m: 1e3 * v["seconds"] for m, v in known.items()}
-        return Fast(job.model, run, method, job.precision, job.batch, job.deviation[method], milliseconds, failed)
+        return Fast(job.model, run, method, job.precision, job.batch, job.deviation[method], 0.0, milliseconds, failed)
     raise RuntimeError("no way of running the network works here: " + "; ".join(f"{m}: {w}" for m, w in failed.items()))
 
 
