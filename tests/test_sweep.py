@@ -318,6 +318,15 @@ def test_fitted_samplers_are_settings_and_a_new_fit_takes_the_place_of_an_old_on
     assert not np.array_equal(Samples.load(row.samples).images, Samples.load(rows["tuned", 2].samples).images)
 
 
+def test_a_plan_that_decides_as_it_goes_is_counted_when_drawn(place: Path, tmp_path: Path) -> None:
+    plans = ("full", "adaptive(0.5)")
+    made = swept(place, tmp_path / "s", samplers=("ddim",), calls=(4,), steps=(12,), etas=(0,), plans=plans)
+    rows = {(row.setting.plan, row.setting.steps): row for row in made.rows}
+    assert set(rows) == {(None, 4), (None, 12), ("adaptive(0.5)", 12)}
+    assert 1 <= rows["adaptive(0.5)", 12].calls < rows[None, 12].calls == 12
+    assert "so no number of steps follows from calls: give steps" in str(made.left_out[0])
+
+
 # ---- killed, stopped, spread
 
 
