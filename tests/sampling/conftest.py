@@ -13,7 +13,7 @@ from alphabar.schedule.vp import Cosine, LogSigma
 # Every sampler as it comes, and every other value of its options: a new entry of the catalogue is found by itself.
 VARIANTS = {
     "eta": [0.0, 0.5, 1.0], "variance": ["beta"], "data_range": [], "s_churn": [20.0], "s_tmin": [], "s_tmax": [],
-    "s_noise": [], "order": [1, 2, 3], "bh": [1], "coefficients": ["exact"], "variable": ["log_sigma"],
+    "s_noise": [], "order": [1, 2, 3], "bh": [2], "coefficients": ["exact"], "variable": ["log_sigma"],
 }  # fmt: skip
 CASES = {
     f"{name}{'' if key is None else f'-{key}={value}'}": (entry, {} if key is None else {key: value})

@@ -406,7 +406,7 @@ def rough_grid(n, high=3.0):
         (ipndm, {"coefficients": "exact"}, 4),
         (dpmpp_3m, {}, 3),
         (deis, {"variable": "log_sigma"}, 3),
-        (unipc, {}, 4),
+        (unipc, {}, 3),
     ],
 )
 def test_order_on_a_rough_grid(fn, options, wanted, gaussian):

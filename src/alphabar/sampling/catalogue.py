@@ -73,7 +73,7 @@ SAMPLERS: dict[str, Entry] = {
         Entry("dpmpp_sde", dpmpp_sde, 2, True, _two_but_one_at_the_end, "DPM-Solver++(2S) with noise", ("eta",)),
         Entry("dpmpp_2m_sde", dpmpp_2m_sde, 2, True, _one_a_step, "DPM-Solver++(2M) with noise", ("eta",)),
         Entry("dpmpp_3m_sde", dpmpp_3m_sde, 2, True, _one_a_step, "the third-order multistep with noise", ("eta", "order")),
-        Entry("unipc", unipc, 4, False, _one_a_step, "predictor and corrector in one call a step", ("order", "bh")),
+        Entry("unipc", unipc, 3, False, _one_a_step, "predictor and corrector in one call a step", ("order", "bh")),
         Entry("ipndm", ipndm, 2, False, _one_a_step, "Adams-Bashforth on eps_hat, for few calls", ("order", "coefficients")),
         Entry("deis", deis, 3, False, _one_a_step, "tAB-DEIS, for few calls", ("order", "variable", "data_range")),
     )
