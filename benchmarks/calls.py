@@ -99,7 +99,7 @@ def finish(ways: Ways, images: int, found: dict[str, Any]) -> None:
             grid = make_grid(way.schedule, steps)
             x = starting_noise(0, range(images), way.image_shape).to(way.device).mul_(float(grid[0]))
             with torch.inference_mode():
-                made = ddim(way, x, grid)
+                made = torch.cat([ddim(way, part, grid) for part in x.split(way.batch)])
             pixels = to_pixels(made, np.uint8).astype(int)
             if wanted is None:
                 wanted = made, pixels
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--images", type=int, default=64, help="finished by each way, to compare")
+    parser.add_argument("--images", type=int, default=None, help="finished by each way, to compare; a batch if left out")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument(
         "--channels", type=int, nargs="+", default=[32, 64, 128, 256], help="of UNet2DModel; the recipe ddpm_v3's"
@@ -142,7 +142,7 @@ def main() -> None:
         here: dict[str, Any] = found.setdefault(name, {})
         if ways := prepare(model, a.methods, a.batch, a.bf16, here):
             race(ways, a.batch, a.rounds, here)
-            finish(ways, a.images, here)
+            finish(ways, a.images or a.batch, here)
     if a.json:
         a.json.write_text(json.dumps(found, indent=1) + "\n")
 

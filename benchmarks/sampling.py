@@ -5,7 +5,9 @@
 
 Both sides make uint8 images from noise: ours with `alphabar.sample`, theirs with the loop of DDIMPipeline. They take
 turns, in an order that changes from round to round, and every ratio is taken within a round: above 1 ours is faster.
-Own work is the time that ours spends outside the network's forward: noise, noising arithmetic, conversion to pixels.
+Own work is the time that ours spends outside the network's forward: noise, noising arithmetic, conversion to pixels. The fast
+path is what `fasten` makes of the model with --fast (auto: measured here, which compiles and takes a minute; calls.py has them
+all).
 """
 
 import argparse
@@ -21,7 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.denoiser.build import Model, ModelRecipe, build
+from alphabar.denoiser.fast import METHODS, fasten
 from alphabar.record import machine
+from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.draw import sample
 from alphabar.training.checkpoint import BUNDLED, load_model
 
@@ -120,6 +124,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128], help="of UNet2DModel")
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--fast", default="auto", choices=("auto", *METHODS), help="the way of the fast path")
     parser.add_argument("--device", default=None, help="cpu, cuda, ...; the CPU if left out")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers here as well")
     a = parser.parse_args()
@@ -128,6 +133,7 @@ def main() -> None:
     schedule = {"kind": "linear", "beta_min": BETAS["beta_start"], "beta_max": BETAS["beta_end"]}
     model = build(recipe, schedule, (1, a.size, a.size)).to(a.device or "cpu").eval()
     last = copy.deepcopy(model)
+    quick = fasten(model, a.fast, batch=a.batch)
     arguments = vars(a) | {"json": None}
     found: dict[str, Any] = {"machine": machine(), "threads": torch.get_num_threads(), "arguments": arguments}
     print(
@@ -141,6 +147,7 @@ def main() -> None:
                 "diffusers": theirs(model, a.steps, a.batch, eta),
                 "alphabar": ours(model, a.steps, a.batch, eta, "leading", False),
                 "alphabar, channels last": ours(last, a.steps, a.batch, eta, "leading", True),
+                f"alphabar, {quick.method}": ours(quick, a.steps, a.batch, eta, "leading", False),
             },
             a.repeats,
         )
@@ -155,13 +162,16 @@ def main() -> None:
     else:
         print("the bundled model is not there: left out")
     for name, each in models.items():
-        for eta in (0.0, 1.0):
-            for channels_last in (False, True):
-                shares = own_share(each, a.repeats, lambda m, e=eta, c=channels_last: ours(m, a.steps, a.batch, e, None, c))
-                found[f"own work, {name}, eta {eta:g}, channels last {channels_last}"] = shares
-                layout = "channels last" if channels_last else "contiguous"
-                percent = spread([100 * s for s in shares], ".2f")
-                print(f"own work, {name}, eta {eta:g}, {layout}: {percent} %  (aim: under 2)")
+        for sampler, entry in SAMPLERS.items():
+            steps = max(k for k in range(1, a.steps + 1) if entry.calls(k) <= max(a.steps, entry.calls(1)))
+
+            def draw(m: Model, sampler: str = sampler, steps: int = steps) -> Callable[[], Any]:
+                return lambda: sample(m, a.batch, sampler=sampler, steps=steps, batch=a.batch, channels_last=True, progress=False)
+
+            shares = own_share(each, a.repeats, draw)
+            found[f"own work, {name}, {sampler}"] = shares
+            noise = ", draws noise" if entry.stochastic else ""
+            print(f"own work, {name}, {sampler}{noise}: {spread([100 * s for s in shares], '.2f')} %  (aim: under 2)")
     if a.json:
         a.json.write_text(json.dumps(found, indent=1) + "\n")
 
