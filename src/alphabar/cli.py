@@ -314,8 +314,8 @@ def tune(
     n: int = 256,
     n_judge: int = 2000,
     seed: int | None = None,
-    steps: int = 120,
-    lr: float = 3e-3,
+    steps: int = 80,
+    rate: float = 0.01,
     eta: float = 0.3,
     batch: int = 128,
     bf16: bool = False,
@@ -364,8 +364,8 @@ def tune(
         of the fit; one that nobody samples with if left out.
     steps
         of the descent, for images and features.
-    lr
-        highest rate of the descent.
+    rate
+        how far a step of the descent may change the images, root mean square, at first.
     eta
         share of fresh noise that a descent by features begins with; 0 leaves noise out.
     batch
@@ -386,7 +386,7 @@ def tune(
     from alphabar.training.checkpoint import load_model
 
     reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
-    descent = tuning.Descent(steps=steps, batch=batch, lr=lr, eta=eta, bf16=bf16)
+    descent = tuning.Descent(steps=steps, batch=batch, rate=rate, eta=eta, bf16=bf16)
     done = tuning.tune(
         run, calls, fit=fit, name=name, against=against, extractor=extractor, judge=judge, n=n, n_judge=n_judge,
         seed=tuning.SEED if seed is None else seed, descent=descent, out=out, overwrite=overwrite, reading=reading,

@@ -55,13 +55,13 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Descent:
-    """How a fit by gradient goes about it. steps, batch: of Adam; lr: its highest rate; eta: the share of fresh noise that it
+    """How a fit by gradient goes about it. steps, batch, rate: see `alphabar.sampling.tune.descend`; eta: the share of fresh noise that it
     begins with (0 keeps the sampler without noise); remember: images whose features count beside those of the batch;
     bf16: multiply in bfloat16 while fitting."""
 
-    steps: int = 120
+    steps: int = 80
     batch: int = 128
-    lr: float = 3e-3
+    rate: float = 0.01
     eta: float = 0.3
     remember: int = 4096
     bf16: bool = False
@@ -79,7 +79,7 @@ def tune(
     n: int = 256,
     n_judge: int = 2000,
     seed: int = SEED,
-    descent: Descent = Descent(),  # noqa: B008 (frozen)
+    descent: Descent = Descent(),
     begin: Mapping[int, Tuned] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -135,7 +135,7 @@ def tune(
             loss = fits.ToTeacher(bench.fine) if pull is None else bench.filled(pull, c.with_noise(descent.eta), descent.remember)
             found = fits.descend(
                 model, c if pull is None else c.with_noise(descent.eta), loss, steps=descent.steps, batch=min(descent.batch, n),
-                lr=descent.lr, seed=seed if pull is None else seed + 2, pool=n if pull is None else None,
+                rate=descent.rate, seed=seed if pull is None else seed + 2, pool=n if pull is None else None,
                 bf16=descent.bf16, hold=bench.hold, shape=model.image_shape, device=bench.device,
                 what=f"{k} calls by {fit}", progress=progress,
             )  # fmt: skip
@@ -270,7 +270,7 @@ def _features(
         raise ValueError(f"the judge is the extractor that is fitted to ({extractor}): name another one, --judge PATH")
     options = dict(reading or {})
     name, split = parse_set(against)
-    real: ImageSet = load(name, "train" if ":" not in against else split, **options)
+    real: ImageSet = load(name, split, **options)
     stats = FeatureStats.of(extract(real, ours, progress=progress).rows(slice(None)), ours.fingerprint)
     try:
         test = load(name, "test", **options)
@@ -281,9 +281,9 @@ def _features(
 
 def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
     """Before the work, not after it."""
-    if there := [str(p) for p in paths if p.exists()]:
-        if not overwrite:
-            raise FileExistsError(f"{', '.join(there)} is there already: give another --name, or --overwrite it")
+    there = [str(p) for p in paths if p.exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{', '.join(there)} is there already: give another --name, or --overwrite it")
 
 
 def _apart(x: Tensor, end: Tensor) -> float:

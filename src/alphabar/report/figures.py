@@ -12,6 +12,9 @@ from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.evaluate import CurvePoint
 from alphabar.evaluation.heldout import DenoisingLoss
 from alphabar.evaluation.score import HIGHER, TITLES, Score
+from alphabar.sampling.tuned import Tuned
+from alphabar.schedule.grid import GRIDS, make_grid
+from alphabar.schedule.vp import Schedule
 from alphabar.types import Pixels
 
 _INK, _REAL, _OWN, _GOOD, _BAD = "#333333", "#6b7280", "#1f5fa8", "#17803d", "#b42318"
@@ -126,6 +129,35 @@ def _errors(
     down = [max(c - i[0], 0.0) for c, i in zip(centres, pairs, strict=True)]
     up = [max(i[1] - c, 0.0) for c, i in zip(centres, pairs, strict=True)]
     axes.errorbar(x, y, [down, up], color=colour, marker="o", markersize=4, capsize=3, linewidth=1.2, label=label)
+
+
+def draw_levels(fit: Tuned, schedule: Schedule, path: str | Path) -> Path:
+    """Where a fitted sampler spends its calls, beside the standard grids: levels over the number of the call, log scale.
+
+    Also its fresh noise, where it has any; a grid that has not so many steps is left out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    calls = range(1, fit.calls + 1)
+    for name in GRIDS:
+        try:
+            levels = make_grid(schedule, fit.calls, name)[:-1].tolist()
+        except ValueError:  # a grid of integer timesteps, or more steps than there are
+            continue
+        axes.plot(calls, levels, linewidth=1.1, marker=".", markersize=4, alpha=0.8, label=name)
+    axes.plot(calls, fit.sigmas, color="#111111", linewidth=2.2, marker="o", markersize=6, label=f"fitted ({fit.name})")
+    if fit.stochastic:
+        noisy = [(k, c) for k, c in zip(calls, fit.fresh, strict=True) if c > 0]
+        axes.plot(
+            *zip(*noisy, strict=True), color="#b42318", linestyle=":", marker="x", markersize=5, label="fresh noise after it"
+        )
+    axes.set_yscale("log")
+    axes.set_xlabel("call")
+    axes.set_ylabel("sigma, as the network is told it")
+    axes.legend(fontsize=8, frameon=False)
+    axes.set_title(f"{fit.calls} calls, fitted to model {fit.model}", fontsize=9, loc="left")
+    return _save(figure, path)
 
 
 def _page(columns: int, height: float) -> tuple[Any, list[Any], Any]:

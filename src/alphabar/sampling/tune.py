@@ -13,6 +13,7 @@
 Inside a fit, states are y_i = x_i / sqrt(1 + sigma_i^2), of scale about 1 at all levels.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Protocol
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from alphabar.denoiser.precondition import Preconditioned
@@ -30,7 +31,7 @@ from alphabar.sampling.tuned import Tuned
 from alphabar.schedule.grid import check_grid
 from alphabar.schedule.noising import to_x0
 from alphabar.schedule.vp import Schedule
-from alphabar.seeds import SeededNoise, starting_noise
+from alphabar.seeds import SUBSET, SeededNoise, generator, starting_noise
 from alphabar.types import Denoiser, Grid, Images
 
 FINE = 80  # levels of the fine trajectory, without its 0
@@ -344,24 +345,37 @@ class ToTeacher:
         return (images - self.end[list(rows)].to(images)).square().mean()
 
 
-class _Free(nn.Module):
-    """The numbers of a fit as deviations from where it begins: log levels, keep, mix, fresh."""
+class Free:
+    """The numbers of a fit as a vector of deviations from where it begins: log levels, keep, mix, standard deviations of noise.
 
-    def __init__(self, c: Coefficients, noise: bool) -> None:
-        super().__init__()
+    The first level is that of the starting noise and stays. memory: answers that a row of mix may use, besides those that it
+    uses already. noise, levels: whether those may move.
+    """
+
+    def __init__(self, c: Coefficients, *, memory: int = 4, noise: bool = True, levels: bool = True) -> None:
         n = len(c.sigmas)
         self.c = c
-        self.level = nn.Parameter(torch.zeros(n, dtype=torch.float64))
-        self.keep = nn.Parameter(torch.zeros(n, dtype=torch.float64))
-        self.mix = nn.Parameter(torch.zeros(n, n, dtype=torch.float64))
-        self.fresh = nn.Parameter(torch.zeros(n, dtype=torch.float64), requires_grad=noise)
+        row, column = torch.arange(n)[:, None], torch.arange(n)
+        self.mixed = (column <= row) & ((column > row - memory) | (c.mix != 0))
+        self.moved = torch.arange(n) > 0 if levels else torch.zeros(n, dtype=torch.bool)
+        self.noisy = c.fresh > 0 if noise else torch.zeros(n, dtype=torch.bool)
+        self.size = int(self.moved.sum()) + n + int(self.mixed.sum()) + int(self.noisy.sum())
 
-    def now(self) -> Coefficients:
-        moved = torch.cat([self.level[:1] * 0, self.level[1:]])  # the first level is that of the starting noise
-        fresh = (self.c.fresh + self.fresh).abs()
-        last = torch.ones_like(fresh)
-        last[-1] = 0
-        return Coefficients(self.c.sigmas * moved.exp(), self.c.keep + self.keep, self.c.mix + self.mix.tril(), fresh * last)
+    def at(self, theta: Tensor) -> Coefficients:
+        """The coefficients at deviations theta (size,), float64; gradients flow."""
+        n = len(self.c.sigmas)
+        counts = [int(self.moved.sum()), n, int(self.mixed.sum()), int(self.noisy.sum())]
+        level, keep, mix, fresh = theta.split(counts)
+
+        def spread(values: Tensor, mask: Tensor) -> Tensor:
+            return torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, values)
+
+        return Coefficients(
+            self.c.sigmas * spread(level, self.moved).exp(),
+            self.c.keep + keep,
+            self.c.mix + spread(mix, self.mixed),
+            (self.c.fresh + spread(fresh, self.noisy)).abs(),
+        )
 
 
 def _answer(model: Denoiser, x: Images, sigma: Tensor) -> Images:
@@ -417,7 +431,7 @@ def unroll(
 
 
 @dataclass(frozen=True, eq=False)
-class Descent:
+class Descended:
     """What `descend` found: the mean of the numbers over the last quarter of its steps, and the loss of every step."""
 
     coefficients: Coefficients
@@ -429,69 +443,97 @@ def descend(
     begin: Coefficients,
     loss: Loss,
     *,
-    steps: int = 100,
+    shape: tuple[int, int, int],
+    steps: int = 80,
     batch: int = 128,
-    lr: float = 2e-3,
+    rate: float = 0.01,
+    momentum: float = 0.9,
+    probes: int = 3,
     seed: int = 1,
     pool: int | None = None,
     noise: bool = True,
     levels: bool = True,
+    memory: int = 4,
     bf16: bool = False,
     hold: Callable[[Images], Images] | None = None,
-    shape: tuple[int, int, int],
     device: torch.device | str = "cpu",
-    memory: float = 6e9,
+    room: float = 6e9,
     what: str = "descent",
     progress: bool = True,
-) -> Descent:
-    """Adam (cosine from lr to 0) on log levels, coefficients and standard deviations of noise, all in y.
+) -> Descended:
+    """Follows the gradient of `loss` on finished images, in log levels, coefficients and fresh noise (`Free`).
+
+    The numbers act on the images with very unlike strength, and nearly as one where answers are alike; so a step is measured
+    by what it does to the images: with J the derivative of the finished images, it goes along (J^T J)^-1 times the gradient (the
+    mean of the past ones, `momentum`), as far as changes the images by `rate` (root mean square; falls to 0 as a cosine).
+    J^T J is estimated at the beginning from random projections of the images, `probes` times as many as numbers (Hutchinson).
 
     Starting noise is that of image 0, 1, ... of `seed`; pool: how many of them there are before they come again (None:
-    never). noise: fit the fresh noise too, where `begin` has some. levels: move the levels. bf16: multiply in bfloat16
-    while fitting. memory: bytes that a step may keep for its way back before calls are made twice instead.
-    Ctrl-C ends it early, with what was found so far.
+    never). memory: see `Free`. bf16: multiply in bfloat16 while fitting. room: bytes that a step may keep for its way back
+    before calls are made twice instead. Ctrl-C ends it early, with what was found so far.
+    Raises ArithmeticError where the loss is not finite, ValueError where levels have crossed.
     """
-    free = _Free(begin, noise and bool((begin.fresh > 0).any()))
-    free.level.requires_grad_(levels)
-    moving = [p for p in free.parameters() if p.requires_grad]
-    adam = torch.optim.Adam(moving, lr=lr, betas=(0.9, 0.98))
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    free = Free(begin, memory=memory, noise=noise, levels=levels)
     n = len(begin.sigmas)
     device = torch.device(device)
     cast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     with cast:
-        recompute = n * batch * _kept(model, shape, device) > memory
+        recompute = n * batch * _kept(model, shape, device) > room
+
+    def images_at(theta: Tensor, rows: Sequence[int], fresh: range) -> Images:
+        start = starting_noise(seed, rows, shape).to(device).contiguous(memory_format=torch.channels_last)
+        with cast:
+            return unroll(model, start, free.at(theta), SeededNoise(seed, fresh), hold=hold, recompute=recompute).float()
+
     losses: list[float] = []
-    recent: deque[list[Tensor]] = deque(maxlen=max(1, steps // 4))
-    with track(steps * batch * n, what, unit="calls", show=progress) as advance:
+    recent: deque[Tensor] = deque(maxlen=max(1, steps // 4))
+    few = max(1, min(8, batch))
+    tried = probes * free.size
+    with track((steps * batch + tried * few) * n, what, unit="calls", show=progress) as advance:
         try:
+            drawn = []
+            for k in range(tried):
+                theta = torch.zeros(free.size, dtype=torch.float64, requires_grad=True)
+                images = images_at(theta, range(few), range(few))
+                signs = generator(seed, k, stream=SUBSET).integers(0, 2, tuple(images.shape)) * 2.0 - 1
+                (images * torch.from_numpy(signs).to(images)).sum().backward()  # type: ignore[no-untyped-call]
+                drawn.append(grad_of(theta))
+                advance(few * n)
+            j = torch.stack(drawn) / (tried * images.numel()) ** 0.5  # so that theta^T J^T J theta is the mean square change
+            values, vectors = torch.linalg.eigh(j.T @ j)
+            live = values > values[-1] * 1e-7
+            whiten = vectors[:, live] / values[live].sqrt()  # theta = whiten @ phi changes the images by |phi|
+            theta = torch.zeros(free.size, dtype=torch.float64)
+            mean = torch.zeros(int(live.sum()), dtype=torch.float64)
             for k in range(steps):
+                theta = theta.detach().requires_grad_()
                 rows = [(k * batch + r) % (pool or _NEVER) for r in range(batch)]
-                start = starting_noise(seed, rows, shape).to(device)
-                start = start.contiguous(memory_format=torch.channels_last)
                 # fresh noise differs from step to step even where the starting noise comes again
-                fresh = SeededNoise(seed, range(k * batch, (k + 1) * batch))
-                with cast:
-                    images = unroll(model, start, free.now(), fresh, hold=hold, recompute=recompute)
-                value = loss(images.float(), rows)
+                value = loss(images_at(theta, rows, range(k * batch, (k + 1) * batch)), rows)
                 if not bool(torch.isfinite(value)):
-                    raise ArithmeticError(f"the loss of step {k} is {float(value)}: begin again with a smaller lr than {lr:g}")
-                adam.zero_grad()
+                    raise ArithmeticError(
+                        f"the loss of step {k} is {float(value)}: begin again with a smaller rate than {rate:g}"
+                    )
                 value.backward()  # type: ignore[no-untyped-call]
-                adam.step()
-                rate.step()
+                mean = momentum * mean + (1 - momentum) * (whiten.T @ grad_of(theta))
+                far = rate * (1 + math.cos(math.pi * k / steps)) / 2
+                theta = theta.detach() - whiten @ (far * mean / mean.norm().clamp_min(1e-300))
                 losses.append(float(value.detach()))
-                recent.append([p.detach().clone() for p in free.parameters()])
+                recent.append(theta)
                 advance(batch * n)
         except KeyboardInterrupt:
             if not recent:
                 raise
-    for p, values in zip(free.parameters(), zip(*recent, strict=True), strict=True):
-        p.data.copy_(torch.stack(values).mean(0))
-    with torch.no_grad():
-        c = free.now()
+    c = free.at(torch.stack(list(recent)).mean(0))
     check_grid(torch.cat([c.sigmas, torch.zeros(1, dtype=torch.float64)]))
-    return Descent(c, losses)
+    return Descended(c, losses)
+
+
+def grad_of(theta: Tensor) -> Tensor:
+    """The gradient that a backward pass left."""
+    if theta.grad is None:
+        raise ValueError("the loss does not depend on the sampler: it has to be made of the images that it is given")
+    return theta.grad
 
 
 _NEVER = 1 << 40
