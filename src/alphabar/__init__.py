@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from alphabar.sampling.draw import Samples, sample
     from alphabar.schedule.noising import add_noise, add_noise_vp
     from alphabar.schedule.vp import Cosine, Linear
+    from alphabar.sweeping import sweep
     from alphabar.training.checkpoint import load_model
+    from alphabar.tuning import tune
 
 _WHERE = {
     "Cosine": "schedule.vp",
@@ -34,13 +36,16 @@ _WHERE = {
     "resolve": "recipe",
     "sample": "sampling.draw",
     "score": "judge",
+    "sweep": "sweeping",
     "train": "api",
     "train_extractor": "evaluation.learn",
+    "tune": "tuning",
 }
 
 __all__ = [
     "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "compare", "load",
-    "load_extractor", "load_model", "resolve", "sample", "score", "train", "train_extractor",
+    "load_extractor", "load_model", "resolve", "sample", "score", "sweep", "train",
+    "train_extractor", "tune",
 ]  # fmt: skip
 
 

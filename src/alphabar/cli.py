@@ -190,6 +190,8 @@ def sample(
     threshold: float | None = None,
     variance: str | None = None,
     tuned: Path | None = None,
+    fast: str = "auto",
+    precision: Literal["float32", "bf16"] = "float32",
     checkpoint: str = "last",
     device: str | None = None,
     as_json: Json = False,
@@ -226,7 +228,7 @@ def sample(
     grid
         leading, trailing, linspace (integer timesteps), time, log_sigma or karras.
     plan
-        which steps call the network, as "every(3, last=50)" or progressive.
+        which steps call the network, as "every(3, last=50)", progressive, or "adaptive(0.02)" (image by image).
     clip
         hold x0_hat within -1..1 at every step, or --no-clip; diffusers:PATH does as its scheduler says if left out.
     threshold
@@ -235,6 +237,11 @@ def sample(
         posterior or beta, for ddpm.
     tuned
         a fitted sampler's file, in place of --sampler.
+    fast
+        how the network is run: auto (what finishes soonest here, by measurement), none, or channels_last, compile, onnxruntime,
+        openvino, cuda_graphs.
+    precision
+        bf16 multiplies in bfloat16, which changes images a little.
     checkpoint
         last or best.
     device
@@ -261,6 +268,8 @@ def sample(
             threshold=threshold,
             variance=variance,
             tuned=tuned,
+            fast=None if fast == "none" else fast,
+            precision=precision,
             out=out,
             device=device or best_device(),
             channels_last=True,

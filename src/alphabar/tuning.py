@@ -25,7 +25,7 @@ from alphabar.sampling.tuned import Tuned, check_name, folders_of, path_of, run_
 from alphabar.schedule.grid import default_grid, make_grid
 from alphabar.seeds import SeededNoise, starting_noise
 from alphabar.training.checkpoint import load_model
-from alphabar.types import Denoiser, Images
+from alphabar.types import Denoiser, Grid, Images
 
 Fit = Literal["grid", "solver", "images", "features"]
 FITS: tuple[str, ...] = get_args(Fit)
@@ -55,9 +55,9 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Descent:
-    """How a fit by gradient goes about it. steps, batch, rate: see `alphabar.sampling.tune.descend`; eta: the share of fresh noise that it
-    begins with (0 keeps the sampler without noise); remember: images whose features count beside those of the batch;
-    bf16: multiply in bfloat16 while fitting."""
+    """How a fit by gradient goes about it. steps, batch, rate: see `alphabar.sampling.tune.descend`. eta: the share of fresh
+    noise that it begins with (0 keeps the sampler without noise). remember: images whose features count beside those of the
+    batch. bf16: multiply in bfloat16 while fitting."""
 
     steps: int = 80
     batch: int = 128
@@ -184,8 +184,10 @@ class _Bench:
         denoise = held(model, *limits)
         hold = None if denoise is model else lambda x0_hat: held(lambda x, sigma: x0_hat, *limits)(x0_hat, x0_hat)
         device = next(model.parameters()).device
-        layout = {"memory_format": torch.channels_last}
-        starts = [starting_noise(s, range(m), model.image_shape).to(device, **layout) for s, m in ((seed, n), (seed + 1, 64))]
+        starts = [
+            starting_noise(s, range(m), model.image_shape).to(device).contiguous(memory_format=torch.channels_last)
+            for s, m in ((seed, n), (seed + 1, 64))
+        ]
         grid = fits.fine_grid(model.schedule)
         fine, unseen = (fits.record(denoise, s, grid, batch=batch, progress=progress) for s in starts)
         return _Bench(model, denoise, hold, limits, fine, unseen, starts[0], starts[1], device, batch, seed, progress)
@@ -222,7 +224,7 @@ class _Bench:
         known = self.fine.part(0, cut)
         rest, end = self.starts[cut:], self.fine.end[cut:]
         found: list[tuple[float, fits.Coefficients, str]] = []
-        grids = {}
+        grids: dict[tuple[float, ...], tuple[Grid, str]] = {}
         for (back, cost), power in product(costs.items(), (1.0, 2.0)):
             grid = fits.best_levels(self.fine, cost, calls, power)
             grids.setdefault(

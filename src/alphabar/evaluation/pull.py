@@ -68,7 +68,8 @@ class FrechetPull:
         first = 2 * (m - self.mean).to(f)
         slope = (f @ first + ((off @ g) * off).sum(1)).mean()
         value = (m - self.mean).square().sum() + (c + self.cov).diagonal().sum() - 2 * values.sqrt().sum()
-        return slope - slope.detach() + value.to(f)
+        out: Tensor = slope - slope.detach() + value.to(f)
+        return out
 
     def _embed(self, images: Images) -> Features:
         k = self.crop

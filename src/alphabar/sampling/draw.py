@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from alphabar.data.decode import decode, probe
 from alphabar.data.images import to_pixels
 from alphabar.data.png import write_png
-from alphabar.denoiser.plan import Plan, parse_plan, timesteps
-from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls, ThresholdX0
+from alphabar.denoiser.adaptive import AdaptiveCalls, distribution, planned
+from alphabar.denoiser.fast import Fast, fasten
+from alphabar.denoiser.plan import Adaptive, Plan, parse_plan, timesteps
+from alphabar.denoiser.wrap import ClipX0, CountCalls, ThresholdX0
 from alphabar.progress import track
 from alphabar.record import versions, write_atomically
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find
@@ -127,11 +129,13 @@ def sample(
     seed: int = 0,
     batch: int = 64,
     grid: str | Grid | None = None,
-    plan: str | Plan | None = None,
+    plan: str | Plan | Adaptive | None = None,
     clip: bool | float | None = None,
     threshold: float | None = None,
     variance: str | None = None,
     tuned: Tuned | str | Path | None = None,
+    fast: str | None = None,
+    precision: str = "float32",
     keep_x0: bool | Sequence[int] = False,
     indices: Sequence[int] | None = None,
     out: str | Path | None = None,
@@ -142,14 +146,17 @@ def sample(
     """n images from `model`. Image k of a seed is the same whatever n, the batch and the order.
 
     sampler: a name in the catalogue; "tuned", the one that was fitted to this model with so many steps, or "tuned:NAME" where
-    there are several; tuned: one itself, or its file. steps: of the sampler (50). grid: a grid's name, None for the schedule's
-    default, or levels, which then say how many steps. eta: 0 to 1, None for the sampler's own (0 of ddim, 1 of those that
-    are stochastic by nature). options: further options of the sampler by name, {"s_churn": 40.0}. variance: "posterior"
-    or "beta", of ddpm. plan: steps that call the network, as "every(3, last=50)" or an object; None calls at all
-    of them. clip: hold x0_hat within [-1, 1], or within -clip..clip. threshold: a share for dynamic thresholding of x0_hat
-    (`ThresholdX0`). keep_x0: keep x0_hat of all steps (True) or of those numbered.
+    there are several; tuned: one itself, or its file. steps: of the sampler (50). grid: a grid's name, None for the
+    schedule's default, or levels, which then say how many steps. eta: 0 to 1, None for the sampler's own (0 of ddim, 1 of
+    those that are stochastic by nature). options: further options of the sampler by name, {"s_churn": 40.0}. variance:
+    "posterior" or "beta", of ddpm. plan: steps that call the network, as "every(3, last=50)" or "adaptive(0.02)", or an
+    object; None calls at all of them. clip: hold x0_hat within [-1, 1], or within -clip..clip. threshold: a share for
+    dynamic thresholding of x0_hat (`ThresholdX0`). keep_x0: keep x0_hat of all steps (True) or of those numbered.
     Where grid, variance, or both clip and threshold are None, a model that has `defaults` (one of diffusers:PATH) decides;
     any other takes the schedule's own grid, the posterior variance, and holds nothing. The record says what was done.
+
+    fast: how the network is run, a method of `alphabar.denoiser.fast`, or "auto", the one that finishes soonest here by
+    measurement; None as the model is. precision: "bf16" multiplies in bfloat16, which changes images a little.
     indices: which images of the seed, None for 0 .. n - 1. device: moves the model there; None leaves it where it is.
     channels_last: run the network in that memory layout, which suits some networks and harms others.
 
@@ -192,7 +199,10 @@ def sample(
     value_range = getattr(model, "value_range", None)
     if out is not None:
         _check_target(out, c, pixels)
-    device = _place(model, device, channels_last)
+    device = _place(model, device, channels_last and fast is None)
+    network: Denoiser = model
+    if fast is not None or precision != "float32":
+        network = fasten(model, fast or "channels_last", batch=min(batch, n), precision=precision, work=n * entry.calls(steps))
     protocol: dict[str, Any] = {
         "sampler": entry.name, "eta": settings.get("eta"), "variance": settings.get("variance"), "steps": steps,
         "grid": sigmas.tolist(), "grid_name": grid_name, "plan": None if plan is None else plan.name,
@@ -206,6 +216,8 @@ def sample(
         protocol["tuned"] = {"name": fit.name, "digest": fit.digest}
     elif more := {k: v for k, v in settings.items() if k not in ("eta", "variance", "data_range")}:
         protocol["options"] = more
+    if precision != "float32":
+        protocol["precision"] = precision
     if largest is not None:
         protocol["threshold_max"] = largest
     if list(indices) != list(range(indices[0], indices[0] + n)):
@@ -221,10 +233,11 @@ def sample(
             if start in made:
                 continue
             begun = time.perf_counter()
-            count = CountCalls(model)
+            count = CountCalls(network)
             denoise: Denoiser = count
+            skipping = None
             if plan is not None:
-                denoise = SkipCalls(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
+                denoise = skipping = planned(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
             denoise = held(denoise, limit, threshold, largest)
             keep = KeepX0(protocol["x0_steps"], crop, pixels)
             x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
@@ -233,7 +246,8 @@ def sample(
             told = _Told(keep, advance, len(rows) / steps)
             x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=told, **settings)
             images = to_pixels(cropped(x, crop), pixels)  # also waits for the device
-            made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun)
+            each = skipping.calls.numpy() if isinstance(skipping, AdaptiveCalls) else None
+            made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun, each)
             if parts is not None:
                 parts.save(start, made[start])
 
@@ -243,6 +257,10 @@ def sample(
         "nfe": sum(p.calls for p in finished) / n, "seconds": seconds, "seconds_per_image": seconds / n,
         "device": str(device),
     }  # fmt: skip
+    if isinstance(network, Fast):
+        record["fast"] = network.record()
+    if isinstance(plan, Adaptive):
+        record["calls"] = distribution(np.concatenate([p.each for p in finished if p.each is not None]))
     x0 = [np.concatenate(step) for step in zip(*(p.x0 for p in finished), strict=True)]
     samples = Samples(np.concatenate([p.images for p in finished]), record, x0 or None)
     if out is not None and parts is not None:
@@ -356,12 +374,14 @@ class _Told:
 
 @dataclass(frozen=True)
 class _Part:
-    """One finished batch. calls: images that went through the network, summed over its calls."""
+    """One finished batch. calls: images that went through the network, summed over its calls; each: for every image, where
+    that varies."""
 
     images: Pixels
     x0: list[Pixels]
     calls: int
     seconds: float
+    each: NDArray[np.int64] | None = None
 
 
 class _Parts:
@@ -393,11 +413,14 @@ class _Parts:
         if not file.exists():
             return None
         with np.load(file, allow_pickle=False) as data:
-            return _Part(data["images"], list(data["x0"]), int(data["calls"]), float(data["seconds"]))
+            each = data["each"] if "each" in data.files else None
+            return _Part(data["images"], list(data["x0"]), int(data["calls"]), float(data["seconds"]), each)
 
     def save(self, start: int, part: _Part) -> None:
         x0 = np.stack(part.x0) if part.x0 else np.empty((0, *part.images.shape), dtype=part.images.dtype)
         arrays = {"images": part.images, "x0": x0, "calls": np.array(part.calls), "seconds": np.array(part.seconds)}
+        if part.each is not None:
+            arrays["each"] = part.each
         _write_npz(self.folder / f"{start:08d}.npz", arrays)
 
     def clear(self) -> None:

@@ -69,7 +69,7 @@ def fine_grid(schedule: Schedule, levels: int = FINE) -> Grid:
     sigma = torch.logspace(torch.tensor(high).log10(), torch.tensor(low).log10(), levels, dtype=torch.float64)
     sigma[0], sigma[-1] = high, low
     if schedule.steps is not None:
-        t = schedule.t(sigma).round().unique().flip(0)
+        t = torch.unique(schedule.t(sigma).round()).flip(0)
         sigma = schedule.sigma(t)
     grid = torch.cat([sigma, torch.zeros(1, dtype=torch.float64)])
     check_grid(grid)
@@ -87,7 +87,7 @@ def record(
     answers: list[list[Images]] = [[] for _ in range(levels)]
     ends = []
     with track(len(starts), "fine trajectory", unit="images", show=progress) as advance:
-        for part in starts.split(batch):
+        for part in torch.split(starts, batch):
 
             def keep(i: int, sigma: float, x: Tensor, x0_hat: Tensor, part: Images = part) -> None:
                 xs[i].append(x.to("cpu", copy=True))
@@ -151,7 +151,8 @@ def _without(rows: Tensor, basis: Tensor, g: Tensor) -> Tensor:
     """rows (j, r, m) less their projection on basis (j, b, m), by the inner products g (j, m, m)."""
     inner = basis @ g @ basis.mT
     small = 1e-10 * inner.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(inner.shape[1], dtype=torch.float64)
-    return rows - torch.linalg.solve(inner + small, basis @ g @ rows.mT).mT @ basis
+    out: Tensor = rows - torch.linalg.solve(inner + small, basis @ g @ rows.mT).mT @ basis
+    return out
 
 
 def _grams(fine: Trajectory) -> Float64[Tensor, "k m m"]:
@@ -306,7 +307,7 @@ def least_squares(
     with track(n * len(starts), "least squares", unit="calls", show=progress) as advance:
         for i in range(n):
             parts = []
-            for part in y.split(batch):
+            for part in torch.split(y, batch):
                 parts.append(denoise(part * float(g[i]), part.new_full((len(part),), float(sigmas[i]))))
                 advance(len(part))
             said.append(torch.cat(parts))
@@ -365,7 +366,7 @@ class Free:
         """The coefficients at deviations theta (size,), float64; gradients flow."""
         n = len(self.c.sigmas)
         counts = [int(self.moved.sum()), n, int(self.mixed.sum()), int(self.noisy.sum())]
-        level, keep, mix, fresh = theta.split(counts)
+        level, keep, mix, fresh = torch.split(theta, counts)
 
         def spread(values: Tensor, mask: Tensor) -> Tensor:
             return torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, values)
