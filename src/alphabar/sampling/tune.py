@@ -448,6 +448,7 @@ def descend(
     steps: int = 80,
     batch: int = 128,
     rate: float = 0.01,
+    reach: float = 0.02,
     momentum: float = 0.9,
     probes: int = 3,
     seed: int = 1,
@@ -466,7 +467,8 @@ def descend(
 
     The numbers act on the images with very unlike strength, and nearly as one where answers are alike; so a step is measured
     by what it does to the images: with J the derivative of the finished images, it goes along (J^T J)^-1 times the gradient (the
-    mean of the past ones, `momentum`), as far as changes the images by `rate` (root mean square; falls to 0 as a cosine).
+    mean of the past ones, `momentum`), as far as changes the images by `rate` (root mean square) and any number by `reach`;
+    both fall to 0 as a cosine. Numbers that the images hardly depend on are held by `reach` alone.
     J^T J is estimated at the beginning from random projections of the images, `probes` times as many as numbers (Hutchinson).
 
     Starting noise is that of image 0, 1, ... of `seed`; pool: how many of them there are before they come again (None:
@@ -501,11 +503,12 @@ def descend(
                 drawn.append(grad_of(theta))
                 advance(few * n)
             j = torch.stack(drawn) / (tried * images.numel()) ** 0.5  # so that theta^T J^T J theta is the mean square change
-            values, vectors = torch.linalg.eigh(j.T @ j)
-            live = values > values[-1] * 1e-7
-            whiten = vectors[:, live] / values[live].sqrt()  # theta = whiten @ phi changes the images by |phi|
+            # of length 1 in phi, a step changes the images by `rate` and any one number by `reach`, at most
+            curvature = j.T @ j / rate**2 + torch.eye(free.size, dtype=torch.float64) / reach**2
+            values, vectors = torch.linalg.eigh(curvature)
+            whiten = vectors / values.sqrt()  # theta = whiten @ phi
             theta = torch.zeros(free.size, dtype=torch.float64)
-            mean = torch.zeros(int(live.sum()), dtype=torch.float64)
+            mean = torch.zeros(free.size, dtype=torch.float64)
             for k in range(steps):
                 theta = theta.detach().requires_grad_()
                 rows = [(k * batch + r) % (pool or _NEVER) for r in range(batch)]
@@ -517,7 +520,7 @@ def descend(
                     )
                 value.backward()  # type: ignore[no-untyped-call]
                 mean = momentum * mean + (1 - momentum) * (whiten.T @ grad_of(theta))
-                far = rate * (1 + math.cos(math.pi * k / steps)) / 2
+                far = (1 + math.cos(math.pi * k / steps)) / 2
                 theta = theta.detach() - whiten @ (far * mean / mean.norm().clamp_min(1e-300))
                 losses.append(float(value.detach()))
                 recent.append(theta)
