@@ -1,0 +1,268 @@
+"""Few calls: our samplers, fitted and not, against diffusers' schedulers on the same weights, noise and number of calls.
+
+    python benchmarks/few_calls.py --out few                          # the bundled model, n = 10,000: hours on 2 cores
+    python benchmarks/few_calls.py --out few --n 600 --calls 5 10     # minutes, to look at it
+
+On both sides the setting is chosen first, for each number of calls, on --n-select images of another seed: of ours among the
+samplers of one call a step on every grid, of theirs among DDIM, DPMSolverMultistep, UniPC and DEIS with the spacings, orders
+and Karras levels that their documents recommend. Then --n images are drawn by each winner, by the fitted sampler that the run
+has, and, with --ddpm, by DDPM in 1,000 calls; all are scored by one extractor. Whatever is drawn is kept in --out: a run that was
+stopped goes on. Seconds an image are taken apart, in turns, after everything else; run them on a quiet machine.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alphabar.api import best_device
+from alphabar.data.images import to_pixels
+from alphabar.data.sources import load, parse_set
+from alphabar.evaluation.compare import compare_measured
+from alphabar.evaluation.evaluate import ImageEval, Measured
+from alphabar.evaluation.extractor import load_extractor
+from alphabar.progress import track
+from alphabar.record import machine
+from alphabar.sampling.draw import Samples, sample
+from alphabar.schedule.grid import GRIDS, make_grid
+from alphabar.seeds import starting_noise
+from alphabar.training.checkpoint import load_model
+
+OURS = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis")
+_SPACINGS: tuple[dict[str, Any], ...] = (
+    {"timestep_spacing": "linspace"},
+    {"timestep_spacing": "trailing"},
+    {"use_karras_sigmas": True},
+)
+_ORDERS = ({"solver_order": 2}, {"solver_order": 3})
+_MULTISTEP = [o | s for o, s in itertools.product(_ORDERS, _SPACINGS)]
+THEIRS: dict[str, list[dict[str, Any]]] = {
+    "DDIMScheduler": [
+        {"timestep_spacing": "leading", "clip_sample": True},
+        {"timestep_spacing": "trailing", "clip_sample": True},
+        {"timestep_spacing": "trailing", "clip_sample": False},
+    ],
+    "DPMSolverMultistepScheduler": _MULTISTEP,
+    "UniPCMultistepScheduler": _MULTISTEP,
+    "DEISMultistepScheduler": _MULTISTEP,
+}
+STEPS = 1000  # timesteps that a model of continuous time has for diffusers
+
+
+class ForDiffusers:
+    """A model as diffusers' pipelines see one: `unet(y, t)` with integer timesteps, and the betas that go with it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        if model.data_range != 1:
+            raise ValueError(f"the model's range is {model.data_range}: diffusers' pipelines know 1 only")
+        own = model.own_schedule
+        count = own.steps or STEPS
+        self.times = torch.linspace(own.t_min, own.t_max, count, dtype=torch.float64)
+        alphabar = own.alphabar(self.times)
+        before = torch.cat([torch.ones(1, dtype=torch.float64), alphabar[:-1]])
+        self.betas = (1 - alphabar / before).float().numpy()
+        self.prediction = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[model.prediction]
+
+    def scheduler(self, kind: str, settings: dict[str, Any]) -> Any:
+        import diffusers
+
+        return getattr(diffusers, kind)(
+            num_train_timesteps=len(self.betas), trained_betas=self.betas, prediction_type=self.prediction, **settings
+        )
+
+    @torch.no_grad()
+    def draw(self, kind: str, settings: dict[str, Any], steps: int, n: int, seed: int, batch: int, show: bool = True) -> Samples:
+        """What a pipeline of theirs does, from our noise."""
+        scheduler = self.scheduler(kind, settings)
+        device = next(self.model.parameters()).device
+        images, calls, seconds = [], 0, 0.0
+        with track(n, f"{kind} {steps}", unit="images", show=show) as advance:
+            for start in range(0, n, batch):
+                rows = range(start, min(n, start + batch))
+                begun = time.perf_counter()
+                scheduler.set_timesteps(steps)
+                y = starting_noise(seed, rows, self.model.image_shape).to(device) * scheduler.init_noise_sigma
+                for t in scheduler.timesteps:
+                    out = self.model.network(
+                        scheduler.scale_model_input(y, t), self.times[int(t)].float().expand(len(y)).to(device)
+                    )
+                    calls += len(y)
+                    y = scheduler.step(out, t, y).prev_sample
+                images.append(to_pixels(y, "uint8"))
+                seconds += time.perf_counter() - begun
+                advance(len(rows))
+        record = {
+            "sampler": f"diffusers {kind}", "options": settings, "steps": steps, "nfe": calls / n, "seed": seed, "first_index": 0,
+            "n": n, "seconds": seconds, "seconds_per_image": seconds / n, "model": self.model.fingerprint, "value_range": None,
+        }  # fmt: skip
+        return Samples(np.concatenate(images), record)
+
+
+class Bench:
+    def __init__(self, a: argparse.Namespace) -> None:
+        self.a = a
+        self.model = load_model(a.run).to(best_device())
+        self.theirs = ForDiffusers(self.model)
+        real = load(*parse_set(a.against))
+        self.ruler = ImageEval(load_extractor(a.extractor), real, progress=False)
+        self.out: Path = a.out
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def kept(self, name: str, draw: Callable[[], Samples]) -> Samples:
+        """The samples of that name if they are there, else drawn and kept."""
+        path = self.out / f"{self.model.fingerprint}-{name}.npz"
+        if path.exists():
+            return Samples.load(path)
+        made = draw()
+        made.save(path)
+        return made
+
+    def ours(self, n: int, seed: int, steps: int, sampler: str, grid: str | None = None) -> Samples:
+        name = f"{sampler}-{grid}-{steps}-seed{seed}-{n}".replace(":", "_")
+        if sampler.startswith("tuned"):  # a new fit is another sampler
+            from alphabar.sampling.tuned import find_tuned, folders_of
+
+            fit = find_tuned(folders_of(self.model), self.model.fingerprint, steps, sampler.partition(":")[2] or None)
+            name = f"tuned-{fit.name}-{fit.digest}-{steps}-seed{seed}-{n}"
+        options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "seed": seed, "batch": self.a.batch}
+        return self.kept(name, lambda: sample(self.model, n, fast=self.a.fast, channels_last=True, **options))
+
+    def others(self, n: int, seed: int, steps: int, kind: str, settings: dict[str, Any]) -> Samples:
+        name = "-".join([kind, *(f"{k}_{v}" for k, v in settings.items()), str(steps), f"seed{seed}", str(n)])
+        return self.kept(name, lambda: self.theirs.draw(kind, settings, steps, n, seed, self.a.batch))
+
+    def measure(self, samples: Samples, n: int | None = None) -> Measured:
+        images, record = samples.images, samples.record
+        if n is not None and n < len(images):
+            images, record = images[:n], {**record, "n": n}
+        return self.ruler.measure(images, record, self.a.metrics)
+
+    def fid(self, samples: Samples) -> float:
+        return float(self.ruler.measure(samples.images, samples.record, ("fid",)).scores["fid"].value)
+
+    def choose(self, calls: int) -> tuple[tuple[str, str], dict[str, dict[str, Any]]]:
+        """Our best sampler and grid that are not fitted, and the best settings of each of theirs."""
+        n, seed = self.a.n_select, self.a.seed + 1000
+        tried: list[tuple[float, tuple[str, str]]] = []
+        for sampler, grid in itertools.product(OURS, GRIDS):
+            try:
+                make_grid(self.model.schedule, calls, grid)
+            except ValueError:
+                continue
+            tried.append((self.fid(self.ours(n, seed, calls, sampler, grid)), (sampler, grid)))
+        best = {
+            kind: min(settings, key=lambda s, kind=kind: self.fid(self.others(n, seed, calls, kind, s)))  # type: ignore[misc]
+            for kind, settings in THEIRS.items()
+        }
+        return min(tried)[1], best
+
+    def seconds(self, calls: int, tuned: bool) -> dict[str, list[float]]:
+        """Seconds an image of ours and theirs, in turns."""
+        n = self.a.batch * 2
+        dpm = "DPMSolverMultistepScheduler"
+        tasks: dict[str, Callable[[], Any]] = {
+            "alphabar": lambda: sample(
+                self.model, n, sampler="tuned" if tuned else "ddim", steps=calls, batch=self.a.batch, fast=self.a.fast,
+                channels_last=True, progress=False,
+            ),
+            f"diffusers {dpm}": lambda: plain.draw(dpm, {"solver_order": 2}, calls, n, 0, self.a.batch, False),
+            "diffusers DDIMScheduler": lambda: plain.draw("DDIMScheduler", {}, calls, n, 0, self.a.batch, False),
+        }  # fmt: skip
+        plain = ForDiffusers(load_model(self.a.run).to(best_device()))  # in the layout that it has of itself
+        found: dict[str, list[float]] = {name: [] for name in tasks}
+        for k in range(self.a.rounds + 1):
+            for name, task in list(tasks.items())[:: 1 if k % 2 else -1]:
+                begun = time.perf_counter()
+                task()
+                if k:
+                    found[name].append((time.perf_counter() - begun) / n)
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="bundled")
+    parser.add_argument("--against", default="fashion_mnist:test")
+    parser.add_argument("--extractor", default="bundled", help="the judge")
+    parser.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 15, 20])
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--n-select", type=int, default=600, help="images by which settings are chosen")
+    parser.add_argument("--metrics", nargs="+", default=["fid", "kid"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5, help="of timing")
+    parser.add_argument("--fast", default="auto")
+    parser.add_argument("--tuned", default="tuned", help='"none" where the run has no fitted sampler')
+    parser.add_argument("--ddpm", type=int, default=0, help="images by DDPM in 1,000 calls to compare with; 0 leaves it out")
+    parser.add_argument("--out", type=Path, required=True, help="folder where all that is drawn is kept")
+    a = parser.parse_args()
+    bench = Bench(a)
+    found: dict[str, Any] = {"machine": machine(), "arguments": {**vars(a), "out": str(a.out)}, "calls": {}}
+    ddpm = None
+    if a.ddpm:
+        drawn = bench.kept(
+            f"ddpm-1000-seed{a.seed}-{a.ddpm}",
+            lambda: sample(
+                bench.model, a.ddpm, sampler="ddpm", steps=1000, seed=a.seed, batch=a.batch, fast=a.fast, channels_last=True,
+                out=a.out / "ddpm1000.npz",
+            ),
+        )  # fmt: skip
+        ddpm = bench.measure(drawn)
+        print(f"DDPM, 1,000 calls, n = {a.ddpm:,}: {ddpm.scores['fid']}", flush=True)
+        found["ddpm"] = [s.to_json() for s in ddpm.scores.values()]
+    for calls in a.calls:
+        (sampler, grid), theirs = bench.choose(calls)
+        print(f"\n{calls} calls: ours {sampler} on {grid}; theirs {theirs}", flush=True)
+        rows = {f"alphabar {sampler}, {grid}": bench.measure(bench.ours(a.n, a.seed, calls, sampler, grid))}
+        for kind, settings in theirs.items():
+            rows[f"diffusers {kind}"] = bench.measure(bench.others(a.n, a.seed, calls, kind, settings))
+        best = min((k for k in rows if k.startswith("diffusers")), key=lambda k: rows[k].scores["fid"].value)
+        if a.tuned != "none":
+            tuned = bench.ours(a.n, a.seed, calls, a.tuned)
+            rows = {f"alphabar {tuned.record['tuned']['name']} (fitted)": bench.measure(tuned)} | rows
+        said: dict[str, Any] = {"chosen": {"ours": [sampler, grid], "theirs": theirs}, "scores": {}, "against_best": []}
+        for name, measured in rows.items():
+            print(f"  {name:44} " + "; ".join(str(s) for s in measured.scores.values()), flush=True)
+            said["scores"][name] = [s.to_json() for s in measured.scores.values()]
+        for name in (k for k in rows if k.startswith("alphabar")):
+            for c in compare_measured(rows[name], rows[best], names=(name, best)):
+                print(f"  {c.words}", flush=True)
+                said["against_best"].append(c.to_json())
+        if ddpm is not None and a.tuned != "none":
+            own = bench.measure(tuned, a.ddpm)
+            c = compare_measured(own, ddpm, names=("fitted", "DDPM"))[0]
+            floor = ddpm.scores["fid"].floor or 0.0
+            excess = ddpm.scores["fid"].value - floor
+            low, high = c.difference.interval or (float("nan"), float("nan"))
+            print(
+                f"  FID above that of DDPM in 1,000 calls, floor {floor:.3f} subtracted, n = {len(drawn.images):,}: "
+                f"{100 * c.difference.value / excess:+.1f} % [{100 * low / excess:+.1f}, {100 * high / excess:+.1f}]",
+                flush=True,
+            )
+            said["above_ddpm"] = [v / excess for v in (c.difference.value, low, high)]
+        found["calls"][str(calls)] = said
+        (a.out / "few_calls.json").write_text(json.dumps(found, indent=1) + "\n")
+    for calls in a.calls:
+        times = bench.seconds(calls, a.tuned != "none")
+        for name in list(times)[1:]:
+            ratio = [x / y for x, y in zip(times["alphabar"], times[name], strict=True)]
+            print(
+                f"{calls} calls: alphabar {1e3 * statistics.median(times['alphabar']):.2f} ms an image, {name} "
+                f"{1e3 * statistics.median(times[name]):.2f}; ratio {statistics.median(ratio):.2f} "
+                f"({min(ratio):.2f} to {max(ratio):.2f})",
+                flush=True,
+            )
+        found["calls"][str(calls)]["seconds"] = times
+    (a.out / "few_calls.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
