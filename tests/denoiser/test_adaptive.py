@@ -137,6 +137,14 @@ def test_images_may_be_at_levels_of_their_own(oracle, x):
         assert torch.allclose(both(torch.cat([late, y]), torch.cat([a, b])), answers, rtol=0, atol=1e-10)
         late, y = late * GRID[101 + k] / GRID[100 + k], y * GRID[k + 1] / GRID[k]
     assert torch.equal(both.calls, torch.cat([a.calls for a in alone]))
+    new = AdaptiveCalls(oracle, 0.02, GRID)  # the last two begin anew beside the first two, which go on
+    for k in range(30):
+        a, b = GRID[160 + k].expand(2), GRID[k].expand(2)
+        answers = torch.cat([alone[0](late, a), new(x[4:6] * GRID[k] / GRID[0], b)])
+        both_now = both(torch.cat([late, x[4:6] * GRID[k] / GRID[0]]), torch.cat([a, b]))
+        assert torch.allclose(both_now, answers, rtol=0, atol=1e-10)
+        late = late * GRID[161 + k] / GRID[160 + k]
+    assert torch.equal(both.calls, torch.cat([alone[0].calls, new.calls]))
 
 
 def test_float32_and_float64_images_call_alike(oracle, x):

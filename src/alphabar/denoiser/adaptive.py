@@ -31,8 +31,8 @@ class AdaptiveCalls:
     """Calls the network for those images of a batch that need it; the others' x0_hat goes on in a straight line.
 
     tolerance: how far all that is left out may move an image, about: root mean square over its pixels, images in [-1, 1].
-    0 always calls; a large one calls at the first two steps and then as GROWTH and LONGEST say. Fitted to neither model nor
-    sampler, so 0.02 may turn out as 0.01 or 0.04. sigmas: the grid that the sampler is given.
+    0 always calls; a large one calls at the first two steps and then as GROWTH and LONGEST say (from 1 on nearly so). Fitted
+    to neither model nor sampler, so 0.02 may turn out as 0.01 or 0.04. sigmas: the grid that the sampler is given.
 
     `calls`: how often each image of the present batch was called for, int64. No image's decisions look at another's, so they
     are the same in any batch, as far as the network's answers are: in float32 these depend on the batch in their last

@@ -99,7 +99,7 @@ def progressive() -> Plan:
 
 def adaptive(tolerance: float) -> Adaptive:
     """As many calls as each image needs for what is left out to move it by about `tolerance` (images in [-1, 1]): 0.01 to
-    0.05 are of use, 0 calls at every step."""
+    1 are of use (on a grid of 50 to 200 steps), 0 calls at every step."""
     return Adaptive(float(tolerance))
 
 
