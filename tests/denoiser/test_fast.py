@@ -228,7 +228,7 @@ def test_auto_takes_the_fastest_and_remembers(model, tmp_path, monkeypatch, only
 
 def test_compiling_is_tried_only_where_it_may_pay(model, tmp_path, monkeypatch, only):
     asked = timed(monkeypatch, eager=1e-3, channels_last=2e-3, compile=0.5e-3)
-    # 40 s to compile for at best 0.3 of 100 s: not tried
+    # 40 s to compile for a tenth of 100 s: not tried
     assert fasten(model, batch=BATCH, cache=tmp_path, work=100_000).method == "eager"
     assert asked == [["eager", "channels_last"]]
     assert fasten(model, batch=BATCH, cache=tmp_path, work=1_000_000).method == "compile"
