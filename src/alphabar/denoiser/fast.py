@@ -115,7 +115,7 @@ def fasten(
 
     method: one of METHODS, or "auto": the one that is measured to finish soonest here, its preparation included.
     device: None is where the model is, and another is refused. precision: "bf16" multiplies in bfloat16, which changes
-    images (by about 0.02 in [-1, 1]) and is faster only where the processor has it; "auto" never chooses it by itself.
+    images (by up to 0.1 in [-1, 1] here) and is faster only where the processor has it; "auto" never chooses it by itself.
     work: images times calls that are to come; a method is tried only where it may save more than trying it costs. None: as
     many as you like. cache: the folder where measurements are kept (None: $ALPHABAR_CACHE, ~/.cache/alphabar).
 
