@@ -26,7 +26,8 @@ from alphabar.report.frontier import Sweep
 from alphabar.sampling import draw
 from alphabar.sampling.draw import Samples, sample
 from alphabar.sampling.settings import Setting, calls_of, settings
-from alphabar.sampling.tuned import Tuned, as_ddim, save_tuned
+from alphabar.sampling.tune import Coefficients
+from alphabar.sampling.tuned import Tuned, save_tuned
 from alphabar.schedule.grid import make_grid
 from alphabar.sweeping import dealt, sweep
 from alphabar.training.checkpoint import load_model
@@ -295,10 +296,7 @@ def test_fitted_samplers_are_settings_and_a_new_fit_takes_the_place_of_an_old_on
     model = load_model(place / "model.safetensors")
 
     def fit(calls: int, eta: float, name: str = "mine") -> Tuned:
-        sigmas = make_grid(model.schedule, calls)[:-1].tolist()
-        keep, mix, fresh = as_ddim(sigmas, eta)
-        rows = tuple(map(tuple, mix))
-        return Tuned(name, str(model.fingerprint), tuple(sigmas), tuple(keep), rows, tuple(fresh))
+        return Tuned(name, str(model.fingerprint), *Coefficients.ddim(make_grid(model.schedule, calls), eta).plain())
 
     save_tuned(fit(2, 0.0), Path("tuned"))
     tuned = {"samplers": ("ddim", "tuned"), "calls": (2, 3), "etas": (0,)}

@@ -20,7 +20,8 @@ from alphabar.sampling.ddim import ddim
 from alphabar.sampling.ddpm import ddpm
 from alphabar.sampling.dpmpp_2m import dpmpp_2m
 from alphabar.sampling.draw import sample
-from alphabar.sampling.tuned import Tuned, as_ddim, folders_of, save_tuned
+from alphabar.sampling.tune import Coefficients
+from alphabar.sampling.tuned import Tuned, folders_of, save_tuned
 from alphabar.schedule.grid import at_times, make_grid, timesteps_of
 from alphabar.schedule.vp import CURVES, Betas
 from alphabar.seeds import SeededNoise, starting_noise
@@ -529,15 +530,11 @@ def test_fitted_samplers_become_timesteps(tmp_path, folder, capsys):
     words = [w.replace("PATH", str(folder)).replace("timesteps.json", str(tmp_path / "t.json")) for w in line]
     with pytest.raises(ValueError, match=r"no sampler was fitted.*alphabar tune"):
         app(words, result_action="return_value")
-    levels = model.schedule.sigma(torch.tensor([999, 700.4, 300.6, 5.2, 4.9], dtype=torch.float64)).tolist()
-    save_tuned(Tuned("mine", model.fingerprint, tuple(levels), *map(as_tuple, as_ddim(levels))), folders_of(model)[0])
+    levels = at_times(model.schedule, [999, 700.4, 300.6, 5.2, 4.9])
+    save_tuned(Tuned("mine", model.fingerprint, *Coefficients.ddim(levels).plain()), folders_of(model)[0])
     app(words, result_action="return_value")
     (row,) = json.loads((tmp_path / "t.json").read_text())
     assert row == {"name": "mine", "calls": 5, "timesteps": [999, 700, 301, 6, 5], "moved": 0.8}
     scheduler = diffusers.DDPMScheduler()
     scheduler.set_timesteps(timesteps=row["timesteps"])
     assert scheduler.timesteps.tolist() == row["timesteps"]
-
-
-def as_tuple(numbers):
-    return tuple(as_tuple(k) if isinstance(k, list) else k for k in numbers)

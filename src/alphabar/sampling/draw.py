@@ -291,6 +291,8 @@ def _fitted(model: Model, sampler: str, steps: int, tuned: Tuned | str | Path | 
         return find_tuned(folders_of(model), str(fingerprint(model)), steps, sampler.partition(":")[2] or None)
     fit = tuned if isinstance(tuned, Tuned) else load_tuned(tuned)
     check_model(fit, fingerprint(model))
+    if sampler not in ("ddim", "tuned", f"tuned:{fit.name}"):  # ddim is what `sample` takes where none is named
+        raise ValueError(f"sampler = {sampler!r} beside the fitted sampler {fit.name!r} of {fit.calls} calls: name one of them")
     return fit
 
 

@@ -17,7 +17,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64
@@ -329,6 +329,7 @@ def least_squares(
 # ---- 4. by gradient
 
 
+@runtime_checkable
 class Loss(Protocol):
     """What `descend` makes small: of finished images (b, c, h, w), which may leave [-1, 1], made from the starting noise of
     `rows`; one number that has a gradient."""

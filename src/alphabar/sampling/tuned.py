@@ -14,7 +14,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +64,12 @@ class Tuned:
             raise ValueError(f"the fitted sampler {self.name!r} holds a coefficient that is not finite")
         if min(self.fresh) < 0 or self.fresh[-1] != 0:
             raise ValueError(f"fresh = {self.fresh}: wanted standard deviations >= 0, the last of them 0")
+        if not 0 <= self.clip < math.inf:
+            raise ValueError(f"clip = {self.clip}: wanted a limit above 0, or 0 for none")
+        if self.threshold is not None and not 0.5 < self.threshold <= 1:
+            raise ValueError(f"threshold = {self.threshold}: wanted a share above 0.5 and at most 1, or None")
+        if self.threshold_max is not None and not self.threshold_max >= 1:
+            raise ValueError(f"threshold_max = {self.threshold_max}: wanted 1 or more, or None")
         check_grid(self.grid)
 
     @property
@@ -99,10 +104,12 @@ class Tuned:
             return Tuned(
                 str(told["name"]), str(told["model"]), _numbers(told["sigmas"]), _numbers(told["keep"]),
                 tuple(_numbers(row) for row in _bounded(told["mix"])), _numbers(told["fresh"]), float(told["clip"]),
-                None if threshold is None else float(threshold), None if most is None else float(most), dict(told["how"]),
+                None if threshold is None else float(threshold), None if most is None else float(most), _notes(told["how"]),
             )  # fmt: skip
         except (KeyError, TypeError) as e:
             raise ValueError(f"{where} is not whole: {e}") from e
+        except (ValueError, OverflowError) as e:  # whose words do not say which file
+            raise ValueError(f"{where}: {e}") from e
 
 
 def check_name(name: str) -> str:
@@ -120,6 +127,12 @@ def _bounded(values: Any) -> list[Any]:
 
 def _numbers(values: Any) -> tuple[float, ...]:
     return tuple(float(v) for v in _bounded(values))
+
+
+def _notes(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise TypeError(f"how = {str(values)[:60]!r} is no object")
+    return values
 
 
 @torch.no_grad()
@@ -145,18 +158,6 @@ def run_tuned(
         if noise is not None and fit.fresh[i] > 0:
             x.add_(noise(i, x), alpha=fit.fresh[i])
     return x
-
-
-def as_ddim(sigmas: Sequence[float], eta: float = 0.0) -> tuple[list[float], list[list[float]], list[float]]:
-    """(keep, mix, fresh) of DDIM on n levels without their 0: what a fit of coefficients starts from."""
-    keep, mix, fresh = [], [], []
-    for i, (s, s_next) in enumerate(pairwise([*sigmas, 0.0])):
-        up = eta * s_next / s * (s**2 - s_next**2) ** 0.5
-        down = (s_next**2 - up**2) ** 0.5
-        keep.append(down / s)
-        mix.append([0.0] * i + [1 - down / s])
-        fresh.append(up)
-    return keep, mix, fresh
 
 
 # ---- where fitted samplers are kept
@@ -190,19 +191,41 @@ def load_tuned(path: str | Path) -> Tuned:
     if path.stat().st_size > 64 * 2**20:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes: no fitted sampler is as large")
     try:
-        return Tuned.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and lists of thousands of lists
         raise ValueError(f"{path} is no JSON ({e}): a fitted sampler is what `alphabar tune` writes") from e
+    return Tuned.from_json(told, str(path))
 
 
 def all_tuned(folders: Sequence[Path], model: str | None = None) -> list[Tuned]:
-    """The fitted samplers in some folders, of one model if its fingerprint is given; by calls, then by priority."""
+    """The fitted samplers in some folders, of one model if its fingerprint is given; by calls, then by priority.
+
+    Raises ValueError for a file whose name says something else than what it holds.
+    """
 
     def rank(fit: Tuned) -> tuple[int, int, str]:
         return fit.calls, PRIORITY.index(fit.name) if fit.name in PRIORITY else -1, fit.name
 
-    pattern = "*.json" if model is None else f"{model}-*.json"
-    return sorted((load_tuned(p) for folder in folders for p in sorted(folder.glob(pattern))), key=rank)
+    found = []
+    for path in _files(folders, model):
+        fit = load_tuned(path)
+        if path != path_of(path.parent, fit.model, fit.name, fit.calls):
+            raise ValueError(
+                f"{path} holds a sampler for model {fit.model}, {fit.name!r} of {fit.calls} calls, under the name of another: "
+                f"call it {path_of(Path(), fit.model, fit.name, fit.calls)} again, or remove it"
+            )
+        found.append(fit)
+    return sorted(found, key=rank)
+
+
+def _files(folders: Sequence[Path], model: str | None = None) -> list[Path]:
+    """What `path_of` has named, of one model or of any; other files are not ours."""
+    named = [p for folder in folders for p in sorted(folder.glob("*.json")) if re.fullmatch(r".+-[^-]+-\d+\.json", p.name)]
+    return [p for p in named if model is None or _model_of(p) == model]
+
+
+def _model_of(path: Path) -> str:
+    return path.name.rsplit("-", 2)[0]
 
 
 def find_tuned(folders: Sequence[Path], model: str, calls: int, name: str | None = None) -> Tuned:
@@ -214,7 +237,7 @@ def find_tuned(folders: Sequence[Path], model: str, calls: int, name: str | None
     if found := [f for f in mine if f.calls == calls and name in (None, f.name)]:
         return found[0]
     there = ", ".join(f"{f.name} of {f.calls}" for f in mine) or "none"
-    others = {f.model for f in all_tuned(folders)} - {model}
+    others = {_model_of(p) for p in _files(folders)} - {model}
     word = f"; those of {', '.join(sorted(others))} were fitted to other weights and are refused" if others and not mine else ""
     asked = f"of {calls} calls" + (f" called {name!r}" if name else "")
     raise ValueError(f"model {model} has no fitted sampler {asked} (it has {there}{word}): alphabar tune RUN --calls {calls}")
