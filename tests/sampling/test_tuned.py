@@ -114,9 +114,12 @@ def test_noise_put_into_a_sampler_without_is_ddims_noise(eta, mixture):
         return out
 
     states = []
-    run_tuned(
-        lambda x, s: torch.zeros_like(x), x, grid, fit=c, noise=impulse, on_step=lambda k, s, y, a: states.append(y.clone())
-    )
+
+    def answers_0(x, sigma):
+        states.append(x.clone())
+        return torch.zeros_like(x)
+
+    run_tuned(answers_0, x, grid, fit=c, noise=impulse)
     assert [float(y.square().sum().sqrt()) for y in states] == pytest.approx(grid[:-1].tolist(), rel=1e-12)
 
 
@@ -159,7 +162,8 @@ def test_the_digest_is_over_all_that_is_carried_out():
     others = [
         replace(fit, **change)
         for change in (
-            {"model": "n" * 16}, {"sigmas": (3.0, 1.7, 0.5)}, {"keep": (0.5, 0.4, 0.0)}, {"mix": ((0.5,), (0.1, 0.2), (0.0, 0.0, 1.0))},
+            {"model": "n" * 16}, {"sigmas": (3.0, 1.7, 0.5)}, {"keep": (0.5, 0.4, 0.0)},
+            {"mix": ((0.5,), (0.1, 0.2), (0.0, 0.0, 1.0))},
             {"fresh": (0.1, 0.2, 0.0)}, {"clip": 1.0}, {"threshold": 0.9}, {"threshold_max": 2.0},
         )
     ]  # fmt: skip
@@ -341,9 +345,9 @@ def test_a_fitted_sampler_takes_no_options(options, network):
 
 
 def test_another_sampler_is_not_dropped_in_silence(network):
-    with pytest.raises(ValueError, match="sampler = 'heun'.*fitted sampler 'mine'"):
+    with pytest.raises(ValueError, match=r"sampler = 'heun'.*fitted sampler 'mine'"):
         draw(network, tuned=own_fit(network), sampler="heun")
-    with pytest.raises(ValueError, match="sampler = 'tuned:yours'.*fitted sampler 'mine'"):
+    with pytest.raises(ValueError, match=r"sampler = 'tuned:yours'.*fitted sampler 'mine'"):
         draw(network, tuned=own_fit(network), sampler="tuned:yours")
 
 
