@@ -323,10 +323,11 @@ def tune(
     n: int = 256,
     n_judge: int = 2000,
     seed: int | None = None,
-    steps: int = 80,
-    rate: float = 0.01,
+    rounds: int = 3,
+    steps: int = 14,
+    rate: float = 0.02,
     eta: float = 0.3,
-    batch: int = 128,
+    batch: int = 512,
     bf16: bool = False,
     out: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
@@ -371,8 +372,10 @@ def tune(
         images that the judge sees.
     seed
         of the fit; one that nobody samples with if left out.
+    rounds
+        of descent, for images and features; each goes 0.6 times as far as the one before.
     steps
-        of the descent, for images and features.
+        of a round.
     rate
         how far a step of the descent may change the images, root mean square, at first.
     eta
@@ -395,7 +398,7 @@ def tune(
     from alphabar.training.checkpoint import load_model
 
     reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
-    descent = tuning.Descent(steps=steps, batch=batch, rate=rate, eta=eta, bf16=bf16)
+    descent = tuning.Descent(rounds=rounds, steps=steps, batch=batch, rate=rate, eta=eta, bf16=bf16)
     done = tuning.tune(
         run, calls, fit=fit, name=name, against=against, extractor=extractor, judge=judge, n=n, n_judge=n_judge,
         seed=tuning.SEED if seed is None else seed, descent=descent, out=out, overwrite=overwrite, reading=reading,

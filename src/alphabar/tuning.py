@@ -55,15 +55,20 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Descent:
-    """How a fit by gradient goes about it. steps, batch, rate: see `alphabar.sampling.tune.descend`. eta: the share of fresh
-    noise that it begins with (0 keeps the sampler without noise). remember: images whose features count beside those of the
-    batch. bf16: multiply in bfloat16 while fitting."""
+    """How a fit by gradient goes about it: `rounds` descents (`alphabar.sampling.tune.descend`) of `steps` steps with `batch`
+    images, the first with `rate` and each next one with 0.6 of it.
 
-    steps: int = 80
-    batch: int = 128
-    rate: float = 0.01
+    eta: the share of fresh noise that it begins with (0 keeps the sampler without noise). remember: images whose features
+    count beside those of the batch, drawn anew for each round, as old ones are of another sampler. bf16: multiply in bfloat16
+    while fitting.
+    """
+
+    rounds: int = 3
+    steps: int = 14
+    batch: int = 512
+    rate: float = 0.02
     eta: float = 0.3
-    remember: int = 4096
+    remember: int = 2048
     bf16: bool = False
 
 
@@ -132,14 +137,9 @@ def tune(
         start = bench.tuned(c, "start", fingerprint)
         losses: list[float] = []
         if fit in ("images", "features"):
-            loss = fits.ToTeacher(bench.fine) if pull is None else bench.filled(pull, c.with_noise(descent.eta), descent.remember)
-            found = fits.descend(
-                model, c if pull is None else c.with_noise(descent.eta), loss, steps=descent.steps, batch=min(descent.batch, n),
-                rate=descent.rate, seed=seed if pull is None else seed + 2, pool=n if pull is None else None,
-                bf16=descent.bf16, hold=bench.hold, shape=model.image_shape, device=bench.device,
-                what=f"{k} calls by {fit}", progress=progress,
-            )  # fmt: skip
-            c, losses = found.coefficients, found.losses
+            if pull is not None:
+                c = c.with_noise(descent.eta)
+            c, losses = bench.descend(c, descent, pull)
             where |= {"descent": asdict(descent), "losses": [round(v, 5) for v in losses]}
             if pull is not None:
                 where |= {"extractor": pull.extractor.fingerprint, "against": against}
@@ -243,15 +243,34 @@ class _Bench:
         _, c, how = min(found, key=lambda row: row[0])
         return c, how
 
-    def filled(self, pull: FrechetPull, c: fits.Coefficients, remember: int) -> FrechetPull:
-        """The loss with the features of so many images of where the descent begins."""
+    def descend(self, c: fits.Coefficients, how: Descent, pull: FrechetPull | None) -> tuple[fits.Coefficients, list[float]]:
+        """The coefficients after all rounds, and the losses on the way. pull: the loss; None: distance from the trajectory."""
+        losses: list[float] = []
+        loss: fits.Loss = fits.ToTeacher(self.fine) if pull is None else pull
+        for k in range(how.rounds):
+            seed = self.seed if pull is None else self.seed + 2 + k
+            if pull is not None:
+                self._fill(pull, c, how.remember, seed)
+            found = fits.descend(
+                self.model, c, loss, steps=how.steps, batch=how.batch if pull is not None else min(how.batch, len(self.fine)),
+                rate=how.rate * 0.6**k, seed=seed, pool=len(self.fine) if pull is None else None, bf16=how.bf16, hold=self.hold,
+                shape=self.model.image_shape, device=self.device, first=how.remember,
+                what=f"{len(c.sigmas)} calls, round {k + 1} of {how.rounds}", progress=self.progress,
+            )  # fmt: skip
+            c = found.coefficients
+            losses += found.losses
+            if found.stopped:
+                break
+        return c, losses
+
+    def _fill(self, pull: FrechetPull, c: fits.Coefficients, remember: int, seed: int) -> None:
+        """Features of so many images of where a descent begins: the first ones of the seed."""
         pull.forget()
         fit = self.tuned(c, "start", "?")
         for start in range(0, remember, self.batch):
             rows = range(start, start + self.batch)
-            x = starting_noise(self.seed + 3, rows, self.model.image_shape).to(self.device) * fit.sigmas[0]
-            pull.add(run_tuned(self.denoise, x, fit.grid, fit=fit, noise=SeededNoise(self.seed + 3, rows)))
-        return pull
+            x = starting_noise(seed, rows, self.model.image_shape).to(self.device) * fit.sigmas[0]
+            pull.add(run_tuned(self.denoise, x, fit.grid, fit=fit, noise=SeededNoise(seed, rows)))
 
 
 def _features(

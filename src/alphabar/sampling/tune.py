@@ -434,10 +434,12 @@ def unroll(
 
 @dataclass(frozen=True, eq=False)
 class Descended:
-    """What `descend` found: the mean of the numbers over the last quarter of its steps, and the loss of every step."""
+    """What `descend` found: the mean of the numbers over the last quarter of its steps, the loss of every step, and whether
+    Ctrl-C ended it."""
 
     coefficients: Coefficients
     losses: list[float]
+    stopped: bool = False
 
 
 def descend(
@@ -446,21 +448,22 @@ def descend(
     loss: Loss,
     *,
     shape: tuple[int, int, int],
-    steps: int = 80,
-    batch: int = 128,
-    rate: float = 0.01,
+    steps: int = 14,
+    batch: int = 512,
+    rate: float = 0.02,
     reach: float = 0.02,
-    momentum: float = 0.9,
-    probes: int = 3,
+    momentum: float = 0.5,
+    probes: int = 1,
     seed: int = 1,
     pool: int | None = None,
+    first: int = 0,
     noise: bool = True,
     levels: bool = True,
     memory: int = 4,
     bf16: bool = False,
     hold: Callable[[Images], Images] | None = None,
     device: torch.device | str = "cpu",
-    room: float = 6e9,
+    room: float = 1e10,
     what: str = "descent",
     progress: bool = True,
 ) -> Descended:
@@ -472,9 +475,9 @@ def descend(
     both fall to 0 as a cosine. Numbers that the images hardly depend on are held by `reach` alone.
     J^T J is estimated at the beginning from random projections of the images, `probes` times as many as numbers (Hutchinson).
 
-    Starting noise is that of image 0, 1, ... of `seed`; pool: how many of them there are before they come again (None:
-    never). memory: see `Free`. bf16: multiply in bfloat16 while fitting. room: bytes that a step may keep for its way back
-    before calls are made twice instead. Ctrl-C ends it early, with what was found so far.
+    Starting noise is that of image first, first + 1, ... of `seed`; or, with a pool, of 0 .. pool - 1 again and again.
+    memory: see `Free`. bf16: multiply in bfloat16 while fitting. room: bytes that a step may keep for its way back before
+    calls are made twice instead. Ctrl-C ends it early, with what was found so far.
     Raises ArithmeticError where the loss is not finite, ValueError where levels have crossed.
     """
     free = Free(begin, memory=memory, noise=noise, levels=levels)
@@ -490,6 +493,7 @@ def descend(
             return unroll(model, start, free.at(theta), SeededNoise(seed, fresh), hold=hold, recompute=recompute).float()
 
     losses: list[float] = []
+    stopped = False
     recent: deque[Tensor] = deque(maxlen=max(1, steps // 4))
     few = max(1, min(8, batch))
     tried = probes * free.size
@@ -512,9 +516,9 @@ def descend(
             mean = torch.zeros(free.size, dtype=torch.float64)
             for k in range(steps):
                 theta = theta.detach().requires_grad_()
-                rows = [(k * batch + r) % (pool or _NEVER) for r in range(batch)]
+                rows = [r % pool if pool else first + r for r in range(k * batch, (k + 1) * batch)]
                 # fresh noise differs from step to step even where the starting noise comes again
-                value = loss(images_at(theta, rows, range(k * batch, (k + 1) * batch)), rows)
+                value = loss(images_at(theta, rows, range(first + k * batch, first + (k + 1) * batch)), rows)
                 if not bool(torch.isfinite(value)):
                     raise ArithmeticError(
                         f"the loss of step {k} is {float(value)}: begin again with a smaller rate than {rate:g}"
@@ -529,9 +533,10 @@ def descend(
         except KeyboardInterrupt:
             if not recent:
                 raise
+            stopped = True
     c = free.at(torch.stack(list(recent)).mean(0))
     check_grid(torch.cat([c.sigmas, torch.zeros(1, dtype=torch.float64)]))
-    return Descended(c, losses)
+    return Descended(c, losses, stopped)
 
 
 def grad_of(theta: Tensor) -> Tensor:
@@ -539,9 +544,6 @@ def grad_of(theta: Tensor) -> Tensor:
     if theta.grad is None:
         raise ValueError("the loss does not depend on the sampler: it has to be made of the images that it is given")
     return theta.grad
-
-
-_NEVER = 1 << 40
 
 
 def _kept(model: Denoiser, shape: tuple[int, int, int], device: torch.device) -> float:
