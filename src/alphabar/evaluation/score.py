@@ -19,7 +19,10 @@ INTERVALS = {  # what the interval of a metric is for
     **dict.fromkeys(("fid", "precision", "recall", "density", "coverage"), "its expectation at these numbers of images"),
     **dict.fromkeys(("fid_infinity", "kid"), "the distance of the two distributions, at any number of images"),
 }
-_TELLS = ("sampler", "eta", "steps", "grid_name", "plan", "clip", "variance", "model", "seconds_per_image")
+_TELLS = (
+    "sampler", "eta", "steps", "grid_name", "plan", "clip", "threshold", "variance", "options", "tuned", "calls",
+    "precision", "model", "seconds_per_image",
+)  # fmt: skip
 
 
 class ProtocolError(ValueError):

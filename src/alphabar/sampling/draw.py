@@ -200,9 +200,6 @@ def sample(
     if out is not None:
         _check_target(out, c, pixels)
     device = _place(model, device, channels_last and fast is None)
-    network: Denoiser = model
-    if fast is not None or precision != "float32":
-        network = fasten(model, fast or "channels_last", batch=min(batch, n), precision=precision, work=n * entry.calls(steps))
     protocol: dict[str, Any] = {
         "sampler": entry.name, "eta": settings.get("eta"), "variance": settings.get("variance"), "steps": steps,
         "grid": sigmas.tolist(), "grid_name": grid_name, "plan": None if plan is None else plan.name,
@@ -226,6 +223,11 @@ def sample(
     batches = {start: indices[start : start + batch] for start in range(0, n, batch)}
     made = {} if parts is None else {start: p for start in batches if (p := parts.load(start)) is not None}
     done = sum(len(p.images) for p in made.values())
+    network: Denoiser = model
+    if fast is not None or precision != "float32":
+        network = fasten(
+            model, fast or "channels_last", batch=min(batch, n), precision=precision, work=(n - done) * entry.calls(steps)
+        )
 
     bar = track(n, f"sampling, {entry.name} {steps}", unit="images", done=done, show=progress)
     with bar as advance, _evaluating(model), torch.inference_mode():

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.progress import track
 from alphabar.sampling.catalogue import find
+from alphabar.sampling.heun import HIGHEST
 from alphabar.sampling.tuned import Tuned
 from alphabar.schedule.grid import check_grid
 from alphabar.schedule.noising import to_x0
@@ -36,6 +37,7 @@ from alphabar.types import Denoiser, Grid, Images
 
 FINE = 80  # levels of the fine trajectory, without its 0
 TEACHER = "heun"
+PURE = 1e4  # no signal to speak of above this level: zero terminal SNR stands at 2^32, with nothing on the way to it
 
 
 # ---- 1. the fine trajectory
@@ -63,11 +65,18 @@ class Trajectory:
 
 
 def fine_grid(schedule: Schedule, levels: int = FINE) -> Grid:
-    """Levels even in log sigma, on integer timesteps where the model has those (fewer levels then, where two fall on one)."""
+    """Levels even in log sigma, on integer timesteps where the model has those (fewer levels then, where two fall on one).
+
+    Of a model of zero terminal SNR the first level is pure noise, and the others are even from `PURE` down.
+    """
     high, low = schedule.sigma_max, schedule.sigma_min
-    low = max(low, high * 1e-9)
-    sigma = torch.logspace(torch.tensor(high).log10(), torch.tensor(low).log10(), levels, dtype=torch.float64)
-    sigma[0], sigma[-1] = high, low
+    pure = high > HIGHEST
+    top = PURE if pure else high
+    low = max(low, top * 1e-9)
+    sigma = torch.logspace(math.log10(top), math.log10(low), levels - pure, dtype=torch.float64)
+    sigma[0], sigma[-1] = top, low
+    if pure:
+        sigma = torch.cat([sigma.new_tensor([high]), sigma])
     if schedule.steps is not None:
         t = torch.unique(schedule.t(sigma).round()).flip(0)
         sigma = schedule.sigma(t)
@@ -76,12 +85,18 @@ def fine_grid(schedule: Schedule, levels: int = FINE) -> Grid:
     return grid
 
 
+def teacher_of(sigmas: Grid) -> str:
+    """Who goes the fine trajectory: `TEACHER`, but from pure noise, where its slopes have no digits left, dpmpp_2s."""
+    return TEACHER if float(sigmas[0]) <= HIGHEST else "dpmpp_2s"
+
+
 @torch.no_grad()
 def record(
-    denoise: Denoiser, starts: Images, sigmas: Grid, sampler: str = TEACHER, batch: int = 64, progress: bool = True
+    denoise: Denoiser, starts: Images, sigmas: Grid, sampler: str | None = None, batch: int = 64, progress: bool = True
 ) -> Trajectory:
-    """The trajectory of `starts` (unit noise) over the grid, by a sampler that draws no noise; kept on the CPU."""
-    fn = find(sampler).fn
+    """The trajectory of `starts` (unit noise) over the grid, by a sampler that draws no noise (None: `teacher_of` the grid);
+    kept on the CPU."""
+    fn = find(sampler or teacher_of(sigmas)).fn
     levels = len(sigmas) - 1
     xs: list[list[Images]] = [[] for _ in range(levels)]
     answers: list[list[Images]] = [[] for _ in range(levels)]
@@ -123,7 +138,7 @@ def step_costs(fine: Trajectory, back: int = 1) -> Float64[Tensor, "h i j"]:
         if back == 0:
             cost[:, i, i + 1 :] = (left @ g @ left.mT)[:, 0, 0].clamp_min(0).sqrt()
             continue
-        first = torch.stack([states[i], answers[i]]).expand(len(g), 2, m)
+        first = torch.stack([states[i] / (1 + s[i] ** 2).sqrt(), answers[i]]).expand(len(g), 2, m)
         missed = _without(left, first, g)
         square = (missed @ g @ missed.mT)[:, 0, 0]  # (j,)
         if i == 0:
@@ -161,12 +176,12 @@ def _grams(fine: Trajectory) -> Float64[Tensor, "k m m"]:
     rows = [*fine.x0_hat, fine.end, *((x - a) / float(s) for x, a, s in zip(fine.x, fine.x0_hat, fine.sigmas, strict=False))]
     end = fine.end.flatten(1).double()
     pixels = end.shape[1]
-    # Principal directions of the finished images; the smallest ones are mostly chance and stand for all that are left.
+    # Principal directions of the finished images; the smallest one stands for all that are left.
     _, singular, directions = torch.linalg.svd(end - end.mean(0), full_matrices=False)
     variance = singular**2 / max(n - 1, 1)
     rank = max(1, min(len(variance), n - 1, pixels))
     variance, directions = variance[:rank], directions[:rank].float()
-    rest = variance[rank * 3 // 4 :].mean().clamp_max(variance[-1])
+    rest = variance[-1]
     whole = torch.zeros((2 * k + 1, 2 * k + 1), dtype=torch.float64)
     seen = torch.empty((2 * k + 1, n, rank), dtype=torch.float32)
     for start in range(0, n, 16):
@@ -177,7 +192,7 @@ def _grams(fine: Trajectory) -> Float64[Tensor, "k m m"]:
     by_direction = torch.einsum("ank,bnk->kab", seen.double(), seen.double())  # (rank, m, m)
     out = []
     for s in fine.sigmas:
-        w, w_rest = variance / (variance + s**2), rest / (rest + s**2)
+        w, w_rest = (v / (v + s**2) if s > 0 else torch.ones_like(v) for v in (variance, rest))  # a pixel may never change
         out.append(w_rest * whole + torch.einsum("k,kab->ab", w - w_rest, by_direction))
     return torch.stack(out) / (n * pixels)
 
@@ -351,12 +366,13 @@ class Free:
     """The numbers of a fit as a vector of deviations from where it begins: log levels, keep, mix, standard deviations of noise.
 
     The first level is that of the starting noise and stays. memory: answers that a row of mix may use, besides those that it
-    uses already. noise, levels: whether those may move.
+    uses already. noise, levels: whether those may move. lowest: the level below which none goes (unless it begins there).
     """
 
-    def __init__(self, c: Coefficients, *, memory: int = 4, noise: bool = True, levels: bool = True) -> None:
+    def __init__(self, c: Coefficients, *, memory: int = 4, noise: bool = True, levels: bool = True, lowest: float = 0.0) -> None:
         n = len(c.sigmas)
         self.c = c
+        self.lowest = min(lowest, float(c.sigmas[-1]))
         row, column = torch.arange(n)[:, None], torch.arange(n)
         self.mixed = (column <= row) & ((column > row - memory) | (c.mix != 0))
         self.moved = torch.arange(n) > 0 if levels else torch.zeros(n, dtype=torch.bool)
@@ -373,7 +389,7 @@ class Free:
             return torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, values)
 
         return Coefficients(
-            self.c.sigmas * spread(level, self.moved).exp(),
+            (self.c.sigmas * spread(level, self.moved).exp()).clamp_min(self.lowest),
             self.c.keep + keep,
             self.c.mix + spread(mix, self.mixed),
             (self.c.fresh + spread(fresh, self.noisy)).abs(),
@@ -383,7 +399,7 @@ class Free:
 def _answer(model: Denoiser, x: Images, sigma: Tensor) -> Images:
     """x0_hat at one level that may have a gradient, which `Preconditioned` itself does not pass on."""
     if not isinstance(model, Preconditioned):
-        return model(x, sigma.detach().to(x.device, torch.float32).expand(len(x)))
+        return model(x, sigma.to(x.device, torch.float32).expand(len(x)))
     r = model.data_range
     s = sigma * r
     t = model.own_schedule.t(s.detach())
@@ -480,7 +496,9 @@ def descend(
     calls are made twice instead. Ctrl-C ends it early, with what was found so far.
     Raises ArithmeticError where the loss is not finite, ValueError where levels have crossed.
     """
-    free = Free(begin, memory=memory, noise=noise, levels=levels)
+    schedule = getattr(model, "schedule", None)
+    lowest = 0.0 if schedule is None else float(schedule.sigma_min)
+    free = Free(begin, memory=memory, noise=noise, levels=levels, lowest=lowest)
     n = len(begin.sigmas)
     device = torch.device(device)
     cast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
@@ -521,9 +539,10 @@ def descend(
                 value = loss(images_at(theta, rows, range(first + k * batch, first + (k + 1) * batch)), rows)
                 if not bool(torch.isfinite(value)):
                     raise ArithmeticError(
-                        f"the loss of step {k} is {float(value)}: begin again with a smaller rate than {rate:g}"
+                        f"the loss of step {k} is {float(value.detach())}: begin again with a smaller rate than {rate:g}"
                     )
-                value.backward()  # type: ignore[no-untyped-call]
+                if value.requires_grad:
+                    value.backward()  # type: ignore[no-untyped-call]
                 mean = momentum * mean + (1 - momentum) * (whiten.T @ grad_of(theta))
                 far = (1 + math.cos(math.pi * k / steps)) / 2
                 theta = theta.detach() - whiten @ (far * mean / mean.norm().clamp_min(1e-300))
