@@ -78,5 +78,5 @@ class FrechetPull:
 
     def _push(self, f: Tensor) -> None:
         self._before.append(f)
-        while sum(len(b) for b in self._before) - len(self._before[0]) >= self.remember:
+        while len(self._before) > 1 and sum(len(b) for b in self._before) - len(self._before[0]) >= self.remember:
             self._before.popleft()
