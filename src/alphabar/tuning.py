@@ -101,7 +101,8 @@ def tune(
     fresh noise, the gradient of the Fréchet distance to the training images of `against` in the features of `extractor`.
     judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
     name: under which it is kept (None: that of the fit). n: starting noises of the fine trajectory. seed: of the fit; the
-    judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver. out: folder for the files
+    judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver; noise that they have is
+    kept. out: folder for the files
     (None: tuned/ in the run's home, or here). batch: images a call while no gradient is needed.
 
     Raises ValueError for calls out of range, an unknown fit, features without `against` and `extractor`, or a judge that is
@@ -111,10 +112,18 @@ def tune(
         raise ValueError(f"fit {fit!r} is unknown: use one of {', '.join(FITS)}")
     if not calls or min(calls) < 1 or max(calls) > fits.FINE or len(set(calls)) < len(calls):
         raise ValueError(f"calls = {list(calls)}: give unlike numbers from 1 to {fits.FINE}")
+    for k, fitted in (begin or {}).items():
+        if fitted.calls != k:
+            raise ValueError(f"begin[{k}] is a fitted sampler of {fitted.calls} calls: give one of {k}")
     if n < 8:
         raise ValueError(f"n = {n}: a fine trajectory needs at least 8 starting noises, 256 are usual")
     model = load_model(run, checkpoint).to(device or best_device())
     model.requires_grad_(False)
+    levels = len(fits.fine_grid(model.schedule)) - 1
+    if max(calls) > levels:
+        raise ValueError(
+            f"calls = {list(calls)}: give unlike numbers from 1 to {levels}, the levels of this model's fine trajectory"
+        )
     shown = str(run) == "bundled"
     folder = Path(out) if out is not None else folders_of(model)[-1 if shown else 0]
     fingerprint = model.fingerprint
@@ -128,7 +137,7 @@ def tune(
     costs = {back: fits.step_costs(bench.fine, back) for back in (0, 1)}
     made = []
     for k in calls:
-        where = {"fit": fit, "seed": seed, "n": n, "fine": f"{fits.TEACHER}, {len(bench.fine.x)} levels", "versions": versions()}
+        where = {"fit": fit, "seed": seed, "n": n, "fine": bench.teacher, "versions": versions()}
         if begin is not None and k in begin:
             c, how = fits.Coefficients.of(begin[k]), f"{begin[k].name} ({begin[k].digest})"
         else:
@@ -137,7 +146,7 @@ def tune(
         start = bench.tuned(c, "start", fingerprint)
         losses: list[float] = []
         if fit in ("images", "features"):
-            if pull is not None:
+            if pull is not None and not start.stochastic:  # one that has noise keeps it
                 c = c.with_noise(descent.eta)
             c, losses = bench.descend(c, descent, pull)
             where |= {"descent": asdict(descent), "losses": [round(v, 5) for v in losses]}
@@ -162,7 +171,8 @@ def tune(
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """A model with its fine trajectories: one to fit to, and one (`unseen`) to judge by. starts: unit noise of both."""
+    """A model with its fine trajectories: one to fit to, and one (`unseen`) to judge by. starts: unit noise of both, as many
+    images (n, c, h, w) as they have. hold: what `denoise` does to x0_hat beyond what the model says, if anything."""
 
     model: Model
     denoise: Denoiser
@@ -170,8 +180,8 @@ class _Bench:
     limits: tuple[float, float | None, float | None]
     fine: fits.Trajectory
     unseen: fits.Trajectory
-    starts: Images
-    unseen_starts: Images
+    starts: Tensor
+    unseen_starts: Tensor
     device: torch.device
     batch: int
     seed: int
@@ -182,7 +192,7 @@ class _Bench:
         own = getattr(model, "defaults", None)
         limits = (0.0, None, None) if own is None else (float(own.clip or 0), own.threshold, own.threshold_max)
         denoise = held(model, *limits)
-        hold = None if denoise is model else lambda x0_hat: held(lambda x, sigma: x0_hat, *limits)(x0_hat, x0_hat)
+        hold = None if denoise is model else lambda x: held(lambda x, sigma: x, *limits)(x, x.new_zeros(len(x)))
         device = next(model.parameters()).device
         starts = [
             starting_noise(s, range(m), model.image_shape).to(device).contiguous(memory_format=torch.channels_last)
@@ -191,6 +201,10 @@ class _Bench:
         grid = fits.fine_grid(model.schedule)
         fine, unseen = (fits.record(denoise, s, grid, batch=batch, progress=progress) for s in starts)
         return _Bench(model, denoise, hold, limits, fine, unseen, starts[0], starts[1], device, batch, seed, progress)
+
+    @property
+    def teacher(self) -> str:
+        return f"{fits.teacher_of(self.fine.sigmas)}, {len(self.fine.x)} levels"
 
     def tuned(self, c: fits.Coefficients, name: str, model: str) -> Tuned:
         clip, threshold, threshold_max = self.limits

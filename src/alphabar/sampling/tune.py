@@ -494,7 +494,7 @@ def descend(
     Starting noise is that of image first, first + 1, ... of `seed`; or, with a pool, of 0 .. pool - 1 again and again.
     memory: see `Free`. bf16: multiply in bfloat16 while fitting. room: bytes that a step may keep for its way back before
     calls are made twice instead. Ctrl-C ends it early, with what was found so far.
-    Raises ArithmeticError where the loss is not finite, ValueError where levels have crossed.
+    Raises FloatingPointError where the loss is not finite, ValueError where levels have crossed.
     """
     schedule = getattr(model, "schedule", None)
     lowest = 0.0 if schedule is None else float(schedule.sigma_min)
@@ -538,7 +538,7 @@ def descend(
                 # fresh noise differs from step to step even where the starting noise comes again
                 value = loss(images_at(theta, rows, range(first + k * batch, first + (k + 1) * batch)), rows)
                 if not bool(torch.isfinite(value)):
-                    raise ArithmeticError(
+                    raise FloatingPointError(
                         f"the loss of step {k} is {float(value.detach())}: begin again with a smaller rate than {rate:g}"
                     )
                 if value.requires_grad:
