@@ -39,11 +39,18 @@ def shrunk(command: list[str]) -> list[str]:
             put(option, value)
     if out[1] == "sample":
         put("--n", "520" if int(out[out.index("--n") + 1]) > 1000 else "4")
-        put("--steps", "60" if "--plan" in out else "2")
+        if "tuned" not in out:  # a fitted sampler is found by its number of calls
+            put("--steps", "60" if "--plan" in out else "2")
     if out[1:3] == ["extractor", "train"]:
         put("--epochs", "1")
     if out[1:3] == ["extractor", "check"]:
         put("--n", "200")
+    if out[1] == "tune":
+        put("--n", "8")
+    if out[1] == "sweep":
+        put("--n", "520")
+        out[out.index("--calls") + 1 : out.index("--calls") + 3] = ["2", "10"]
+        out[out.index("--samplers") + 1 : out.index("--samplers") + 5] = ["unipc", "tuned"]
     if out[1] == "loss":
         put("--n", "32")
     return out
@@ -77,6 +84,9 @@ def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> N
         "garments.score.pairs_pixels.png",
         "compare.png",
         "runs/garments/loss.png",
+        "ten_calls.npz",
+        "ten_fitted.npz",
+        "runs/garments/sweeps/default/index.html",
     ):
         assert (tmp_path / path).exists(), path
 

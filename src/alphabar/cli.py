@@ -181,7 +181,7 @@ def sample(
     sampler: str = "ddim",
     steps: int = 50,
     eta: float | None = None,
-    options: Annotated[dict[str, float] | None, Parameter(help="of the sampler, as --options.s_churn 40")] = None,
+    options: Annotated[dict[str, int | float | str] | None, Parameter(help="of the sampler, as --options.s_churn 40")] = None,
     seed: int = 0,
     batch: int = 64,
     grid: str | None = None,
@@ -1104,7 +1104,7 @@ def main() -> None:
 
     try:
         app()
-    except (ValueError, OSError, ImportError, Diverged) as e:
+    except (ValueError, OSError, ImportError, FloatingPointError, Diverged) as e:
         print(f"alphabar: {e}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

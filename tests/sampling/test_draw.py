@@ -108,6 +108,41 @@ def test_options_reach_their_sampler(network):
     assert seen == {"variance": "beta", "data_range": 0.5}
 
 
+def test_further_options_go_by_name(network):
+    first = quick(network, sampler="ipndm", options={"order": 1})
+    assert (first.images == quick(network).images).mean() > 0.99  # Adams-Bashforth of one slope is DDIM at eta 0
+    assert first.record["options"] == {"order": 1, "coefficients": "fixed"}
+    assert (first.images != quick(network, sampler="ipndm", options={"order": 3}).images).mean() > 0.01
+    # an eta that was left out is the sampler's own
+    assert quick(network, sampler="euler_ancestral").record["eta"] == 1.0
+    assert quick(network, sampler="ddim").record["eta"] == 0.0
+    assert np.array_equal(quick(network, sampler="euler", eta=0.0).images, quick(network, sampler="euler").images)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_adaptive_plan_tells_how_calls_are_spread(network, tmp_path, batch):
+    made = quick(network, 6, steps=30, plan="adaptive(0.05)", batch=batch)
+    calls = made.record["calls"]
+    assert made.record["plan"] == "adaptive(0.05)"
+    assert sum(calls["histogram"].values()) == 6 and calls["mean"] == pytest.approx(made.record["nfe"])
+    assert 2 <= calls["min"] <= calls["max"] < 30
+    # and remembers it over an interruption
+    out = f"{tmp_path}/set"
+    with pytest.raises(KeyboardInterrupt):
+        quick(Tired(network, int(5 * calls["max"])), 6, steps=30, plan="adaptive(0.05)", batch=1, out=out)
+    again = quick(Tired(network, -1), 6, steps=30, plan="adaptive(0.05)", batch=1, out=out)
+    assert again.record["calls"] == quick(network, 6, steps=30, plan="adaptive(0.05)", batch=1).record["calls"]
+
+
+def test_the_fast_path_says_how_it_ran(network):
+    plain, fast = quick(network), quick(network, fast="channels_last")
+    assert fast.record["fast"]["method"] == "channels_last" and "fast" not in plain.record
+    assert np.abs(plain.images.astype(int) - fast.images.astype(int)).max() <= 1
+    assert fast.record["model"] == plain.record["model"]
+    coarse = quick(network, precision="bf16")
+    assert coarse.record["precision"] == "bf16" and "precision" not in fast.record
+
+
 def test_clipping_reaches_the_denoiser(gaussian):
     gaussian.data.mean[:] = 3.0  # x0_hat near 3, held at 1
     gaussian.data.std[:] = 0.1
@@ -283,6 +318,9 @@ def test_batches_of_a_model_without_a_name_are_not_trusted(gaussian, tmp_path):
         ({"eta": 1.5}, "eta = 1.5: give 0"),
         ({"eta": -0.1}, "eta = -0.1: give 0"),
         ({"sampler": "euler", "eta": 0.5}, "eta = 0.5, but the options of euler are: none. Leave it out, or use ddim"),
+        ({"sampler": "ipndm", "options": {"ordr": 2}}, "ordr = 2, but the options of ipndm are: .* Did you mean order"),
+        ({"fast": "fastest"}, "'fastest' is unknown: use auto or one of"),
+        ({"plan": "adaptive(-1)"}, "adaptive"),
         ({"variance": "beta"}, "variance = 'beta', but the options of ddim are: eta. Leave it out, or use ddpm"),
         ({"sampler": "ddpm", "variance": "big"}, "'big' is unknown: use one of posterior, beta"),
         ({"steps": 0}, "0 steps"),

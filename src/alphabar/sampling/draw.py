@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -317,13 +317,15 @@ def _options(
 ) -> dict[str, Any]:
     """Every keyword option of the sampler with its value; refused where it has no use for one that was asked for."""
     asked = {k: v for k, v in {**(more or {}), "eta": eta, "variance": variance}.items() if v is not None}
-    defaults = {name: signature(entry.fn).parameters[name].default for name in entry.options}
+    defaults = entry.defaults
     for name, value in asked.items():
         if name not in defaults and not (name == "eta" and value == 0):  # eta 0 is what a sampler without eta does
             having = [e.name for e in SAMPLERS.values() if name in e.options]
             takes = ", ".join(k for k in entry.options if k != "data_range") or "none"
             other = f", or use {', '.join(having)}" if having else ""
-            raise ValueError(f"{name} = {value!r}, but the options of {entry.name} are: {takes}. Leave it out{other}")
+            near = get_close_matches(name, entry.options, 1)
+            meant = f"Did you mean {near[0]}?" if near else f"Leave it out{other}"
+            raise ValueError(f"{name} = {value!r}, but the options of {entry.name} are: {takes}. {meant}")
     if eta is not None and not 0 <= eta <= 1:
         raise ValueError(f"eta = {eta}: give 0 (deterministic) to 1 (DDPM's noise)")
     if "data_range" in defaults:

@@ -1,0 +1,342 @@
+"""`alphabar tune` from a run to a file that `alphabar sample` and diffusers use."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alphabar import tuning
+from alphabar.cli import app, main
+from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
+from alphabar.denoiser.wrap import ClipX0, ThresholdX0
+from alphabar.evaluation.extractor import Classifier, Extractor
+from alphabar.sampling import tune as fits
+from alphabar.sampling.draw import Samples, sample
+from alphabar.sampling.tuned import Tuned, load_tuned, run_tuned, save_tuned
+from alphabar.seeds import starting_noise
+from alphabar.training.checkpoint import load_model
+from alphabar.tuning import Descent, tune
+from tests.evaluation.conftest import Linear
+
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as it is by a user
+SMALL = ModelRecipe(channels=(8,), embedding=8, groups=4)
+SHORT: dict[str, Any] = {"n": 8, "progress": False, "device": "cpu"}
+BRIEF = Descent(rounds=2, steps=2, batch=16, remember=32)
+
+
+def made_up_extractor(seed: int) -> Extractor:
+    shape: dict[str, Any] = {"in_channels": 1, "widths": (4, 6), "dim": 4, "classes": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Classifier(**shape)
+    network.fold()
+    return Extractor("made up", shape, network.state_dict(), image_shape=(1, 8, 8))
+
+
+def run_of(model: Model, folder: Path) -> Path:
+    checkpoint = folder / "checkpoints" / "last"
+    checkpoint.mkdir(parents=True)
+    save_weights(checkpoint / "ema.safetensors", model)
+    (checkpoint / "state.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that nobody trained, two extractors of the same kind, and real images; this is where we are. The fine trajectory
+    is a coarse one, for time's sake."""
+    monkeypatch.setattr(fits, "fine_grid", partial(fits.fine_grid, levels=20))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path / "cache"))
+    run_of(build(SMALL, {"kind": "cosine"}, (1, 8, 8), 0), tmp_path / "run")
+    for seed in (0, 1):
+        made_up_extractor(seed).save(tmp_path / f"extractor{seed}.safetensors")
+    columns = np.arange(8)[None, None, :, None]
+    phase = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 1))
+    np.save(tmp_path / "real.npy", ((columns * 20 + phase + np.arange(8)[None, :, None, None] * 9) % 256).astype(np.uint8))
+    return tmp_path
+
+
+def told(*words: str) -> Any:
+    return app([str(w) for w in words], result_action="return_value")
+
+
+def no_work(*_: object, **__: object) -> None:
+    raise AssertionError("it began to work")
+
+
+# ---- from a run to a file
+
+
+@pytest.mark.parametrize("fit", ["grid", "solver", "images"])
+def test_a_fit_is_kept_with_the_run_and_found_there(fit: str, place: Path) -> None:
+    found = tune("run", (2, 3), fit=fit, descent=BRIEF, **SHORT)
+    model = load_model("run")
+    for made, calls in zip(found, (2, 3), strict=True):
+        assert made.path == Path("run/tuned") / f"{model.fingerprint}-{fit}-{calls}.json"
+        kept = load_tuned(made.path)
+        assert kept == made.fit and kept.model == model.fingerprint and kept.calls == calls and not kept.stochastic
+        assert (kept.clip, kept.threshold) == (0.0, None)
+        assert {"fit", "seed", "n", "fine", "versions", "began with", "distance"} <= set(kept.how)
+        assert kept.how["distance"] == made.distance and min(made.distance.values()) > 0
+        assert made.distance["fitted"] <= 1.2 * min(made.distance.values())
+        assert {"fitted", "ddim, time", "unipc, karras"} <= set(made.distance)
+        assert ("losses" in kept.how) == (fit == "images")
+        drawn = sample(model, 2, sampler=f"tuned:{fit}", steps=calls, progress=False)
+        assert drawn.record["tuned"] == {"name": fit, "digest": kept.digest} and drawn.record["nfe"] == calls
+    again = tune("run", (2,), fit=fit, name="again", descent=BRIEF, **SHORT)[0].fit
+    assert again.digest == found[0].fit.digest  # whatever else is fitted beside it
+    if fit == "images":
+        assert len(again.how["losses"]) == BRIEF.rounds * BRIEF.steps
+
+
+def test_the_distance_is_on_noise_that_no_fit_has_seen() -> None:
+    made = tune("run", (3,), **SHORT)[0]
+    model = load_model("run")
+    unit = starting_noise(tuning.SEED + 1, range(64), (1, 8, 8))
+    grid = fits.fine_grid(model.schedule)
+    end = fits.record(model, unit, grid, progress=False).end
+    x = run_tuned(model, unit * made.fit.sigmas[0], made.fit.grid, fit=made.fit)
+    assert made.distance["fitted"] == pytest.approx(float((x.clamp(-1, 1) - end.clamp(-1, 1)).square().mean().sqrt()), rel=1e-3)
+
+
+def test_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_weights(place / "alone.safetensors", build(SMALL, {"kind": "linear"}, (1, 8, 8), 1))
+    told("tune", "alone.safetensors", "--calls", "2", "3", "--n", "8", "--fit", "grid", "--name", "own", "--json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [len(r["fit"]["sigmas"]) for r in rows] == [2, 3]
+    for row in rows:
+        assert Path(row["path"]).parent == Path("tuned")  # a single file has no home
+        assert Tuned.from_json(row["fit"]) == load_tuned(row["path"])
+        with Image.open(row["picture"]) as picture:
+            assert picture.width > 300 and len(set(picture.convert("L").getdata())) > 10
+    told("sample", "alone.safetensors", "--n", "4", "--sampler", "tuned", "--steps", "2", "--out", "s.npz", "--json")
+    record = json.loads(capsys.readouterr().out)
+    digest = load_tuned(rows[0]["path"]).digest
+    assert (record["nfe"], record["tuned"]) == (2, {"name": "own", "digest": digest})
+    told("sample", "alone.safetensors", "--n", "4", "--tuned", rows[0]["path"], "--out", "t.npz", "--json")
+    assert np.array_equal(Samples.load("s.npz").images, Samples.load("t.npz").images)
+    capsys.readouterr()
+    told("tune", "run", "--calls", "2", "--n", "8", "--out", "elsewhere")
+    words = capsys.readouterr().out
+    assert "fitted" in words and "elsewhere/" in words and len(list(Path("elsewhere").glob("*-solver-2.json"))) == 1
+
+
+# ---- refusals, before any work
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--calls", "0"], r"calls = \[0\]: give unlike numbers from 1 to 80"),
+        (["--calls", "2", "2"], r"calls = \[2, 2\]: give unlike numbers"),
+        (["--calls", "81"], r"give unlike numbers from 1 to 80"),
+        (["--calls", "2", "--n", "7"], "n = 7: a fine trajectory needs at least 8"),
+        (["--calls", "2", "--name", "a/b"], "a fitted sampler called 'a/b': use letters"),
+        (["--calls", "2", "--fit", "features"], "--against SET --extractor PATH"),
+        (["--calls", "2", "--fit", "features", "--against", "real.npy"], "--against SET --extractor PATH"),
+        (["--calls", "2", "--fit", "features", "--extractor", "extractor0.safetensors"], "--against SET --extractor PATH"),
+        (
+            ["--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "extractor0.safetensors", "--judge",
+             "extractor0.safetensors"],
+            "the judge is the extractor that is fitted to .*: name another one, --judge PATH",
+        ),
+        (["--calls", "3"], r"-solver-3.json is there already: give another --name, or --overwrite it"),
+        (["--calls", "2", "3"], r"-solver-3.json is there already"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_said_before_any_work(
+    words: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_model("run")
+    save_tuned(plain_fit(model, 3, name="solver"), Path("run/tuned"))
+    monkeypatch.setattr(fits, "record", no_work)
+    monkeypatch.setattr(sys, "argv", ["alphabar", "tune", "run", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert len(list(Path("run/tuned").glob("*"))) == 1
+    message = capsys.readouterr().err
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(message)
+
+
+def plain_fit(model: Model, calls: int, eta: float = 0.0, name: str = "mine") -> Tuned:
+    from alphabar.schedule.grid import make_grid
+
+    return Tuned(name, model.fingerprint, *fits.Coefficients.ddim(make_grid(model.schedule, calls), eta).plain())
+
+
+def test_an_unknown_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="fit 'levels' is unknown: use one of grid, solver, images, features"):
+        tune("run", (2,), fit="levels", **SHORT)
+
+
+def test_an_extractor_without_a_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "load_extractor", lambda name: Linear(seed=len(str(name))))
+    monkeypatch.setattr(fits, "record", no_work)
+    with pytest.raises(ValueError, match="extractor plain has no `embed`, through which a gradient flows"):
+        tune("run", (2,), fit="features", against="real.npy", extractor="plain", **SHORT)
+
+
+def test_more_calls_than_fine_levels_are_refused_before_any_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of(build(SMALL, {"kind": "linear", "steps": 12, "beta_max": 0.5}, (1, 8, 8), 0), place / "short")
+    levels = len(fits.fine_grid(load_model("short").schedule)) - 1
+    assert levels <= 12
+    monkeypatch.setattr(fits, "record", no_work)
+    with pytest.raises(ValueError, match=rf"calls = \[2, {levels + 1}\]: give unlike numbers from 1 to {levels}"):
+        tune("short", (2, levels + 1), **SHORT)
+
+
+def test_overwrite() -> None:
+    first = tune("run", (2,), fit="grid", name="mine", **SHORT)[0]
+    with pytest.raises(FileExistsError, match="is there already: give another --name, or --overwrite it"):
+        tune("run", (2,), fit="solver", name="mine", **SHORT)
+    assert load_tuned(first.path) == first.fit
+    second = tune("run", (2,), fit="solver", name="mine", overwrite=True, **SHORT)[0]
+    assert second.path == first.path and load_tuned(first.path) == second.fit
+
+
+# ---- where it begins
+
+
+def test_a_fit_can_begin_with_another(place: Path) -> None:
+    model = load_model("run")
+    begin = plain_fit(model, 3)
+    made = tune("run", (3,), fit="images", begin={3: begin}, descent=Descent(rounds=0), **SHORT)[0].fit
+    assert made.how["began with"] == f"mine ({begin.digest})"
+    assert made.sigmas == pytest.approx(begin.sigmas, rel=1e-6) and made.keep == pytest.approx(begin.keep, rel=1e-6, abs=1e-6)
+    with pytest.raises(ValueError, match=r"begin\[2\] is a fitted sampler of 3 calls"):
+        tune("run", (2,), fit="images", begin={2: begin}, descent=BRIEF, **SHORT)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3])
+def test_noise_that_is_there_is_kept(eta: float) -> None:
+    """A fit by features that begins with one that has its noise already does not put DDIM's in its place."""
+    begin = plain_fit(load_model("run"), 3, eta=0.9)
+    made = tune(
+        "run", (3,), fit="features", against="real.npy", extractor="extractor0.safetensors", judge="extractor1.safetensors",
+        begin={3: begin}, n_judge=64, descent=Descent(rounds=0, eta=eta), **SHORT,
+    )[0].fit  # fmt: skip
+    assert made.fresh == pytest.approx(begin.fresh, rel=1e-5) and made.keep == pytest.approx(begin.keep, rel=1e-5, abs=1e-6)
+
+
+# ---- by features
+
+
+def test_a_fit_by_features(capsys: pytest.CaptureFixture[str]) -> None:
+    told(
+        "tune", "run", "--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "extractor0.safetensors",
+        "--judge", "extractor1.safetensors", "--n", "8", "--n-judge", "64", "--rounds", "2", "--steps", "3", "--batch", "16",
+        "--json",
+    )  # fmt: skip
+    (row,) = json.loads(capsys.readouterr().out)
+    fit = load_tuned(row["path"])
+    assert fit.stochastic and fit.fresh[-1] == 0 and fit.name == "features"
+    assert fit.how["extractor"] == made_up_extractor(0).fingerprint and len(fit.how["losses"]) == 6
+    assert {c["metric"] for c in row["compared"]} == {"fid", "kid"} == {c["metric"] for c in fit.how["judge"]["found"]}
+    assert fit.how["judge"]["seed"] == fit.how["seed"] + 1  # an unseen seed
+    drawn = [sample(load_model("run"), 6, sampler="tuned", steps=2, batch=b, progress=False).images for b in (6, 4)]
+    assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
+
+
+def test_features_come_nearer(place: Path) -> None:
+    """An untrained network and made-up features, yet the distance falls on noise that was not fitted to."""
+    from alphabar.evaluation.features import FeatureStats
+    from alphabar.evaluation.frechet import frechet
+
+    options: dict[str, Any] = {"fit": "features", "against": "real.npy", "extractor": "extractor0.safetensors", "n_judge": 64}
+    made = tune(
+        "run",
+        (2,),
+        judge="extractor1.safetensors",
+        descent=Descent(rounds=2, steps=12, batch=48, remember=192, rate=0.1),
+        **options,
+        **SHORT,
+    )[0].fit
+    start = tune("run", (2,), fit="solver", **SHORT)[0].fit
+    ours, model = made_up_extractor(0), load_model("run")
+    real = FeatureStats.of(ours.features(np.load("real.npy")), ours.fingerprint)
+
+    def distance(fit: Tuned) -> float:
+        images = sample(model, 300, tuned=fit, seed=5, progress=False).images
+        return frechet(FeatureStats.of(ours.features(images), ours.fingerprint), real).value
+
+    assert distance(made) < 0.9 * distance(start)
+
+
+# ---- foreign models and their clipping
+
+
+@pytest.fixture
+def foreign(place: Path) -> Any:
+    diffusers = pytest.importorskip("diffusers")
+
+    def make(name: str, **scheduler: Any) -> str:
+        torch.manual_seed(0)
+        network = diffusers.UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4,
+            down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+        )  # fmt: skip
+        diffusers.DDPMPipeline(network, diffusers.DDPMScheduler(**scheduler)).save_pretrained(place / name)
+        return f"diffusers:{name}"
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("fit", ["solver", "images"])
+def test_a_folder_of_diffusers_is_fitted_with_its_clip(fit: str, foreign: Any) -> None:
+    run = foreign("clipped", clip_sample=True, clip_sample_range=0.5)
+    made = tune(run, (3,), fit=fit, descent=BRIEF, **SHORT)[0]
+    assert (made.fit.clip, made.fit.threshold) == (0.5, None)
+    assert made.path.parent == Path("clipped/alphabar/tuned")
+    model = load_model(run)
+    x = made.fit.sigmas[0] * starting_noise(0, range(4), (1, 8, 8))
+    by_hand = run_tuned(ClipX0(model, -0.5, 0.5), x, made.fit.grid, fit=made.fit)
+    drawn = sample(model, 4, sampler="tuned", steps=3, progress=False)
+    assert np.abs(drawn.images / 127.5 - 1 - by_hand.clamp(-1, 1).permute(0, 2, 3, 1).numpy()).max() < 0.6 / 127.5
+    assert drawn.record["clip"] == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_and_with_its_thresholding(foreign: Any) -> None:
+    run = foreign("held", clip_sample=False, thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1.5)
+    made = tune(run, (2,), fit="images", descent=BRIEF, **SHORT)[0].fit
+    assert (made.clip, made.threshold, made.threshold_max) == (0.0, 0.9, 1.5)
+    model = load_model(run)
+    x = made.sigmas[0] * starting_noise(0, range(4), (1, 8, 8))
+    by_hand = run_tuned(ThresholdX0(model, 0.9, 1.5), x, made.grid, fit=made)
+    drawn = sample(model, 4, sampler="tuned", steps=2, progress=False).images
+    assert np.abs(drawn / 127.5 - 1 - by_hand.clamp(-1, 1).permute(0, 2, 3, 1).numpy()).max() < 0.6 / 127.5
+
+
+def test_a_model_of_zero_terminal_snr(place: Path) -> None:
+    run_of(build(SMALL, {"kind": "betas", "zero_snr": True}, (1, 8, 8), 0), place / "zero")
+    made = tune("zero", (3,), **SHORT)[0]
+    assert made.fit.sigmas[0] == pytest.approx(2.0**32, rel=1e-6) and made.fit.sigmas[1] < 2e4
+    assert made.fit.how["fine"].startswith("dpmpp_2s, ")
+    drawn = sample(load_model("zero"), 4, sampler="tuned", steps=3, progress=False)
+    assert drawn.images.std() > 5 and made.distance["fitted"] <= 1.2 * min(made.distance.values())
+
+
+def test_a_descent_that_diverges_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "alphabar",
+            *["tune", "run", "--calls", "2", "--n", "8", "--fit", "images", "--rate", "1.0", "--steps", "4", "--batch", "8"],
+        ],
+    )
+    monkeypatch.setattr(fits.ToTeacher, "__call__", lambda self, images, rows: images.sum() * float("nan"))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "the loss of step 0 is nan: begin again with a smaller rate" in capsys.readouterr().err
