@@ -149,7 +149,7 @@ def tune(
             if pull is not None and not start.stochastic:  # one that has noise keeps it
                 c = c.with_noise(descent.eta)
             c, losses = bench.descend(c, descent, pull)
-            where |= {"descent": asdict(descent), "losses": [round(v, 5) for v in losses]}
+            where |= {"descent": asdict(descent), "losses": [float(f"{v:.5g}") for v in losses]}
             if pull is not None:
                 where |= {"extractor": pull.extractor.fingerprint, "against": against}
         done = bench.tuned(c, title, fingerprint)
