@@ -202,6 +202,13 @@ def test_more_calls_than_fine_levels_are_refused_before_any_work(place: Path, mo
         tune("short", (2, levels + 1), **SHORT)
 
 
+def test_fits_of_the_bundled_model_are_kept_here_not_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fits, "record", no_work)
+    save_tuned(plain_fit(load_model("bundled"), 3, name="solver"), Path("tuned"))
+    with pytest.raises(FileExistsError, match=r"^tuned/.*-solver-3.json is there already"):
+        tune("bundled", (3,), **SHORT)
+
+
 def test_overwrite() -> None:
     first = tune("run", (2,), fit="grid", name="mine", **SHORT)[0]
     with pytest.raises(FileExistsError, match="is there already: give another --name, or --overwrite it"):
