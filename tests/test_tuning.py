@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,19 @@ def test_and_with_its_thresholding(foreign: Any) -> None:
     by_hand = run_tuned(ThresholdX0(model, 0.9, 1.5), x, made.grid, fit=made)
     drawn = sample(model, 4, sampler="tuned", steps=2, progress=False).images
     assert np.abs(drawn / 127.5 - 1 - by_hand.clamp(-1, 1).permute(0, 2, 3, 1).numpy()).max() < 0.6 / 127.5
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_descent_goes_by_what_is_held(foreign: Any) -> None:
+    """Its first loss is that of the held sampler that it begins with, from the held trajectory."""
+    run = foreign("clipped", clip_sample=True, clip_sample_range=0.5)
+    model = load_model(run)
+    begin, held = replace(plain_fit(model, 3), clip=0.5), ClipX0(model, -0.5, 0.5)
+    made = tune(run, (3,), fit="images", begin={3: begin}, descent=BRIEF, **SHORT)[0].fit
+    unit = starting_noise(tuning.SEED, range(8), (1, 8, 8))
+    end = fits.record(held, unit, fits.fine_grid(model.schedule), progress=False).end
+    off = run_tuned(held, unit * begin.sigmas[0], begin.grid, fit=begin) - end
+    assert made.how["losses"][0] == pytest.approx(float(off.square().mean()), rel=1e-3)
 
 
 def test_a_model_of_zero_terminal_snr(place: Path) -> None:
