@@ -413,7 +413,8 @@ def tune(
         rows = [(k, f"{v:.4f}") for k, v in sorted(t.distance.items(), key=lambda kv: kv[1])]
         _table(
             (f"{t.fit.calls} calls", "distance from the fine trajectory"), rows,
-            "root mean square, images in [-1, 1], noise that no fit has seen",
+            "root mean square, images in [-1, 1], noise that no fit has seen"
+            + ("; fresh noise makes images of their own, far from these" if t.fit.stochastic else ""),
         )  # fmt: skip
         for c in t.compared:
             print(c.words)
