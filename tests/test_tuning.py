@@ -246,7 +246,14 @@ def test_noise_that_is_there_is_kept(eta: float) -> None:
 # ---- by features
 
 
-def test_a_fit_by_features(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    judged: list[int] = []
+
+    def seen(*arguments: Any, **options: Any) -> Samples:
+        judged.append(options["seed"])
+        return sample(*arguments, **options)
+
+    monkeypatch.setattr(tuning, "sample", seen)
     told(
         "tune", "run", "--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "extractor0.safetensors",
         "--judge", "extractor1.safetensors", "--n", "8", "--n-judge", "64", "--rounds", "2", "--steps", "3", "--batch", "16",
@@ -257,7 +264,7 @@ def test_a_fit_by_features(capsys: pytest.CaptureFixture[str]) -> None:
     assert fit.stochastic and fit.fresh[-1] == 0 and fit.name == "features"
     assert fit.how["extractor"] == made_up_extractor(0).fingerprint and len(fit.how["losses"]) == 6
     assert {c["metric"] for c in row["compared"]} == {"fid", "kid"} == {c["metric"] for c in fit.how["judge"]["found"]}
-    assert fit.how["judge"]["seed"] == fit.how["seed"] + 1  # an unseen seed
+    assert judged == [fit.how["judge"]["seed"]] * 2 == [fit.how["seed"] + 1] * 2  # a seed that no fit has seen
     drawn = [sample(load_model("run"), 6, sampler="tuned", steps=2, batch=b, progress=False).images for b in (6, 4)]
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
 
