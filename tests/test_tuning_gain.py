@@ -84,7 +84,7 @@ def test_diffusers_own_solver_gains_from_fitted_timesteps(
     unit = starting_noise(77, range(64), model.image_shape)
     end = fits.record(model, unit, fits.fine_grid(model.schedule), progress=False).end
     monkeypatch.setattr(fits, "fine_grid", partial(fits.fine_grid, levels=40))  # for time's sake
-    tune(RUN, (6, 8), fit="grid", n=48, progress=False)
+    tune(RUN, (6, 8), fit="grid", base="dpmpp_2m", n=48, progress=False)
     app(["export", RUN, "--to", "timesteps"], result_action="return_value")
     rows = json.loads(capsys.readouterr().out)
     assert [row["calls"] for row in rows] == [6, 8]

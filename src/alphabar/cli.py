@@ -316,6 +316,7 @@ def tune(
     *,
     calls: tuple[int, ...],
     fit: Literal["grid", "solver", "images", "features"] = "solver",
+    base: str | None = None,
     name: str | None = None,
     against: str | None = None,
     extractor: str | None = None,
@@ -358,6 +359,8 @@ def tune(
     fit
         grid (levels only), solver (and coefficients, by least squares), images (and the gradient of the distance from a fine
         trajectory), features (and that of the Frechet distance to real images, with fresh noise).
+    base
+        sampler whose coefficients a fit of the levels takes; the best if left out. dpmpp_2m for a grid that diffusers is to walk.
     name
         under which it is kept; the fit's own if left out. --sampler tuned:NAME asks for it.
     against
@@ -400,7 +403,7 @@ def tune(
     reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
     descent = tuning.Descent(rounds=rounds, steps=steps, batch=batch, rate=rate, eta=eta, bf16=bf16)
     done = tuning.tune(
-        run, calls, fit=fit, name=name, against=against, extractor=extractor, judge=judge, n=n, n_judge=n_judge,
+        run, calls, fit=fit, base=base, name=name, against=against, extractor=extractor, judge=judge, n=n, n_judge=n_judge,
         seed=tuning.SEED if seed is None else seed, descent=descent, out=out, overwrite=overwrite, reading=reading,
         checkpoint=checkpoint, device=device, progress=not as_json,
     )  # fmt: skip

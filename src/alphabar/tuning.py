@@ -77,6 +77,7 @@ def tune(
     calls: Sequence[int],
     *,
     fit: str = "solver",
+    base: str | None = None,
     name: str | None = None,
     against: str | None = None,
     extractor: str | None = None,
@@ -99,17 +100,21 @@ def tune(
     fit: "grid", the levels, under the best of the samplers of one call a step; "solver", levels and coefficients by least
     squares; "images", those and then the gradient of the distance from the fine trajectory; "features", those and then, with
     fresh noise, the gradient of the Fréchet distance to the training images of `against` in the features of `extractor`.
+    base: the sampler whose coefficients a fit of the levels takes, or begins with; None: the best of `BASES`. Name the one that
+    is to walk an exported grid: dpmpp_2m is diffusers' DPMSolverMultistepScheduler.
     judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
     name: under which it is kept (None: that of the fit). n: starting noises of the fine trajectory. seed: of the fit; the
     judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver; noise that they have is
-    kept. out: folder for the files
-    (None: tuned/ in the run's home, or here). batch: images a call while no gradient is needed.
+    kept. out: folder for the files (None: tuned/ in the run's home, or here). batch: images a call while no gradient is
+    needed.
 
     Raises ValueError for calls out of range, an unknown fit, features without `against` and `extractor`, or a judge that is
     the fit's own extractor; FileExistsError where a fit of that name and calls is there and overwrite is False.
     """
     if fit not in FITS:
         raise ValueError(f"fit {fit!r} is unknown: use one of {', '.join(FITS)}")
+    if base is not None and base not in BASES:
+        raise ValueError(f"base {base!r}: use one of {', '.join(BASES)}, which call once a step and draw no noise")
     if not calls or min(calls) < 1 or max(calls) > fits.FINE or len(set(calls)) < len(calls):
         raise ValueError(f"calls = {list(calls)}: give unlike numbers from 1 to {fits.FINE}")
     for k, fitted in (begin or {}).items():
@@ -141,7 +146,7 @@ def tune(
         if begin is not None and k in begin:
             c, how = fits.Coefficients.of(begin[k]), f"{begin[k].name} ({begin[k].digest})"
         else:
-            c, how = bench.best(costs, k, solver=fit != "grid")
+            c, how = bench.best(costs, k, BASES if base is None else (base,), solver=fit != "grid")
         where["began with"] = how
         start = bench.tuned(c, "start", fingerprint)
         losses: list[float] = []
@@ -232,7 +237,7 @@ class _Bench:
             )
         return found
 
-    def best(self, costs: Mapping[int, Tensor], calls: int, solver: bool) -> tuple[fits.Coefficients, str]:
+    def best(self, costs: Mapping[int, Tensor], calls: int, bases: Sequence[str], solver: bool) -> tuple[fits.Coefficients, str]:
         """The candidate that ends nearest to the fine trajectory on the last quarter of the noise, which was not fitted to."""
         cut = len(self.starts) * 3 // 4
         known = self.fine.part(0, cut)
@@ -245,7 +250,7 @@ class _Bench:
                 tuple(grid.tolist()), (grid, f"levels by {'Euler steps' if back == 0 else 'two answers'}, power {power:g}")
             )
         for grid, how in grids.values():
-            tried = {b: fits.coefficients_of(SAMPLERS[b].fn, grid) for b in BASES}
+            tried = {b: fits.coefficients_of(SAMPLERS[b].fn, grid) for b in bases}
             if solver:
                 for memory in (2, 3, 4):
                     tried[f"least squares, {memory} answers"] = fits.least_squares(

@@ -184,9 +184,10 @@ def _grams(fine: Trajectory) -> Float64[Tensor, "k m m"]:
     rest = variance[-1]
     whole = torch.zeros((2 * k + 1, 2 * k + 1), dtype=torch.float64)
     seen = torch.empty((2 * k + 1, n, rank), dtype=torch.float32)
-    for start in range(0, n, 16):
-        part = torch.stack([r[start : start + 16].flatten(1) for r in rows])
-        seen[:, start : start + 16] = part @ directions.T
+    some = max(1, min(16, (1 << 25) // (len(rows) * pixels)))  # images at a time: a quarter of a gigabyte in float64
+    for start in range(0, n, some):
+        part = torch.stack([r[start : start + some].flatten(1) for r in rows])
+        seen[:, start : start + some] = part @ directions.T
         wide = part.flatten(1).double()
         whole += wide @ wide.T
     by_direction = torch.einsum("ank,bnk->kab", seen.double(), seen.double())  # (rank, m, m)
