@@ -64,7 +64,16 @@ class Setting:
     @property
     def title(self) -> str:
         """A name for people, without the number of calls, which is measured."""
-        return f"{self.sampler.upper()}, {self.plan}" if self.plan else self.sampler.upper()
+        name = "fitted to the model" if self.sampler == "tuned" else self.sampler.upper()
+        return f"{name}, {self.plan}" if self.plan else name
+
+    @property
+    def line(self) -> str:
+        """The line of the plot that it is a point of."""
+        if self.sampler == "tuned":
+            return self.title
+        name = f"{self.title}, eta {self.eta:g}"
+        return name + {0.0: ": no noise added", 1.0: ": DDPM's noise"}.get(self.eta, "")
 
 
 SETTINGS = (
@@ -72,6 +81,7 @@ SETTINGS = (
     Setting("ddpm", plan="every(3, last=50)"),
     Setting("ddpm", plan="progressive"),
     *(Setting("ddim", steps, eta, scored=True) for eta in (0.0, 1.0) for steps in (10, 25, 50)),
+    *(Setting("tuned", steps, scored=True) for steps in (5, 10)),
 )
 
 
@@ -315,6 +325,7 @@ class _Told:
         self.schedule, self.image_shape = model.schedule, model.image_shape
         self.crop, self.data_range = int(getattr(model, "crop", 0)), float(getattr(model, "data_range", 1.0))
         self.fingerprint = fingerprint(model)
+        self.home = getattr(model, "home", None)  # where fitted samplers are
         self.note = ""
         self.images = 0
 
@@ -339,10 +350,11 @@ def _draw(
             told = _Told(model, advance)
             for setting, cost in zip(settings, costs, strict=True):
                 before = told.images
-                told.note = setting.title + (f", {setting.steps} calls, eta {setting.eta:g}" if setting.scored else "")
+                told.note = setting.title + (f", {setting.steps} calls" if setting.scored else "")
                 samples = _kept(folder / f"{setting.key}.npz") or sample(
                     told, n if setting.scored else demo.few, sampler=setting.sampler, steps=_steps(model, setting),
-                    eta=setting.eta, plan=setting.plan, seed=demo.seed, batch=pace["batch"] if setting.scored else demo.few,
+                    eta=None if setting.sampler == "tuned" else setting.eta, plan=setting.plan, seed=demo.seed,
+                    batch=pace["batch"] if setting.scored else demo.few,
                     out=folder / f"{setting.key}.npz", progress=False, device=device, channels_last=layout,
                 )  # fmt: skip
                 demo.results.append(Result(setting, samples))
@@ -494,12 +506,11 @@ def _write(demo: Demo, out: Path) -> Path:
     results = demo.to_json()
     write_atomically(out / "results.json", json.dumps(results, indent=1))
     lines = []
-    for k, eta in enumerate(dict.fromkeys(r.setting.eta for r in demo.results if r.scores)):
+    for k, name in enumerate(dict.fromkeys(r.setting.line for r in demo.results if r.scores)):
         fids = sorted(
-            (fid for r in demo.results if r.setting.eta == eta and (fid := r.score("fid")) is not None),
+            (fid for r in demo.results if r.setting.line == name and (fid := r.score("fid")) is not None),
             key=lambda fid: float(fid.nfe or 0),
         )
-        name = "DDIM, eta 0: no noise added" if eta == 0 else f"DDIM, eta {eta:g}" + (": DDPM's noise" if eta == 1 else "")
         x, y, ends = [float(fid.nfe or 0) for fid in fids], [fid.value for fid in fids], [fid.interval for fid in fids]
         lines.append(plots.Line(name, x, y, ends, colour=k, markers=True, bars=True))
     table_rows = rows(demo)
