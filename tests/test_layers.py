@@ -9,7 +9,10 @@ import alphabar
 
 ROOT = Path(alphabar.__file__).parent
 LAYERS = ["words", "data", "schedule", "denoiser", "training", "sampling", "evaluation", "tracking", "report", "door"]
-WORDS, DOOR = {"types", "seeds", "record", "progress"}, {"recipe", "api", "judge", "sweeping", "tuning", "cli", "demo", "__init__"}
+WORDS, DOOR = (
+    {"types", "seeds", "record", "progress"},
+    {"recipe", "api", "judge", "sweeping", "tuning", "cli", "demo", "__init__"},
+)
 
 
 def layer(parts: tuple[str, ...]) -> int:
