@@ -54,6 +54,16 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays whole or not at all: a half-written file never bears the name."""
+    import numpy as np
+
+    scratch = path.with_name(path.name + ".tmp")
+    with scratch.open("wb") as f:
+        np.savez(f, **arrays)
+    os.replace(scratch, path)
+
+
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """One more line of JSON. A line cut short by a crash is left behind it and is skipped by `read_jsonl`."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -139,7 +139,8 @@ def tune(
         pull, ruler = _features(model, against, extractor, judge, descent, reading, progress)
 
     bench = _Bench.of(model, n, seed, batch, progress)
-    costs = {back: fits.step_costs(bench.fine, back) for back in (0, 1)}
+    grams = fits.grams_of(bench.fine)
+    costs = {back: fits.step_costs(bench.fine, back, grams) for back in (0, 1)}
     made = []
     for k in calls:
         where = {"fit": fit, "seed": seed, "n": n, "fine": bench.teacher, "versions": versions()}

@@ -102,7 +102,8 @@ class AdaptiveCalls:
 
     def _learn(self, rows: Tensor, x0_hat: Images, line: Images, phi: NDArray[Any], h: NDArray[Any]) -> None:
         """Takes in the network's answers for these rows: how wrong their lines were, and how they go on."""
-        assert self._x0 is not None and self._slope is not None
+        if self._x0 is None or self._slope is None:
+            raise RuntimeError("answers are taken in by a call, which makes room for them: call the denoiser instead")
         k = rows.cpu().numpy()
         h, gap, known = h[k], self._gap[k], self._calls[k] > 0
         step, slope = x0_hat - self._x0[rows], self._slope[rows]

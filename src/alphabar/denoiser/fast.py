@@ -179,7 +179,7 @@ class Job:
         if method in self.runs:
             return self.runs[method]
         begun = time.perf_counter()
-        with _evaluating(self.model.network), warnings.catch_warnings():
+        with evaluating(self.model.network), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of exporters and compilers, about their own insides
             try:
                 run: Run = getattr(self, f"_{method}")()
@@ -278,7 +278,8 @@ class Job:
                 program = torch.onnx.export(
                     self.copy(), (y[:2], t[:2]), dynamo=True, dynamic_shapes=({0: some}, {0: some}), verbose=False, optimize=True
                 )
-            assert program is not None
+            if program is None:
+                raise RuntimeError("the exporter of torch.onnx gave no program: use another method, as channels_last")
             self._onnx = program.model_proto.SerializeToString()
         return self._onnx
 
@@ -482,10 +483,11 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """No dropout, and every module back as it was afterwards."""
-    training = [m for m in network.modules() if m.training]
-    network.eval()
+def evaluating(model: object) -> Iterator[None]:
+    """No dropout, and every module back as it was afterwards. Anything that is no module is left alone."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    if isinstance(model, nn.Module):
+        model.eval()
     try:
         yield
     finally:

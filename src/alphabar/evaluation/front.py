@@ -13,6 +13,7 @@ from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, quantile
 from alphabar.evaluation.evaluate import Measured
 from alphabar.evaluation.score import HIGHER, Score
+from alphabar.record import write_npz
 
 
 def front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
@@ -84,10 +85,7 @@ def save_measured(path: Path, measured: Measured) -> None:
     about = {
         "images": measured.images, "expansions": numbers, "scores": {m: s.to_json() for m, s in measured.scores.items()},
     }  # fmt: skip
-    scratch = path.with_name(path.name + ".tmp")
-    with scratch.open("wb") as file:
-        np.savez(file, about=np.array(json.dumps(about)), **arrays)
-    scratch.replace(path)
+    write_npz(path, {"about": np.array(json.dumps(about)), **arrays})
 
 
 def load_measured(path: Path) -> Measured:

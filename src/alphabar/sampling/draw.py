@@ -5,8 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,11 +20,11 @@ from alphabar.data.decode import decode, probe
 from alphabar.data.images import to_pixels
 from alphabar.data.png import write_png
 from alphabar.denoiser.adaptive import AdaptiveCalls, distribution, planned
-from alphabar.denoiser.fast import Fast, fasten
+from alphabar.denoiser.fast import Fast, evaluating, fasten
 from alphabar.denoiser.plan import Adaptive, Plan, parse_plan, timesteps
 from alphabar.denoiser.wrap import ClipX0, CountCalls, ThresholdX0
 from alphabar.progress import track
-from alphabar.record import versions, write_atomically
+from alphabar.record import versions, write_atomically, write_npz
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find
 from alphabar.sampling.trajectory import KeepX0, chosen, cropped
 from alphabar.sampling.tuned import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
@@ -85,7 +84,7 @@ class Samples:
             arrays = {"images": self.images, "record": np.array(json.dumps(self.record))}
             if self.x0 is not None:
                 arrays["x0"] = np.stack(self.x0)
-            _write_npz(target, arrays)
+            write_npz(target, arrays)
             return target
         _check_target(path, self.images.shape[-1], self.images.dtype)
         folder = Path(path)
@@ -175,11 +174,11 @@ def sample(
         sigmas, grid_name = _grid(model.schedule, steps, own.grid if grid is None and own is not None else grid)
         settings = _options(entry, model, eta, variance, options)
     else:
-        given = {"eta": eta, "options": options, "grid": grid, "plan": plan, "clip": clip, "threshold": threshold}
-        if unwanted := [k for k, v in {**given, "variance": variance}.items() if v is not None]:
-            raise ValueError(
-                f"{unwanted[0]} = {given.get(unwanted[0])!r}: a fitted sampler has its own of everything, leave it out"
-            )
+        given = {
+            "eta": eta, "options": options, "grid": grid, "plan": plan, "clip": clip, "threshold": threshold, "variance": variance
+        }  # fmt: skip
+        if unwanted := [k for k, v in given.items() if v is not None]:
+            raise ValueError(f"{unwanted[0]} = {given[unwanted[0]]!r}: a fitted sampler has its own of everything, leave it out")
         entry = Entry("tuned", run_tuned, 1, fit.stochastic, lambda n: n, "fitted to this model")
         sigmas, grid_name = _grid(model.schedule, steps, fit.grid)[0], "tuned"
         settings = {"fit": fit}
@@ -230,7 +229,7 @@ def sample(
         )
 
     bar = track(n, f"sampling, {entry.name} {steps}", unit="images", done=done, show=progress)
-    with bar as advance, _evaluating(model), torch.inference_mode():
+    with bar as advance, evaluating(model), torch.inference_mode():
         for start, rows in batches.items():
             if start in made:
                 continue
@@ -354,19 +353,6 @@ def _place(model: Model, device: torch.device | str | None, channels_last: bool)
     return torch.device("cpu" if device is None else device)
 
 
-@contextmanager
-def _evaluating(model: object) -> Iterator[None]:
-    """No dropout, and every module back as it was afterwards."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    if isinstance(model, nn.Module):
-        model.eval()
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
-
-
 class _Told:
     """The `on_step` of `sample`: keeps x0_hat and moves the bar on, by `share` of an image a step."""
 
@@ -427,18 +413,10 @@ class _Parts:
         arrays = {"images": part.images, "x0": x0, "calls": np.array(part.calls), "seconds": np.array(part.seconds)}
         if part.each is not None:
             arrays["each"] = part.each
-        _write_npz(self.folder / f"{start:08d}.npz", arrays)
+        write_npz(self.folder / f"{start:08d}.npz", arrays)
 
     def clear(self) -> None:
         shutil.rmtree(self.folder)
-
-
-def _write_npz(target: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Whole or not at all: a half-written file never bears the name."""
-    scratch = target.with_name(target.name + ".tmp")
-    with scratch.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(scratch, target)
 
 
 def _is_folder(path: str | Path) -> bool:

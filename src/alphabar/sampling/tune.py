@@ -116,16 +116,18 @@ def record(
 # ---- 2. levels by dynamic programming
 
 
-def step_costs(fine: Trajectory, back: int = 1) -> Float64[Tensor, "h i j"]:
+def step_costs(fine: Trajectory, back: int = 1, grams: Float64[Tensor, "k m m"] | None = None) -> Float64[Tensor, "h i j"]:
     """What the best step from level i to level j misses of the state at j, coming from level h < i; infinite elsewhere.
 
     back = 1: the best step is linear in x_i, x0_hat_i and x0_hat_h. back = 0: Euler's step, as in GITS.
     A miss at level s counts as it arrives at the end: along a principal direction of the data with variance c^2 the
     probability-flow ODE of a Gaussian shrinks it by sqrt(c^2 / (c^2 + s^2)). Root mean square over pixels and images.
+    grams: `grams_of` the trajectory, where they are known.
     """
     k = len(fine.x)
     s = fine.sigmas
-    grams = _grams(fine)  # one a level j, products of [x0_hat_0 .. x0_hat_{K-1}, end, eps_hat_0 .. eps_hat_{K-1}]
+    # one a level j, products of [x0_hat_0 .. x0_hat_{K-1}, end, eps_hat_0 .. eps_hat_{K-1}]
+    grams = grams_of(fine) if grams is None else grams
     m = grams.shape[1]
     answers = torch.eye(m, dtype=torch.float64)
     states = answers[: k + 1].clone()  # x_j = x0_hat_j + s_j eps_hat_j; the last one is `end` itself
@@ -170,7 +172,7 @@ def _without(rows: Tensor, basis: Tensor, g: Tensor) -> Tensor:
     return out
 
 
-def _grams(fine: Trajectory) -> Float64[Tensor, "k m m"]:
+def grams_of(fine: Trajectory) -> Float64[Tensor, "k m m"]:
     """For every level, mean products of the rows' pixels, weighted by what a miss at that level does to the end."""
     k, n = len(fine.x), len(fine)
     rows = [*fine.x0_hat, fine.end, *((x - a) / float(s) for x, a, s in zip(fine.x, fine.x0_hat, fine.sigmas, strict=False))]
