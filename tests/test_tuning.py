@@ -232,6 +232,15 @@ def test_a_fit_can_begin_with_another(place: Path) -> None:
         tune("run", (2,), fit="images", begin={2: begin}, descent=BRIEF, **SHORT)
 
 
+def test_a_fit_can_begin_with_one_that_the_run_has(place: Path) -> None:
+    first = tune("run", (3,), fit="solver", name="first", **SHORT)[0].fit
+    made = tune("run", (3,), fit="images", name="second", begin="first", descent=Descent(rounds=0), **SHORT)[0].fit
+    assert made.how["began with"] == f"first ({first.digest})"
+    assert made.keep == pytest.approx(first.keep, rel=1e-6, abs=1e-6)
+    with pytest.raises(ValueError, match="has no fitted sampler of 2 calls called 'first'"):
+        tune("run", (2,), fit="images", name="third", begin="first", descent=BRIEF, **SHORT)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.3])
 def test_noise_that_is_there_is_kept(eta: float) -> None:
     """A fit by features that begins with one that has its noise already does not put DDIM's in its place."""

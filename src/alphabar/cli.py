@@ -330,6 +330,7 @@ def tune(
     eta: float = 0.3,
     batch: int = 512,
     bf16: bool = False,
+    begin: str | None = None,
     out: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     checkpoint: str = "last",
@@ -387,6 +388,8 @@ def tune(
         images a step of the descent.
     bf16
         multiply in bfloat16 while descending.
+    begin
+        name of fitted samplers that the run has, to descend from; give another --seed with it, and a smaller --rate.
     out
         folder for the fitted samplers; tuned/ in the run, or here for bundled and single files.
     overwrite
@@ -404,7 +407,7 @@ def tune(
     descent = tuning.Descent(rounds=rounds, steps=steps, batch=batch, rate=rate, eta=eta, bf16=bf16)
     done = tuning.tune(
         run, calls, fit=fit, base=base, name=name, against=against, extractor=extractor, judge=judge, n=n, n_judge=n_judge,
-        seed=tuning.SEED if seed is None else seed, descent=descent, out=out, overwrite=overwrite, reading=reading,
+        seed=tuning.SEED if seed is None else seed, descent=descent, begin=begin, out=out, overwrite=overwrite, reading=reading,
         checkpoint=checkpoint, device=device, progress=not as_json,
     )  # fmt: skip
     schedule = load_model(run, checkpoint).schedule

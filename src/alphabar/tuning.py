@@ -21,7 +21,7 @@ from alphabar.record import versions
 from alphabar.sampling import tune as fits
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.draw import Model, held, sample
-from alphabar.sampling.tuned import Tuned, check_name, folders_of, path_of, run_tuned, save_tuned
+from alphabar.sampling.tuned import Tuned, check_name, find_tuned, folders_of, path_of, run_tuned, save_tuned
 from alphabar.schedule.grid import default_grid, make_grid
 from alphabar.seeds import SeededNoise, starting_noise
 from alphabar.training.checkpoint import load_model
@@ -86,7 +86,7 @@ def tune(
     n_judge: int = 2000,
     seed: int = SEED,
     descent: Descent = Descent(),
-    begin: Mapping[int, Tuned] | None = None,
+    begin: str | Mapping[int, Tuned] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     reading: Mapping[str, Any] | None = None,
@@ -104,8 +104,8 @@ def tune(
     is to walk an exported grid: dpmpp_2m is diffusers' DPMSolverMultistepScheduler.
     judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
     name: under which it is kept (None: that of the fit). n: starting noises of the fine trajectory. seed: of the fit; the
-    judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver; noise that they have is
-    kept. out: folder for the files (None: tuned/ in the run's home, or here). batch: images a call while no gradient is
+    judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver, or the name under which the
+    run has them for all these calls; noise that they have is kept. Give another seed then, for fresh noise to fit to. out: folder for the files (None: tuned/ in the run's home, or here). batch: images a call while no gradient is
     needed.
 
     Raises ValueError for calls out of range, an unknown fit, features without `against` and `extractor`, or a judge that is
@@ -117,13 +117,15 @@ def tune(
         raise ValueError(f"base {base!r}: use one of {', '.join(BASES)}, which call once a step and draw no noise")
     if not calls or min(calls) < 1 or max(calls) > fits.FINE or len(set(calls)) < len(calls):
         raise ValueError(f"calls = {list(calls)}: give unlike numbers from 1 to {fits.FINE}")
-    for k, fitted in (begin or {}).items():
-        if fitted.calls != k:
-            raise ValueError(f"begin[{k}] is a fitted sampler of {fitted.calls} calls: give one of {k}")
     if n < 8:
         raise ValueError(f"n = {n}: a fine trajectory needs at least 8 starting noises, 256 are usual")
     model = load_model(run, checkpoint).to(device or best_device())
     model.requires_grad_(False)
+    if isinstance(begin, str):
+        begin = {k: find_tuned(folders_of(model), model.fingerprint, k, begin) for k in calls}
+    for k, fitted in (begin or {}).items():
+        if fitted.calls != k:
+            raise ValueError(f"begin[{k}] is a fitted sampler of {fitted.calls} calls: give one of {k}")
     levels = len(fits.fine_grid(model.schedule)) - 1
     if max(calls) > levels:
         raise ValueError(
