@@ -4,10 +4,11 @@
     python benchmarks/few_calls.py --out few --n 600 --calls 5 10     # minutes, to look at it
 
 On both sides the setting is chosen first, for each number of calls, on --n-select images of another seed (the worst two thirds
-leave after a third of them): of ours among the samplers of one call a step on every grid, of theirs among DDIM, DPMSolverMultistep, UniPC and DEIS with the spacings, orders
-and Karras levels that their documents recommend. Then --n images are drawn by each winner, by the fitted sampler that the run
-has, and, with --ddpm, by DDPM in 1,000 calls; all are scored by one extractor. Whatever is drawn is kept in --out: a run that was
-stopped goes on. Seconds an image are taken apart, in turns, after everything else; run them on a quiet machine.
+leave after a third of them): of ours among the samplers of one call a step on every grid, of theirs among DDIM,
+DPMSolverMultistep, UniPC and DEIS with the spacings, orders and Karras levels that their documents recommend. Then --n images
+are drawn by each winner, by the fitted sampler that the run has, and, with --ddpm, by DDPM in 1,000 calls; all are scored by
+one extractor. Whatever is drawn is kept in --out: a run that was stopped goes on. Seconds an image are taken apart, in turns,
+after everything else; run them on a quiet machine.
 """
 
 import argparse

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alphabar.data.augment import SAID
 from alphabar.data.card import unused_depth
-from alphabar.data.sources import ImageSet, load
+from alphabar.data.sources import ImageSet, class_names, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.build import Model, build
 from alphabar.evaluation import foreign
@@ -26,16 +27,26 @@ def new_model(
     image_shape: tuple[int, int, int],
     pixels: str = "uint8",
     value_range: tuple[float, float] | None = None,
+    classes: Sequence[str] = (),
 ) -> Model:
     """The untrained model of a recipe for images of (c, h, w), which `data.pad` enlarges.
 
-    pixels, value_range: the type that they are stored in and the range that was declared for them.
+    pixels, value_range: the type that they are stored in and the range that was declared for them. classes: names of theirs, of
+    which a conditional model is told.
     """
     c, h, w = image_shape
     pad = recipe.data.pad
     shape = (c, h + 2 * pad, w + 2 * pad)
     spec = recipe.schedule.spec()
-    return build(recipe.model, spec, shape, recipe.train.seed, crop=pad, pixels=pixels, value_range=value_range)
+    return build(
+        recipe.model, spec, shape, recipe.train.seed, crop=pad, pixels=pixels, value_range=value_range, classes=classes,
+        augment=SAID if recipe.train.augment else 0,
+    )  # fmt: skip
+
+
+def _for_images(recipe: Recipe, images: ImageSet) -> Model:
+    """The untrained model for the images of a set."""
+    return new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
 
 
 def train(
@@ -61,7 +72,7 @@ def train(
     if recipe.data.limit:
         image_set = image_set.subset(range(min(recipe.data.limit, len(image_set))))
     kept, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    model = new_model(recipe, image_set.image_shape, image_set.pixels.dtype.name, image_set.value_range)
+    model = _for_images(recipe, image_set)
     watching: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
     if recipe.watch.preview_every:
         watching.append(Preview(recipe.watch.preview_every, recipe.watch.preview_n, recipe.watch.preview_steps))
@@ -90,7 +101,9 @@ def train(
         kept,
         recipe.train,
         run,
+        labels=image_set.labels,
         heldout=image_set.pixels[held[:4096]],
+        heldout_labels=None if image_set.labels is None else image_set.labels[held[:4096]],
         hooks=[*watching, *hooks],
         resume=resume,
         fingerprint=recipe.fingerprint(image_set.fingerprint),
@@ -133,7 +146,7 @@ def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
-    model = new_model(recipe, image_set.image_shape, image_set.pixels.dtype.name, image_set.value_range).eval()
+    model = _for_images(recipe, image_set).eval()
     x = torch.zeros(1, *model.image_shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x, torch.ones(1))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,8 @@ Alpha = Annotated[
 ]
 SkipBroken = Annotated[bool, Parameter(negative="", help="leave damaged images out, and say which")]
 AxesOrder = Annotated[Literal["nhwc", "nchw"] | None, Parameter(help="of arrays whose shape leaves it open")]
+
+Interval = Annotated[tuple[float, float] | None, Parameter(help="LOW HIGH: levels (sigma) within which guidance acts")]
 
 
 @app.command
@@ -190,6 +193,9 @@ def sample(
     threshold: float | None = None,
     variance: str | None = None,
     tuned: Path | None = None,
+    classes: tuple[str, ...] | None = None,
+    guidance: float | None = None,
+    guidance_interval: Interval = None,
     fast: str = "auto",
     precision: Literal["float32", "bf16"] = "float32",
     checkpoint: str = "last",
@@ -237,6 +243,10 @@ def sample(
         posterior or beta, for ddpm.
     tuned
         a fitted sampler's file, in place of --sampler.
+    classes
+        of a class-conditional run: names or numbers of classes, which images take in turns, or all.
+    guidance
+        weight of classifier-free guidance; 1 is none, 2 follows the class more closely, for twice the calls.
     fast
         how the network is run: auto (what finishes soonest here, by measurement), none, or channels_last, compile, onnxruntime,
         openvino, cuda_graphs.
@@ -268,6 +278,9 @@ def sample(
             threshold=threshold,
             variance=variance,
             tuned=tuned,
+            classes=None if classes is None else _class_numbers(classes, model),
+            guidance=guidance,
+            guidance_interval=guidance_interval,
             fast=None if fast == "none" else fast,
             precision=precision,
             out=out,
@@ -283,6 +296,21 @@ def sample(
     contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1).save(sheet)
     told = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
     _show({**told, "sheet": str(sheet)}, as_json, str(out))
+
+
+def _class_numbers(words: tuple[str, ...], model: Any) -> list[int]:
+    """Classes as they were typed, by name or number, or all. Raises ValueError for one that the model does not know."""
+    names = list(getattr(model, "class_names", ()))
+    if words == ("all",):
+        return list(range(len(names)))
+    numbers = []
+    for word in words:
+        if word not in names and not (word.isdecimal() and int(word) < len(names)):
+            near = get_close_matches(word, names, 1, 0.3)
+            meant = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(names) or 'none'}"
+            raise ValueError(f"class {word!r} is unknown to this run; {meant}")
+        numbers.append(names.index(word) if word in names else int(word))
+    return numbers
 
 
 @app.command

@@ -15,6 +15,13 @@ from alphabar.denoiser.build import ModelRecipe
 from alphabar.schedule.vp import KINDS
 from alphabar.training.loop import TrainRecipe
 
+# Keys that are younger than the first runs, which must go on as they began: at their usual value they do not count.
+YOUNGER = {
+    "data": ("range", "alpha", "skip_broken", "axes"),
+    "model": ("conditional",),
+    "train": ("gamma", "label_dropout", "augment"),
+}
+
 
 @dataclass(frozen=True)
 class DataRecipe:
@@ -51,8 +58,8 @@ class DataRecipe:
 class ScheduleRecipe:
     """The noise schedule."""
 
-    kind: Literal["linear", "cosine", "log_sigma"] = "cosine"
-    """linear (DDPM), cosine, or log_sigma (EDM's coordinate)."""
+    kind: Literal["linear", "cosine", "log_sigma", "flow"] = "cosine"
+    """linear (DDPM), cosine, log_sigma (EDM's coordinate), or flow (the straight path; with --model.prediction flow)."""
     beta_min: float = 1e-4
     """linear: beta of the first timestep."""
     beta_max: float = 0.02
@@ -109,10 +116,11 @@ class Recipe:
     def fingerprint(self, images: str) -> str:
         """Sixteen hex digits over all that decides the weights: this recipe less `watch`, and the images' fingerprint."""
         decided = {k: v for k, v in asdict(self).items() if k != "watch"}
-        usual = asdict(DataRecipe())
-        for key in ("range", "alpha", "skip_broken", "axes"):  # younger than the first runs, which must go on as they began
-            if decided["data"][key] == usual[key]:
-                del decided["data"][key]
+        usual = asdict(Recipe())
+        for section, keys in YOUNGER.items():
+            for key in keys:
+                if decided[section][key] == usual[section][key]:
+                    del decided[section][key]
         return hashlib.sha256(json.dumps([decided, images], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, UInt8, UInt16
+from jaxtyping import Float, Float32, Float64, Int64, UInt8, UInt16
 from torch import Tensor
 
 Images = Float[Tensor, "b c h w"]  # noisy or clean images; clean ones live in [-1, 1]
 Levels = Float[Tensor, " b"]  # one sigma an image, >= 0, in units of the clean images
 Times = Float64[Tensor, "..."]  # a schedule's own time, or a sigma, in float64
+Labels = Int64[Tensor, " b"]  # the class of each image, 0 .. classes - 1; `classes` itself stands for none
 Timesteps = Float[Tensor, " b"]  # one time an image, as a network sees it, float32
 Grid = Float64[Tensor, " n"]  # levels that fall strictly and end in 0: n levels make n - 1 steps
 # Images as they are stored. The type decides the scale: uint8 0..255, uint16 0..65535, float32 0..1.

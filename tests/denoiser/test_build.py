@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,49 @@ def test_hostile_files_are_refused_with_a_reason(tmp_path: Path) -> None:
         save_file({"a": torch.zeros(1)}, file, metadata={"alphabar": json.dumps({**spec, **change})})
         with pytest.raises(ValueError, match=words):
             load_weights(file)
+
+
+# ---- classes
+
+
+@pytest.mark.parametrize("network", ["unet", "unet2d"])
+def test_a_conditional_model_is_told_classes(network: str, tmp_path: Path) -> None:
+    if network == "unet2d":
+        pytest.importorskip("diffusers")
+    recipe = ModelRecipe(network=network, channels=(8, 16), embedding=16, groups=4, conditional=True)  # type: ignore[arg-type]
+    model = build(recipe, {"kind": "cosine"}, (1, 8, 8), seed=3, classes=("shoe", "bag", "coat")).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    save_weights(tmp_path / "m.safetensors", model)
+    again = load_weights(tmp_path / "m.safetensors")
+    assert again.class_names == ("shoe", "bag", "coat") and again.classes == 3
+    x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 3.0, 3.0])
+    told = [again(x, sigma, torch.full((3,), k)) for k in range(4)]
+    assert all(not torch.allclose(told[a], told[b], atol=1e-4) for a in range(4) for b in range(a))
+    assert torch.equal(again(x, sigma), told[3])  # no label, no class
+    mixed = again(x, sigma, torch.tensor([2, 0, 1]))
+    assert torch.allclose(mixed, torch.stack([told[2][0], told[0][1], told[1][2]]), atol=1e-5)
+
+
+def test_classes_are_asked_for_and_refused_where_they_have_no_use() -> None:
+    plain = build(SMALL, {"kind": "cosine"}, (1, 8, 8), classes=("shoe", "bag"))  # a set with labels, which are not used
+    assert plain.classes == 0 and plain.fingerprint == build(SMALL, {"kind": "cosine"}, (1, 8, 8)).fingerprint
+    with pytest.raises(ValueError, match="trained without classes: leave the labels out"):
+        plain(torch.zeros(1, 1, 8, 8), torch.ones(1), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="needs images with labels, and this set has none"):
+        build(replace(SMALL, conditional=True), {"kind": "cosine"}, (1, 8, 8))
+    with pytest.raises(ValueError, match="train.augment needs a network that is told"):
+        build(replace(SMALL, network="unet2d"), {"kind": "cosine"}, (1, 8, 8), augment=9)
+
+
+def test_hostile_classes_are_refused(tmp_path: Path) -> None:
+    spec = build(replace(SMALL, conditional=True), {"kind": "cosine"}, (1, 8, 8), classes=("a", "b")).spec
+    for change, words in (
+        ({"classes": "ab"}, "wanted a list of names"), ({"classes": [1, 2]}, "wanted a list of names"),
+        ({"classes": ["a"]}, "1 classes have names, and the network is told 2"),
+    ):  # fmt: skip
+        save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"alphabar": json.dumps({**spec, **change})})
+        with pytest.raises(ValueError, match=words):
+            load_weights(tmp_path / "x.safetensors")

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from alphabar.data.toy import Mixture
+from alphabar.denoiser.adaptive import AdaptiveCalls
 from alphabar.denoiser.exact import MixtureDenoiser
 from alphabar.denoiser.plan import every, full, predicate
-from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls, ThresholdX0
+from alphabar.denoiser.wrap import ClipX0, CountCalls, Guided, Labelled, SkipCalls, ThresholdX0, part
 from alphabar.sampling.ddim import ddim
 from alphabar.sampling.ddpm import ddpm
 from alphabar.schedule.vp import LogSigma
@@ -184,3 +185,80 @@ def test_nonsense_is_refused(oracle):
         ThresholdX0(oracle, largest=0.5)
     with pytest.raises(ValueError, match="ends in 0"):
         SkipCalls(oracle, full(), GRID[:-1])
+
+
+# ---- classes and guidance
+
+
+def by_class(x, sigma, labels):
+    """x0 ~ N(m_k, 0.3^2 I) for class k of 0, 1; the equal mixture of both for class 2, which stands for none."""
+    var, s2 = 0.3**2, sigma.reshape(-1, 1, 1, 1).double() ** 2
+    each = [m + var / (var + s2) * (x.double() - m) for m in (-0.5, 0.5)]
+    off = [-((x.double() - m) ** 2).sum((1, 2, 3)) / (2 * (var + s2.flatten())) for m in (-0.5, 0.5)]
+    share = torch.softmax(torch.stack(off), 0)[1].reshape(-1, 1, 1, 1)
+    both = (1 - share) * each[0] + share * each[1]
+    k = labels.reshape(-1, 1, 1, 1)
+    return torch.where(k == 0, each[0], torch.where(k == 1, each[1], both)).to(x.dtype)
+
+
+def test_each_image_gets_its_class(x):
+    labels = torch.tensor([0, 1, 1, 0])
+    count = CountCalls(by_class)
+    out = ddim(Labelled(count, labels), x, GRID)
+    assert count.calls == 6
+    assert out.mean((1, 2, 3)).sign().tolist() == [-1, 1, 1, -1]
+    with pytest.raises(ValueError, match="4 labels for a batch of 3 images"):
+        Labelled(by_class, labels)(x[:3], torch.ones(3))
+
+
+def test_guidance_follows_the_difference_of_the_scores(x):
+    """grad log p_w = w grad log p(x | k) + (1 - w) grad log p(x), by the closed forms."""
+    labels, none = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
+    sigma = torch.full((4,), 1.5)
+    guided = Guided(Labelled(by_class, labels), Labelled(by_class, none), 3.0)
+    score = (guided(x, sigma) - x) / 1.5**2
+    wanted = 3 * (by_class(x, sigma, labels) - x) / 1.5**2 - 2 * (by_class(x, sigma, none) - x) / 1.5**2
+    assert torch.allclose(score, wanted, atol=1e-5)
+
+
+def test_guidance_is_paid_for_where_it_acts_alone(x):
+    labels, none = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
+
+    def calls(weight, interval=(0.0, 100.0)):
+        count = CountCalls(by_class)
+        out = ddim(Guided(Labelled(count, labels), Labelled(count, none), weight, interval), x, GRID)
+        return count.calls, out
+
+    assert calls(2.0)[0] == 12 and calls(1.0)[0] == 6
+    paid, out = calls(2.0, (0.5, 2.0))  # levels 2, 1 and 0.5 of the grid's six
+    assert paid == 9
+    assert torch.equal(calls(2.0, (6.0, 9.0))[1], calls(1.0)[1])
+    assert not torch.equal(out, calls(2.0)[1])
+
+
+def test_levels_may_differ_from_image_to_image_under_guidance(x):
+    labels, none = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
+    guided = Guided(Labelled(by_class, labels), Labelled(by_class, none), 2.0, (0.5, 2.0))
+    sigma = torch.tensor([0.2, 1.0, 3.0, 2.0])
+    one_by_one = [part(guided, torch.tensor([k]))(x[k : k + 1], sigma[k : k + 1]) for k in range(4)]
+    assert torch.allclose(guided(x, sigma), torch.cat(one_by_one), atol=1e-6)
+
+
+def test_an_adaptive_plan_asks_for_the_classes_of_the_images_it_calls_for(x):
+    labels, none = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
+    fine = torch.cat([torch.logspace(0.7, -2, 60, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    many = AdaptiveCalls(Guided(Labelled(by_class, labels), Labelled(by_class, none), 1.5), 0.02, fine)
+    out = ddim(many, x, fine)
+    assert len(set(many.calls.tolist())) > 1 and int(many.calls.max()) < 60  # not all at the same steps
+    for k in range(4):
+        own = Guided(Labelled(by_class, labels[k : k + 1]), Labelled(by_class, none[:1]), 1.5)
+        assert torch.allclose(ddim(AdaptiveCalls(own, 0.02, fine), x[k : k + 1], fine), out[k : k + 1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "interval", "says"),
+    [(float("nan"), (0.0, 1.0), "guidance = nan: give a finite weight"), (2.0, (2.0, 1.0), "give 0 <= low < high")],
+)
+def test_nonsense_guidance_is_refused(oracle, weight, interval, says):
+    with pytest.raises(ValueError, match=says):
+        Guided(oracle, oracle, weight, interval)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.data.images import to_pixels
+from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.denoiser.plan import every, predicate
 from alphabar.sampling import draw
 from alphabar.sampling.ddim import ddim
@@ -306,6 +308,66 @@ def test_batches_of_a_model_without_a_name_are_not_trusted(gaussian, tmp_path):
     assert again.left == 0
 
 
+# ---- classes
+
+
+def conditional_network():
+    model = build(ModelRecipe(channels=(8, 16), embedding=16, groups=4, conditional=True), {"kind": "cosine"}, (1, 8, 8), 0,
+                  classes=("shoe", "bag", "coat"))  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.data = 0.2 * torch.randn(p.shape, generator=generator)
+    return model.eval()
+
+
+def test_images_take_classes_in_turns():
+    model = conditional_network()
+    mixed = quick(model, 7, classes=[2, 0], batch=3)
+    assert mixed.record["classes"] == [2, 0] and mixed.record["guidance"] == 1 and mixed.record["nfe"] == 4
+    for rest, k in ((0, 2), (1, 0)):
+        own = quick(model, 7, classes=k).images
+        assert np.abs(mixed.images[rest::2].astype(int) - own[rest::2]).max() <= 1
+    some = quick(model, 2, classes=[2, 0], indices=[5, 2])
+    assert np.abs(some.images.astype(int) - mixed.images[[5, 2]]).max() <= 1
+    assert "classes" not in quick(model, 2).record
+    assert not np.array_equal(quick(model, 7).images, mixed.images)
+
+
+@pytest.mark.parametrize("fast", [None, "channels_last", "onnxruntime", "openvino"])
+def test_guidance_calls_twice_where_it_acts(fast):
+    model = conditional_network()
+    guided = quick(model, 4, classes=1, guidance=2.0, fast=fast)
+    assert guided.record["nfe"] == 8
+    grid = make_grid(model.schedule, 4)
+    x = float(grid[0]) * starting_noise(0, range(4), model.image_shape)
+    labels = torch.ones(4, dtype=torch.int64)
+    with torch.no_grad():
+        x = ddim(lambda x, s: 2 * model(x, s, labels) - model(x, s), x, grid)
+    assert np.abs(to_pixels(x, "uint8").astype(int) - guided.images).max() <= 1
+    low = quick(model, 4, classes=1, guidance=2.0, guidance_interval=(0, float(grid[2]) * 1.001), fast=fast)
+    assert low.record["nfe"] == 6 and low.record["guidance_interval"] == [0, float(grid[2]) * 1.001]
+
+
+def test_guidance_works_under_every_kind_of_plan():
+    model = conditional_network()
+    for plan, calls in (("every(2)", 4), ("adaptive(0.5)", None)):
+        r = quick(model, 3, steps=4, classes=range(3), guidance=1.5, plan=plan).record
+        assert r["nfe"] <= 8 and (calls is None or r["nfe"] == calls)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"classes": 3}, r"classes = \[3\]: give numbers from 0 to 2"), ({"classes": []}, "give numbers from 0 to 2"),
+        ({"guidance": 2.0}, "say which, classes=3"), ({"classes": 1, "guidance": float("inf")}, "give a finite weight"),
+        ({"classes": 1, "guidance": 2.0, "guidance_interval": (3.0, 1.0)}, "0 <= low < high"),
+    ],
+)  # fmt: skip
+def test_classes_that_are_none_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        quick(conditional_network(), 2, **options)
+
+
 # ---- what is refused
 
 
@@ -326,6 +388,7 @@ def test_batches_of_a_model_without_a_name_are_not_trusted(gaussian, tmp_path):
         ({"steps": 0}, "0 steps"),
         ({"grid": "karas"}, "'karas' is unknown"),
         ({"grid": "leading"}, "continuous"),
+        ({"classes": 0}, "trained without classes: leave them out, or train one with --model.conditional"),
         ({"plan": "evry(3)"}, "did you mean 'every'"),
         ({"indices": [1, 2]}, "2 indices for 5 images"),
         ({"indices": [-1, 0, 1, 2, 3]}, "index = -1"),

@@ -11,6 +11,7 @@ from alphabar.schedule.noising import (
     add_noise_vp,
     alphabar_of,
     eps_of,
+    input_scale,
     per_image,
     sigma_of,
     snr,
@@ -76,6 +77,19 @@ def test_noise_and_v_are_diffusers(images):
     assert torch.allclose(v, theirs.get_velocity(x0, noise, t), atol=2e-6)
 
 
+def test_flow_is_diffusers(images):
+    diffusers = pytest.importorskip("diffusers")
+    x0, noise = images
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler()
+    for k in (3, 500, 900):
+        t = float(theirs.sigmas[k])
+        y = theirs.scale_noise(x0, theirs.timesteps[k : k + 1], noise)
+        sigma = torch.full((6,), t / (1 - t))
+        x = add_noise(x0, sigma, noise)
+        assert torch.allclose(per_image(input_scale("flow", sigma), x) * x, y, atol=1e-5)
+        assert torch.allclose(to_x0("flow", noise - x0, x, sigma), x0, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
 def test_half_precision_loses_no_noise(dtype, schedule):
@@ -100,7 +114,7 @@ def test_sigma_alphabar_and_snr():
 
 def test_unknown_prediction_types_are_refused(images):
     x0, noise = images
-    with pytest.raises(ValueError, match="'epsilon' is unknown: use one of eps, x0, v"):
+    with pytest.raises(ValueError, match="'epsilon' is unknown: use one of eps, x0, v, flow"):
         to_x0("epsilon", noise, x0, torch.ones(6))
     with pytest.raises(ValueError, match="'score' is unknown"):
         target("score", x0, noise, torch.ones(6))

@@ -26,6 +26,11 @@ def small_model(seed: int = 0, dropout: float = 0.0) -> Model:
     return build(recipe, {"kind": "cosine"}, (1, 8, 8), seed)
 
 
+def conditional_model(classes: int = 3) -> Model:
+    recipe = ModelRecipe(channels=(16, 16), embedding=16, conditional=True)
+    return build(recipe, {"kind": "cosine"}, (1, 8, 8), 0, classes=tuple(str(k) for k in range(classes)))
+
+
 def small_recipe(**changes: object) -> TrainRecipe:
     values = {"images": 640, "batch": 32, "warmup": 64, "log_every": 64, "checkpoint_every": 128, "heldout_every": 256}
     return TrainRecipe(**(values | changes))  # type: ignore[arg-type]

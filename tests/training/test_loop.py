@@ -13,12 +13,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from alphabar import seeds
+from alphabar.data.augment import SAID, Geometry
+from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.record import Run, read_jsonl
+from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_checkpoint, load_model
 from alphabar.training.hooks import HeldOutLoss, Hook, Training
 from alphabar.training.loop import Diverged, Stream, train
 
-from .conftest import small_model, small_recipe
+from .conftest import conditional_model, small_model, small_recipe
 
 HERE = Path(__file__).parent
 
@@ -50,8 +54,6 @@ def test_the_loss_falls_and_the_record_is_whole(pixels: NDArray[np.uint8], folde
 
 
 def test_padding_and_cropping_keep_the_picture_in_the_middle(pixels: NDArray[np.uint8]) -> None:
-    from alphabar.denoiser.build import ModelRecipe, build
-
     model = build(ModelRecipe(channels=(16,)), {"kind": "linear", "beta_max": 0.01}, (1, 12, 12), crop=2)
     batch = Stream(pixels, np.arange(200), small_recipe(flip=False), model, pad=2).batch(0, 4)
     assert batch.pixels.shape == (4, 12, 12, 1)
@@ -82,6 +84,68 @@ def test_stratified_levels_fill_every_stratum_once(pixels: NDArray[np.uint8]) ->
     schedule = model.schedule
     u = (schedule.t(sigma) - schedule.t_min) / (schedule.t_max - schedule.t_min)
     assert (u * 40).floor().long().tolist() == list(range(40))
+
+
+def test_some_classes_are_hidden() -> None:
+    pixels, labels = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None, None, None], (200, 8, 8, 1)), np.arange(200) % 3
+    model, recipe = conditional_model(), small_recipe(label_dropout=0.25)
+    stream = Stream(pixels, np.arange(0, 200, 2), recipe, model, labels=labels)
+    told = [stream.batch(first, 100) for first in range(0, 3000, 100)]  # thirty epochs of the even images
+    shown = torch.cat([b.labels for b in told if b.labels is not None])
+    true = torch.tensor([labels[p[0, 0, 0]] for b in told for p in b.pixels])
+    hidden = shown == 3
+    assert float(hidden.double().mean()) == pytest.approx(0.25, abs=4 * 0.008)
+    assert torch.equal(shown[~hidden], true[~hidden])
+    plain = Stream(pixels, np.arange(0, 200, 2), recipe, small_model()).batch(0, 100)  # and nothing else of the stream moves
+    assert plain.labels is None and torch.equal(plain.noise, told[0].noise) and np.array_equal(plain.pixels, told[0].pixels)
+    with pytest.raises(ValueError, match="pass labels"):
+        Stream(pixels, np.arange(200), recipe, model)
+
+
+def test_a_conditional_model_learns_its_classes(folder: Path) -> None:
+    """Dark images are class 0 and bright ones 1: in pure noise only the class says which."""
+    g = seeds.generator(1)
+    labels = np.arange(200) % 2
+    pixels = (60 + 120 * labels[:, None, None, None] + g.integers(-10, 11, (200, 8, 8, 1))).astype(np.uint8)
+    recipe = small_recipe(images=4800, lr=4e-3, log_every=0, checkpoint_every=0, label_dropout=0.2)
+    model = train(
+        conditional_model(2), pixels, np.arange(180), recipe, Run(folder), labels=labels, heldout=pixels[180:],
+        heldout_labels=labels[180:], hooks=[HeldOutLoss(2400)], progress=False,
+    )  # fmt: skip
+    x = 30 * seeds.starting_noise(0, range(64), (1, 8, 8))
+    with torch.no_grad():
+        dark, bright, either = (model(x, torch.full((64,), 30.0), torch.full((64,), k)).mean().item() for k in (0, 1, 2))
+    assert dark == pytest.approx(60 / 127.5 - 1, abs=0.15) and bright == pytest.approx(180 / 127.5 - 1, abs=0.15)
+    assert either == pytest.approx(120 / 127.5 - 1, abs=0.2)
+    assert load_model(folder).class_names == ("0", "1")
+
+
+class OnlyMirrors(Geometry):
+    """Every second image mirrored, and nothing else."""
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        said = np.zeros(SAID, np.float32)
+        said[0] = rng.random() < 0.5
+        return said
+
+
+def test_augmentation_does_not_leak(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are bright on the left. Half of the training ones are mirrored, and the network is told: its own are not."""
+    monkeypatch.setattr("alphabar.training.loop.Geometry", OnlyMirrors)
+    pixels = np.full((100, 8, 8, 1), 40, np.uint8)
+    pixels[:, :, :4] = 215
+    recipe = small_recipe(images=6400, lr=1e-2, log_every=0, checkpoint_every=0, augment=0.5, ema_half_life=800)
+    model = build(ModelRecipe(channels=(32,), embedding=32), {"kind": "cosine"}, (1, 8, 8), 0, augment=SAID)
+    model = train(model, pixels, np.arange(100), recipe, Run(folder), progress=False)
+    sigma = torch.full((64,), 30.0)
+    x = 30 * seeds.starting_noise(0, range(64), (1, 8, 8))
+    with torch.no_grad():
+        clean = model(x, sigma).mean((0, 1, 2))
+        told = torch.zeros(64, SAID)
+        told[:, 0] = 1
+        mirrored = to_x0("v", model.output(x, sigma, augment=told), x, sigma).mean((0, 1, 2))
+    assert clean[:3].min() > 0.4 and clean[5:].max() < -0.4
+    assert mirrored[:3].max() < -0.4 and mirrored[5:].min() > 0.4
 
 
 CHILD = """

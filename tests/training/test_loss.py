@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,16 +9,19 @@ from alphabar.training.loss import weight
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sigma", [0.05, 0.7, 9.0])
-def test_min_snr_weighs_the_error_of_x0_alike_whatever_is_predicted(prediction: str, sigma: float) -> None:
-    # Two estimates of x0 whose squared error is d^2: the weighted loss must be min(snr, 5) d^2 for eps, x0 and v alike.
+@pytest.mark.parametrize("kind", ["min_snr", "soft_min_snr"])
+@pytest.mark.parametrize("gamma", [5.0, 1.5])
+def test_the_error_of_x0_weighs_alike_whatever_is_predicted(kind: Any, prediction: str, sigma: float, gamma: float) -> None:
+    # Two estimates of x0 whose squared error is d^2: the weighted loss must be w(sigma) d^2 for all predictions alike.
     s, d = torch.tensor([sigma], dtype=torch.float64), 0.3
     x0, eps = torch.full((1, 1, 1, 1), 0.2, dtype=torch.float64), torch.full((1, 1, 1, 1), -0.5, dtype=torch.float64)
     x = x0 + sigma * eps
     wrong_x0 = x0 + d
     wrong_eps = (x - wrong_x0) / sigma
     error = (target(prediction, wrong_x0, wrong_eps, s) - target(prediction, x0, eps, s)).square().sum()
-    weighted = weight("min_snr", prediction, snr(s)) * error
-    assert float(weighted) == pytest.approx(min(sigma**-2, 5.0) * d**2, rel=1e-9)
+    weighted = weight(kind, prediction, snr(s), gamma) * error
+    wanted = {"min_snr": min(sigma**-2, gamma), "soft_min_snr": 1 / (sigma**2 + 1 / gamma)}[kind]
+    assert float(weighted) == pytest.approx(wanted * d**2, rel=1e-9)
 
 
 def test_plain_weighs_nothing() -> None:

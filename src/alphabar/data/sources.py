@@ -125,6 +125,13 @@ class ImageSet:
         )
 
 
+def class_names(images: ImageSet) -> tuple[str, ...]:
+    """Names of the classes that the labels count: the set's own, their numbers where it names none, () without labels."""
+    if images.labels is None or not len(images.labels):
+        return ()
+    return images.classes or tuple(str(k) for k in range(int(images.labels.max()) + 1))
+
+
 def parse_set(text: str) -> tuple[str, str]:
     """ "SET" or "SET:SPLIT" -> (set, split); the split is train unless said. Colons elsewhere belong to the set."""
     name, colon, split = text.rpartition(":")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphabar.denoiser.plan import Adaptive, Plan
-from alphabar.denoiser.wrap import SkipCalls
+from alphabar.denoiser.wrap import SkipCalls, part
 from alphabar.schedule.grid import check_grid
 from alphabar.schedule.noising import per_image
 from alphabar.types import Denoiser, Grid, Images, Levels, Times
@@ -93,7 +93,7 @@ class AdaptiveCalls:
             return line
         if wait.any():
             rows = torch.from_numpy(np.flatnonzero(~wait)).to(x.device)
-            x0_hat = self.denoise(x[rows], sigma[rows.to(sigma.device)])
+            x0_hat = part(self.denoise, rows)(x[rows], sigma[rows.to(sigma.device)])
         else:
             rows = torch.arange(len(x), device=x.device)
             x0_hat = self.denoise(x, sigma)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,13 @@ from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.unet import UNet
 from alphabar.schedule.noising import Prediction
 from alphabar.schedule.vp import schedule_from
-from alphabar.types import Images, Timesteps
+from alphabar.types import Images, Labels, Timesteps
 
 FORMAT = 1  # of the JSON in a weight file's header
-FORMATS = (1, 2)  # 2 adds `pixels` and `value_range`, and is written only where the images are not uint8 of the usual range
+# 2 adds `pixels` and `value_range`, 3 `classes`; each is written only where it is needed: for images that are not uint8 of the
+# usual range, and for a model that is told classes.
+FORMATS = (1, 2, 3)
+MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,11 @@ class ModelRecipe:
     init: Literal["default", "lesson"] = "default"
     """"lesson": second convolution of every residual block and last convolution zero, down-samplers orthogonal."""
     prediction: Prediction = "v"
-    """What the network says: eps, x0 or v."""
+    """What the network says: eps, x0, v, or flow (the velocity eps - x0 of flow matching)."""
     data_range: float = 1.0
-    """Half the width of the network's input range: 1.0 is -1..1, 0.5 is -0.5..0.5."""
+    """Half the width of the network's input range: 1.0 is -1..1, 0.5 is -0.5..0.5; EDM's is 1 / sigma_data, 2.0."""
+    conditional: bool = False
+    """Tell the network the class of each image; the set needs labels. --train.label-dropout hides some, for guidance."""
 
 
 class DiffusersNet(nn.Module):
@@ -64,8 +69,8 @@ class DiffusersNet(nn.Module):
             raise ImportError("the network 'unet2d' is diffusers' UNet2DModel: pip install 'alphabar[diffusers]'") from e
         self.unet = UNet2DModel(**config)
 
-    def forward(self, y: Images, t: Timesteps) -> Images:
-        out: Tensor = self.unet(y, t).sample
+    def forward(self, y: Images, t: Timesteps, labels: Labels | None = None) -> Images:
+        out: Tensor = self.unet(y, t, class_labels=labels).sample
         return out
 
 
@@ -76,13 +81,22 @@ def model_spec(
     crop: int = 0,
     pixels: str = "uint8",
     value_range: tuple[float, float] | None = None,
+    classes: Sequence[str] = (),
+    augment: int = 0,
 ) -> dict[str, Any]:
     """Everything that makes the model again, as plain data. image_shape: (c, h, w) that the network sees.
 
     crop: pixels that padding added on each side, cut off again after sampling. pixels: the type that its images are
     stored in, and its samples too: uint8, uint16 or float32. value_range: what the ends of their scale stand for, where
-    it was declared.
+    it was declared. classes: names of the classes that the network is told; none where it is told none. augment: numbers
+    that say how an image was augmented; 0 where none is.
+    Raises ValueError for a conditional recipe without classes, and for augmentation of "unet2d", which is not told of it.
     """
+    if recipe.conditional and not classes:
+        raise ValueError(
+            "model.conditional needs images with labels, and this set has none: leave it out, or use a set with labels"
+        )
+    classes = classes if recipe.conditional else ()
     c, h, w = image_shape
     net: dict[str, Any]
     if recipe.network == "unet":
@@ -95,9 +109,16 @@ def model_spec(
             "embedding": recipe.embedding,
             "group_size": recipe.groups,
             "dropout": recipe.dropout,
-            "t_scale": {"linear": 1.0, "cosine": 1000.0}.get(schedule["kind"], 250.0),
+            "t_scale": {"linear": 1.0, "cosine": 1000.0, "flow": 1000.0}.get(schedule["kind"], 250.0),
+            **({"classes": len(classes)} if classes else {}),
+            **({"augment": augment} if augment else {}),
         }
     else:
+        if augment:
+            raise ValueError(
+                "train.augment needs a network that is told how an image was augmented, and UNet2DModel is not: use "
+                "--model.network unet, or --train.augment 0"
+            )
         levels = len(recipe.channels)
         net = {
             "sample_size": [h, w],
@@ -109,11 +130,13 @@ def model_spec(
             "dropout": recipe.dropout,
             "down_block_types": ["AttnDownBlock2D" if k in recipe.attention else "DownBlock2D" for k in range(levels)],
             "up_block_types": ["AttnUpBlock2D" if k in recipe.attention else "UpBlock2D" for k in reversed(range(levels))],
+            **({"num_class_embeds": len(classes) + 1} if classes else {}),
         }
     depth = {} if pixels == "uint8" and value_range is None else {"pixels": pixels, "value_range": value_range and [*value_range]}
     return {
         **depth,
-        "format": FORMATS[-1] if depth else FORMAT,
+        **({"classes": [*classes]} if classes else {}),
+        "format": 3 if classes else 2 if depth else FORMAT,
         "network": recipe.network,
         "arguments": net,
         "schedule": dict(schedule),
@@ -145,6 +168,11 @@ class Model(Preconditioned):
         self.pixels: str = spec.get("pixels", "uint8")
         declared = spec.get("value_range")
         self.value_range: tuple[float, float] | None = None if declared is None else (float(declared[0]), float(declared[1]))
+        self.class_names: tuple[str, ...] = tuple(spec.get("classes", ()))
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
 
     @property
     def fingerprint(self) -> str:
@@ -165,12 +193,14 @@ def build(
     *,
     pixels: str = "uint8",
     value_range: tuple[float, float] | None = None,
+    classes: Sequence[str] = (),
+    augment: int = 0,
 ) -> Model:
-    """A new model with weights drawn from `seed`; torch's global random state is left as it was. pixels, value_range: of
-    its images, as for `model_spec`."""
+    """A new model with weights drawn from `seed`; torch's global random state is left as it was. The other
+    arguments are those of `model_spec`."""
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
-        model = Model(model_spec(recipe, schedule, image_shape, crop, pixels, value_range))
+        model = Model(model_spec(recipe, schedule, image_shape, crop, pixels, value_range, classes, augment))
         if recipe.init == "lesson":
             _lesson_init(model.network)
     return model
@@ -246,5 +276,11 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
     scale_of(spec.get("pixels", "uint8"))  # raises ValueError for a type that images are not stored in
     if spec.get("value_range") is not None:
         check_range(spec["value_range"])
+    classes = spec.get("classes", [])
+    if not isinstance(classes, list) or len(classes) > MOST_CLASSES or not all(isinstance(c, str) for c in classes):
+        raise ValueError(f"model description: classes is {classes!r:.60}; wanted a list of names")
+    known = spec["arguments"].get("classes", (spec["arguments"].get("num_class_embeds") or 1) - 1)
+    if known != len(classes):
+        raise ValueError(f"model description: {len(classes)} classes have names, and the network is told {known}")
     if not math.isfinite(spec["data_range"]):
         raise ValueError(f"model description: data_range is {spec['data_range']!r}")

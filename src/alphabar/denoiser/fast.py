@@ -34,7 +34,7 @@ from alphabar.data.cache import cache_folder
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.record import machine, write_atomically
 from alphabar.seeds import starting_noise
-from alphabar.types import Denoiser, Images, Levels
+from alphabar.types import Denoiser, Images, Labels, Levels
 
 METHODS = ("eager", "channels_last", "compile", "onnxruntime", "openvino", "cuda_graphs")
 PRECISIONS = ("float32", "bf16")
@@ -45,7 +45,7 @@ ROUNDS = 5  # timed calls of each method, in turns
 COST = {"eager": 0.0, "channels_last": 0.0, "cuda_graphs": 1.0, "onnxruntime": 10.0, "openvino": 10.0, "compile": 40.0}
 SAVING = 0.1
 
-Run = Callable[[Tensor, Tensor], Tensor]  # (y, t) -> the network's output
+Run = Callable[..., Tensor]  # (y, t), and labels where the network knows classes -> its output
 
 
 class Fast:
@@ -81,9 +81,9 @@ class Fast:
         self._denoise = copy.copy(model)
         self._denoise._modules = {**model._modules, "network": _Network(run)}
 
-    def __call__(self, x: Images, sigma: Levels) -> Images:
+    def __call__(self, x: Images, sigma: Levels, labels: Labels | None = None) -> Images:
         with torch.no_grad():
-            out: Tensor = self._denoise(x, sigma)
+            out: Tensor = self._denoise(x, sigma, labels)
         return out
 
     def __getattr__(self, name: str) -> Any:
@@ -183,9 +183,9 @@ class Job:
             warnings.simplefilter("ignore")  # of exporters and compilers, about their own insides
             try:
                 run: Run = getattr(self, f"_{method}")()
-                y, t = self.example()
+                inputs = self.example()
                 with torch.no_grad():
-                    wanted, got = self.model.network(y, t), run(y, t)
+                    wanted, got = self.model.network(*inputs), run(*inputs)
             except ImportError:
                 raise
             except Exception as e:  # of many types, from compilers and runtimes
@@ -200,12 +200,15 @@ class Job:
         self.seconds[method] = time.perf_counter() - begun
         return run
 
-    def example(self) -> tuple[Tensor, Tensor]:
-        """A batch of noise at levels of every height, as the network gets it."""
+    def example(self) -> tuple[Tensor, ...]:
+        """A batch of noise at levels of every height, as the network gets it, of every class where it knows some."""
         shape = tuple(self.model.image_shape)
         y = starting_noise(0, range(self.batch), shape).to(self.device)
         low, high = self.model.own_schedule.t_min, self.model.own_schedule.t_max
-        return y, torch.linspace(low, high, self.batch).to(self.device)
+        t = torch.linspace(low, high, self.batch).to(self.device)
+        if not self.model.classes:
+            return y, t
+        return y, t, (torch.arange(self.batch) % (self.model.classes + 1)).to(self.device)
 
     def copy(self) -> nn.Module:
         """The network, to change at will."""
@@ -220,7 +223,7 @@ class Job:
 
     def _eager(self, layout: torch.memory_format = torch.contiguous_format) -> Run:
         network = self.network(layout)
-        return lambda y, t: network(y.contiguous(memory_format=layout), t)
+        return lambda y, *more: network(y.contiguous(memory_format=layout), *more)
 
     def _channels_last(self) -> Run:
         return self._eager(torch.channels_last)
@@ -242,8 +245,8 @@ class Job:
         session = ort.InferenceSession(self.onnx(), options, providers=["CPUExecutionProvider"])
         names = [i.name for i in session.get_inputs()]
 
-        def run(y: Tensor, t: Tensor) -> Tensor:
-            fed = dict(zip(names, (y.contiguous().numpy(), t.contiguous().numpy()), strict=True))
+        def run(*inputs: Tensor) -> Tensor:
+            fed = dict(zip(names, (v.contiguous().numpy() for v in inputs), strict=True))
             return torch.from_numpy(session.run(None, fed)[0])
 
         return run
@@ -251,9 +254,7 @@ class Job:
     def _openvino(self) -> Run:
         openvino = _import_openvino()
         model = openvino.Core().read_model(io.BytesIO(self.onnx()))
-        c, h, w = self.model.image_shape
-        y, t = (i.get_any_name() for i in model.inputs)
-        model.reshape({y: [self.batch, c, h, w], t: [self.batch]})
+        model.reshape({i.get_any_name(): list(v.shape) for i, v in zip(model.inputs, self.example(), strict=True)})
         # Without the hint it multiplies in bfloat16 of its own accord wherever the processor can.
         hints = {
             "INFERENCE_PRECISION_HINT": "f32" if self.precision == "float32" else "bf16",
@@ -262,8 +263,8 @@ class Job:
         }
         request = openvino.Core().compile_model(model, "CPU", hints).create_infer_request()
 
-        def run(y: Tensor, t: Tensor) -> Tensor:
-            answer = request.infer([y.numpy(), t.numpy()], share_inputs=True, share_outputs=True)
+        def run(*inputs: Tensor) -> Tensor:
+            answer = request.infer([v.numpy() for v in inputs], share_inputs=True, share_outputs=True)
             return torch.from_numpy(answer[0].copy())  # the next call writes where this one did
 
         return _Fixed(run, self, spare=self._channels_last())
@@ -271,13 +272,14 @@ class Job:
     def onnx(self) -> bytes:
         """The network as an ONNX model of any batch."""
         if self._onnx is None:
-            y, t = self.example()
-            y, t = (v if len(v) > 1 else v.repeat(2, *[1] * (v.ndim - 1)) for v in (y, t))  # 1 would be taken for fixed
+            # a batch of 1 would be taken for fixed
+            inputs = tuple(v[:2] if len(v) > 1 else v.repeat(2, *[1] * (v.ndim - 1)) for v in self.example())
             some = torch.export.Dim.DYNAMIC
             with _quiet():
                 program = torch.onnx.export(
-                    self.copy(), (y[:2], t[:2]), dynamo=True, dynamic_shapes=({0: some}, {0: some}), verbose=False, optimize=True
-                )
+                    self.copy(), inputs, dynamo=True, dynamic_shapes=tuple({0: some} for _ in inputs), verbose=False,
+                    optimize=True,
+                )  # fmt: skip
             if program is None:
                 raise RuntimeError("the exporter of torch.onnx gave no program: use another method, as channels_last")
             self._onnx = program.model_proto.SerializeToString()
@@ -291,8 +293,8 @@ class _Network(nn.Module):
         super().__init__()
         self.run = run
 
-    def forward(self, y: Images, t: Tensor) -> Images:
-        out: Tensor = self.run(y, t)
+    def forward(self, y: Images, t: Tensor, *more: Tensor) -> Images:
+        out: Tensor = self.run(y, t, *more)
         return out
 
 
@@ -303,9 +305,9 @@ class _Autocast(nn.Module):
         super().__init__()
         self.network, self.device = network, device
 
-    def forward(self, y: Tensor, t: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16):
-            out: Tensor = self.network(y, t)
+            out: Tensor = self.network(*inputs)
         return out.float()
 
 
@@ -320,19 +322,18 @@ class _Fixed:
     def __init__(self, run: Run, job: Job, spare: Run) -> None:
         self.run, self.batch, self.spare = run, job.batch, spare
         with torch.inference_mode(False):
-            self.y = torch.zeros((job.batch, *job.model.image_shape), device=job.device)
-            self.t = torch.zeros(job.batch, device=job.device)
+            self.inputs = [torch.zeros_like(v) for v in job.example()]
 
-    def __call__(self, y: Tensor, t: Tensor) -> Tensor:
-        if len(y) > self.batch:
-            parts = range(0, len(y), self.batch)
-            return torch.cat([self(y[k : k + self.batch], t[k : k + self.batch]) for k in parts])
-        if 4 * len(y) < 3 * self.batch:
-            return self.spare(y, t)
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        n = len(inputs[0])
+        if n > self.batch:
+            return torch.cat([self(*(v[k : k + self.batch] for v in inputs)) for k in range(0, n, self.batch)])
+        if 4 * n < 3 * self.batch:
+            return self.spare(*inputs)
         with torch.inference_mode(False), torch.no_grad():
-            self.y[: len(y)].copy_(y)
-            self.t[: len(t)].copy_(t)
-            return self.run(self.y, self.t)[: len(y)]
+            for mine, v in zip(self.inputs, inputs, strict=True):
+                mine[:n].copy_(v)
+            return self.run(*self.inputs)[:n]
 
 
 class _Graph:
@@ -340,22 +341,21 @@ class _Graph:
 
     def __init__(self, network: nn.Module, job: Job) -> None:
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(job.device):
-            shape = (job.batch, *job.model.image_shape)
-            self.y = torch.zeros(shape, device=job.device).contiguous(memory_format=torch.channels_last)
-            self.t = torch.zeros(job.batch, device=job.device)
+            self.inputs = [torch.zeros_like(v) for v in job.example()]
+            self.inputs[0] = self.inputs[0].contiguous(memory_format=torch.channels_last)
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):  # first calls choose algorithms and take memory, which a recording must not
                 for _ in range(3):
-                    network(self.y, self.t)
+                    network(*self.inputs)
             torch.cuda.current_stream().wait_stream(aside)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
-                self.out = network(self.y, self.t)
+                self.out = network(*self.inputs)
 
-    def __call__(self, y: Tensor, t: Tensor) -> Tensor:
-        self.y.copy_(y)
-        self.t.copy_(t)
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        for mine, v in zip(self.inputs, inputs, strict=True):
+            mine.copy_(v)
         self.graph.replay()
         out: Tensor = self.out.clone()  # the next replay writes where this one did
         return out
@@ -413,16 +413,16 @@ def _auto(job: Job, work: int | None, file: Path) -> Fast:
 
 def _time(job: Job, methods: list[str]) -> dict[str, float]:
     """Seconds an image and call, the median of ROUNDS in which the methods take turns."""
-    y, t = job.example()
+    inputs = job.example()
     taken: dict[str, list[float]] = {m: [] for m in methods}
     with torch.no_grad():
         for m in methods:
-            job.prepare(m)(y, t)
+            job.prepare(m)(*inputs)
         for _ in range(ROUNDS):
             for m in methods:
                 _wait(job.device)
                 begun = time.perf_counter()
-                job.runs[m](y, t)
+                job.runs[m](*inputs)
                 _wait(job.device)
                 taken[m].append((time.perf_counter() - begun) / job.batch)
     return {m: statistics.median(v) for m, v in taken.items()}

@@ -11,21 +11,23 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from alphabar.schedule.noising import PREDICTIONS, add_noise, per_image, target, to_x0
+from alphabar.schedule.noising import PREDICTIONS, add_noise, input_scale, per_image, target, to_x0
 from alphabar.schedule.vp import Scaled, Schedule
-from alphabar.types import Images, Levels, Timesteps
+from alphabar.types import Images, Labels, Levels, Timesteps
 
 HIGHEST_FOR_EPS = 1e6  # sigma multiplies the error of eps_hat in x0_hat, to as much as x0 has digits in float32
 
 
 class Network(Protocol):
-    """What a wrapped network is: (y, t) -> output of y's shape, y in its own range, t in its own time."""
+    """What a wrapped network is: (y, t) -> output of y's shape, y in its own range, t in its own time; (y, t, labels) where it
+    knows classes, and (y, t, labels or None, augment) where it was trained on augmented images."""
 
-    def __call__(self, y: Images, t: Timesteps, /) -> Images: ...
+    def __call__(self, y: Images, t: Timesteps, /, *more: Tensor | None) -> Images: ...
 
 
 class Preconditioned(nn.Module):
-    """A denoiser made of a network that was trained on y = sqrt(alphabar) data_range x0 + sqrt(1 - alphabar) eps.
+    """A denoiser made of a network that was trained on y = sqrt(alphabar) data_range x0 + sqrt(1 - alphabar) eps, or, with
+    prediction "flow", on y = (1 - t) data_range x0 + t eps.
 
     schedule is the network's own; `self.schedule` is the same in the one coordinate, where
     sigma = sqrt((1 - alphabar) / alphabar) / data_range. data_range: half the width of the network's input range,
@@ -60,20 +62,39 @@ class Preconditioned(nn.Module):
         self.data_range = data_range
         self.image_shape = image_shape
 
-    def output(self, x: Images, sigma: Levels) -> Images:
+    @property
+    def classes(self) -> int:
+        """How many classes the network can be told apart; 0 where it is told none."""
+        return 0
+
+    def output(self, x: Images, sigma: Levels, labels: Labels | None = None, augment: Tensor | None = None) -> Images:
         """The bare network's output at x = x0 + sigma * noise, its input and its time worked out in float64."""
         s = sigma.detach().to("cpu", torch.float64) * self.data_range
         t = self.own_schedule.t(s)
-        c_in = self.data_range / (1 + s**2).sqrt()
-        out: Tensor = self.network(per_image(c_in, x) * x, t.to(x.device, torch.float32))
+        c_in = self.data_range * input_scale(self.prediction, s)
+        more: list[Tensor] = []
+        if self.classes:
+            more.append(self.no_class(len(x)).to(x.device) if labels is None else labels.to(x.device))
+        elif labels is not None:
+            raise ValueError("this model was trained without classes: leave the labels out")
+        if augment is not None:
+            more = [*more, augment.to(x)] if more else [None, augment.to(x)]  # type: ignore[list-item]
+        out: Tensor = self.network(per_image(c_in, x) * x, t.to(x.device, torch.float32), *more)
         return out
 
-    def forward(self, x: Images, sigma: Levels) -> Images:
-        r = self.data_range
-        return to_x0(self.prediction, self.output(x, sigma), r * x, r * sigma) / r
+    def no_class(self, n: int) -> Labels:
+        """Labels of n images of no class in particular."""
+        return torch.full((n,), self.classes, dtype=torch.int64)
 
-    def loss(self, x0: Images, sigma: Levels, noise: Images) -> Tensor:
+    def forward(self, x: Images, sigma: Levels, labels: Labels | None = None) -> Images:
+        """labels: of a class-conditional model; None: of no class in particular."""
+        r = self.data_range
+        return to_x0(self.prediction, self.output(x, sigma, labels), r * x, r * sigma) / r
+
+    def loss(
+        self, x0: Images, sigma: Levels, noise: Images, labels: Labels | None = None, augment: Tensor | None = None
+    ) -> Tensor:
         """Mean squared error of the network's output, one number an image (float32)."""
-        out = self.output(add_noise(x0, sigma, noise), sigma)
+        out = self.output(add_noise(x0, sigma, noise), sigma, labels, augment)
         wanted = target(self.prediction, self.data_range * x0, noise, self.data_range * sigma)
         return (out.float() - wanted).square().flatten(1).mean(1)

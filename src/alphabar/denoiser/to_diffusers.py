@@ -64,11 +64,15 @@ def _check_exportable(model: Model, folder: Path) -> None:
     if not isinstance(spec, Mapping) or spec["network"] != "unet2d":
         kind = spec["network"] if isinstance(spec, Mapping) else type(model).__name__
         raise ValueError(f"the network is {kind!r}, which diffusers has not, and cannot be exported to it; {way}")
+    if model.classes:
+        raise ValueError("the network is told classes, which pipelines of DDPM and DDIM do not pass on: train one without them")
     if not isinstance(model.own_schedule, (Linear, Betas)):
         raise ValueError(
             f"the schedule is {model.own_schedule.kind!r}, whose time is continuous; diffusers knows integer timesteps. This run "
             f"cannot be exported; {way}"
         )
+    if model.prediction not in PREDICTIONS.values():
+        raise ValueError(f"the network predicts {model.prediction!r}, which pipelines of DDPM and DDIM do not know; {way}")
     if model.data_range != 1:
         raise ValueError(
             f"the network's range is -{model.data_range:g}..{model.data_range:g}; diffusers' is -1..1. This run cannot be "

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alphabar.types import Images, Timesteps
+from alphabar.types import Images, Labels, Timesteps
 
 
 class Embedding(nn.Module):
@@ -88,6 +88,8 @@ class UNet(nn.Module):
     patch: side of the pixel-unshuffle (1: none). channels: one number a level; each level below the first
     halves the size. blocks: residual blocks a level on the way down, and one more on the way up.
     attention: the levels (0 is the finest) with self-attention after their last block, down and up.
+    classes: how many it can be told apart; label number `classes` stands for none. augment: numbers that say how an image was
+    augmented (b, augment), all 0 where it was not.
     Height and width must be divisible by patch * 2^(levels - 1); any other size is refused with the sizes that work.
     """
 
@@ -102,6 +104,8 @@ class UNet(nn.Module):
         group_size: int = 16,
         dropout: float = 0.0,
         t_scale: float = 1000.0,
+        classes: int = 0,
+        augment: int = 0,
     ) -> None:
         super().__init__()
         if bad := [k for k in attention if not 0 <= k < len(channels)]:
@@ -109,6 +113,12 @@ class UNet(nn.Module):
         self.multiple = patch * 2 ** (len(channels) - 1)
         self.patch = patch
         self.embed = Embedding(embedding, t_scale)
+        self.classes = nn.Embedding(classes + 1, embedding) if classes else None
+        self.augment = nn.Linear(augment, embedding, bias=False) if augment else None
+        if self.classes is not None:
+            nn.init.normal_(self.classes.weight, std=0.3)  # about what the time's features have
+        if self.augment is not None:
+            nn.init.zeros_(self.augment.weight)
         pixels = in_channels * patch**2
         self.enter = nn.Conv2d(pixels, channels[0], 3, padding=1)
 
@@ -156,9 +166,13 @@ class UNet(nn.Module):
                 f"use a height of {near(height)} and a width of {near(width)} (pad or crop), or fewer levels or a smaller patch"
             )
 
-    def forward(self, y: Images, t: Timesteps) -> Images:
+    def forward(self, y: Images, t: Timesteps, labels: Labels | None = None, augment: Tensor | None = None) -> Images:
         self.check_size(y.shape[-2], y.shape[-1])
         emb = self.embed(t)
+        if self.classes is not None and labels is not None:
+            emb = emb + self.classes(labels)
+        if self.augment is not None and augment is not None:
+            emb = emb + self.augment(augment)
         x = self.enter(F.pixel_unshuffle(y, self.patch))
         skips = [x]
         for layer in self.down:

@@ -1,7 +1,12 @@
 """What samplers need not know: wrappers round a denoiser, each a denoiser itself, so that they combine.
 
-Counting goes innermost, where calls are paid, and clipping outermost: ClipX0(SkipCalls(CountCalls(model), ...)).
+Counting goes innermost, where calls are paid, then classes and guidance, and clipping outermost:
+ClipX0(SkipCalls(Guided(Labelled(count, labels), Labelled(count, none), 2.0), ...)) with count = CountCalls(model).
 """
+
+import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +14,7 @@ from torch import Tensor
 
 from alphabar.denoiser.plan import Plan
 from alphabar.schedule.grid import check_grid
-from alphabar.types import Denoiser, Grid, Images, Levels, Times
+from alphabar.types import Denoiser, Grid, Images, Labels, Levels, Times
 
 
 class CountCalls:
@@ -20,10 +25,72 @@ class CountCalls:
         self.calls = 0
         self.images = 0
 
-    def __call__(self, x: Images, sigma: Levels) -> Images:
+    def __call__(self, x: Images, sigma: Levels, *more: Any) -> Images:
+        """more: what a model is told besides, as the images' classes."""
         self.calls += 1
         self.images += len(x)
-        return self.denoise(x, sigma)
+        return self.denoise(x, sigma, *more)
+
+
+class Labelled:
+    """A class-conditional model that is told the class of each image of the batch, model(x, sigma, labels).
+
+    Raises ValueError where a batch has another number of images.
+    """
+
+    def __init__(self, denoise: Callable[[Images, Levels, Labels], Images], labels: Labels) -> None:
+        self.denoise, self.labels = denoise, labels
+
+    def __call__(self, x: Images, sigma: Levels) -> Images:
+        if len(x) != len(self.labels):
+            raise ValueError(f"{len(self.labels)} labels for a batch of {len(x)} images: give one an image")
+        return self.denoise(x, sigma, self.labels)
+
+    def rows(self, rows: Tensor) -> "Labelled":
+        """The same for some images of the batch."""
+        return Labelled(self.denoise, self.labels[rows.to(self.labels.device)])
+
+
+class Guided:
+    """Guidance: x0_hat = w strong + (1 - w) weak, at levels of the interval; elsewhere the strong one alone, for half the calls.
+
+    With a denoiser that knows the class for strong and one that does not for weak it is classifier-free guidance (Ho & Salimans
+    2022, arXiv:2207.12598, eq. 6, whose w is this one less 1; eps_hat is linear in x0_hat, so that it is the same in either);
+    with a smaller or less trained model for weak, autoguidance (Karras et al. 2024, arXiv:2406.02507, eq. 4). interval: low
+    <= sigma <= high in the one coordinate (Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 6).
+
+    Raises ValueError for a weight that is not finite or an interval that is none.
+    """
+
+    def __init__(self, strong: Denoiser, weak: Denoiser, weight: float, interval: tuple[float, float] = (0.0, math.inf)) -> None:
+        if not math.isfinite(weight):
+            raise ValueError(f"guidance = {weight}: give a finite weight; 1 is none, more than 1 follows the class more closely")
+        if not 0 <= interval[0] < interval[1]:
+            raise ValueError(f"guidance from sigma = {interval[0]} to {interval[1]}: give 0 <= low < high")
+        self.strong, self.weak = strong, weak
+        self.weight, self.interval = weight, interval
+
+    def __call__(self, x: Images, sigma: Levels) -> Images:
+        told = self.strong(x, sigma)
+        guided = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
+        if self.weight == 1 or not bool(guided.any()):
+            return told
+        if bool(guided.all()):
+            return torch.lerp(self.weak(x, sigma), told, self.weight)
+        rows = guided.nonzero()[:, 0]
+        here = rows.to(x.device)
+        out = told.clone()
+        out[here] = torch.lerp(part(self.weak, rows)(x[here], sigma[rows]), told[here], self.weight)
+        return out
+
+    def rows(self, rows: Tensor) -> "Guided":
+        """The same for some images of the batch."""
+        return Guided(part(self.strong, rows), part(self.weak, rows), self.weight, self.interval)
+
+
+def part(denoise: Denoiser, rows: Tensor) -> Denoiser:
+    """The denoiser of some images of a batch: one that was told something of each image is told that of these."""
+    return denoise.rows(rows) if isinstance(denoise, (Labelled, Guided)) else denoise
 
 
 class ClipX0:

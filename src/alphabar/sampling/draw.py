@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -22,7 +23,7 @@ from alphabar.data.png import write_png
 from alphabar.denoiser.adaptive import AdaptiveCalls, distribution, planned
 from alphabar.denoiser.fast import Fast, evaluating, fasten
 from alphabar.denoiser.plan import Adaptive, Plan, parse_plan, timesteps
-from alphabar.denoiser.wrap import ClipX0, CountCalls, ThresholdX0
+from alphabar.denoiser.wrap import ClipX0, CountCalls, Guided, Labelled, ThresholdX0
 from alphabar.progress import track
 from alphabar.record import versions, write_atomically, write_npz
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find
@@ -133,6 +134,9 @@ def sample(
     threshold: float | None = None,
     variance: str | None = None,
     tuned: Tuned | str | Path | None = None,
+    classes: int | Sequence[int] | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     fast: str | None = None,
     precision: str = "float32",
     keep_x0: bool | Sequence[int] = False,
@@ -153,6 +157,10 @@ def sample(
     dynamic thresholding of x0_hat (`ThresholdX0`). keep_x0: keep x0_hat of all steps (True) or of those numbered.
     Where grid, variance, or both clip and threshold are None, a model that has `defaults` (one of diffusers:PATH) decides;
     any other takes the schedule's own grid, the posterior variance, and holds nothing. The record says what was done.
+
+    classes: of a class-conditional model, the class of every image, or several, which images take in turns: image k of the
+    seed gets classes[k % len(classes)]; None: of no class in particular. guidance: weight w of classifier-free guidance, which
+    calls twice where it acts (`Guided`); 1 is none. guidance_interval: levels (low, high) within which it acts.
 
     fast: how the network is run, a method of `alphabar.denoiser.fast`, or "auto", the one that finishes soonest here by
     measurement; None as the model is. precision: "bf16" multiplies in bfloat16, which changes images a little.
@@ -189,6 +197,7 @@ def sample(
         clip, threshold, largest = own.clip, own.threshold, own.threshold_max
     limit = float(clip or 0)  # 0: not held
     held(model, limit, threshold, largest)  # refuses now what it would refuse below
+    told = _classes(model, classes, guidance, guidance_interval)
     indices = range(n) if indices is None else indices
     if len(indices) != n:
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
@@ -212,6 +221,8 @@ def sample(
         protocol["tuned"] = {"name": fit.name, "digest": fit.digest}
     elif more := {k: v for k, v in settings.items() if k not in ("eta", "variance", "data_range")}:
         protocol["options"] = more
+    if told is not None:
+        protocol |= {"classes": [*told.classes], "guidance": told.weight, "guidance_interval": told.interval_shown}
     if precision != "float32":
         protocol["precision"] = precision
     if largest is not None:
@@ -235,7 +246,7 @@ def sample(
                 continue
             begun = time.perf_counter()
             count = CountCalls(network)
-            denoise: Denoiser = count
+            denoise: Denoiser = count if told is None else told.denoiser(count, rows, device)
             skipping = None
             if plan is not None:
                 denoise = skipping = planned(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
@@ -244,8 +255,8 @@ def sample(
             x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
-            told = _Told(keep, advance, len(rows) / steps)
-            x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=told, **settings)
+            report = _Told(keep, advance, len(rows) / steps)
+            x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=report, **settings)
             images = to_pixels(cropped(x, crop), pixels)  # also waits for the device
             each = skipping.calls.numpy() if isinstance(skipping, AdaptiveCalls) else None
             made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun, each)
@@ -339,6 +350,48 @@ def held(denoise: Denoiser, limit: float, threshold: float | None, largest: floa
     if threshold is not None:
         denoise = ThresholdX0(denoise, threshold, largest)
     return ClipX0(denoise, -limit, limit) if limit else denoise
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """What a class-conditional model is asked for. none: the label that stands for no class."""
+
+    classes: tuple[int, ...]
+    none: int
+    weight: float
+    interval: tuple[float, float]
+
+    @property
+    def interval_shown(self) -> list[float] | None:
+        """Plain data; None for all levels."""
+        return None if self.interval == (0.0, math.inf) else list(self.interval)
+
+    def denoiser(self, count: CountCalls, indices: Sequence[int], device: torch.device) -> Denoiser:
+        """For a batch of these images."""
+        labels = torch.tensor([self.classes[k % len(self.classes)] for k in indices], device=device)
+        strong = Labelled(count, labels)
+        if self.weight == 1:
+            return strong
+        return Guided(strong, Labelled(count, torch.full_like(labels, self.none)), self.weight, self.interval)
+
+
+def _classes(
+    model: Model, classes: int | Sequence[int] | None, guidance: float | None, interval: tuple[float, float] | None
+) -> _Classes | None:
+    """None where no class was asked for. Raises ValueError for what the model cannot do."""
+    known = int(getattr(model, "classes", 0))
+    if classes is None:
+        if guidance is not None or interval is not None:
+            raise ValueError("guidance leads towards a class: say which, classes=3, or classes=range(10) for all in turns")
+        return None
+    if not known:
+        raise ValueError("this model was trained without classes: leave them out, or train one with --model.conditional")
+    wanted = (classes,) if isinstance(classes, int) else tuple(int(c) for c in classes)
+    if not wanted or min(wanted) < 0 or max(wanted) >= known:
+        raise ValueError(f"classes = {list(wanted)}: give numbers from 0 to {known - 1}, the classes of this model")
+    weight, where = 1.0 if guidance is None else float(guidance), interval or (0.0, math.inf)
+    Guided(model, model, weight, where)  # refuses now what it would refuse below
+    return _Classes(wanted, known, weight, (float(where[0]), float(where[1])))
 
 
 def _place(model: Model, device: torch.device | str | None, channels_last: bool) -> torch.device:

@@ -30,7 +30,7 @@ from alphabar.sampling.catalogue import find
 from alphabar.sampling.heun import HIGHEST
 from alphabar.sampling.tuned import Tuned
 from alphabar.schedule.grid import check_grid
-from alphabar.schedule.noising import to_x0
+from alphabar.schedule.noising import input_scale, to_x0
 from alphabar.schedule.vp import Schedule
 from alphabar.seeds import SUBSET, SeededNoise, generator, starting_noise
 from alphabar.types import Denoiser, Grid, Images
@@ -410,7 +410,7 @@ def _answer(model: Denoiser, x: Images, sigma: Tensor) -> Images:
         step = s.detach() * 1e-4
         slope = (model.own_schedule.t(s.detach() + step) - model.own_schedule.t(s.detach() - step)) / (2 * step)
         t = t + slope * (s - s.detach())
-    c_in = (r / (1 + s**2).sqrt()).to(x)
+    c_in = (r * input_scale(model.prediction, s)).to(x)
     out = model.network(c_in * x, t.to(x.device, torch.float32).expand(len(x)))
     many = (r * sigma).to(x.device, torch.float32).expand(len(x))
     return to_x0(model.prediction, out, r * x, many) / r

@@ -1,6 +1,7 @@
-"""Adding noise, and what the network's output means: eps, x0 and v are one another's linear images.
+"""Adding noise, and what the network's output means: eps, x0, v and flow are one another's linear images.
 
-In the one coordinate x = x0 + sigma eps. A variance-preserving network sees y = sqrt(alphabar) x = x / sqrt(1 + sigma^2).
+In the one coordinate x = x0 + sigma eps. A variance-preserving network sees y = sqrt(alphabar) x = x / sqrt(1 + sigma^2); a
+network of flow matching sees y = (1 - t) x0 + t eps = x / (1 + sigma), with t = sigma / (1 + sigma).
 All of it is done in float32 or better, whatever the autocast: in bfloat16 sqrt(1 - alphabar) of the first
 timesteps rounds to 0 and no noise is added at all.
 """
@@ -13,7 +14,7 @@ from torch import Tensor
 from alphabar.schedule.vp import Schedule
 from alphabar.types import Images, Levels, Times
 
-Prediction = Literal["eps", "x0", "v"]
+Prediction = Literal["eps", "x0", "v", "flow"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 
 
@@ -37,6 +38,13 @@ def snr(sigma: Tensor) -> Tensor:
     return sigma**-2
 
 
+def input_scale(kind: str, sigma: Tensor) -> Tensor:
+    """What x is multiplied by before the network sees it, for data of scale 1: 1 / (1 + sigma) for flow, else
+    1 / sqrt(1 + sigma^2)."""
+    _check(kind)
+    return 1 / (1 + sigma) if kind == "flow" else 1 / (1 + sigma**2).sqrt()
+
+
 def add_noise(x0: Images, sigma: Levels, noise: Images) -> Images:
     """x = x0 + sigma * noise, one sigma an image. Half-precision images are raised to float32 first."""
     x0 = _full(x0)
@@ -57,7 +65,9 @@ def to_x0(kind: str, output: Images, x: Images, sigma: Levels) -> Images:
     """x0_hat from a network's output. x = x0 + sigma eps, for data of scale 1.
 
     eps: x0 = x - sigma eps. x0: itself. v (Salimans & Ho 2022, arXiv:2202.00512, app. D):
-    v = sqrt(alphabar) eps - sqrt(1 - alphabar) x0, so x0 = sqrt(alphabar) y - sqrt(1 - alphabar) v.
+    v = sqrt(alphabar) eps - sqrt(1 - alphabar) x0, so x0 = sqrt(alphabar) y - sqrt(1 - alphabar) v. flow: the velocity
+    u = eps - x0 of y = (1 - t) x0 + t eps (Lipman et al. 2023, arXiv:2210.02747, eq. 23 with sigma_min = 0 and time turned
+    round; Liu et al. 2023, arXiv:2209.03003, eq. 1), so x0 = y - t u = (x - sigma u) / (1 + sigma).
     """
     _check(kind)
     x, output = _full(x), _full(output)
@@ -66,6 +76,8 @@ def to_x0(kind: str, output: Images, x: Images, sigma: Levels) -> Images:
         return x - s * output
     if kind == "x0":
         return output
+    if kind == "flow":
+        return (x - s * output) / (1 + s)
     ab = alphabar_of(s)
     return ab * x - (1 - ab).sqrt() * output
 
@@ -77,6 +89,8 @@ def target(kind: str, x0: Images, noise: Images, sigma: Levels) -> Images:
         return noise
     if kind == "x0":
         return x0
+    if kind == "flow":
+        return noise - x0
     ab = alphabar_of(per_image(sigma, x0))
     return ab.sqrt() * noise - (1 - ab).sqrt() * x0
 

@@ -311,6 +311,43 @@ class LogSigma(Schedule):
 
 
 @dataclass(frozen=True)
+class Flow(Schedule):
+    """The straight path of flow matching, y = (1 - t) x0 + t eps: sigma(t) = t / (1 - t). Lipman et al. 2023
+    (arXiv:2210.02747), Liu et al. 2023 (arXiv:2209.03003), both with time the other way round.
+
+    At t = 1 there is no signal left and sigma is infinite, so training and grids end at t_end. A normal density of log sigma
+    is the logit-normal one of t (Esser et al. 2024, arXiv:2403.03206, eq. 19): logit(t) = log sigma. It goes with prediction
+    "flow", which scales the network's input to y.
+    """
+
+    t_start: float = 1e-3
+    t_end: float = 0.9875  # sigma = 79
+
+    kind: ClassVar[str] = "flow"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_start < self.t_end < 1:
+            raise ValueError(f"times {self.t_start}..{self.t_end}: give 0 < t_start < t_end < 1, as in Flow()")
+
+    @property
+    def t_min(self) -> float:
+        return self.t_start
+
+    @property
+    def t_max(self) -> float:
+        return self.t_end
+
+    def sigma(self, t: Times) -> Times:
+        return t / (1 - t)
+
+    def alphabar(self, t: Times) -> Times:
+        return 1 / (1 + self.sigma(t) ** 2)
+
+    def t(self, sigma: Times) -> Times:
+        return (sigma / (1 + sigma)).clamp(self.t_start, self.t_end)
+
+
+@dataclass(frozen=True)
 class Scaled(Schedule):
     """A schedule in the one coordinate, for a model whose network sees data_range * x0.
 
@@ -350,8 +387,8 @@ class Scaled(Schedule):
         return self.base.t(sigma * self.data_range)
 
 
-KINDS: dict[str, type[Linear] | type[Cosine] | type[LogSigma] | type[Betas]] = {
-    c.kind: c for c in (Linear, Cosine, LogSigma, Betas)
+KINDS: dict[str, type[Linear] | type[Cosine] | type[LogSigma] | type[Flow] | type[Betas]] = {
+    c.kind: c for c in (Linear, Cosine, LogSigma, Flow, Betas)
 }
 
 

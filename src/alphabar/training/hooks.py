@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ class Training:
     step: int = 0  # optimiser steps so far
     loss: float = float("nan")  # mean over the steps since the last report
     heldout: NDArray[Any] | None = None  # held-out pixels (n, h, w, c), padded as in training
+    heldout_labels: NDArray[np.int64] | None = None  # their classes, for a conditional model
     best: dict[str, float] = field(default_factory=dict)  # lowest value so far of every figure that a hook reports
 
     def report(self, kind: str, **values: Any) -> None:
@@ -72,7 +74,10 @@ class HeldOutLoss(Hook):
         # One level an image, spread evenly over the training density; a fixed order keeps level and image unrelated.
         u = (torch.from_numpy(seeds.permutation(training.recipe.seed, 0, n)).double() + 0.5) / n
         sigma = density.sigma(u, training.ema.schedule)
-        loss = image_losses(training.ema.loss, pixels, sigma, training.recipe.seed, batch=self.batch, device=training.device)
+        labels = None if training.heldout_labels is None else torch.from_numpy(training.heldout_labels[:n])
+        loss = image_losses(
+            training.ema.loss, pixels, sigma, training.recipe.seed, batch=self.batch, device=training.device, labels=labels
+        )
         order = sigma.argsort()
         bands = [{"sigma": [float(sigma[b[0]]), float(sigma[b[-1]])], "loss": float(loss[b].mean())} for b in order.chunk(5)]
         value = float(loss.mean())

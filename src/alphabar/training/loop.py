@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar import seeds
+from alphabar.data.augment import SAID, Geometry, moved
 from alphabar.data.images import to_model
 from alphabar.denoiser.build import Model
 from alphabar.progress import track
@@ -62,7 +63,9 @@ class TrainRecipe:
     clip: float = 1.0
     """Largest norm of the gradient; 0 clips nothing."""
     weighting: Weighting = "plain"
-    """Of the loss: plain or min_snr."""
+    """Of the loss: plain, min_snr or soft_min_snr."""
+    gamma: float = 5.0
+    """Of min_snr and soft_min_snr: the signal-to-noise ratio above which an error of x0 weighs no more."""
     density: Literal["time", "log_normal"] = "time"
     """Which levels training sees: uniform in the schedule's time, or log sigma normal."""
     density_mean: float = -1.2
@@ -71,6 +74,11 @@ class TrainRecipe:
     """Standard deviation of log sigma, for log_normal."""
     stratified: bool = True
     """Spread the levels of a batch evenly over the density."""
+    label_dropout: float = 0.1
+    """Share of images whose class is hidden from a conditional model, which guidance needs (Ho & Salimans 2022)."""
+    augment: float = 0.0
+    """Probability of each of mirrors, scaling, rotation, stretching, shift; the network is told, so samples are not moved. EDM:
+    0.12."""
     flip: bool = False
     """Mirror every second image. Mirrored images are learnt too: every shoe of Fashion-MNIST points left."""
     ema_half_life: float = 100_000.0
@@ -100,24 +108,42 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples number first .. first + n - 1 of a run: pixels (n, h, w, c) as they are stored, levels and noise."""
+    """Samples number first .. first + n - 1 of a run: pixels (n, h, w, c) as they are stored, levels and noise.
+
+    labels: (n,) of a conditional model. augment: (n, 9), how each image is to be moved (`Geometry`), where any may be.
+    """
 
     pixels: Pixels
     sigma: Tensor
     noise: Tensor
+    labels: Tensor | None = None
+    augment: Tensor | None = None
 
 
 class Stream:
-    """Sample number k of a run: its image, flip, level and noise, from (seed, k) alone.
+    """Sample number k of a run: its image, flip, level, noise, and whether its class is hidden and how it is moved, from
+    (seed, k) alone.
 
     Every epoch is one permutation of the images. With `stratified`, the levels of a global batch divide the density
     evenly, one to each of `batch` strata.
     """
 
-    def __init__(self, pixels: Pixels, indices: NDArray[np.int64], recipe: TrainRecipe, model: Model, pad: int = 0) -> None:
+    def __init__(
+        self,
+        pixels: Pixels,
+        indices: NDArray[np.int64],
+        recipe: TrainRecipe,
+        model: Model,
+        pad: int = 0,
+        labels: NDArray[np.int64] | None = None,
+    ) -> None:
         if len(indices) == 0:
             raise ValueError("there are no images to train on: the held-out share took all, or the set is empty")
+        if model.classes and labels is None:
+            raise ValueError("a conditional model needs the class of every image: pass labels")
         self.pixels, self.indices, self.recipe, self.pad = pixels, indices, recipe, pad
+        self.labels, self.classes = labels if model.classes else None, model.classes
+        self.geometry = Geometry(recipe.augment) if recipe.augment else None
         self.schedule, self.density = model.schedule, recipe.density_value()
         self.image_shape = model.image_shape
         self._epoch = -1
@@ -128,6 +154,8 @@ class Stream:
         rows: NDArray[Any] = np.empty((n, *self.pixels.shape[1:]), self.pixels.dtype)
         noise = np.empty((n, *self.image_shape), np.float32)
         u = np.empty(n)
+        labels = None if self.labels is None else np.empty(n, np.int64)
+        augment = None if self.geometry is None else np.empty((n, SAID), np.float32)
         address = seeds.Addressed()
         for k in range(n):
             number = first + k
@@ -141,8 +169,13 @@ class Stream:
             rows[k] = image[:, ::-1] if mirror and self.recipe.flip else image
             if self.recipe.stratified:
                 u[k] = (number % self.recipe.batch + u[k]) / self.recipe.batch
+            if labels is not None and self.labels is not None:
+                labels[k] = self.classes if g.random() < self.recipe.label_dropout else self.labels[self._order[place]]
+            if augment is not None and self.geometry is not None:
+                augment[k] = self.geometry.draw(g)
         sigma = self.density.sigma(torch.from_numpy(u), self.schedule)
-        return Batch(pad_pixels(rows, self.pad), sigma, torch.from_numpy(noise))
+        labelled, moves = (None if a is None else torch.from_numpy(a) for a in (labels, augment))
+        return Batch(pad_pixels(rows, self.pad), sigma, torch.from_numpy(noise), labelled, moves)
 
 
 def pad_pixels(pixels: Pixels, pad: int) -> Shaped[np.ndarray, "n hp wp c"]:
@@ -157,7 +190,9 @@ def train(
     recipe: TrainRecipe,
     run: Run,
     *,
+    labels: NDArray[np.int64] | None = None,
     heldout: Shaped[np.ndarray, "m h w c"] | None = None,
+    heldout_labels: NDArray[np.int64] | None = None,
     hooks: Sequence[Hook] = (),
     resume: bool = False,
     fingerprint: str = "",
@@ -165,7 +200,8 @@ def train(
 ) -> Model:
     """Trains `model` on pixels[indices] until `recipe.images` were seen; gives back the averaged model.
 
-    heldout: unpadded pixels for the held-out loss. fingerprint: of recipe and data; a checkpoint made under another
+    labels: the class of every one of `pixels`, for a conditional model. heldout: unpadded pixels for the held-out loss, and
+    heldout_labels their classes. fingerprint: of recipe and data; a checkpoint made under another
     is refused. resume: go on from the run's last checkpoint, on the exact images and noise.
     Stops cleanly, with a checkpoint, on Ctrl-C and SIGTERM (raising KeyboardInterrupt).
     Raises Diverged when the loss is NaN or explodes, FileNotFoundError when there is nothing to resume.
@@ -198,12 +234,12 @@ def train(
     optimizer = _optimizer(recipe, model, device)
     if moments:
         restore_optimizer(optimizer, moments)
-    module = LossModule(model, recipe.weighting)
+    module = LossModule(model, recipe.weighting, recipe.gamma)
     wrapped, optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
 
-    stream = Stream(pixels, indices, recipe, model, model.crop)
+    stream = Stream(pixels, indices, recipe, model, model.crop, labels)
     padded = None if heldout is None else pad_pixels(heldout, model.crop)
-    state = Training(run, recipe, model, ema, device, heldout=padded)
+    state = Training(run, recipe, model, ema, device, heldout=padded, heldout_labels=heldout_labels if model.classes else None)
     state.images, state.step = stored.get("images", 0), stored.get("step", 0)
     state.best = dict(stored.get("best", {}))
     active = list(hooks) if main else []
@@ -252,9 +288,13 @@ def train(
                 group["lr"] = lr
                 if beta1 is not None:
                     group["betas"] = (beta1, group["betas"][1])
-            x0 = to_model(batch.pixels, device).contiguous(memory_format=layout)
+            x0 = to_model(batch.pixels, device)
+            if batch.augment is not None:
+                x0 = moved(x0, batch.augment)
+            x0 = x0.contiguous(memory_format=layout)
             with _dropout_seed(recipe.seed, state.step, rank, device) if fused_rng else contextlib.nullcontext():
-                loss = wrapped(x0, batch.sigma, batch.noise.to(device).contiguous(memory_format=layout))
+                noise = batch.noise.to(device).contiguous(memory_format=layout)
+                loss = wrapped(x0, batch.sigma, noise, batch.labels, batch.augment)
             accelerator.backward(loss)
             if recipe.clip:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -343,17 +383,17 @@ def _compiled(module: LossModule, wanted: bool) -> nn.Module:
     fast = torch.compile(plain)
     state = {"works": True}
 
-    def call(y: Tensor, t: Tensor) -> Tensor:
+    def call(*inputs: Tensor | None) -> Tensor:
         if state["works"]:
             try:
-                out: Tensor = fast(y, t)
+                out: Tensor = fast(*inputs)
                 return out
             except Exception as e:  # many types, where no compiler is found or it cannot read the code
-                out = plain(y, t)  # an error of the network's own is raised here again
+                out = plain(*inputs)  # an error of the network's own is raised here again
                 state["works"] = False
                 warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training goes on without it", stacklevel=2)
                 return out
-        out = plain(y, t)
+        out = plain(*inputs)
         return out
 
     network.forward = call
