@@ -26,6 +26,7 @@ import torch
 from alphabar.api import best_device
 from alphabar.data.images import to_pixels
 from alphabar.data.sources import load, parse_set
+from alphabar.denoiser.fast import fasten
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.evaluate import ImageEval, Measured
 from alphabar.evaluation.extract import extract
@@ -62,10 +63,12 @@ STEPS = 1000  # timesteps that a model of continuous time has for diffusers
 
 
 class ForDiffusers:
-    """A model as diffusers' pipelines see one: `unet(y, t)` with integer timesteps, and the betas that go with it."""
+    """A model as diffusers' pipelines see one: `unet(y, t)` with integer timesteps, and the betas that go with it.
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    network: another way of running the model's own, to draw with in less time; None for timings."""
+
+    def __init__(self, model: Any, network: Any = None) -> None:
+        self.model, self.network = model, network or model.network
         if model.data_range != 1:
             raise ValueError(f"the model's range is {model.data_range}: diffusers' pipelines know 1 only")
         own = model.own_schedule
@@ -96,7 +99,7 @@ class ForDiffusers:
                 scheduler.set_timesteps(steps)
                 y = starting_noise(seed, rows, self.model.image_shape).to(device) * scheduler.init_noise_sigma
                 for t in scheduler.timesteps:
-                    out = self.model.network(
+                    out = self.network(
                         scheduler.scale_model_input(y, t), self.times[int(t)].float().expand(len(y)).to(device)
                     )
                     calls += len(y)
@@ -115,7 +118,9 @@ class Bench:
     def __init__(self, a: argparse.Namespace) -> None:
         self.a = a
         self.model = load_model(a.run).to(best_device())
-        self.theirs = ForDiffusers(self.model)
+        fast = fasten(self.model, a.fast, batch=a.batch)
+        a.fast = fast.method  # what "auto" has found, once for all; timings and record name it
+        self.theirs = ForDiffusers(self.model, fast.network)
         real = load(*parse_set(a.against))
         self.extractor = load_extractor(a.extractor)
         self.ruler = ImageEval(self.extractor, real, progress=False)

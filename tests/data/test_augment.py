@@ -76,5 +76,5 @@ def test_each_part_comes_as_often_as_asked() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    with pytest.raises(ValueError, match="augment = 1.5: give a probability from 0 to 1"):
+    with pytest.raises(ValueError, match=r"augment = 1\.5: give a probability from 0 to 1"):
         Geometry(1.5)

@@ -97,7 +97,7 @@ def test_classes_are_asked_for_and_refused_where_they_have_no_use() -> None:
         plain(torch.zeros(1, 1, 8, 8), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="needs images with labels, and this set has none"):
         build(replace(SMALL, conditional=True), {"kind": "cosine"}, (1, 8, 8))
-    with pytest.raises(ValueError, match="train.augment needs a network that is told"):
+    with pytest.raises(ValueError, match=r"train\.augment needs a network that is told"):
         build(replace(SMALL, network="unet2d"), {"kind": "cosine"}, (1, 8, 8), augment=9)
 
 

@@ -13,7 +13,8 @@ from alphabar.schedule.vp import CURVES, Betas, Cosine, Flow, Linear, LogSigma, 
 
 SCHEDULES = [
     Linear(), Linear(beta_max=0.01), Linear(1e-4, 0.02, 40), Cosine(), Cosine(s=0.02, t_end=0.999), LogSigma(), Flow(),
-    Flow(1e-4, 0.999), Scaled(Linear(), 0.5), Scaled(Cosine(), 2.0), Scaled(Flow(), 0.5), Betas("sigmoid", steps=100), Betas("squaredcos_cap_v2"),
+    Flow(1e-4, 0.999), Scaled(Linear(), 0.5), Scaled(Cosine(), 2.0), Scaled(Flow(), 0.5),
+    Betas("sigmoid", steps=100), Betas("squaredcos_cap_v2"),
     Betas("scaled_linear", 0.00085, 0.012, zero_snr=True), Betas("given", steps=4, given=(0.1, 0.3, 0.2, 1.0)),
 ]  # fmt: skip
 ids = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)

@@ -86,6 +86,12 @@ class Fast:
             out: Tensor = self._denoise(x, sigma, labels)
         return out
 
+    @property
+    def network(self) -> nn.Module:
+        """The network as it runs here: (y, t) -> output."""
+        network: nn.Module = self._denoise.network
+        return network
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or "model" not in self.__dict__:
             raise AttributeError(name)

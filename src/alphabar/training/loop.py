@@ -32,6 +32,7 @@ from alphabar.training.average import ema_decay, ema_update
 from alphabar.training.checkpoint import copy_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loss import LossModule, Weighting
+from alphabar.training.optim import make_optimizer
 from alphabar.training.rates import Policy, rate
 from alphabar.types import Pixels
 
@@ -46,8 +47,8 @@ class TrainRecipe:
     """Images an optimiser step, over all processes together."""
     seed: int = 0
     """Of the weights, the order of images, their flips, levels and noise."""
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    """Both from torch."""
+    optimizer: Literal["adam", "adamw", "muon"] = "adamw"
+    """All from torch; muon takes the matrices and leaves the rest to adamw."""
     lr: float = 2e-3
     """Highest learning rate."""
     policy: Policy = "cosine"
@@ -231,7 +232,7 @@ def train(
     ema.load_state_dict(dict(average))
     ema.to(device, memory_format=layout).eval().requires_grad_(False)  # type: ignore[call-overload]
     model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
-    optimizer = _optimizer(recipe, model, device)
+    optimizer = make_optimizer(recipe, model, device)
     if moments:
         restore_optimizer(optimizer, moments)
     module = LossModule(model, recipe.weighting, recipe.gamma)
@@ -364,14 +365,6 @@ class _Guard:
             f"after {images} images the loss {what}. The last good checkpoint is kept in {run.checkpoint()}: "
             "begin anew with a lower rate (--train.lr), a longer warm-up (--train.warmup) or stronger clipping (--train.clip)"
         )
-
-
-def _optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    fused = device.type in ("cpu", "cuda", "mps")
-    return kind(
-        model.parameters(), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=fused
-    )
 
 
 def _compiled(module: LossModule, wanted: bool) -> nn.Module:

@@ -1,0 +1,96 @@
+"""The optimiser of a run: Adam and AdamW as torch has them, and Muon for the matrices of a network with AdamW for the rest."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from alphabar.training.loop import TrainRecipe
+
+
+def make_optimizer(recipe: "TrainRecipe", model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names, for a model that is on its device in its memory layout already.
+
+    Raises ValueError for Muon with precision fp16, whose loss scaling does not see Muon's gradients.
+    """
+    if recipe.optimizer == "muon":
+        if recipe.precision == "fp16":
+            raise ValueError("train.optimizer muon does not go with train.precision fp16: use bf16, or --train.optimizer adamw")
+        return MuonAdamW(recipe, model, device)
+    return _adam(recipe, list(model.parameters()), device)
+
+
+def _adam(recipe: "TrainRecipe", parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Adam:
+    kind: type[torch.optim.Adam] = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    fused = device.type in ("cpu", "cuda", "mps")
+    return kind(parameters, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=fused)
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that Muon takes: those of all convolutions and linear layers but the first and the last one (Jordan et al.
+    2024, "Muon: an optimizer for hidden layers in neural networks")."""
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    convolutions = [m for m in layers if isinstance(m, nn.Conv2d)]
+    ends = {id(m) for m in (*convolutions[:1], *convolutions[-1:])}
+    return [m.weight for m in layers if id(m) not in ends and min(m.weight.shape[:2]) > 1]
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """torch's Muon, a convolution's weights taken as a matrix (out, in x height x width), and torch's AdamW for all else.
+
+    Updates of Muon are scaled to the root mean square of AdamW's (Liu et al. 2025, arXiv:2502.16982, eq. 4), so that one
+    learning rate and one weight decay serve both. Its param_groups are Muon's and then AdamW's; its state is counted alike.
+    """
+
+    def __init__(self, recipe: "TrainRecipe", model: nn.Module, device: torch.device) -> None:
+        taken = matrices(model)
+        mine = {id(p) for p in taken}
+        rest = [p for p in model.parameters() if id(p) not in mine]
+        super().__init__([{"params": taken}, {"params": rest}], {"lr": recipe.lr, "betas": recipe.betas})
+        self.weights = taken
+        self.flat = [nn.Parameter(flattened(p), requires_grad=True) for p in taken]  # of the same memory
+        self.muon = torch.optim.Muon(
+            self.flat, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adam = _adam(recipe, rest, device)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        if closure is not None:
+            raise ValueError("Muon here takes no closure: call backward yourself")
+        for outer, inner in zip(self.param_groups, (self.muon.param_groups[0], self.adam.param_groups[0]), strict=True):
+            inner["lr"] = outer["lr"]
+            if "betas" in inner:
+                inner["betas"] = outer["betas"]
+        for weight, flat in zip(self.weights, self.flat, strict=True):
+            flat.grad = None if weight.grad is None else flattened(weight.grad)
+        self.muon.step()
+        self.adam.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counted as param_groups counts: Muon's matrices, then AdamW's."""
+        first, second = self.muon.state_dict()["state"], self.adam.state_dict()["state"]
+        return {
+            "state": first | {k + len(self.flat): v for k, v in second.items()},
+            "param_groups": super().state_dict()["param_groups"],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        n, state = len(self.flat), state_dict["state"]
+        for optimizer, part in (
+            (self.muon, {k: v for k, v in state.items() if k < n}),
+            (self.adam, {k - n: v for k, v in state.items() if k >= n}),
+        ):
+            optimizer.load_state_dict({"state": part, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def flattened(weight: Tensor) -> Tensor:
+    """(out, in, height, width) -> (out, height x width x in), and a matrix as it is; a view of the same memory where that is
+    dense in either layout. The order of columns is no matter to Muon."""
+    if weight.ndim == 2:
+        return weight.detach()
+    if weight.is_contiguous():
+        return weight.detach().flatten(1)
+    return weight.detach().permute(0, 2, 3, 1).flatten(1)
