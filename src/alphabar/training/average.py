@@ -1,9 +1,21 @@
-"""Exponential moving average of weights (EMA), its half-life counted in images, so that batch size does not change it."""
+"""Averages of weights (EMA), their length counted in images, so that batch size does not change it.
 
-from collections.abc import Iterable
+`ema_update` is the exponential average that a run samples with. `PowerAverages` are the power-function averages of Karras et
+al. 2024 (arXiv:2312.02696): from snapshots of two of them, an average of any length is made after training (`post_hoc`).
+"""
 
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+Vector = Float64[np.ndarray, "..."]
+LENGTHS = (0.05, 0.10)  # relative standard deviations that are kept in training, as in the paper
 
 
 def ema_decay(batch: int, images_seen: int, half_life: float, ramp: float) -> float:
@@ -19,3 +31,136 @@ def ema_decay(batch: int, images_seen: int, half_life: float, ramp: float) -> fl
 def ema_update(average: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
     """average <- decay * average + (1 - decay) * weights, in place; float32 weights, one fused call."""
     torch._foreach_lerp_(list(average), [w.detach() for w in weights], 1 - decay)
+
+
+# ---- averages whose length is chosen afterwards
+
+
+def exponent_of(length: float) -> float:
+    """gamma of the average with profile tau^gamma whose relative standard deviation is `length`.
+
+    length^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (Karras et al. 2024, sec. 3.1), which has one root above -1 where
+    length < 0.288..., the length of the plain mean. Raises ValueError for others.
+    """
+    longest = 12**-0.5  # gamma = 0
+    if not 0 < length < longest:
+        raise ValueError(
+            f"length = {length}: give more than 0 and less than {longest:.3f}, the plain mean's; 0.05 to 0.15 is usual"
+        )
+    inverse = length**-2
+    roots = np.roots([1.0, 7.0, 16 - inverse, 12 - inverse])
+    return float(roots.real.max())
+
+
+def power_decay(batch: int, images_seen: int, length: float) -> float:
+    """Decay of the step that ends at `images_seen`: (1 - 1 / t)^(gamma + 1) at step t = images_seen / batch (Karras et al. 2024,
+    sec. 3.1)."""
+    return float((1 - batch / images_seen) ** (exponent_of(length) + 1))
+
+
+class PowerAverages:
+    """Power-function averages of a module's parameters, of all `LENGTHS`."""
+
+    def __init__(self, module: nn.Module, kept: Mapping[str, Tensor] | None = None) -> None:
+        """kept: what `state` gave, to go on from."""
+        self.names = [n for n, _ in module.named_parameters()]
+        self.weights = [p for _, p in module.named_parameters()]
+        self.averages = {
+            length: [
+                p.detach().clone() if kept is None else torch.empty_like(p).copy_(kept[f"{length:.3f}/{n}"])
+                for n, p in zip(self.names, self.weights, strict=True)
+            ]
+            for length in LENGTHS
+        }
+
+    def update(self, batch: int, images_seen: int) -> None:
+        """After a step of `batch` images."""
+        for length, average in self.averages.items():
+            ema_update(average, self.weights, power_decay(batch, images_seen, length))
+
+    def state(self) -> dict[str, Tensor]:
+        """All of them, by length and name."""
+        return {
+            f"{length:.3f}/{n}": t for length, average in self.averages.items() for n, t in zip(self.names, average, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A stored average: of images 0 .. images, of relative length `length`."""
+
+    images: int
+    length: float
+    path: Path
+
+
+def save_snapshots(folder: Path, averages: PowerAverages, spec: Mapping[str, object], images: int) -> None:
+    """One file a length, in half precision: FOLDER/000000512000-0.050.safetensors."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for length, average in averages.averages.items():
+        path = folder / f"{images:012d}-{length:.3f}.safetensors"
+        part = path.with_suffix(".part")
+        tensors = {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in zip(averages.names, average, strict=True)}
+        save_file(tensors, part, metadata={"alphabar": json.dumps(spec)})
+        part.replace(path)
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """Those of a run, in the order of their images."""
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        images, _, length = path.stem.partition("-")
+        if images.isdecimal() and length.replace(".", "", 1).isdecimal():
+            found.append(Snapshot(int(images), float(length), path))
+    return found
+
+
+def mixture(known: Sequence[tuple[float, float]], images: float, length: float) -> Float64[np.ndarray, " n"]:
+    """Coefficients, adding up to 1, by which averages (images, length) make the one of (images, length) that is asked for.
+
+    Least squares between the profiles p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), tau <= t, whose inner products are closed
+    forms (Karras et al. 2024, sec. 3.2 and app. C): with t the smaller of both, (g + 1)(h + 1) t^(g + h + 1) /
+    ((g + h + 1) t_g^(g + 1) t_h^(h + 1)).
+    """
+    t = np.array([k[0] for k in known], dtype=np.float64)
+    g = np.array([exponent_of(k[1]) for k in known])
+
+    def inner(t1: Vector, g1: Vector, t2: Vector, g2: Vector) -> Vector:
+        low = np.minimum(t1, t2)
+        # t^(g + h + 1) / (t_g^(g + 1) t_h^(h + 1)) by ratios of times, so that no power overflows
+        product: Vector = (g1 + 1) * (g2 + 1) / (g1 + g2 + 1) * (low / t1) ** (g1 + 1) * (low / t2) ** (g2 + 1) / low
+        return product
+
+    gram = inner(t[:, None], g[:, None], t[None, :], g[None, :]) * images
+    wanted = inner(t, g, np.array(float(images)), np.array(exponent_of(length))) * images
+    n = len(t)
+    system = np.block([[gram, np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
+    solution: Float64[np.ndarray, " m"] = np.linalg.lstsq(system, np.append(wanted, 1.0), rcond=1e-12)[0]
+    return solution[:n]
+
+
+def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """(weights, specification) of the average of relative length `length` over images 0 .. `images` (None: all there are).
+
+    Raises FileNotFoundError where there are no snapshots, ValueError for a length that none can make.
+    """
+    from safetensors import safe_open
+
+    kept = snapshots(folder)
+    if not kept:
+        raise FileNotFoundError(f"no snapshots in {folder}: train with --train.ema-snapshots 16 to choose a length afterwards")
+    images = kept[-1].images if images is None else images
+    kept = [s for s in kept if s.images <= images]
+    if not kept:
+        raise ValueError(f"no snapshot in {folder} was made by image {images}")
+    mixed: dict[str, Tensor] = {}
+    spec: dict[str, object] = {}
+    for snapshot, share in zip(kept, mixture([(s.images, s.length) for s in kept], images, length), strict=True):
+        with safe_open(snapshot.path, framework="pt") as f:
+            spec = json.loads((f.metadata() or {})["alphabar"])
+            for name in f.keys():  # noqa: SIM118
+                part = f.get_tensor(name).double() * float(share)
+                mixed[name] = mixed[name] + part if name in mixed else part
+    return {n: t.float() for n, t in mixed.items()}, spec

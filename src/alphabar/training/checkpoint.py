@@ -1,7 +1,8 @@
 """Checkpoints: a folder of safetensors and JSON, written whole or not at all. Nothing is ever unpickled.
 
 model.safetensors      weights, as trained        ema.safetensors   their moving average, which is what samples are drawn with
-optimizer.safetensors  the optimiser's moments    state.json        position, recipe fingerprint, digests of the three
+optimizer.safetensors  the optimiser's moments    state.json        position, recipe fingerprint, digests of the others
+averages.safetensors   power-function averages, where the run keeps snapshots of those
 """
 
 import hashlib
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from alphabar.denoiser.build import Model, load_weights, save_weights
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
+from alphabar.training.average import post_hoc
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+AVERAGES = "averages.safetensors"
+SNAPSHOTS = "averages"  # folder of a run
 
 
 def digest(path: Path) -> str:
@@ -28,7 +32,12 @@ def digest(path: Path) -> str:
 
 
 def save_checkpoint(
-    folder: Path, model: Model, ema: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    model: Model,
+    ema: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    averages: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes a checkpoint beside `folder` and then moves it there: a crash leaves the old one or the new one, never half."""
     from safetensors.torch import save_file
@@ -40,9 +49,12 @@ def save_checkpoint(
     save_weights(part / "model.safetensors", model)
     save_weights(part / "ema.safetensors", model, ema)
     save_file(_flat(optimizer), part / "optimizer.safetensors")
-    digests = {name: digest(part / name) for name in FILES}
+    if averages is not None:
+        save_file({k: v.detach().cpu().contiguous() for k, v in averages.items()}, part / AVERAGES)
+    names = FILES if averages is None else (*FILES, AVERAGES)
+    digests = {name: digest(part / name) for name in names}
     (part / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
-    for name in (*FILES, "state.json"):
+    for name in (*names, "state.json"):
         _sync(part / name)
     _replace(part, folder)
 
@@ -85,8 +97,8 @@ def load_checkpoint(folder: Path) -> tuple[Model, Mapping[str, Tensor], dict[str
 
     folder = find_checkpoint(folder)
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    for name in FILES:
-        if digest(folder / name) != state["sha256"][name]:
+    for name in dict.fromkeys([*FILES, *state["sha256"]]):
+        if Path(name).name != name or digest(folder / name) != state["sha256"].get(name):
             raise ValueError(
                 f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or cut short. "
                 "Resume from another checkpoint, or begin anew in another folder"
@@ -96,16 +108,40 @@ def load_checkpoint(folder: Path) -> tuple[Model, Mapping[str, Tensor], dict[str
     return model, ema, load_file(folder / "optimizer.safetensors"), state
 
 
+def load_averages(folder: Path) -> dict[str, Tensor] | None:
+    """The power-function averages of a checkpoint that `load_checkpoint` has found whole; None where it has none."""
+    from safetensors.torch import load_file
+
+    path = find_checkpoint(folder) / AVERAGES
+    return load_file(path) if path.exists() else None
+
+
 def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     """The averaged model of a run folder (its checkpoint `which`), a checkpoint folder, or a weight file, ready to sample.
 
+    which: last, best, or ema:LENGTH, the average of that length made from a run's snapshots (`post_hoc`), 0.03 to 0.25.
     The word "bundled" is the run that ships with the package; diffusers:PATH is a pipeline's folder (`from_diffusers`).
     Its `home` is that of `home_of`. Raises FileNotFoundError, with what was looked for, where there is none.
     """
     folder = pipeline_folder(run_or_file)
+    if which.startswith("ema:"):
+        model = _of_length(Path(run_or_file), which)
+        model.home = home_of(run_or_file)
+        return model
     model = load_weights(_weights(run_or_file, which)) if folder is None else read_diffusers(folder)
     model.home = home_of(run_or_file)
     return model
+
+
+def _of_length(run: Path, which: str) -> Model:
+    try:
+        length = float(which.removeprefix("ema:"))
+    except ValueError:
+        raise ValueError(f"checkpoint {which!r}: write ema:LENGTH with a number, as ema:0.08") from None
+    weights, spec = post_hoc(run / SNAPSHOTS, length)
+    model = Model(spec)
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def home_of(run: str | Path) -> Path | None:

@@ -28,8 +28,15 @@ from alphabar.denoiser.build import Model
 from alphabar.progress import track
 from alphabar.record import Run
 from alphabar.schedule.density import Density, LogNormal, UniformTime
-from alphabar.training.average import ema_decay, ema_update
-from alphabar.training.checkpoint import copy_checkpoint, load_checkpoint, restore_optimizer, save_checkpoint
+from alphabar.training.average import PowerAverages, ema_decay, ema_update, save_snapshots
+from alphabar.training.checkpoint import (
+    SNAPSHOTS,
+    copy_checkpoint,
+    load_averages,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loss import LossModule, Weighting
 from alphabar.training.optim import make_optimizer
@@ -86,6 +93,8 @@ class TrainRecipe:
     """Half-life of the weights' moving average, in images."""
     ema_ramp: float = 0.05
     """The half-life is at most this share of the images seen."""
+    ema_snapshots: int = 0
+    """Snapshots over the budget, from which an average of any length is made afterwards (alphabar ema); 0 keeps none."""
     heldout_every: int = 50_000
     """Images between two looks at the held-out loss."""
     checkpoint_every: int = 50_000
@@ -235,6 +244,10 @@ def train(
     optimizer = make_optimizer(recipe, model, device)
     if moments:
         restore_optimizer(optimizer, moments)
+    averages = None
+    if recipe.ema_snapshots and main:
+        averages = PowerAverages(model, load_averages(run.checkpoint()) if resume else None)
+    snapshot_every = math.ceil(recipe.images / recipe.ema_snapshots) if recipe.ema_snapshots else -1
     module = LossModule(model, recipe.weighting, recipe.gamma)
     wrapped, optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
 
@@ -262,6 +275,7 @@ def train(
                 "best": state.best,
                 "seconds": round(seconds_before + time.monotonic() - started, 1),
             },
+            None if averages is None else averages.state(),
         )
 
     def new_best() -> None:
@@ -306,6 +320,8 @@ def train(
             state.images += recipe.batch
             decay = ema_decay(recipe.batch, state.images, recipe.ema_half_life, recipe.ema_ramp)
             ema_update(ema.parameters(), model.parameters(), decay)
+            if averages is not None:
+                averages.update(recipe.batch, state.images)
             recent.append(loss.detach())
             for hook in active:
                 hook.on_step(state)
@@ -331,6 +347,8 @@ def train(
             for hook in active:
                 if due(hook.every) and (hook.every or done):
                     hook.on_interval(state)
+            if averages is not None and due(snapshot_every):
+                save_snapshots(run.path / SNAPSHOTS, averages, model.spec, state.images)
             if saving:
                 checkpoint()
                 if main:

@@ -34,7 +34,8 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     convolutions = [m for m in layers if isinstance(m, nn.Conv2d)]
     ends = {id(m) for m in (*convolutions[:1], *convolutions[-1:])}
-    return [m.weight for m in layers if id(m) not in ends and min(m.weight.shape[:2]) > 1]
+    weights = [m.weight for m in layers if id(m) not in ends]
+    return [w for w in weights if isinstance(w, nn.Parameter) and min(w.shape[:2]) > 1]
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -66,7 +67,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 inner["betas"] = outer["betas"]
         for weight, flat in zip(self.weights, self.flat, strict=True):
             flat.grad = None if weight.grad is None else flattened(weight.grad)
-        self.muon.step()
+        self.muon.step()  # type: ignore[no-untyped-call]
         self.adam.step()
 
     def state_dict(self) -> dict[str, Any]:

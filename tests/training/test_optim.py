@@ -1,0 +1,109 @@
+"""Optimisers: what Muon takes, that its steps are torch's, and that it goes on where it stopped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from alphabar.record import Run, read_jsonl
+from alphabar.training.checkpoint import load_checkpoint
+from alphabar.training.hooks import Hook, Training
+from alphabar.training.loop import train
+from alphabar.training.optim import MuonAdamW, flattened, make_optimizer, matrices
+
+from .conftest import small_model, small_recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_flat_weight_is_the_weight_itself(layout: torch.memory_format) -> None:
+    weight = nn.Parameter(torch.randn(6, 4, 3, 3).contiguous(memory_format=layout))
+    flat = flattened(weight)
+    assert flat.shape == (6, 36) and flat.data_ptr() == weight.data_ptr()
+    flat[2] = 7.0
+    assert bool((weight[2] == 7).all())
+
+
+def test_muon_takes_the_matrices_inside() -> None:
+    model = small_model()
+    mine = {id(p) for p in matrices(model)}
+    names = {n: id(p) in mine for n, p in model.named_parameters()}
+    assert not names["network.enter.weight"] and not names["network.leave.weight"]
+    assert not any(taken for n, taken in names.items() if n.endswith("bias") or "norm" in n)
+    assert names["network.middle.conv1.weight"] and names["network.middle.film.weight"]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_its_steps_are_torchs(layout: torch.memory_format) -> None:
+    """Against torch's own Muon on one convolution written as a matrix, and its update's size: 0.2 of the rate, as AdamW's."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 1, 3)).to(memory_format=layout)  # type: ignore[call-overload]
+    middle = net[1].weight
+    alone = nn.Parameter(flattened(middle).clone())
+    recipe = small_recipe(optimizer="muon", lr=0.01, weight_decay=0.1)
+    ours = make_optimizer(recipe, net, CPU)
+    theirs = torch.optim.Muon([alone], lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.zero_grad()
+        (net(torch.randn(2, 1, 8, 8)) ** 2).mean().backward()
+        alone.grad = flattened(middle.grad).clone()
+        before = middle.detach().clone()
+        ours.step()
+        theirs.step()
+        assert torch.allclose(flattened(middle), alone, atol=1e-6)
+    moved = (middle.detach() - before * (1 - 0.01 * 0.1)).square().mean().sqrt()
+    assert float(moved) == pytest.approx(0.2 * 0.01, rel=0.3)
+
+
+def test_its_rate_follows_the_schedule() -> None:
+    model = small_model()
+    optimizer = make_optimizer(small_recipe(optimizer="muon"), model, CPU)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    (model(torch.randn(2, 1, 8, 8), torch.ones(2)) ** 2).mean().backward()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+class Stop(Hook):
+    def on_step(self, training: Training) -> None:
+        if training.images == 320:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_with_muon_and_snapshots_goes_on_bit_for_bit(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    recipe = small_recipe(optimizer="muon", ema_snapshots=4)
+    whole = train(small_model(), pixels, np.arange(200), recipe, Run(tmp_path / "whole"), progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_model(), pixels, np.arange(200), recipe, Run(tmp_path / "broken"), hooks=[Stop()], progress=False)
+    again = train(small_model(), pixels, np.arange(200), recipe, Run(tmp_path / "broken"), resume=True, progress=False)
+    assert again.fingerprint == whole.fingerprint
+    for a, b in zip(*(sorted((tmp_path / k / "averages").iterdir()) for k in ("whole", "broken")), strict=True):
+        assert a.name == b.name and a.read_bytes() == b.read_bytes()
+    assert len(list((tmp_path / "whole" / "averages").iterdir())) == 8
+    losses = [e["loss"] for e in read_jsonl(Run(tmp_path / "whole").events) if e["event"] == "loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_changed_average_is_refused_by_name(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    train(small_model(), pixels, np.arange(200), small_recipe(images=64, ema_snapshots=1), Run(tmp_path / "run"), progress=False)
+    file = tmp_path / "run" / "checkpoints" / "last" / "averages.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"averages.safetensors is not what was written"):
+        load_checkpoint(tmp_path / "run" / "checkpoints" / "last")
+
+
+def test_muon_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="does not go with train.precision fp16"):
+        make_optimizer(small_recipe(optimizer="muon", precision="fp16"), small_model(), CPU)
+    optimizer = make_optimizer(small_recipe(optimizer="muon"), small_model(), CPU)
+    assert isinstance(optimizer, MuonAdamW)
+    with pytest.raises(ValueError, match="takes no closure"):
+        optimizer.step(lambda: 0.0)
