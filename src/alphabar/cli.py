@@ -314,6 +314,78 @@ def _class_numbers(words: tuple[str, ...], model: Any) -> list[int]:
 
 
 @app.command
+def ema(
+    run: str,
+    *,
+    against: str,
+    lengths: tuple[float, ...] | None = None,
+    extractor: str = "bundled",
+    n: int = 1000,
+    sampler: str = "unipc",
+    steps: int = 20,
+    seed: int = 0,
+    device: str | None = None,
+    value_range: ValueRange = None,
+    alpha: Alpha = "refuse",
+    skip_broken: SkipBroken = False,
+    axes: AxesOrder = None,
+    as_json: Json = False,
+) -> None:
+    """Choose the length of the weights' average after training, from the snapshots of a run.
+
+    ```
+    alphabar train fashion_mnist --out runs/garments --train.ema-snapshots 16
+    alphabar ema runs/garments --against fashion_mnist:test --lengths 0.03 0.05 0.1 0.15
+    ```
+
+    Then `--checkpoint ema:0.1` stands for that average wherever a run is read. Writes a table and a picture into the run.
+
+    Parameters
+    ----------
+    run
+        a run folder.
+    against
+        SET[:SPLIT] of real images.
+    lengths
+        relative to the whole training, more than 0 and less than 0.289; six usual ones if left out.
+    extractor
+        a path, or bundled.
+    n
+        images drawn from each.
+    sampler
+        a name in `alphabar samplers`.
+    steps
+        of the sampler.
+    seed
+        of the noise, the same for each.
+    device
+        cpu, cuda, mps; the best there is if left out.
+    """
+    from alphabar import averaging
+
+    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
+    found = averaging.choose_length(
+        run, against, lengths or averaging.TRIED, extractor=extractor, n=n, sampler=sampler, steps=steps, seed=seed,
+        device=device, reading=reading, progress=not as_json,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(found.to_json()))
+        return
+    shown = [(f"{k:g}", v) for k, v in found.scores.items()] + [("last", found.last)]
+    _table(
+        ("length", *(s.metric for s in found.last)),
+        [
+            (k, *(f"{s.value:.4g}" + ("" if s.interval is None else " [{:.4g}, {:.4g}]".format(*s.interval)) for s in v))
+            for k, v in shown
+        ],
+        f"{n:,} images each; last is the average that the run samples with",
+    )
+    for c in found.against_last:
+        print(c.words)
+    print(f"best by FID: --checkpoint ema:{found.best:g} (of several, so score it again with another seed); {found.picture}")
+
+
+@app.command
 def samplers(*, as_json: Json = False) -> None:
     """List the samplers: what each is for, its order, its calls for ten steps, its options.
 

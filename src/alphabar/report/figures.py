@@ -1,6 +1,6 @@
 """Pictures of scores: a card, a comparison, a curve against n. PNG, to be looked at beside the table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,25 @@ def _errors(
     down = [max(c - i[0], 0.0) for c, i in zip(centres, pairs, strict=True)]
     up = [max(i[1] - c, 0.0) for c, i in zip(centres, pairs, strict=True)]
     axes.errorbar(x, y, [down, up], color=colour, marker="o", markersize=4, capsize=3, linewidth=1.2, label=label)
+
+
+def draw_lengths(scores: Mapping[float, Score], last: Score, path: str | Path) -> Path:
+    """A score over the length of the weights' average, with intervals, beside that of the average the run samples with."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    x = sorted(scores)
+    values = [scores[k].value for k in x]
+    _errors(axes, x, values, [scores[k].interval for k in x], values, _OWN, "average of that length")
+    axes.axhline(last.value, color=_REAL, linewidth=1.5, label="the run's own average")
+    if last.interval is not None:
+        axes.axhspan(*last.interval, color=_REAL, alpha=0.15, linewidth=0)
+    axes.set_xlabel("relative length of the average", fontsize=9)
+    axes.set_title(f"{TITLES[last.metric]}, {last.n:,} images, 95 % intervals", fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False)
+    _bare(axes)
+    return _save(figure, path)
 
 
 def draw_levels(fit: Tuned, schedule: Schedule, path: str | Path) -> Path:
