@@ -60,7 +60,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     app(words.split(), result_action="return_value")
     told = capsys.readouterr().out
     assert "best by FID: --checkpoint ema:" in told and "0.05" in told
-    app("sample run --checkpoint ema:0.1 --n 2 --steps 2 --out drawn.npz --fast none".split(), result_action="return_value")
+    more = "sample run --checkpoint ema:0.1 --n 2 --steps 2 --out drawn.npz --fast none"
+    app(more.split(), result_action="return_value")
     assert Path("drawn.npz").exists()
 
 

@@ -11,7 +11,20 @@ ROOT = Path(alphabar.__file__).parent
 LAYERS = ["words", "data", "schedule", "denoiser", "training", "sampling", "evaluation", "tracking", "report", "door"]
 WORDS, DOOR = (
     {"types", "seeds", "record", "progress"},
-    {"recipe", "api", "judge", "sweeping", "tuning", "cli", "demo", "__init__"},
+    {
+        "recipe",
+        "api",
+        "judge",
+        "sweeping",
+        "tuning",
+        "averaging",
+        "experiment",
+        "experimenting",
+        "trial",
+        "cli",
+        "demo",
+        "__init__",
+    },
 )
 
 

@@ -198,11 +198,8 @@ def _check(bench: _Bench) -> None:
     model, job = bench.model, bench.job
     crop = int(getattr(model, "crop", 0))
     c, h, w = model.image_shape
-    one = np.zeros((1, h - 2 * crop, w - 2 * crop, c), dtype=getattr(model, "pixels", "uint8"))
     judge._check_range({"value_range": getattr(model, "value_range", None)}, bench.real)
-    given, _ = bench.ruler._given(one)
-    pixels = np.broadcast_to(np.asarray(given), (job.n, *one.shape[1:]))
-    bench.ruler._check(pixels, job.metrics)
+    bench.ruler.check_shape((c, h - 2 * crop, w - 2 * crop), getattr(model, "pixels", "uint8"), job.n, job.metrics)
 
 
 def _drawing(bench: _Bench) -> dict[str, Any]:

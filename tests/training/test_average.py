@@ -93,10 +93,10 @@ def test_an_average_of_any_length_is_made_of_snapshots(tmp_path: Path) -> None:
 
 
 def test_what_snapshots_cannot_make_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="train with --train.ema-snapshots 16"):
+    with pytest.raises(FileNotFoundError, match=r"train with --train\.ema-snapshots 16"):
         post_hoc(tmp_path, 0.1)
     walk(tmp_path, ())
-    with pytest.raises(ValueError, match=r"length = 0.3: give more than 0 and less than 0.289"):
+    with pytest.raises(ValueError, match=r"length = 0\.3: give more than 0 and less than 0\.289"):
         post_hoc(tmp_path, 0.3)
-    with pytest.raises(ValueError, match="no snapshot in .* was made by image 10"):
+    with pytest.raises(ValueError, match=r"no snapshot in .* was made by image 10"):
         post_hoc(tmp_path, 0.1, images=10)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 
 from alphabar import seeds
 from alphabar.data.images import check_images
@@ -263,6 +264,13 @@ class ImageEval:
                 **about,
             )
         return Measured(scores, {metric: found[metric][1] for metric in metrics}, side.store.images or side.fingerprint)
+
+    def check_shape(self, shape: tuple[int, int, int], dtype: DTypeLike, n: int, metrics: Sequence[str]) -> None:
+        """Whether n images of shape (c, h, w) and that type could be scored: before any is drawn. Raises ValueError as `measure`
+        would."""
+        c, h, w = shape
+        given, _ = self._given(np.zeros((1, h, w, c), dtype))
+        self._check(np.broadcast_to(np.asarray(given), (n, h, w, c)), metrics)
 
     def _check(self, images: ImageSet | Pixels, metrics: Sequence[str]) -> None:
         pixels = images.pixels if isinstance(images, ImageSet) else images

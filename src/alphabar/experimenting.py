@@ -1,0 +1,245 @@
+"""`experiment`: variants of a recipe, trained from several seeds on one budget, scored, and a verdict on a hypothesis.
+
+(The module is not called after the function, so that `alphabar.experiment` can be the value's module.)
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alphabar import judge
+from alphabar.api import best_device, new_model
+from alphabar.api import train as train_recipe
+from alphabar.data.sources import ImageSet, class_names, load
+from alphabar.data.split import holdout
+from alphabar.evaluation.front import load_measured, save_measured
+from alphabar.experiment import Experiment
+from alphabar.recipe import Recipe
+from alphabar.record import Run, machine, versions, write_atomically
+from alphabar.sampling.draw import Samples, sample
+from alphabar.training.checkpoint import load_model
+from alphabar.training.hooks import Hook, Training
+from alphabar.training.loop import train as train_loop
+from alphabar.trial import Outcome, Trial, conclude, write_page
+
+METRICS = ("fid", "kid")
+WARM, TIMED = 3, 8  # steps of a training that is timed: before the clock starts, and on it
+
+
+def experiment(
+    told: Experiment,
+    out: str | Path,
+    *,
+    ray: str | None = None,
+    device: str | None = None,
+    shown: int = 16,
+    progress: bool = True,
+) -> Outcome:
+    """Trains every variant from every seed, draws and scores them, and says what that decides.
+
+    Everything is kept in `out`: VARIANT-seedK, a run like any other; rows/, a row and the scores of each finished one;
+    experiment.json; index.html. The same call goes on where one was stopped or killed, in the middle of a training too; seeds
+    and variants may be added. Of one seed all variants are done before the next seed begins, so that a stopped experiment has
+    pairs to show. ray: "local", or the address of a Ray cluster whose machines all see `out` under that name.
+
+    Ctrl-C writes the page from what there is and raises KeyboardInterrupt. Raises ValueError where images could not be scored,
+    and where `out` holds another experiment, naming what differs.
+    """
+    folder = Path(out)
+    _claim(folder, told)
+    images = {name: load(r.data.set, "train", **r.data.reading()) for name, r in told.variants.items()}
+    reading = next(iter(told.variants.values())).data.reading()
+    ruler, real = judge.evaluator(told.scoring.against, told.scoring.extractor, reading=reading, progress=progress)
+    metrics = tuple(dict.fromkeys((told.metric, *METRICS)))
+    for each in images.values():
+        ruler.check_shape(each.image_shape, each.pixels.dtype, told.scoring.n, metrics)
+    recipes = _with_budget(folder, told, images, progress)
+    jobs = [
+        {
+            "folder": str(folder.resolve()), "variant": name, "seed": seed, "metrics": list(metrics),
+            "recipe": replace(recipe, train=replace(recipe.train, seed=seed)).toml(), "scoring": asdict(told.scoring),
+            "device": device, "progress": progress and ray is None,
+        }
+        for seed in told.seeds
+        for name, recipe in recipes.items()
+    ]  # fmt: skip
+    todo = [job for job in jobs if not _row(folder, job).exists()]
+    try:
+        if ray is None:
+            for k, job in enumerate(todo, len(jobs) - len(todo) + 1):
+                if progress:
+                    print(f"{job['variant']}, seed {job['seed']}: {k} of {len(jobs)}", flush=True)
+                finish(job)
+        elif todo:
+            _over_ray(ray, todo)
+    except KeyboardInterrupt:
+        there = _trials(folder, jobs)
+        if there:
+            write_page(conclude(told, folder, there, finished=False), real.pixels[:shown], shown)
+        raise KeyboardInterrupt(f"{len(there)} of {len(jobs)} trainings are finished and kept in {folder}") from None
+    outcome = conclude(told, folder, _trials(folder, jobs))
+    write_page(outcome, real.pixels[:shown], shown)
+    return outcome
+
+
+def finish(job: Mapping[str, Any]) -> None:
+    """One variant from one seed, from wherever it stopped to its row."""
+    folder, name = Path(job["folder"]), f"{job['variant']}-seed{job['seed']}"
+    run, how = Run(folder / name), job["scoring"]
+    recipe = _recipe(job["recipe"])
+    if not _trained(run, recipe):
+        began = run.recipe.exists() and run.checkpoint().exists()
+        if run.recipe.exists() and not began:  # stopped before its first checkpoint
+            run.recipe.unlink()
+        train_recipe(recipe, run.path, resume=began, progress=job["progress"])
+    model = load_model(run.path).to(job["device"] or best_device())
+    kept = run.samples / f"experiment-{how['n']}.npz"
+    drawn = Samples.load(kept) if kept.exists() else sample(
+        model, how["n"], sampler=how["sampler"], steps=how["steps"], eta=how["eta"], batch=how["batch"],
+        seed=how["seed"] + 1000 * job["seed"],  # noise of its own for each seed, the same for all variants
+        out=kept, channels_last=True, progress=job["progress"],
+    )  # fmt: skip
+    ruler, real = judge.evaluator(how["against"], how["extractor"], reading=recipe.data.reading(), progress=False)
+    measured = judge.measure(ruler, real, judge.Opened(str(kept), drawn.images, drawn.record, run.path), job["metrics"])
+    target = _row(folder, job)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_measured(target.with_suffix(".npz"), measured)
+    seconds = json.loads((run.checkpoint() / "state.json").read_text())["seconds"]
+    row = {
+        "variant": job["variant"], "seed": job["seed"], "run": name, "images": recipe.train.images, "seconds": seconds,
+        "samples": str(kept.relative_to(folder)), "record": drawn.record, "machine": machine(),
+        "scores": [s.to_json() for s in measured.scores.values()],
+    }  # fmt: skip
+    write_atomically(target, json.dumps(row))  # last: it says "finished"
+
+
+def _trained(run: Run, recipe: Recipe) -> bool:
+    state = run.checkpoint() / "state.json"
+    return state.exists() and json.loads(state.read_text())["images"] >= recipe.train.images
+
+
+def _recipe(toml: str) -> Recipe:
+    import tomllib
+
+    from alphabar.recipe import parse
+
+    return parse(tomllib.loads(toml), (), "experiment")
+
+
+def _row(folder: Path, job: Mapping[str, Any]) -> Path:
+    return folder / "rows" / f"{job['variant']}-seed{job['seed']}.json"
+
+
+def _trials(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> list[Trial]:
+    found = []
+    for job in jobs:
+        path = _row(folder, job)
+        if path.exists():
+            found.append(Trial.from_json(json.loads(path.read_text()), load_measured(path.with_suffix(".npz")), folder))
+    return found
+
+
+def _claim(folder: Path, told: Experiment) -> None:
+    """Takes the folder. Raises ValueError where it holds files of something else, or trainings that would not compare."""
+    note = folder / "experiment.json"
+    now = json.loads(json.dumps({**told.to_json(), "versions": versions()}))
+    if note.exists():
+        there = json.loads(note.read_text())
+        differ = [k for k in ("budget", "scoring", "metric") if there.get(k) != now[k]]
+        differ += [f"variants.{k}" for k in now["variants"] if there["variants"].get(k, now["variants"][k]) != now["variants"][k]]
+        if differ:
+            raise ValueError(
+                f"{folder} holds an experiment that differs in {', '.join(differ)}: give another folder, or the file it was "
+                "begun with"
+            )
+        now["variants"] = there["variants"] | now["variants"]
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds files that are no experiment: choose an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, json.dumps(now, indent=1) + "\n")
+
+
+# ---- the budget
+
+
+def _with_budget(folder: Path, told: Experiment, images: Mapping[str, ImageSet], progress: bool) -> dict[str, Recipe]:
+    """The variants with their images: as many for all, or what each sees in the minutes, by its speed, measured once."""
+    if told.budget.images:
+        amounts = dict.fromkeys(told.variants, told.budget.images)
+    else:
+        note = folder / "budget.json"
+        known = json.loads(note.read_text()) if note.exists() else {}
+        missing = {k: r for k, r in told.variants.items() if k not in known}
+        if missing:
+            if progress:
+                print(f"timing {', '.join(missing)}", flush=True)
+            rates: dict[str, list[float]] = {k: [] for k in missing}
+            for _ in range(2):  # in turns, so that a busy minute tells on all
+                for k, recipe in missing.items():
+                    rates[k].append(_images_per_second(recipe, images[k]))
+            for k, found in rates.items():
+                batch = told.variants[k].train.batch
+                amount = max(1, round(statistics.median(found) * 60 * told.budget.minutes / batch)) * batch
+                known[k] = {"images": amount, "images_per_second": found, "machine": machine()["cpu"]}
+            write_atomically(note, json.dumps(known, indent=1) + "\n")
+        amounts = {k: known[k]["images"] for k in told.variants}
+    return {k: replace(r, train=replace(r.train, images=amounts[k])) for k, r in told.variants.items()}
+
+
+class _Clock(Hook):
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step(self, training: Training) -> None:
+        if training.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+
+def _images_per_second(recipe: Recipe, images: ImageSet) -> float:
+    """Of a few steps of the very training, thrown away."""
+    model = new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
+    kept, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
+    steps = WARM + TIMED
+    brief = replace(
+        recipe.train, images=steps * recipe.train.batch, log_every=0, checkpoint_every=0, heldout_every=0, ema_snapshots=0
+    )
+    clock = _Clock()
+    with tempfile.TemporaryDirectory(prefix="alphabar-timing-") as scratch:
+        train_loop(model, images.pixels, kept, brief, Run(scratch), labels=images.labels, hooks=[clock], progress=False)
+    return recipe.train.batch * (TIMED - 1) / (clock.times[-1] - clock.times[WARM])
+
+
+# ---- over machines
+
+
+def _over_ray(address: str, todo: Sequence[Mapping[str, Any]]) -> None:
+    """Trainings as tasks of Ray, each with one GPU where there are any, else with all processors of a machine's share."""
+    try:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of a change to come
+        import ray
+    except ImportError as error:
+        raise ImportError("an experiment over machines needs Ray: pip install 'alphabar[ray]', or leave --ray out") from error
+    own = not ray.is_initialized()
+    if own and address == "local":
+        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
+    elif own:
+        ray.init(address=address, log_to_driver=False)
+    try:
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        task = ray.remote(num_cpus=1, num_gpus=gpus)(finish)
+        ray.get([task.remote(job) for job in todo])
+    finally:
+        if own:
+            ray.shutdown()
