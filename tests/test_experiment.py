@@ -149,10 +149,19 @@ experiment(read_experiment("told.toml"), "out", progress=False, device="cpu")
 """
 
 
+SLOWLY = """
+import alphabar.training.loop as loop, time
+update = loop.ema_update
+def slowly(*a):
+    time.sleep(0.05)
+    return update(*a)
+loop.ema_update = slowly
+"""
+
+
 def test_a_killed_experiment_goes_on_to_the_same_end(place: Path) -> None:
     whole = experiment(read_experiment("told.toml"), "whole", progress=False, device="cpu")
-    slow = CHILD.replace("experiment(read", "import alphabar.training.loop as l, time\nu = l.ema_update\n"
-                         "def slow(*a):\n    time.sleep(0.05)\n    return u(*a)\nl.ema_update = slow\nexperiment(read")  # fmt: skip
+    slow = CHILD.replace("experiment(read", SLOWLY + "experiment(read")
     for _ in range(2):
         child = subprocess.Popen([sys.executable, "-c", slow])
         before = len(list(Path("out").rglob("events.jsonl")))

@@ -86,6 +86,7 @@ def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> N
         "runs/garments/loss.png",
         "ten_calls.npz",
         "ten_fitted.npz",
+        "classes.png",
         "runs/garments/sweeps/default/index.html",
     ):
         assert (tmp_path / path).exists(), path

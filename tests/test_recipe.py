@@ -10,7 +10,7 @@ from alphabar.record import read_jsonl
 from alphabar.sampling.draw import sample
 
 
-@pytest.mark.parametrize("name", ["garments", "ddpm_v2", "ddpm_v3"])
+@pytest.mark.parametrize("name", shipped())
 def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
     recipe = resolve(name)
     file = tmp_path / "recipe.toml"
@@ -59,7 +59,7 @@ def test_a_misspelt_key_dies_with_its_neighbour(tmp_path: Path) -> None:
     file.write_text("train = 3\n")
     with pytest.raises(ValueError, match=r"write \[train\]"):
         resolve(file)
-    with pytest.raises(ValueError, match="neither a file nor one of ddpm_v2, ddpm_v3, garments"):
+    with pytest.raises(ValueError, match="neither a file nor one of cifar10, ddpm_v2, ddpm_v3, edm, flow, garments"):
         resolve("garment")
 
 

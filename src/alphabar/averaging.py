@@ -12,7 +12,7 @@ from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
 from alphabar.record import write_atomically
 from alphabar.report.figures import draw_lengths
-from alphabar.sampling.draw import sample
+from alphabar.sampling.draw import every_class, sample
 from alphabar.training.average import snapshots
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 
@@ -70,7 +70,10 @@ def choose_length(
         model = load_model(run, which).to(device or best_device())
         out = folder / "samples" / f"{which.replace(':', '-')}-{model.fingerprint}-{sampler}-{steps}-seed{seed}-{n}.npz"
         if not out.exists():
-            sample(model, n, sampler=sampler, steps=steps, seed=seed, out=out, channels_last=True, progress=progress)
+            sample(
+                model, n, sampler=sampler, steps=steps, seed=seed, classes=every_class(model), out=out, channels_last=True,
+                progress=progress,
+            )  # fmt: skip
         measured[which] = judge.measure(ruler, real, judge.open_samples(out), ("fid", "kid"))
     scores = {k: list(measured[f"ema:{k:g}"].scores.values()) for k in lengths}
     best = min(lengths, key=lambda k: measured[f"ema:{k:g}"].scores["fid"].value)

@@ -24,7 +24,7 @@ from alphabar.evaluation.front import load_measured, save_measured
 from alphabar.experiment import Experiment
 from alphabar.recipe import Recipe
 from alphabar.record import Run, machine, versions, write_atomically
-from alphabar.sampling.draw import Samples, sample
+from alphabar.sampling.draw import Samples, every_class, sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import train as train_loop
@@ -105,7 +105,7 @@ def finish(job: Mapping[str, Any]) -> None:
     drawn = Samples.load(kept) if kept.exists() else sample(
         model, how["n"], sampler=how["sampler"], steps=how["steps"], eta=how["eta"], batch=how["batch"],
         seed=how["seed"] + 1000 * job["seed"],  # noise of its own for each seed, the same for all variants
-        out=kept, channels_last=True, progress=job["progress"],
+        classes=every_class(model), out=kept, channels_last=True, progress=job["progress"],
     )  # fmt: skip
     ruler, real = judge.evaluator(how["against"], how["extractor"], reading=recipe.data.reading(), progress=False)
     measured = judge.measure(ruler, real, judge.Opened(str(kept), drawn.images, drawn.record, run.path), job["metrics"])

@@ -24,7 +24,7 @@ from alphabar.evaluation.memorise import Memorisation, memorisation, pixel_featu
 from alphabar.evaluation.score import METRICS, ProtocolError, Score
 from alphabar.recipe import resolve
 from alphabar.record import Run, append_jsonl
-from alphabar.sampling.draw import Samples, sample
+from alphabar.sampling.draw import Samples, every_class, sample
 from alphabar.training.checkpoint import home_of, load_model
 from alphabar.types import Pixels
 
@@ -70,7 +70,8 @@ def open_samples(
     reading: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Opened:
-    """Images of an .npz or a folder (of which PATH[a:b] is a part), or n images drawn from a run by DDIM, kept in its samples/.
+    """Images of an .npz or a folder (of which PATH[a:b] is a part), or n images drawn from a run by DDIM (of all
+    classes in turns, where it knows some), kept in its samples/.
 
     reading: options of `load` for images of another program; our own samples are pixels as they were stored.
     Raises FileNotFoundError, or ValueError for a part that is empty or fewer images than n.
@@ -112,8 +113,9 @@ def _drawn(text: str, n: int, steps: int, eta: float, seed: int, progress: bool)
         else:
             show = progress and spread.world()[0] == 0
             made = sample(
-                model, n, steps=steps, eta=eta, seed=seed, out=out, device=best_device(), channels_last=True, progress=show
-            )
+                model, n, steps=steps, eta=eta, seed=seed, classes=every_class(model), out=out, device=best_device(),
+                channels_last=True, progress=show,
+            )  # fmt: skip
     return Opened(text, made.images, {**made.record, "value_range": model.value_range}, home)
 
 

@@ -5,21 +5,24 @@ import sys
 from alphabar.evaluation import spread
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.record import append_jsonl
-from alphabar.sampling.draw import sample
+from alphabar.sampling.draw import every_class, sample
 from alphabar.training.hooks import Hook, Training
 
 METRICS = ("fid", "kid")  # the others take as long as training in between does
 
 
 class ScoreSamples(Hook):
-    """Every `every` images: n samples by DDIM in `steps` calls, always from the same seeds, against real images."""
+    """Every `every` images: n samples by DDIM in `steps` calls, always from the same seeds, against real images; of all
+    classes in turns where the model knows some."""
 
     def __init__(self, evaluator: ImageEval, every: int, n: int = 1024, steps: int = 25, seed: int = 1) -> None:
         self.evaluator, self.every, self.n, self.steps, self.seed = evaluator, every, n, steps, seed
 
     def on_interval(self, training: Training) -> None:
         with spread.alone():  # hooks run in process 0
-            samples = sample(training.ema, self.n, steps=self.steps, seed=self.seed, progress=False)
+            samples = sample(
+                training.ema, self.n, steps=self.steps, seed=self.seed, classes=every_class(training.ema), progress=False
+            )
             scores = self.evaluator.score(samples.images, record=samples.record, metrics=METRICS)
             for score in scores:
                 append_jsonl(training.run.scores, {"images": training.images, **score.to_json()})

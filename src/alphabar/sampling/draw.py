@@ -281,6 +281,12 @@ def sample(
     return samples
 
 
+def every_class(model: object) -> range | None:
+    """All classes of a conditional model, which images then take in turns; None for any other model."""
+    known = int(getattr(model, "classes", 0))
+    return range(known) if known else None
+
+
 def fingerprint(model: object) -> str | None:
     """What tells one model from another: its own `fingerprint`, else a hash of a module's weights, else None."""
     own = getattr(model, "fingerprint", None)
