@@ -18,6 +18,7 @@ from alphabar.evaluation.extractor import load_extractor
 from alphabar.recipe import Recipe
 from alphabar.record import Run
 from alphabar.sampling.preview import Preview
+from alphabar.training.checkpoint import has_checkpoint
 from alphabar.training.hooks import HeldOutLoss, Hook
 from alphabar.training.loop import train as _train
 
@@ -60,11 +61,15 @@ def train(
 ) -> Model:
     """Trains a model by a recipe into the run folder `out`; gives back the averaged model.
 
-    images: the training images; None loads the recipe's set. hooks: beside those that the recipe's `watch` asks for.
+    resume: go on from the last checkpoint; a run that was stopped before its first one begins anew. images: the training
+    images; None loads the recipe's set. hooks: beside those that the recipe's `watch` asks for.
     Raises FileExistsError where `out` already holds a run and resume is False.
     """
     run = Run(out)
-    if run.recipe.exists() and not resume:
+    if resume and run.recipe.exists() and not has_checkpoint(run.checkpoint()):
+        warnings.warn(f"{run.path} was stopped before its first checkpoint: it begins anew", stacklevel=2)
+        resume = False
+    elif run.recipe.exists() and not resume:
         raise FileExistsError(f"{run.path} already holds a run: add --resume to go on with it, or name another folder")
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
     if (note := unused_depth(image_set)) is not None:

@@ -96,10 +96,7 @@ def finish(job: Mapping[str, Any]) -> None:
     run, how = Run(folder / name), job["scoring"]
     recipe = _recipe(job["recipe"])
     if not _trained(run, recipe):
-        began = run.recipe.exists() and run.checkpoint().exists()
-        if run.recipe.exists() and not began:  # stopped before its first checkpoint
-            run.recipe.unlink()
-        train_recipe(recipe, run.path, resume=began, progress=job["progress"])
+        train_recipe(recipe, run.path, resume=run.recipe.exists(), progress=job["progress"])
     model = load_model(run.path).to(job["device"] or best_device())
     kept = run.samples / f"experiment-{how['n']}.npz"
     drawn = Samples.load(kept) if kept.exists() else sample(
@@ -122,8 +119,9 @@ def finish(job: Mapping[str, Any]) -> None:
 
 
 def _trained(run: Run, recipe: Recipe) -> bool:
+    """Whether its last checkpoint is that of all its images."""
     state = run.checkpoint() / "state.json"
-    return state.exists() and json.loads(state.read_text())["images"] >= recipe.train.images
+    return state.exists() and bool(json.loads(state.read_text())["images"] >= recipe.train.images)
 
 
 def _recipe(toml: str) -> Recipe:

@@ -5,10 +5,12 @@ optimizer.safetensors  the optimiser's moments    state.json        position, re
 averages.safetensors   power-function averages, where the run keeps snapshots of those
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from alphabar.denoiser.build import Model, load_weights, save_weights
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
+from alphabar.record import Run
 from alphabar.training.average import post_hoc
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
@@ -39,11 +42,43 @@ def save_checkpoint(
     state: Mapping[str, Any],
     averages: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes a checkpoint beside `folder` and then moves it there: a crash leaves the old one or the new one, never half."""
+    """Writes a checkpoint beside `folder` and then moves it there: a crash leaves the old one or the new one, never half.
+
+    The one before it stays as FOLDER.old. Raises OSError, with what is free and what to do, where the disk is full.
+    """
+    part = folder.with_name(folder.name + ".part")
+    try:
+        _write(part, model, ema, optimizer, state, averages)
+    except Exception as e:  # the writer of safetensors has an error type of its own for a full disk
+        shutil.rmtree(part, ignore_errors=True)
+        if not _full(e):
+            raise
+        free = shutil.disk_usage(folder.parent).free
+        kept = f"the last good one is kept in {folder}" if (folder / "state.json").exists() else "there is none before it"
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full ({free / 2**20:.0f} MiB free): the checkpoint of image {state.get('images')} was not written, "
+            f"{kept}. Make room and go on with --resume",
+        ) from e
+    _replace(part, folder)
+
+
+def _full(e: Exception) -> bool:
+    """Whether an error says that there is no room, or no quota, left."""
+    return getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e) or "os error 28" in str(e)
+
+
+def _write(
+    part: Path,
+    model: Model,
+    ema: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    averages: Mapping[str, Tensor] | None,
+) -> None:
     from safetensors.torch import save_file
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(folder.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     save_weights(part / "model.safetensors", model)
@@ -56,7 +91,6 @@ def save_checkpoint(
     (part / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
     for name in (*names, "state.json"):
         _sync(part / name)
-    _replace(part, folder)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -65,16 +99,21 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(source, part)
     _replace(part, target)
+    shutil.rmtree(target.with_name(target.name + ".old"), ignore_errors=True)
 
 
 def _replace(part: Path, folder: Path) -> None:
-    """Moves `part` to `folder`; what was there stays as FOLDER.old until then, where `find_checkpoint` looks too."""
+    """Moves `part` to `folder`; what was there stays as FOLDER.old, where `find_checkpoint` and `last_good` look too."""
     old = folder.with_name(folder.name + ".old")
     if folder.exists():  # else FOLDER.old may be the only checkpoint there is
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
     os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `find_checkpoint` finds one."""
+    return any((f / "state.json").exists() for f in (folder, folder.with_name(folder.name + ".old")))
 
 
 def find_checkpoint(folder: Path) -> Path:
@@ -106,6 +145,27 @@ def load_checkpoint(folder: Path) -> tuple[Model, Mapping[str, Tensor], dict[str
     model = load_weights(folder / "model.safetensors")
     ema = load_weights(folder / "ema.safetensors").state_dict()
     return model, ema, load_file(folder / "optimizer.safetensors"), state
+
+
+Loaded = tuple[Model, Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]
+
+
+def last_good(run: Run) -> tuple[Path, Loaded]:
+    """The folder and content of a run's last checkpoint; where that was changed or cut short since, of the one before it, with
+    a warning that says so: training then goes on from there, to the same weights.
+
+    Raises ValueError, naming the file, where neither is whole; FileNotFoundError where there is none.
+    """
+    folder = find_checkpoint(run.checkpoint())
+    before = folder.with_name(folder.name + ".old")
+    try:
+        return folder, load_checkpoint(folder)
+    except (ValueError, OSError, KeyError) as broken:
+        if not (before / "state.json").exists():
+            raise
+        found = load_checkpoint(before)
+        warnings.warn(f"{broken}. Going on from the checkpoint before it, at image {found[3]['images']}", stacklevel=2)
+        return before, found
 
 
 def load_averages(folder: Path) -> dict[str, Tensor] | None:

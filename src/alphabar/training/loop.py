@@ -32,8 +32,8 @@ from alphabar.training.average import PowerAverages, ema_decay, ema_update, save
 from alphabar.training.checkpoint import (
     SNAPSHOTS,
     copy_checkpoint,
+    last_good,
     load_averages,
-    load_checkpoint,
     restore_optimizer,
     save_checkpoint,
 )
@@ -101,6 +101,8 @@ class TrainRecipe:
     """Images between two checkpoints."""
     log_every: int = 6_400
     """Images between two lines of the log."""
+    accumulate: int = 1
+    """Parts that a process's share of a batch is cut into, one after another, where it does not fit into memory at once."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision, through accelerate. Noise and loss stay in float32."""
     compile: bool = False
@@ -128,6 +130,14 @@ class Batch:
     noise: Tensor
     labels: Tensor | None = None
     augment: Tensor | None = None
+
+    def parts(self, n: int) -> "Iterator[Batch]":
+        """The batch in n equal parts, in its order."""
+        size = len(self.sigma) // n
+        for start in range(0, size * n, size):
+            rows = slice(start, start + size)
+            more = [None if v is None else v[rows] for v in (self.labels, self.augment)]
+            yield Batch(self.pixels[rows], self.sigma[rows], self.noise[rows], *more)
 
 
 class Stream:
@@ -220,16 +230,20 @@ def train(
 
     accelerator = Accelerator(mixed_precision=recipe.precision)
     world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
-    if recipe.batch % world:
-        raise ValueError(f"batch {recipe.batch} does not divide by {world} processes: give a multiple of {world}")
+    if recipe.accumulate < 1 or recipe.batch % (world * recipe.accumulate):
+        raise ValueError(
+            f"batch {recipe.batch} does not divide by {world} processes and train.accumulate {recipe.accumulate}: give a "
+            f"multiple of {world * max(recipe.accumulate, 1)}"
+        )
     share = recipe.batch // world
     device = accelerator.device
 
     stored: dict[str, Any] = {}
+    goes_on = run.checkpoint()
     moments: Mapping[str, Tensor] = {}
     average: Mapping[str, Tensor] = model.state_dict()
     if resume:
-        loaded, average, moments, stored = load_checkpoint(run.checkpoint())
+        goes_on, (loaded, average, moments, stored) = last_good(run)
         if stored.get("fingerprint") != fingerprint:
             raise ValueError(
                 f"{run.path} was begun with another recipe or other images (fingerprint {stored.get('fingerprint')}, now "
@@ -246,7 +260,7 @@ def train(
         restore_optimizer(optimizer, moments)
     averages = None
     if recipe.ema_snapshots and main:
-        averages = PowerAverages(model, load_averages(run.checkpoint()) if resume else None)
+        averages = PowerAverages(model, load_averages(goes_on) if resume else None)
     snapshot_every = math.ceil(recipe.images / recipe.ema_snapshots) if recipe.ema_snapshots else -1
     module = LossModule(model, recipe.weighting, recipe.gamma)
     wrapped, optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
@@ -303,14 +317,19 @@ def train(
                 group["lr"] = lr
                 if beta1 is not None:
                     group["betas"] = (beta1, group["betas"][1])
-            x0 = to_model(batch.pixels, device)
-            if batch.augment is not None:
-                x0 = moved(x0, batch.augment)
-            x0 = x0.contiguous(memory_format=layout)
+            loss = torch.zeros((), device=device)
             with _dropout_seed(recipe.seed, state.step, rank, device) if fused_rng else contextlib.nullcontext():
-                noise = batch.noise.to(device).contiguous(memory_format=layout)
-                loss = wrapped(x0, batch.sigma, noise, batch.labels, batch.augment)
-            accelerator.backward(loss)
+                for k, part in enumerate(batch.parts(recipe.accumulate)):
+                    x0 = to_model(part.pixels, device)
+                    if part.augment is not None:
+                        x0 = moved(x0, part.augment)
+                    x0 = x0.contiguous(memory_format=layout)
+                    noise = part.noise.to(device).contiguous(memory_format=layout)
+                    more_to_come = k + 1 < recipe.accumulate
+                    with accelerator.no_sync(wrapped) if more_to_come else contextlib.nullcontext():
+                        one = wrapped(x0, part.sigma, noise, part.labels, part.augment) / recipe.accumulate
+                        accelerator.backward(one)
+                    loss = loss + one.detach()
             if recipe.clip:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
@@ -322,7 +341,7 @@ def train(
             ema_update(ema.parameters(), model.parameters(), decay)
             if averages is not None:
                 averages.update(recipe.batch, state.images)
-            recent.append(loss.detach())
+            recent.append(loss)
             for hook in active:
                 hook.on_step(state)
             done = state.step == total_steps
@@ -334,7 +353,8 @@ def train(
                 return done or (every > 0 and before // every != state.images // every)
 
             saving = due(recipe.checkpoint_every) or stopping
-            if saving or due(recipe.log_every):
+            keeping = recipe.ema_snapshots > 0 and due(snapshot_every)
+            if saving or keeping or due(recipe.log_every):  # no weights are written before the loss was looked at
                 mean = torch.stack(recent).mean()
                 state.loss = float(accelerator.reduce(mean, "mean")) if world > 1 else float(mean)
                 recent.clear()
@@ -347,7 +367,7 @@ def train(
             for hook in active:
                 if due(hook.every) and (hook.every or done):
                     hook.on_interval(state)
-            if averages is not None and due(snapshot_every):
+            if averages is not None and keeping:
                 save_snapshots(run.path / SNAPSHOTS, averages, model.spec, state.images)
             if saving:
                 checkpoint()
