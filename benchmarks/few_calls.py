@@ -99,9 +99,7 @@ class ForDiffusers:
                 scheduler.set_timesteps(steps)
                 y = starting_noise(seed, rows, self.model.image_shape).to(device) * scheduler.init_noise_sigma
                 for t in scheduler.timesteps:
-                    out = self.network(
-                        scheduler.scale_model_input(y, t), self.times[int(t)].float().expand(len(y)).to(device)
-                    )
+                    out = self.network(scheduler.scale_model_input(y, t), self.times[int(t)].float().expand(len(y)).to(device))
                     calls += len(y)
                     y = scheduler.step(out, t, y).prev_sample
                 images.append(to_pixels(y, "uint8"))

@@ -12,7 +12,7 @@ from alphabar.data.card import unused_depth
 from alphabar.data.sources import ImageSet, class_names, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.build import Model, build
-from alphabar.evaluation import foreign
+from alphabar.evaluation import foreign, spread
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.extractor import load_extractor
 from alphabar.recipe import Recipe
@@ -66,10 +66,11 @@ def train(
     Raises FileExistsError where `out` already holds a run and resume is False.
     """
     run = Run(out)
+    first = spread.world()[0] == 0  # of several processes one writes
     if resume and run.recipe.exists() and not has_checkpoint(run.checkpoint()):
         warnings.warn(f"{run.path} was stopped before its first checkpoint: it begins anew", stacklevel=2)
         resume = False
-    elif run.recipe.exists() and not resume:
+    elif first and run.recipe.exists() and not resume:
         raise FileExistsError(f"{run.path} already holds a run: add --resume to go on with it, or name another folder")
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
     if (note := unused_depth(image_set)) is not None:
@@ -83,7 +84,7 @@ def train(
         watching.append(Preview(recipe.watch.preview_every, recipe.watch.preview_n, recipe.watch.preview_steps))
     if recipe.watch.score_every and (scorer := _scorer(recipe, image_set)) is not None:
         watching.append(scorer)
-    if not resume:
+    if first and not resume:
         run.start(recipe.toml())
         (run.path / "data.json").write_text(
             json.dumps(

@@ -1,0 +1,66 @@
+"""`alphabar train` as torchrun starts it, from the command line: two processes over gloo in place of two GPUs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alphabar.record import read_jsonl
+
+WORDS = (
+    "--images 384 --model.channels 8 --model.embedding 16 --train.batch 32 --train.log_every 64 --train.warmup 64 "
+    "--train.checkpoint_every 128 --train.heldout_every 128 --watch.preview_every 0 --watch.score_every 0 "
+    "--model.conditional --train.augment 0.2 --train.ema-snapshots 3"
+)
+SMALL = WORDS.split()
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "alphabar.cli", "--"]
+
+
+def train(command: list[str], out: str, where: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    words = [*command, "train", "fashion_mnist", "--out", out, *SMALL, *more]
+    return subprocess.run(words, cwd=where, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_two_processes_train_as_one_and_one_of_them_writes(small_data: Path, tmp_path: Path) -> None:
+    for command, out in (([sys.executable, "-m", "alphabar.cli"], "one"), (TORCHRUN, "two")):
+        done = train(command, out, tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (list(read_jsonl(tmp_path / k / "events.jsonl")) for k in ("one", "two"))
+    assert [e["event"] for e in one] == [e["event"] for e in two]  # each written once
+    for kind in ("loss", "heldout"):
+        a, b = ([e["loss"] for e in rows if e["event"] == kind] for rows in (one, two))
+        assert len(a) >= 3 and a == pytest.approx(b, rel=1e-4)
+    assert json.loads((tmp_path / "one/data.json").read_text()) == json.loads((tmp_path / "two/data.json").read_text())
+    for name in ("checkpoints/last/ema.safetensors", "averages/000000000384-0.100.safetensors"):
+        a, b = (load_file(tmp_path / k / name) for k in ("one", "two"))
+        assert all(torch.allclose(a[k].float(), b[k].float(), atol=5e-3) for k in a), name
+    again = train(TORCHRUN, "two", tmp_path)
+    assert again.returncode != 0 and "already holds a run" in again.stderr
+
+
+def test_a_run_goes_on_with_another_number_of_processes(small_data: Path, tmp_path: Path) -> None:
+    """Begun by two, gone on by one: the order of images, their noise and levels are those of a run by one alone."""
+    alone = [sys.executable, "-m", "alphabar.cli"]
+    assert train(alone, "whole", tmp_path).returncode == 0
+    stop = tmp_path / "stop.py"
+    stop.write_text(
+        "import alphabar.training.loop as loop, sys, os, signal\n"
+        "update = loop.ema_update\nseen = [0]\n"
+        "def stopping(*a):\n    update(*a)\n    seen[0] += 1\n"
+        "    if seen[0] == 6:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "loop.ema_update = stopping\n"
+        "from alphabar.cli import main\nsys.argv = ['alphabar', *sys.argv[1:]]\nmain()\n"
+    )
+    began = train([*TORCHRUN[:-3], str(stop)], "moved", tmp_path)
+    assert began.returncode != 0
+    state = json.loads((tmp_path / "moved/checkpoints/last/state.json").read_text())
+    assert state["images"] == 192, began.stderr[-2000:]
+    assert train(alone, "moved", tmp_path, "--resume").returncode == 0
+    a, b = ([e["loss"] for e in read_jsonl(tmp_path / k / "events.jsonl") if e["event"] == "loss"] for k in ("whole", "moved"))
+    assert a == pytest.approx(b, rel=1e-4)
