@@ -15,8 +15,8 @@ import pytest
 from alphabar import experimenting
 from alphabar.cli import app
 from alphabar.evaluation.estimate import Estimate
-from alphabar.experiment import Budget, Experiment, read_experiment, shipped_experiments
 from alphabar.experimenting import experiment
+from alphabar.hypothesis import Budget, Experiment, read_experiment, shipped_experiments
 from alphabar.record import read_jsonl
 from alphabar.sampling.draw import Samples
 from alphabar.training.checkpoint import load_model
@@ -143,7 +143,7 @@ def test_the_speed_is_that_of_the_training() -> None:
 CHILD = """
 import sys, torch
 torch.set_num_threads(1)
-from alphabar.experiment import read_experiment
+from alphabar.hypothesis import read_experiment
 from alphabar.experimenting import experiment
 experiment(read_experiment("told.toml"), "out", progress=False, device="cpu")
 """

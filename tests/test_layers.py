@@ -18,7 +18,7 @@ WORDS, DOOR = (
         "sweeping",
         "tuning",
         "averaging",
-        "experiment",
+        "hypothesis",
         "experimenting",
         "trial",
         "cli",

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alphabar.api import train
+    from alphabar.averaging import choose_length
     from alphabar.data.sources import ImageSet, load
     from alphabar.evaluation.compare import compare
     from alphabar.evaluation.evaluate import ImageEval
     from alphabar.evaluation.extractor import load_extractor
     from alphabar.evaluation.learn import train_extractor
+    from alphabar.experimenting import experiment
+    from alphabar.hypothesis import read_experiment
     from alphabar.judge import score
     from alphabar.recipe import Recipe, resolve
     from alphabar.sampling.draw import Samples, sample
@@ -29,10 +32,13 @@ _WHERE = {
     "Samples": "sampling.draw",
     "add_noise": "schedule.noising",
     "add_noise_vp": "schedule.noising",
+    "choose_length": "averaging",
     "compare": "evaluation.compare",
+    "experiment": "experimenting",
     "load": "data.sources",
     "load_extractor": "evaluation.extractor",
     "load_model": "training.checkpoint",
+    "read_experiment": "hypothesis",
     "resolve": "recipe",
     "sample": "sampling.draw",
     "score": "judge",
@@ -43,8 +49,9 @@ _WHERE = {
 }
 
 __all__ = [
-    "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "compare", "load",
-    "load_extractor", "load_model", "resolve", "sample", "score", "sweep", "train",
+    "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "choose_length", "compare",
+    "experiment", "load",
+    "load_extractor", "load_model", "read_experiment", "resolve", "sample", "score", "sweep", "train",
     "train_extractor", "tune",
 ]  # fmt: skip
 

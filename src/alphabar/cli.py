@@ -422,7 +422,7 @@ def experiment(
     dry_run
         print the resolved experiment and stop.
     """
-    from alphabar.experiment import read_experiment
+    from alphabar.hypothesis import read_experiment
 
     told = read_experiment(file)
     if dry_run:

@@ -1,6 +1,6 @@
 """`experiment`: variants of a recipe, trained from several seeds on one budget, scored, and a verdict on a hypothesis.
 
-(The module is not called after the function, so that `alphabar.experiment` can be the value's module.)
+(The module is not called experiment, so that `alphabar.experiment` can be the function.)
 """
 
 import json
@@ -21,7 +21,7 @@ from alphabar.api import train as train_recipe
 from alphabar.data.sources import ImageSet, class_names, load
 from alphabar.data.split import holdout
 from alphabar.evaluation.front import load_measured, save_measured
-from alphabar.experiment import Experiment
+from alphabar.hypothesis import Experiment
 from alphabar.recipe import Recipe
 from alphabar.record import Run, machine, versions, write_atomically
 from alphabar.sampling.draw import Samples, every_class, sample

@@ -13,7 +13,7 @@ from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.evaluate import Measured
 from alphabar.evaluation.score import HIGHER, TITLES
 from alphabar.evaluation.trials import over_seeds
-from alphabar.experiment import Experiment
+from alphabar.hypothesis import Experiment
 from alphabar.record import write_atomically
 from alphabar.report import page, plots
 from alphabar.sampling.draw import Samples

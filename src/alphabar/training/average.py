@@ -7,6 +7,7 @@ al. 2024 (arXiv:2312.02696): from snapshots of two of them, an average of any le
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def ema_update(average: Iterable[Tensor], weights: Iterable[Tensor], decay: floa
 # ---- averages whose length is chosen afterwards
 
 
+@cache
 def exponent_of(length: float) -> float:
     """gamma of the average with profile tau^gamma whose relative standard deviation is `length`.
 
@@ -144,9 +146,9 @@ def mixture(known: Sequence[tuple[float, float]], images: float, length: float) 
 def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[dict[str, Tensor], dict[str, object]]:
     """(weights, specification) of the average of relative length `length` over images 0 .. `images` (None: all there are).
 
-    Raises FileNotFoundError where there are no snapshots, ValueError for a length that none can make.
+    Raises FileNotFoundError where there are no snapshots, ValueError for a length that none can make or a file that is none.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     kept = snapshots(folder)
     if not kept:
@@ -158,9 +160,12 @@ def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[di
     mixed: dict[str, Tensor] = {}
     spec: dict[str, object] = {}
     for snapshot, share in zip(kept, mixture([(s.images, s.length) for s in kept], images, length), strict=True):
-        with safe_open(snapshot.path, framework="pt") as f:
-            spec = json.loads((f.metadata() or {})["alphabar"])
-            for name in f.keys():  # noqa: SIM118
-                part = f.get_tensor(name).double() * float(share)
-                mixed[name] = mixed[name] + part if name in mixed else part
+        try:
+            with safe_open(snapshot.path, framework="pt") as f:
+                spec = json.loads((f.metadata() or {})["alphabar"])
+                for name in f.keys():  # noqa: SIM118
+                    part = f.get_tensor(name).double() * float(share)
+                    mixed[name] = mixed[name] + part if name in mixed else part
+        except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as e:
+            raise ValueError(f"{snapshot.path} is no snapshot of this run, or was cut short ({e}): remove it") from e
     return {n: t.float() for n, t in mixed.items()}, spec

@@ -199,8 +199,11 @@ def _of_length(run: Path, which: str) -> Model:
     except ValueError:
         raise ValueError(f"checkpoint {which!r}: write ema:LENGTH with a number, as ema:0.08") from None
     weights, spec = post_hoc(run / SNAPSHOTS, length)
-    model = Model(spec)
-    model.load_state_dict(weights)
+    try:
+        model = Model(spec)
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError) as e:
+        raise ValueError(f"the snapshots in {run / SNAPSHOTS} and their description do not go together: {e}") from e
     return model.eval()
 
 
