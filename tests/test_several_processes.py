@@ -14,7 +14,8 @@ from alphabar.record import read_jsonl
 
 WORDS = (
     "--images 384 --model.channels 8 --model.embedding 16 --train.batch 32 --train.log_every 64 --train.warmup 64 "
-    "--train.checkpoint_every 128 --train.heldout_every 128 --watch.preview_every 0 --watch.score_every 0 "
+    "--train.checkpoint_every 128 --train.heldout_every 128 --watch.score_every 0 "
+    "--watch.preview_every 384 --watch.preview_n 4 --watch.preview_steps 2 "
     "--model.conditional --train.augment 0.2 --train.ema-snapshots 3"
 )
 SMALL = WORDS.split()
@@ -44,19 +45,51 @@ def test_two_processes_train_as_one_and_one_of_them_writes(small_data: Path, tmp
     assert again.returncode != 0 and "already holds a run" in again.stderr
 
 
+def test_sharded_weights_train_as_whole_ones(small_data: Path, tmp_path: Path) -> None:
+    """Begun by two processes with a part of the weights each, gone on by one with all of them."""
+    alone = [sys.executable, "-m", "alphabar.cli"]
+    assert train(alone, "one", tmp_path).returncode == 0
+    stop = stopping(tmp_path, 8)
+    began = train([*TORCHRUN[:-3], str(stop)], "two", tmp_path, "--train.parallel", "fsdp")
+    state = json.loads((tmp_path / "two/checkpoints/last/state.json").read_text())
+    assert began.returncode != 0 and state["images"] == 256, began.stderr[-2000:]
+    more = train(TORCHRUN, "two", tmp_path, "--resume")
+    assert more.returncode == 0, more.stderr[-3000:]
+    one, two = (list(read_jsonl(tmp_path / k / "events.jsonl")) for k in ("one", "two"))
+    for kind in ("loss", "heldout"):
+        a, b = ([e["loss"] for e in rows if e["event"] == kind] for rows in (one, two))
+        assert a == pytest.approx(b, rel=1e-4), kind
+    for name in ("checkpoints/last/model.safetensors", "checkpoints/last/averages.safetensors"):
+        a, b = (load_file(tmp_path / k / name) for k in ("one", "two"))
+        assert a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=5e-3) for k in a), name
+    moments = load_file(tmp_path / "two/checkpoints/last/optimizer.safetensors")
+    assert {k: v.shape for k, v in moments.items()} == {
+        k: v.shape for k, v in load_file(tmp_path / "one/checkpoints/last/optimizer.safetensors").items()
+    }
+    assert list((tmp_path / "two/samples").glob("preview_*384.png"))
+    refused = train(TORCHRUN, "three", tmp_path, "--train.parallel", "fsdp", "--train.optimizer", "muon")
+    assert refused.returncode != 0 and "goes with adam or adamw" in refused.stderr
+
+
+def stopping(folder: Path, step: int) -> Path:
+    """A script that is `alphabar`, but asks itself to stop after so many steps."""
+    script = folder / "stop.py"
+    script.write_text(
+        "import alphabar.training.loop as loop, sys, os, signal\n"
+        "update = loop.ema_update\nseen = [0]\n"
+        "def stopping(*a):\n    update(*a)\n    seen[0] += 1\n"
+        f"    if seen[0] == {step}:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "loop.ema_update = stopping\n"
+        "from alphabar.cli import main\nsys.argv = ['alphabar', *sys.argv[1:]]\nmain()\n"
+    )
+    return script
+
+
 def test_a_run_goes_on_with_another_number_of_processes(small_data: Path, tmp_path: Path) -> None:
     """Begun by two, gone on by one: the order of images, their noise and levels are those of a run by one alone."""
     alone = [sys.executable, "-m", "alphabar.cli"]
     assert train(alone, "whole", tmp_path).returncode == 0
-    stop = tmp_path / "stop.py"
-    stop.write_text(
-        "import alphabar.training.loop as loop, sys, os, signal\n"
-        "update = loop.ema_update\nseen = [0]\n"
-        "def stopping(*a):\n    update(*a)\n    seen[0] += 1\n"
-        "    if seen[0] == 6:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "loop.ema_update = stopping\n"
-        "from alphabar.cli import main\nsys.argv = ['alphabar', *sys.argv[1:]]\nmain()\n"
-    )
+    stop = stopping(tmp_path, 6)
     began = train([*TORCHRUN[:-3], str(stop)], "moved", tmp_path)
     assert began.returncode != 0
     state = json.loads((tmp_path / "moved/checkpoints/last/state.json").read_text())

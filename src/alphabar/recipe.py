@@ -19,7 +19,7 @@ from alphabar.training.loop import TrainRecipe
 YOUNGER = {
     "data": ("range", "alpha", "skip_broken", "axes"),
     "model": ("conditional",),
-    "train": ("gamma", "label_dropout", "augment", "ema_snapshots", "accumulate"),
+    "train": ("gamma", "label_dropout", "augment", "ema_snapshots", "accumulate", "parallel"),
 }
 
 
@@ -119,7 +119,7 @@ class Recipe:
         usual = asdict(Recipe())
         for section, keys in YOUNGER.items():
             for key in keys:
-                if decided[section][key] == usual[section][key]:
+                if decided[section][key] == usual[section][key] or key in ("parallel", "accumulate"):  # which decide no weight
                     del decided[section][key]
         return hashlib.sha256(json.dumps([decided, images], sort_keys=True).encode()).hexdigest()[:16]
 

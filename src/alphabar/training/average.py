@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from alphabar.training.shard import alike, whole
+
 Vector = Float64[np.ndarray, "..."]
 LENGTHS = (0.05, 0.10)  # relative standard deviations that are kept in training, as in the paper
 
@@ -69,7 +71,7 @@ class PowerAverages:
         self.weights = [p for _, p in module.named_parameters()]
         self.averages = {
             length: [
-                p.detach().clone() if kept is None else torch.empty_like(p).copy_(kept[f"{length:.3f}/{n}"])
+                p.detach().clone() if kept is None else alike(kept[f"{length:.3f}/{n}"], p.detach())
                 for n, p in zip(self.names, self.weights, strict=True)
             ]
             for length in LENGTHS
@@ -96,15 +98,18 @@ class Snapshot:
     path: Path
 
 
-def save_snapshots(folder: Path, averages: PowerAverages, spec: Mapping[str, object], images: int) -> None:
-    """One file a length, in half precision: FOLDER/000000512000-0.050.safetensors."""
+def save_snapshots(folder: Path, averages: PowerAverages, spec: Mapping[str, object], images: int, write: bool = True) -> None:
+    """One file a length, in half precision: FOLDER/000000512000-0.050.safetensors. write: False in all processes but one."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     for length, average in averages.averages.items():
+        average = [whole(t.detach()) for t in average]
+        if not write:
+            continue
         path = folder / f"{images:012d}-{length:.3f}.safetensors"
         part = path.with_suffix(".part")
-        tensors = {n: t.detach().to("cpu", torch.float16).contiguous() for n, t in zip(averages.names, average, strict=True)}
+        tensors = {n: t.to("cpu", torch.float16).contiguous() for n, t in zip(averages.names, average, strict=True)}
         save_file(tensors, part, metadata={"alphabar": json.dumps(spec)})
         part.replace(path)
 

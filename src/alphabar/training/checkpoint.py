@@ -22,6 +22,7 @@ from alphabar.denoiser.build import Model, load_weights, save_weights
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 from alphabar.record import Run
 from alphabar.training.average import post_hoc
+from alphabar.training.shard import alike, whole_state
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 AVERAGES = "averages.safetensors"
@@ -41,24 +42,31 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     averages: Mapping[str, Tensor] | None = None,
+    *,
+    write: bool = True,
 ) -> None:
     """Writes a checkpoint beside `folder` and then moves it there: a crash leaves the old one or the new one, never half.
 
-    The one before it stays as FOLDER.old. Raises OSError, with what is free and what to do, where the disk is full.
+    The one before it stays as FOLDER.old. write: False in all processes but one; where the weights are sharded all of them
+    must call this. Raises OSError, with what is free and what to do, where the disk is full.
     """
+    weights, averaged, moments = whole_state(model.state_dict()), whole_state(ema), whole_state(_flat(optimizer))
+    kept = None if averages is None else whole_state(averages)
+    if not write:
+        return
     part = folder.with_name(folder.name + ".part")
     try:
-        _write(part, model, ema, optimizer, state, averages)
+        _write(part, model, weights, averaged, moments, state, kept)
     except Exception as e:  # the writer of safetensors has an error type of its own for a full disk
         shutil.rmtree(part, ignore_errors=True)
         if not _full(e):
             raise
         free = shutil.disk_usage(folder.parent).free
-        kept = f"the last good one is kept in {folder}" if (folder / "state.json").exists() else "there is none before it"
+        before = f"the last good one is kept in {folder}" if (folder / "state.json").exists() else "there is none before it"
         raise OSError(
             errno.ENOSPC,
             f"the disk is full ({free / 2**20:.0f} MiB free): the checkpoint of image {state.get('images')} was not written, "
-            f"{kept}. Make room and go on with --resume",
+            f"{before}. Make room and go on with --resume",
         ) from e
     _replace(part, folder)
 
@@ -71,8 +79,9 @@ def _full(e: Exception) -> bool:
 def _write(
     part: Path,
     model: Model,
+    weights: Mapping[str, Tensor],
     ema: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    moments: Mapping[str, Tensor],
     state: Mapping[str, Any],
     averages: Mapping[str, Tensor] | None,
 ) -> None:
@@ -81,11 +90,11 @@ def _write(
     part.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    save_weights(part / "model.safetensors", model)
+    save_weights(part / "model.safetensors", model, weights)
     save_weights(part / "ema.safetensors", model, ema)
-    save_file(_flat(optimizer), part / "optimizer.safetensors")
+    save_file(_plain(moments), part / "optimizer.safetensors")
     if averages is not None:
-        save_file({k: v.detach().cpu().contiguous() for k, v in averages.items()}, part / AVERAGES)
+        save_file(_plain(averages), part / AVERAGES)
     names = FILES if averages is None else (*FILES, AVERAGES)
     digests = {name: digest(part / name) for name in names}
     (part / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
@@ -242,8 +251,13 @@ def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for index, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
-            flat[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            flat[f"{index}.{key}"] = torch.as_tensor(value)
     return flat
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them."""
+    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
@@ -256,7 +270,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tenso
     for name, value in flat.items():
         index, key = name.split(".", 1)
         like = parameters[int(index)]
-        state.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(index), {})[key] = alike(value, like) if value.shape == like.shape else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

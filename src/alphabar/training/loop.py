@@ -41,6 +41,7 @@ from alphabar.training.hooks import Hook, Training
 from alphabar.training.loss import LossModule, Weighting
 from alphabar.training.optim import make_optimizer
 from alphabar.training.rates import Policy, rate
+from alphabar.training.shard import shard, whole_state
 from alphabar.types import Pixels
 
 
@@ -101,6 +102,8 @@ class TrainRecipe:
     """Images between two checkpoints."""
     log_every: int = 6_400
     """Images between two lines of the log."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes: ddp gives each all weights; fsdp a part of weights, gradients, moments and averages."""
     accumulate: int = 1
     """Parts that a process's share of a batch is cut into, one after another, where it does not fit into memory at once."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -237,6 +240,11 @@ def train(
         )
     share = recipe.batch // world
     device = accelerator.device
+    sharded = recipe.parallel == "fsdp" and world > 1
+    if sharded and (recipe.optimizer == "muon" or recipe.compile or recipe.precision == "fp16"):
+        raise ValueError(
+            "train.parallel fsdp goes with adam or adamw, without compile, in float32 or bf16: use ddp for the others"
+        )
 
     stored: dict[str, Any] = {}
     goes_on = run.checkpoint()
@@ -250,24 +258,33 @@ def train(
                 f"{fingerprint}): resume with the recipe in {run.recipe}, or begin anew in another folder"
             )
         model.load_state_dict(loaded.state_dict())
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    layout = torch.channels_last if recipe.channels_last and not sharded else torch.contiguous_format
     ema = Model(model.spec)
     ema.load_state_dict(dict(average))
     ema.to(device, memory_format=layout).eval().requires_grad_(False)  # type: ignore[call-overload]
     model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
+    if sharded:
+        shard(model, device, world)
+        shard(ema, device, world)
     optimizer = make_optimizer(recipe, model, device)
     if moments:
         restore_optimizer(optimizer, moments)
     averages = None
-    if recipe.ema_snapshots and main:
+    if recipe.ema_snapshots and (main or sharded):
         averages = PowerAverages(model, load_averages(goes_on) if resume else None)
     snapshot_every = math.ceil(recipe.images / recipe.ema_snapshots) if recipe.ema_snapshots else -1
     module = LossModule(model, recipe.weighting, recipe.gamma)
-    wrapped, optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
+    if sharded:  # which does what accelerate would wrap the module for
+        wrapped, optimizer = module, accelerator.prepare(optimizer)
+    else:
+        wrapped, optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
 
     stream = Stream(pixels, indices, recipe, model, model.crop, labels)
     padded = None if heldout is None else pad_pixels(heldout, model.crop)
-    state = Training(run, recipe, model, ema, device, heldout=padded, heldout_labels=heldout_labels if model.classes else None)
+    shown = Model(model.spec).to(device).eval().requires_grad_(False) if sharded else ema  # that hooks draw from
+    if sharded:
+        shown.load_state_dict(whole_state(ema.state_dict()))
+    state = Training(run, recipe, model, shown, device, heldout=padded, heldout_labels=heldout_labels if model.classes else None)
     state.images, state.step = stored.get("images", 0), stored.get("step", 0)
     state.best = dict(stored.get("best", {}))
     active = list(hooks) if main else []
@@ -275,7 +292,7 @@ def train(
     started, seconds_before = time.monotonic(), float(stored.get("seconds", 0.0))
 
     def checkpoint() -> None:
-        if not main:
+        if not (main or sharded):
             return
         save_checkpoint(
             run.checkpoint(),
@@ -290,6 +307,7 @@ def train(
                 "seconds": round(seconds_before + time.monotonic() - started, 1),
             },
             None if averages is None else averages.state(),
+            write=main,
         )
 
     def new_best() -> None:
@@ -327,7 +345,8 @@ def train(
                     noise = part.noise.to(device).contiguous(memory_format=layout)
                     more_to_come = k + 1 < recipe.accumulate
                     with accelerator.no_sync(wrapped) if more_to_come else contextlib.nullcontext():
-                        one = wrapped(x0, part.sigma, noise, part.labels, part.augment) / recipe.accumulate
+                        with accelerator.autocast() if sharded else contextlib.nullcontext():
+                            one = wrapped(x0, part.sigma, noise, part.labels, part.augment) / recipe.accumulate
                         accelerator.backward(one)
                     loss = loss + one.detach()
             if recipe.clip:
@@ -364,11 +383,13 @@ def train(
                 last_log = (now, state.images)
                 if main:
                     state.report("loss", loss=state.loss, lr=lr, images_per_second=round(per_second, 1))
+            if sharded and any(due(hook.every) and (hook.every or done) for hook in hooks):
+                shown.load_state_dict(whole_state(ema.state_dict()))
             for hook in active:
                 if due(hook.every) and (hook.every or done):
                     hook.on_interval(state)
             if averages is not None and keeping:
-                save_snapshots(run.path / SNAPSHOTS, averages, model.spec, state.images)
+                save_snapshots(run.path / SNAPSHOTS, averages, model.spec, state.images, write=main)
             if saving:
                 checkpoint()
                 if main:
@@ -382,8 +403,10 @@ def train(
         hook.on_end(state)
     if main:
         state.report("finished", seconds=round(seconds_before + time.monotonic() - started, 1))
+    if sharded:
+        shown.load_state_dict(whole_state(ema.state_dict()))
     accelerator.wait_for_everyone()
-    return ema
+    return shown
 
 
 class _Guard:

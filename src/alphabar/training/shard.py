@@ -1,0 +1,48 @@
+"""Sharding over processes (FSDP2): each holds a part of the weights, gradients, moments and averages.
+
+A whole tensor is put together only to be written or to draw from, by all processes at once.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.denoiser.build import Model
+
+
+def shard(model: Model, device: torch.device, processes: int) -> None:
+    """Shards a model's parameters over all processes, block by block, in place. All processes must call it.
+
+    Weights must be contiguous: FSDP2 takes no channels-last ones.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (processes,))
+    blocks = [child for m in model.network.modules() if isinstance(m, nn.ModuleList) for child in m]
+    for block in reversed(blocks):  # inner ones first
+        if next(block.parameters(), None) is not None:
+            fully_shard(block, mesh=mesh)
+    fully_shard(model.network, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together, on every process; any other as it is. All processes must call it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`whole` of every tensor."""
+    return {name: whole(t.detach()) for name, t in state.items()}
+
+
+def alike(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor with the memory layout, device and sharding of another of its shape."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return torch.empty_like(like).copy_(value)
