@@ -186,7 +186,12 @@ def main() -> None:
             f"({min(ratio):.2f} to {max(ratio):.2f})",
             flush=True,
         )
-    spent = {"UNet2DModel": shares(lesson, pixels), "our network": shares(own, pixels)}
+    cifar = resolve("cifar10", ["--train.batch", str(a.batch)])
+    cifar = replace(cifar, model=replace(cifar.model, conditional=False))
+    colour = np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3), dtype=np.uint8)
+    spent = {
+        "UNet2DModel": shares(lesson, pixels), "garments": shares(resolve("garments"), pixels), "cifar10": shares(cifar, colour)
+    }  # fmt: skip
     for name, by in spent.items():
         print(f"{name}: " + ", ".join(f"{k} {v:.1f}" if k.startswith("ms") else f"{k} {100 * v:.1f} %" for k, v in by.items()))
     if a.out:

@@ -16,6 +16,7 @@ from alphabar.evaluation.trials import over_seeds
 from alphabar.hypothesis import Experiment
 from alphabar.record import write_atomically
 from alphabar.report import page, plots
+from alphabar.report.frontier import column
 from alphabar.sampling.draw import Samples
 from alphabar.types import Pixels
 
@@ -135,8 +136,8 @@ def table(outcome: Outcome) -> "Table":
     for name in ("variant", "seeds", "images", "minutes each"):
         out.add_column(name, justify="left" if name == "variant" else "right")
     for m in metrics:
-        out.add_column(f"{TITLES[m]}, mean")
-        out.add_column(f"less {outcome.told.than}")
+        out.add_column(f"{column(m)}, mean", overflow="fold")
+        out.add_column(f"less {outcome.told.than}", overflow="fold")
     for v, by in outcome.means.items():
         own = outcome.of(v)
         cells = []
@@ -149,7 +150,7 @@ def table(outcome: Outcome) -> "Table":
 
 def _shown(metric: str, e: Estimate) -> str:
     words = page.kid if metric == "kid" else page.sig
-    return f"{words(e.value)} {page.bracket(e.interval, words)}".strip() + (" e-3" if metric == "kid" else "")
+    return f"{words(e.value)} {page.bracket(e.interval, words)}".strip()
 
 
 # ---- the page
@@ -168,7 +169,8 @@ def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
                 "uri": page.png_uri(page.strip(as_shown(images))), "alt": f"{len(images)} images drawn from variant {v}.",
             })  # fmt: skip
     html = page.render(
-        "experiment.html.j2", title=told.hypothesis, outcome=outcome, told=told, metrics=metrics, titles=TITLES,
+        "experiment.html.j2", title=told.hypothesis, outcome=outcome, told=told, metrics=metrics,
+        titles={m: column(m) for m in metrics},
         rows=_rows(outcome, metrics), seeds=_by_seed(outcome), plots=[p for m in metrics if (p := _plot(outcome, m))],
         differing=_differing(told), sheets=sheets, real_uri=page.png_uri(page.strip(as_shown(real))), real_count=len(real),
         machines=sorted({t.machine["cpu"] for t in outcome.trials}), made=page.stamp(),
@@ -212,10 +214,9 @@ def _plot(outcome: Outcome, metric: str) -> dict[str, Any] | None:
         alt.append(f"seed {seed}: " + ", ".join(f"{v} {page.sig(a)}" for v, a in zip(own, y, strict=True)))
     made = plots.plot(
         f"trial{metric.replace('_', '')}", f"{TITLES[metric]} by variant. {'; '.join(alt)}.", lines,
-        x_label="variant: " + ", ".join(f"{k} {v}" for k, v in enumerate(names)), x_ticks=[float(k) for k in range(len(names))],
+        x_label="variant", x_names=names,
     )  # fmt: skip
-    title = f"{TITLES[metric]} ×1000" if metric == "kid" else TITLES[metric]
-    return None if made is None else {"title": title, "plot": made}
+    return None if made is None else {"title": column(metric), "plot": made}
 
 
 def _differing(told: Experiment) -> list[tuple[str, list[str]]]:

@@ -64,6 +64,7 @@ def plot(
     log_y: bool = False,
     log_x: bool = False,
     x_ticks: Sequence[float] | None = None,
+    x_names: Sequence[str] | None = None,
     from_zero: bool = False,
     linear_below: float | None = None,
     size: tuple[float, float] = (380, 235),
@@ -73,6 +74,7 @@ def plot(
     The y axis has no name: the heading or the legend says what it is. linear_below: with log_y, of values that reach 0 or
     less: the axis is linear from -linear_below to linear_below, and logarithmic beyond.
     name: letters and digits, unlike every other plot's on the page. alt: what is to be seen, for those who cannot.
+    x_names: in place of the numbers 0, 1, ... on the x axis.
     size: width and height in points, text being 11 high: small on purpose, for the page scales it up.
     """
     drawn = [_thinned(line) for line in lines if len(line.x)]
@@ -104,6 +106,9 @@ def plot(
                 axes.axhspan(*level.interval, color=_colour(level.colour), alpha=0.12, linewidth=0)
             axes.axhline(level.y, color=_colour(level.colour), linestyle=(0, (4, 3)), linewidth=1.2)
         _scale(axes, log_x, log_y, x_ticks, from_zero)
+        if x_names is not None:
+            axes.set_xticks(range(len(x_names)), [n if len(n) <= 14 else n[:13] + "…" for n in x_names])
+            axes.set_xlim(-0.3, len(x_names) - 0.7)
         if near is not None:
             _signed(axes, near, min(values), max(values))
         out = io.StringIO()
