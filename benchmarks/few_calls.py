@@ -40,7 +40,9 @@ from alphabar.schedule.grid import GRIDS, make_grid
 from alphabar.seeds import starting_noise
 from alphabar.training.checkpoint import load_model
 
-OURS = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis")
+OURS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("ddim", {}), ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {}), ("unipc", {"bh": 2}), ("ipndm", {}), ("deis", {}),
+)  # fmt: skip
 _SPACINGS: tuple[dict[str, Any], ...] = (
     {"timestep_spacing": "linspace"},
     {"timestep_spacing": "trailing"},
@@ -135,14 +137,18 @@ class Bench:
         made.save(path)
         return made
 
-    def ours(self, n: int, seed: int, steps: int, sampler: str, grid: str | None = None) -> Samples:
-        name = f"{sampler}-{grid}-{steps}-seed{seed}-{n}".replace(":", "_")
+    def ours(
+        self, n: int, seed: int, steps: int, sampler: str, grid: str | None = None, more: dict[str, Any] | None = None
+    ) -> Samples:
+        words = "".join(f"-{k}_{v}" for k, v in (more or {}).items())
+        name = f"{sampler}{words}-{grid}-{steps}-seed{seed}-{n}".replace(":", "_")
         if sampler.startswith("tuned"):  # a new fit is another sampler
             from alphabar.sampling.tuned import find_tuned, folders_of
 
             fit = find_tuned(folders_of(self.model), self.model.fingerprint, steps, sampler.partition(":")[2] or None)
             name = f"tuned-{fit.name}-{fit.digest}-{steps}-seed{seed}-{n}"
         options: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "seed": seed, "batch": self.a.batch}
+        options |= {"options": more} if more else {}
         return self.kept(name, lambda: sample(self.model, n, fast=self.a.fast, channels_last=True, **options))
 
     def others(self, n: int, seed: int, steps: int, kind: str, settings: dict[str, Any]) -> Samples:
@@ -160,16 +166,16 @@ class Bench:
         features = extract(samples.images, self.extractor, cache=False).rows(slice(None))
         return float(frechet(FeatureStats.of(features, self.extractor.fingerprint), self.real))
 
-    def choose(self, calls: int) -> tuple[tuple[str, str], dict[str, dict[str, Any]]]:
+    def choose(self, calls: int) -> tuple[tuple[str, str, dict[str, Any]], dict[str, dict[str, Any]]]:
         """Our best sampler and grid that are not fitted, and the best settings of each of theirs."""
         seed = self.a.seed + 1000
         mine = []
-        for sampler, grid in itertools.product(OURS, GRIDS):
+        for (sampler, more), grid in itertools.product(OURS, GRIDS):
             try:
                 make_grid(self.model.schedule, calls, grid)
             except ValueError:
                 continue
-            mine.append((sampler, grid))
+            mine.append((sampler, grid, more))
         best = self.race(mine, lambda c, n: self.ours(n, seed, calls, *c))
         theirs = {
             kind: self.race(settings, lambda s, n, kind=kind: self.others(n, seed, calls, kind, s))  # type: ignore[misc]
@@ -216,7 +222,7 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=["fid", "kid"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5, help="of timing")
+    parser.add_argument("--rounds", type=int, default=5, help="of timing; 0 leaves it out")
     parser.add_argument("--fast", default="auto")
     parser.add_argument("--tuned", default="tuned", help='"none" where the run has no fitted sampler')
     parser.add_argument("--ddpm", type=int, default=0, help="images by DDPM in 1,000 calls to compare with; 0 leaves it out")
@@ -237,16 +243,17 @@ def main() -> None:
         print(f"DDPM, 1,000 calls, n = {a.ddpm:,}: {ddpm.scores['fid']}", flush=True)
         found["ddpm"] = [s.to_json() for s in ddpm.scores.values()]
     for calls in a.calls:
-        (sampler, grid), theirs = bench.choose(calls)
-        print(f"\n{calls} calls: ours {sampler} on {grid}; theirs {theirs}", flush=True)
-        rows = {f"alphabar {sampler}, {grid}": bench.measure(bench.ours(a.n, a.seed, calls, sampler, grid))}
+        (sampler, grid, more), theirs = bench.choose(calls)
+        title = " ".join([sampler, *(f"{k}={v}" for k, v in more.items())])
+        print(f"\n{calls} calls: ours {title} on {grid}; theirs {theirs}", flush=True)
+        rows = {f"alphabar {title}, {grid}": bench.measure(bench.ours(a.n, a.seed, calls, sampler, grid, more))}
         for kind, settings in theirs.items():
             rows[f"diffusers {kind}"] = bench.measure(bench.others(a.n, a.seed, calls, kind, settings))
         best = min((k for k in rows if k.startswith("diffusers")), key=lambda k: rows[k].scores["fid"].value)
         if a.tuned != "none":
             tuned = bench.ours(a.n, a.seed, calls, a.tuned)
             rows = {f"alphabar {tuned.record['tuned']['name']} (fitted)": bench.measure(tuned)} | rows
-        said: dict[str, Any] = {"chosen": {"ours": [sampler, grid], "theirs": theirs}, "scores": {}, "against_best": []}
+        said: dict[str, Any] = {"chosen": {"ours": [title, grid], "theirs": theirs}, "scores": {}, "against_best": []}
         for name, measured in rows.items():
             print(f"  {name:44} " + "; ".join(str(s) for s in measured.scores.values()), flush=True)
             said["scores"][name] = [s.to_json() for s in measured.scores.values()]
@@ -268,7 +275,7 @@ def main() -> None:
             said["above_ddpm"] = [v / excess for v in (c.difference.value, low, high)]
         found["calls"][str(calls)] = said
         (a.out / "few_calls.json").write_text(json.dumps(found, indent=1) + "\n")
-    for calls in a.calls:
+    for calls in a.calls if a.rounds else []:
         times = bench.seconds(calls, a.tuned != "none")
         for name in list(times)[1:]:
             ratio = [x / y for x, y in zip(times["alphabar"], times[name], strict=True)]
