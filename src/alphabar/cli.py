@@ -232,7 +232,7 @@ def sample(
     batch
         images at a time.
     grid
-        leading, trailing, linspace (integer timesteps), time, log_sigma or karras.
+        leading, trailing, linspace (integer timesteps), time, log_sigma, karras or karras_few (for 20 steps or fewer).
     plan
         which steps call the network, as "every(3, last=50)", progressive, or "adaptive(0.02)" (image by image).
     clip
