@@ -18,6 +18,7 @@ WORDS, DOOR = (
         "sweeping",
         "tuning",
         "averaging",
+        "cluster",
         "hypothesis",
         "experimenting",
         "trial",

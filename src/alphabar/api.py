@@ -45,7 +45,7 @@ def new_model(
     )  # fmt: skip
 
 
-def _for_images(recipe: Recipe, images: ImageSet) -> Model:
+def model_for(recipe: Recipe, images: ImageSet) -> Model:
     """The untrained model for the images of a set."""
     return new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
 
@@ -78,7 +78,7 @@ def train(
     if recipe.data.limit:
         image_set = image_set.subset(range(min(recipe.data.limit, len(image_set))))
     kept, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    model = _for_images(recipe, image_set)
+    model = model_for(recipe, image_set)
     watching: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
     if recipe.watch.preview_every:
         watching.append(Preview(recipe.watch.preview_every, recipe.watch.preview_n, recipe.watch.preview_steps))
@@ -152,7 +152,7 @@ def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
-    model = _for_images(recipe, image_set).eval()
+    model = model_for(recipe, image_set).eval()
     x = torch.zeros(1, *model.image_shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x, torch.ones(1))

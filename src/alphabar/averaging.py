@@ -13,7 +13,7 @@ from alphabar.evaluation.score import Score
 from alphabar.record import write_atomically
 from alphabar.report.figures import draw_lengths
 from alphabar.sampling.draw import every_class, sample
-from alphabar.training.average import snapshots
+from alphabar.training.average import some_snapshots
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 
 TRIED = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
@@ -60,8 +60,7 @@ def choose_length(
     Raises FileNotFoundError for a run without snapshots, ValueError for a length that they cannot make.
     """
     folder = Path(run) / SNAPSHOTS
-    if not snapshots(folder):
-        raise FileNotFoundError(f"no snapshots in {folder}: train with --train.ema-snapshots 16 to choose a length afterwards")
+    some_snapshots(folder)  # refuses now what it would refuse after the first drawing
     if not lengths or len(set(lengths)) < len(lengths):
         raise ValueError(f"lengths = {list(lengths)}: give unlike ones, as 0.03 0.05 0.1")
     ruler, real = judge.evaluator(against, extractor, reading=reading, progress=progress)

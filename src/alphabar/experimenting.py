@@ -4,25 +4,28 @@
 """
 
 import json
-import os
 import statistics
 import tempfile
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from alphabar import judge
-from alphabar.api import best_device, new_model
+from alphabar.api import best_device, model_for
 from alphabar.api import train as train_recipe
-from alphabar.data.sources import ImageSet, class_names, load
+from alphabar.cluster import import_ray, joined
+from alphabar.data.sources import ImageSet, load
 from alphabar.data.split import holdout
+from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.front import load_measured, save_measured
 from alphabar.hypothesis import Experiment
-from alphabar.recipe import Recipe
+from alphabar.recipe import Recipe, parse
 from alphabar.record import Run, machine, versions, write_atomically
 from alphabar.sampling.draw import Samples, every_class, sample
 from alphabar.training.checkpoint import load_model
@@ -57,7 +60,7 @@ def experiment(
     _claim(folder, told)
     images = {name: load(r.data.set, "train", **r.data.reading()) for name, r in told.variants.items()}
     reading = next(iter(told.variants.values())).data.reading()
-    ruler, real = judge.evaluator(told.scoring.against, told.scoring.extractor, reading=reading, progress=progress)
+    ruler, real = _ruler(told.scoring.against, told.scoring.extractor, tuple(reading.items()))
     metrics = tuple(dict.fromkeys((told.metric, *METRICS)))
     for each in images.values():
         ruler.check_shape(each.image_shape, each.pixels.dtype, told.scoring.n, metrics)
@@ -94,7 +97,7 @@ def finish(job: Mapping[str, Any]) -> None:
     """One variant from one seed, from wherever it stopped to its row."""
     folder, name = Path(job["folder"]), f"{job['variant']}-seed{job['seed']}"
     run, how = Run(folder / name), job["scoring"]
-    recipe = _recipe(job["recipe"])
+    recipe = parse(tomllib.loads(job["recipe"]), (), "experiment")
     if not _trained(run, recipe):
         train_recipe(recipe, run.path, resume=run.recipe.exists(), progress=job["progress"])
     model = load_model(run.path).to(job["device"] or best_device())
@@ -104,7 +107,7 @@ def finish(job: Mapping[str, Any]) -> None:
         seed=how["seed"] + 1000 * job["seed"],  # noise of its own for each seed, the same for all variants
         classes=every_class(model), out=kept, channels_last=True, progress=job["progress"],
     )  # fmt: skip
-    ruler, real = judge.evaluator(how["against"], how["extractor"], reading=recipe.data.reading(), progress=False)
+    ruler, real = _ruler(how["against"], how["extractor"], tuple(recipe.data.reading().items()))
     measured = judge.measure(ruler, real, judge.Opened(str(kept), drawn.images, drawn.record, run.path), job["metrics"])
     target = _row(folder, job)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,18 +121,16 @@ def finish(job: Mapping[str, Any]) -> None:
     write_atomically(target, json.dumps(row))  # last: it says "finished"
 
 
+@lru_cache(maxsize=1)
+def _ruler(against: str, extractor: str, reading: tuple[tuple[str, Any], ...]) -> tuple[ImageEval, ImageSet]:
+    """One for all trainings of a process: it keeps the floor and the reference's features."""
+    return judge.evaluator(against, extractor, reading=dict(reading), progress=False)
+
+
 def _trained(run: Run, recipe: Recipe) -> bool:
     """Whether its last checkpoint is that of all its images."""
     state = run.checkpoint() / "state.json"
     return state.exists() and bool(json.loads(state.read_text())["images"] >= recipe.train.images)
-
-
-def _recipe(toml: str) -> Recipe:
-    import tomllib
-
-    from alphabar.recipe import parse
-
-    return parse(tomllib.loads(toml), (), "experiment")
 
 
 def _row(folder: Path, job: Mapping[str, Any]) -> Path:
@@ -206,7 +207,7 @@ class _Clock(Hook):
 
 def _images_per_second(recipe: Recipe, images: ImageSet) -> float:
     """Of a few steps of the very training, thrown away."""
-    model = new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
+    model = model_for(recipe, images)
     kept, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
     steps = WARM + TIMED
     brief = replace(
@@ -223,21 +224,8 @@ def _images_per_second(recipe: Recipe, images: ImageSet) -> float:
 
 def _over_ray(address: str, todo: Sequence[Mapping[str, Any]]) -> None:
     """Trainings as tasks of Ray, each with one GPU where there are any, else with all processors of a machine's share."""
-    try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of a change to come
-        import ray
-    except ImportError as error:
-        raise ImportError("an experiment over machines needs Ray: pip install 'alphabar[ray]', or leave --ray out") from error
-    own = not ray.is_initialized()
-    if own and address == "local":
-        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
-    elif own:
-        ray.init(address=address, log_to_driver=False)
-    try:
+    ray = import_ray("an experiment")
+    with joined(ray, address):
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus)(finish)
         ray.get([task.remote(job) for job in todo])
-    finally:
-        if own:
-            ray.shutdown()

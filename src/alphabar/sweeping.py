@@ -20,6 +20,7 @@ import numpy as np
 
 from alphabar import judge
 from alphabar.api import best_device
+from alphabar.cluster import import_ray, joined
 from alphabar.data.sources import ImageSet, parse_set
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation import spread
@@ -434,12 +435,7 @@ def _watched(
 
 def _over_ray(address: str, bench: _Bench, todo: Sequence[tuple[Setting, float]], store: _Store) -> None:
     """The settings as tasks of Ray, each of one processor and, where there are any, one GPU; they give back files."""
-    try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of a change to come
-        import ray
-    except ImportError as error:
-        raise ImportError("a sweep over machines needs Ray: pip install 'alphabar[ray]', or leave --ray out") from error
+    ray = import_ray("a sweep")
     own_job = bench.job
     job = replace(
         own_job, run=_absolute(own_job.run), extractor=_absolute(own_job.extractor), against=_absolute_set(own_job.against)
@@ -452,12 +448,7 @@ def _over_ray(address: str, bench: _Bench, todo: Sequence[tuple[Setting, float]]
             rest.append((setting, cost))
     if not rest:
         return
-    own = not ray.is_initialized()
-    if own and address == "local":
-        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
-    elif own:
-        ray.init(address=address, log_to_driver=False)
-    try:
+    with joined(ray, address):
         have = ray.cluster_resources()
         task = ray.remote(num_cpus=1, num_gpus=1 if have.get("GPU") else 0)(_elsewhere)
         together = max(int(have.get("GPU") or have.get("CPU") or 1), 1)
@@ -467,9 +458,6 @@ def _over_ray(address: str, bench: _Bench, todo: Sequence[tuple[Setting, float]]
             (done, *_), waiting = ray.wait(waiting, num_returns=1)
             _take(store, ray.get(done))
             store.write_results()
-    finally:
-        if own:
-            ray.shutdown()
 
 
 def _elsewhere(job: _Job, setting: Mapping[str, Any], fit: Mapping[str, Any] | None, processes: int) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """What an experiment found: rows, paired differences over seeds, a verdict on the hypothesis, and its page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +221,5 @@ def _plot(outcome: Outcome, metric: str) -> dict[str, Any] | None:
 
 def _differing(told: Experiment) -> list[tuple[str, list[str]]]:
     """The recipe keys in which the variants differ, and what each has."""
-    from dataclasses import asdict
-
     flat = [{f"{a}.{b}": v for a, by in asdict(r).items() for b, v in by.items()} for r in told.variants.values()]
     return [(k, [str(f[k]) for f in flat]) for k in flat[0] if len({str(f[k]) for f in flat}) > 1]

@@ -124,6 +124,13 @@ def snapshots(folder: Path) -> list[Snapshot]:
     return found
 
 
+def some_snapshots(folder: Path) -> list[Snapshot]:
+    """`snapshots`. Raises FileNotFoundError where there are none."""
+    if found := snapshots(folder):
+        return found
+    raise FileNotFoundError(f"no snapshots in {folder}: train with --train.ema-snapshots 16 to choose a length afterwards")
+
+
 def mixture(known: Sequence[tuple[float, float]], images: float, length: float) -> Float64[np.ndarray, " n"]:
     """Coefficients, adding up to 1, by which averages (images, length) make the one of (images, length) that is asked for.
 
@@ -155,9 +162,7 @@ def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[di
     """
     from safetensors import SafetensorError, safe_open
 
-    kept = snapshots(folder)
-    if not kept:
-        raise FileNotFoundError(f"no snapshots in {folder}: train with --train.ema-snapshots 16 to choose a length afterwards")
+    kept = some_snapshots(folder)
     images = kept[-1].images if images is None else images
     kept = [s for s in kept if s.images <= images]
     if not kept:
