@@ -4,8 +4,8 @@
     fast.method, fast.milliseconds             # "compile", {"eager": 0.91, "channels_last": 0.82, "compile": 0.68, ...}
 
 eager and channels_last are PyTorch as it comes, in either memory layout of the convolutions. compile is TorchInductor with
-frozen weights. onnxruntime and openvino run an ONNX export on the CPU (`pip install 'alphabar[fast]'`). cuda_graphs replays
-the launches of one batch on a GPU. Each sums in an order of its own, so that x0_hat differs in its last digits (about 1e-6).
+frozen weights. onnxruntime, openvino and mnn run an ONNX export on the CPU (`pip install 'alphabar[fast]'`), mnn in a process
+a core. cuda_graphs replays the launches of one batch on a GPU. Each sums in an order of its own, so that x0_hat differs in its last digits (about 1e-6).
 """
 
 import copy
@@ -36,14 +36,16 @@ from alphabar.record import machine, write_atomically
 from alphabar.seeds import starting_noise
 from alphabar.types import Denoiser, Images, Labels, Levels
 
-METHODS = ("eager", "channels_last", "compile", "onnxruntime", "openvino", "cuda_graphs")
+METHODS = ("eager", "channels_last", "compile", "onnxruntime", "openvino", "mnn", "cuda_graphs")
 PRECISIONS = ("float32", "bf16")
 LARGEST = 1e-3  # difference of the network's output, whose scale is 1, beyond which a method is not trusted in float32
 ROUNDS = 5  # timed calls of each method, in turns
+PAUSE = 0.05  # seconds before each of them: threads of the method before may still be spinning
 # Before a method is tried: seconds that it may take to prepare, cold, and the share of the time it may save (5 to 15 % were
 # seen beside channels_last).
-COST = {"eager": 0.0, "channels_last": 0.0, "cuda_graphs": 1.0, "onnxruntime": 10.0, "openvino": 10.0, "compile": 40.0}
+COST = {"eager": 0.0, "channels_last": 0.0, "cuda_graphs": 1.0, "onnxruntime": 10.0, "openvino": 10.0, "mnn": 10.0, "compile": 40.0}
 SAVING = 0.1
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "mnn": "MNN"}  # that run an ONNX export
 
 Run = Callable[..., Tensor]  # (y, t), and labels where the network knows classes -> its output
 
@@ -157,12 +159,12 @@ def unavailable(method: str, device: torch.device, precision: str = "float32") -
     """Why a method cannot run here, or None."""
     if method == "cuda_graphs" and device.type != "cuda":
         return f"CUDA graphs need a CUDA device, and the model is on {device}: use channels_last or compile"
-    if method in ("onnxruntime", "openvino"):
+    if package := PACKAGES.get(method):
         if device.type != "cpu":
             return f"it runs on the CPU, and the model is on {device}: use compile or cuda_graphs"
-        if method == "onnxruntime" and precision != "float32":
+        if method in ("onnxruntime", "mnn") and precision != "float32":
             return "it runs in float32 only: use channels_last, compile or openvino for bf16"
-        if missing := [p for p in ("onnx", "onnxscript", method) if find_spec(p) is None]:
+        if missing := [p for p in ("onnx", "onnxscript", package) if find_spec(p) is None]:
             return f"{', '.join(missing)} not installed: pip install 'alphabar[fast]'"
     return None
 
@@ -275,6 +277,19 @@ class Job:
 
         return _Fixed(run, self, spare=self._channels_last())
 
+    def _mnn(self) -> Run:
+        import onnx
+
+        from alphabar.denoiser.mnn import Workers
+
+        exported = self.onnx()
+        graph = onnx.load_from_string(exported).graph
+        names = [i.name for i in graph.input], graph.output[0].name
+        inputs = self.example()
+        return _Fixed(
+            Workers(exported, inputs, inputs[0], names, torch.get_num_threads()), self, spare=self._channels_last()
+        )
+
     def onnx(self) -> bytes:
         """The network as an ONNX model of any batch."""
         if self._onnx is None:
@@ -384,7 +399,7 @@ def _auto(job: Job, work: int | None, file: Path) -> Fast:
         saved = SAVING * (work - timing) * min(v["seconds"] for v in known.values())
         return saved > COST[m]
 
-    for stage in (("eager", "channels_last"), ("cuda_graphs", "onnxruntime", "openvino"), ("compile",)):
+    for stage in (("eager", "channels_last"), ("cuda_graphs", "onnxruntime", "openvino", "mnn"), ("compile",)):
         ready = []
         for m in [m for m in stage if m in usable and worth(m)]:
             try:
@@ -427,6 +442,7 @@ def _time(job: Job, methods: list[str]) -> dict[str, float]:
         for _ in range(ROUNDS):
             for m in methods:
                 _wait(job.device)
+                time.sleep(PAUSE)
                 begun = time.perf_counter()
                 job.runs[m](*inputs)
                 _wait(job.device)
@@ -447,7 +463,7 @@ def _key(job: Job) -> str:
     about = {
         **{k: here[k] for k in ("cpu", "cores", "capability", "accelerators")},
         "system": platform.system(), "threads": torch.get_num_threads(), "device": str(job.device),
-        "torch": torch.__version__, **{p: _version(p) for p in ("onnxruntime", "openvino", "onnxscript")},
+        "torch": torch.__version__, **{p: _version(p) for p in ("onnxruntime", "openvino", "MNN", "onnxscript")},
         "network": type(job.model.network).__name__,
         "weights": {k: list(v.shape) for k, v in sorted(job.model.network.state_dict().items())},
         "image": list(job.model.image_shape), "batch": job.batch, "precision": job.precision,
