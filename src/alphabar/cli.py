@@ -249,7 +249,7 @@ def sample(
         weight of classifier-free guidance; 1 is none, 2 follows the class more closely, for twice the calls.
     fast
         how the network is run: auto (what finishes soonest here, by measurement), none, or channels_last, compile, onnxruntime,
-        openvino, cuda_graphs.
+        openvino, mnn, cuda_graphs.
     precision
         bf16 multiplies in bfloat16, which changes images a little.
     checkpoint

@@ -8,6 +8,9 @@ import json
 import os
 import subprocess
 import sys
+import time
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +32,7 @@ from alphabar.seeds import starting_noise
 
 SHAPE = (1, 8, 8)
 BATCH = 4
-INSTALLED = [m for m in ("onnxruntime", "openvino") if unavailable(m, torch.device("cpu")) is None]
+INSTALLED = [m for m in ("onnxruntime", "openvino", "mnn") if unavailable(m, torch.device("cpu")) is None]
 ALL = ["eager", "channels_last", *INSTALLED, "compile"]
 CPU = torch.device("cpu")
 
@@ -336,12 +339,93 @@ def test_openvino_asks_nobody_on_the_network(tmp_path):
     assert out.stdout == "" and list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def workers(prepared):
+    """Two processes, one a half of the batch."""
+    if "mnn" not in INSTALLED:
+        pytest.skip("MNN is not installed")
+    from alphabar.denoiser.mnn import SHARE, Workers
+
+    with torch.random.fork_rng():
+        torch.random.manual_seed(1)
+        network = Small().eval()
+    job = fast_module.Job(Preconditioned(network, Cosine(), "v", 0.8, SHAPE), 2 * SHARE + 1, CPU, "float32")
+    inputs = job.example()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter
+        exported = job.onnx()
+    made = Workers(exported, inputs, inputs[0], (["y", "t"], onnx_output(exported)), 2)
+    yield made, network, inputs
+    made._end()
+
+
+def onnx_output(model):
+    import onnx
+
+    return onnx.load_from_string(model).graph.output[0].name
+
+
+def test_two_processes_share_a_batch_and_leave_nothing_behind(workers):
+    made, network, inputs = workers
+    assert len(made.processes) == 2
+    with torch.no_grad():
+        for sign in (1, -1):
+            assert torch.allclose(made(sign * inputs[0], inputs[1]), network(sign * inputs[0], inputs[1]), atol=1e-5)
+    processes, folder = made.processes, made.folder
+    assert folder.is_dir() and all(p.poll() is None for p in processes)
+    made._end()
+    assert not folder.exists() and all(p.poll() == 0 for p in processes)
+
+
+def test_a_process_that_is_killed_is_noticed(workers):
+    made, _, inputs = workers
+    made.processes[1].kill()
+    with pytest.raises(RuntimeError, match="a process of MNN has ended"):
+        made(*inputs)
+    assert not made.folder.exists() and made.processes[0].poll() is not None
+
+
+@pytest.mark.skipif("mnn" not in INSTALLED, reason="MNN is not installed")
+def test_mnn_ends_with_the_program_and_reports_to_nobody(tmp_path):
+    """Its own converter command installs a package and sends what it is used for; we go past it. A program that is killed
+    leaves no process: the end of the pipe ends them."""
+    out = child(
+        "import os, signal, sys, torch\n"
+        "from torch import nn\n"
+        "from alphabar.denoiser.fast import fasten\n"
+        "from alphabar.denoiser.build import ModelRecipe, build\n"
+        "model = build(ModelRecipe('unet', (8,), groups=4, embedding=8), {'kind': 'cosine'}, (1, 8, 8))\n"
+        "fast = fasten(model, 'mnn', batch=2)\n"
+        "assert not any(m.startswith(('MNN', 'aliyun')) for m in sys.modules)\n"
+        "print(fast.network.run.run.processes[0].pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n",
+        TMPDIR=str(tmp_path),
+    )
+    assert out.returncode == -9 and out.stdout.strip().isdigit(), out.stderr
+    for _ in range(100):
+        if not alive(int(out.stdout)):
+            return
+        time.sleep(0.1)
+    pytest.fail("a process of MNN outlives its program")
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    try:  # one that has ended and that nobody waits for
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
 def test_the_compiler_sees_our_network_as_one_graph_and_no_runtime_is_imported_for_nothing():
     """Without C++, which takes half a minute; benchmarks/calls.py compiles it in earnest."""
     out = child(
         "import sys, torch, alphabar.denoiser.fast\n"
         "from alphabar.denoiser.unet import UNet\n"
-        "assert not {'onnx', 'onnxruntime', 'openvino', 'torch._inductor', 'torch.onnx'} & set(sys.modules)\n"
+        "assert not {'onnx', 'onnxruntime', 'openvino', 'MNN', 'torch._inductor', 'torch.onnx'} & set(sys.modules)\n"
         "network = UNet(channels=(8, 16), group_size=4, embedding=8, t_scale=1.0).eval()\n"
         "compiled = torch.compile(network, fullgraph=True, backend='eager')\n"
         "with torch.no_grad():\n"
@@ -351,16 +435,20 @@ def test_the_compiler_sees_our_network_as_one_graph_and_no_runtime_is_imported_f
     assert out.returncode == 0, out.stderr
 
 
-@pytest.mark.skipif("onnxruntime" not in INSTALLED, reason="onnxruntime is not installed")
-def test_our_own_network_is_exported_as_it_is():
-    model = build(ModelRecipe("unet", (8, 16), groups=4, embedding=8, attention=(1,)), {"kind": "cosine"}, (1, 8, 8))
+@pytest.mark.parametrize(("method", "classes"), [(m, 0 if m == "onnxruntime" else 3) for m in INSTALLED])
+def test_our_own_network_is_exported_as_it_is(method, classes):
+    recipe = ModelRecipe("unet", (8, 16), groups=4, embedding=8, attention=(1,), conditional=classes > 0)
+    model = build(recipe, {"kind": "cosine"}, (1, 8, 8), 0, classes=("shoe", "bag", "coat")[:classes])
     with torch.random.fork_rng():
         torch.random.manual_seed(0)
         for p in model.parameters():
             nn.init.normal_(p, std=0.2)
-    fast = fasten(model.eval(), "onnxruntime", batch=3)
+    fast = fasten(model.eval(), method, batch=3)
     x, sigma = starting_noise(0, range(5), SHAPE), torch.logspace(-1, 1, 5)
-    assert torch.allclose(fast(x, sigma), model(x, sigma), atol=1e-5)
+    labels = [torch.tensor([0, 1, 2, 3, 0])] if classes else []
+    assert torch.allclose(fast(x, sigma, *labels), model(x, sigma, *labels), atol=1e-5)
+    if classes:
+        assert not torch.allclose(fast(x, sigma, labels[0].flip(0)), model(x, sigma, *labels), atol=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device; this machine has none")

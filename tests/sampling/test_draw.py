@@ -333,7 +333,7 @@ def test_images_take_classes_in_turns():
     assert not np.array_equal(quick(model, 7).images, mixed.images)
 
 
-@pytest.mark.parametrize("fast", [None, "channels_last", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("fast", [None, "channels_last", "onnxruntime", "openvino", "mnn"])
 def test_guidance_calls_twice_where_it_acts(fast):
     model = conditional_network()
     guided = quick(model, 4, classes=1, guidance=2.0, fast=fast)

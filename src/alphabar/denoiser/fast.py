@@ -5,7 +5,8 @@
 
 eager and channels_last are PyTorch as it comes, in either memory layout of the convolutions. compile is TorchInductor with
 frozen weights. onnxruntime, openvino and mnn run an ONNX export on the CPU (`pip install 'alphabar[fast]'`), mnn in a process
-a core. cuda_graphs replays the launches of one batch on a GPU. Each sums in an order of its own, so that x0_hat differs in its last digits (about 1e-6).
+of its own for each core. cuda_graphs replays the launches of one batch on a GPU. Each sums in an order of its own, so that
+x0_hat differs in its last digits (about 1e-6).
 """
 
 import copy
@@ -43,7 +44,15 @@ ROUNDS = 5  # timed calls of each method, in turns
 PAUSE = 0.05  # seconds before each of them: threads of the method before may still be spinning
 # Before a method is tried: seconds that it may take to prepare, cold, and the share of the time it may save (5 to 15 % were
 # seen beside channels_last).
-COST = {"eager": 0.0, "channels_last": 0.0, "cuda_graphs": 1.0, "onnxruntime": 10.0, "openvino": 10.0, "mnn": 10.0, "compile": 40.0}
+COST = {
+    "eager": 0.0,
+    "channels_last": 0.0,
+    "cuda_graphs": 1.0,
+    "onnxruntime": 10.0,
+    "openvino": 10.0,
+    "mnn": 10.0,
+    "compile": 40.0,
+}
 SAVING = 0.1
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "mnn": "MNN"}  # that run an ONNX export
 
@@ -286,9 +295,7 @@ class Job:
         graph = onnx.load_from_string(exported).graph
         names = [i.name for i in graph.input], graph.output[0].name
         inputs = self.example()
-        return _Fixed(
-            Workers(exported, inputs, inputs[0], names, torch.get_num_threads()), self, spare=self._channels_last()
-        )
+        return _Fixed(Workers(exported, inputs, inputs[0], names, torch.get_num_threads()), self, spare=self._channels_last())
 
     def onnx(self) -> bytes:
         """The network as an ONNX model of any batch."""

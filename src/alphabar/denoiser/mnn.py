@@ -11,11 +11,13 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SHARE = 8  # images of a process, at least: fewer do not pay for its waking up
@@ -29,7 +31,9 @@ class Workers:
     Raises RuntimeError where MNN cannot read the model or a process ends, with its last words.
     """
 
-    def __init__(self, onnx: bytes, inputs: Sequence[Tensor], out: Tensor, names: tuple[Sequence[str], str], threads: int) -> None:
+    def __init__(
+        self, onnx: bytes, inputs: Sequence[Tensor], out: Tensor, names: tuple[Sequence[str], str], threads: int
+    ) -> None:
         n = len(inputs[0])
         count = max(1, min(threads, n // SHARE))
         self.folder = Path(tempfile.mkdtemp(prefix="alphabar-mnn-"))
@@ -38,7 +42,7 @@ class Workers:
             told = [_told(name, v) for name, v in zip(names[0], inputs, strict=True)]
             answer = _told(names[1], out)
             edges = np.linspace(0, n, count + 1).round().astype(int).tolist()
-            rows = list(zip(edges[:-1], edges[1:], strict=True))
+            rows = list(pairwise(edges))
             (self.folder / "job.json").write_text(json.dumps({"inputs": told, "output": answer, "rows": rows}))
             self.inputs, self.answer = [self._map(i) for i in told], self._map(answer)
             self.log = (self.folder / "log").open("wb")
@@ -68,7 +72,7 @@ class Workers:
         self._wait()
         return torch.from_numpy(np.array(self.answer))
 
-    def _map(self, told: dict[str, Any]) -> "np.ndarray[Any, Any]":
+    def _map(self, told: dict[str, Any]) -> NDArray[Any]:
         return np.memmap(self.folder / told["name"], dtype=told["dtype"], mode="w+", shape=tuple(told["shape"]))
 
     def _wait(self) -> None:
