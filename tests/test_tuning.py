@@ -278,6 +278,18 @@ def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
 
 
+@pytest.mark.parametrize(("base", "grid"), [("ddim", "karras_few"), ("unipc", "log_sigma")])
+def test_it_begins_with_the_sampler_whose_images_are_most_like_real_ones(place: Path, base: str, grid: str) -> None:
+    """The real images are what one of the candidates draws; none of those of least squares comes as near."""
+    drawn = sample(load_model("run"), 400, sampler=base, steps=3, grid=grid, seed=5, batch=200, progress=False)
+    np.save("drawn.npy", drawn.images)
+    how = tune(
+        "run", (3,), fit="features", against="drawn.npy", extractor="extractor0.safetensors", judge="extractor1.safetensors",
+        n_judge=64, descent=Descent(rounds=0, remember=512, eta=0.0), **SHORT,
+    )[0].fit.how  # fmt: skip
+    assert how["began with"] == f"{base}, {grid}; eta 0"
+
+
 # ---- foreign models and their clipping
 
 

@@ -17,12 +17,13 @@ from alphabar.evaluation.extract import extract
 from alphabar.evaluation.extractor import load_extractor
 from alphabar.evaluation.features import FeatureStats
 from alphabar.evaluation.pull import Embeds, FrechetPull
+from alphabar.progress import track
 from alphabar.record import versions
 from alphabar.sampling import tune as fits
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.draw import Model, held, sample
 from alphabar.sampling.tuned import Tuned, check_name, find_tuned, folders_of, path_of, run_tuned, save_tuned
-from alphabar.schedule.grid import default_grid, make_grid
+from alphabar.schedule.grid import GRIDS, default_grid, make_grid
 from alphabar.seeds import SeededNoise, starting_noise
 from alphabar.training.checkpoint import load_model
 from alphabar.types import Denoiser, Grid, Images
@@ -30,6 +31,7 @@ from alphabar.types import Denoiser, Grid, Images
 Fit = Literal["grid", "solver", "images", "features"]
 FITS: tuple[str, ...] = get_args(Fit)
 BASES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis")  # one call a step, no noise: linear in what they are told
+FINALISTS = 4  # of the samplers that a fit by features may begin with
 SEED = 1_000_000  # of fits; judging takes the next one: nobody samples with either by habit
 
 
@@ -58,7 +60,7 @@ class Descent:
     """How a fit by gradient goes about it: `rounds` descents (`alphabar.sampling.tune.descend`) of `steps` steps with `batch`
     images, the first with `rate` and each next one with 0.6 of it.
 
-    eta: the share of fresh noise that it begins with (0 keeps the sampler without noise). remember: images whose features
+    eta: the most fresh noise that it begins with, as DDIM's (0 keeps the sampler without noise). remember: images whose features
     count beside those of the batch, drawn anew for each round, as old ones are of another sampler. bf16: multiply in bfloat16
     while fitting.
     """
@@ -98,8 +100,9 @@ def tune(
     """Fits a sampler to a run for each number of calls, and keeps it with the run, where `sample(sampler="tuned")` finds it.
 
     fit: "grid", the levels, under the best of the samplers of one call a step; "solver", levels and coefficients by least
-    squares; "images", those and then the gradient of the distance from the fine trajectory; "features", those and then, with
-    fresh noise, the gradient of the Fréchet distance to the training images of `against` in the features of `extractor`.
+    squares; "images", those and then the gradient of the distance from the fine trajectory; "features": of those and the usual
+    samplers on every grid the one whose images have the least Fréchet distance to the training images of `against` in the
+    features of `extractor`, and then, with fresh noise, the gradient of that distance.
     base: the sampler whose coefficients a fit of the levels takes, or begins with; None: the best of `BASES`. Name the one that
     is to walk an exported grid: dpmpp_2m is diffusers' DPMSolverMultistepScheduler.
     judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
@@ -148,14 +151,17 @@ def tune(
         where = {"fit": fit, "seed": seed, "n": n, "fine": bench.teacher, "versions": versions()}
         if begin is not None and k in begin:
             c, how = fits.Coefficients.of(begin[k]), f"{begin[k].name} ({begin[k].digest})"
+            if pull is not None and not bool((c.fresh > 0).any()):  # one that has noise keeps it
+                c = c.with_noise(descent.eta)
         else:
-            c, how = bench.best(costs, k, BASES if base is None else (base,), solver=fit != "grid")
+            bases = BASES if base is None else (base,)
+            c, how = bench.best(costs, k, bases, solver=fit != "grid")
+            if pull is not None:  # who comes nearest to the fine trajectory need not come nearest to real images
+                c, how = bench.race({how: c, **bench.usual(k, bases)}, pull, descent)
         where["began with"] = how
         start = bench.tuned(c, "start", fingerprint)
         losses: list[float] = []
         if fit in ("images", "features"):
-            if pull is not None and not start.stochastic:  # one that has noise keeps it
-                c = c.with_noise(descent.eta)
             c, losses = bench.descend(c, descent, pull)
             where |= {"descent": asdict(descent), "losses": [float(f"{v:.5g}") for v in losses]}
             if pull is not None:
@@ -264,6 +270,37 @@ class _Bench:
                 found.append((off, c, f"{what}; {how}"))
         _, c, how = min(found, key=lambda row: row[0])
         return c, how
+
+    def usual(self, calls: int, bases: Sequence[str]) -> dict[str, fits.Coefficients]:
+        """The coefficients of samplers on every grid that the schedule has so many levels of, by name."""
+        found = {}
+        for base, grid in product(bases, GRIDS):
+            try:
+                sigmas = make_grid(self.model.schedule, calls, grid)
+            except ValueError:  # more steps than timesteps
+                continue
+            found[f"{base}, {grid}"] = fits.coefficients_of(SAMPLERS[base].fn, sigmas)
+        return found
+
+    def race(self, candidates: Mapping[str, fits.Coefficients], pull: FrechetPull, how: Descent) -> tuple[fits.Coefficients, str]:
+        """The candidate whose images' features come nearest to the real ones', with a third of how.eta of fresh noise (little
+        enough to compare by, and not none, which no gradient would move) or with all of it. All start, from the same noise,
+        with an eighth of the images that decide between the best few."""
+
+        def distance(name: str, eta: float, n: int) -> float:
+            self._fill(pull, candidates[name].with_noise(eta), n, self.seed + 2)
+            advance(1)
+            return pull.distance()
+
+        runs = [(name, how.eta / 3) for name in candidates]
+        few = min(len(candidates), FINALISTS)
+        etas = sorted({how.eta / 3, how.eta})
+        with track(len(runs) + few * len(etas), "where to begin", unit="samplers", show=self.progress) as advance:
+            heat = {name: distance(name, eta, max(64, how.remember // 8)) for name, eta in runs}
+            best = sorted(heat, key=lambda name: heat[name])[:few]
+            final = {(name, eta): distance(name, eta, how.remember) for name, eta in product(best, etas)}
+        name, eta = min(final, key=lambda run: final[run])
+        return candidates[name].with_noise(eta), f"{name}; eta {eta:g}"
 
     def descend(self, c: fits.Coefficients, how: Descent, pull: FrechetPull | None) -> tuple[fits.Coefficients, list[float]]:
         """The coefficients after all rounds, and the losses on the way. pull: the loss; None: distance from the trajectory."""

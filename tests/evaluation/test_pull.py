@@ -45,7 +45,10 @@ def test_the_value_is_the_distance(real):
     pull.add(parts[0])
     for k in (1, 2):
         wanted = frechet(stats(bent, torch.cat(parts[: k + 1])), stats(bent, real)).value
-        assert float(pull(parts[k])) == pytest.approx(wanted, rel=1e-9)
+        assert float(pull(parts[k])) == pytest.approx(wanted, rel=1e-9) == pull.distance()
+    pull.forget()
+    with pytest.raises(ValueError, match="at least two images"):
+        pull.distance()
 
 
 def test_no_distance_from_itself(real):

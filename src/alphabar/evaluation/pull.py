@@ -58,18 +58,31 @@ class FrechetPull:
     def __call__(self, images: Images, rows: Sequence[int] = ()) -> Tensor:
         f = self._embed(images)
         self._push(f.detach())
-        known = torch.cat(list(self._before)).double().cpu()
-        m, c = known.mean(0), known.T.cov()
-        values, vectors = torch.linalg.eigh(self.root @ c @ self.root)
-        values = values.clamp_min(float(values[-1]) * 1e-14)  # rounding leaves none that are 0 or below
+        m, c, values, vectors = self._spectrum()
         inner = self.root @ (vectors / values.sqrt()) @ vectors.T @ self.root
         g = (torch.eye(len(m), dtype=torch.float64) - inner).to(f)
         off = f - m.to(f)
         first = 2 * (m - self.mean).to(f)
         slope = (f @ first + ((off @ g) * off).sum(1)).mean()
-        value = (m - self.mean).square().sum() + (c + self.cov).diagonal().sum() - 2 * values.sqrt().sum()
-        out: Tensor = slope - slope.detach() + value.to(f)
+        out: Tensor = slope - slope.detach() + self._value(m, c, values).to(f)
         return out
+
+    def distance(self) -> float:
+        """That of all images remembered. Raises ValueError for fewer than two."""
+        if sum(len(b) for b in self._before) < 2:
+            raise ValueError("a distance needs at least two images: add some")
+        m, c, values, _ = self._spectrum()
+        return float(self._value(m, c, values))
+
+    def _spectrum(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean and covariance of what is remembered, and eigenvalues and eigenvectors of C_r^{1/2} C C_r^{1/2}."""
+        known = torch.cat(list(self._before)).double().cpu()
+        m, c = known.mean(0), known.T.cov()
+        values, vectors = torch.linalg.eigh(self.root @ c @ self.root)
+        return m, c, values.clamp_min(float(values[-1]) * 1e-14), vectors  # rounding leaves none that are 0 or below
+
+    def _value(self, m: Tensor, c: Tensor, values: Tensor) -> Tensor:
+        return (m - self.mean).square().sum() + (c + self.cov).diagonal().sum() - 2 * values.sqrt().sum()
 
     def _embed(self, images: Images) -> Features:
         k = self.crop
