@@ -39,7 +39,7 @@ from alphabar.data.split import holdout
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.evaluate import ImageEval, Measured
-from alphabar.experimenting import _images_per_second
+from alphabar.experimenting import images_per_second
 from alphabar.recipe import resolve
 from alphabar.record import machine
 from alphabar.sampling.draw import Samples, sample
@@ -180,7 +180,7 @@ def our_training(recipe_name: str, set_name: str, images: ImageSet, minutes: flo
     recipe = resolve(recipe_name, ["--data.set", set_name])
     quiet = replace(recipe, watch=replace(recipe.watch, preview_every=0, score_every=0))
     if not (out / "recipe.toml").exists():
-        rate = _images_per_second(quiet, images)
+        rate = images_per_second(quiet, images)
         amount = max(1, round(rate * 60 * minutes / recipe.train.batch)) * recipe.train.batch
         quiet = replace(quiet, train=replace(quiet.train, images=amount))
     else:

@@ -183,7 +183,7 @@ def _with_budget(folder: Path, told: Experiment, images: Mapping[str, ImageSet],
             rates: dict[str, list[float]] = {k: [] for k in missing}
             for _ in range(2):  # in turns, so that a busy minute tells on all
                 for k, recipe in missing.items():
-                    rates[k].append(_images_per_second(recipe, images[k]))
+                    rates[k].append(images_per_second(recipe, images[k]))
             for k, found in rates.items():
                 batch = told.variants[k].train.batch
                 amount = max(1, round(statistics.median(found) * 60 * told.budget.minutes / batch)) * batch
@@ -205,7 +205,7 @@ class _Clock(Hook):
         self.times.append(time.perf_counter())
 
 
-def _images_per_second(recipe: Recipe, images: ImageSet) -> float:
+def images_per_second(recipe: Recipe, images: ImageSet) -> float:
     """Of a few steps of the very training, thrown away."""
     model = model_for(recipe, images)
     kept, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)

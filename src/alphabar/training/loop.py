@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any, Literal
 
@@ -229,9 +230,11 @@ def train(
     Stops cleanly, with a checkpoint, on Ctrl-C and SIGTERM (raising KeyboardInterrupt).
     Raises Diverged when the loss is NaN or explodes, FileNotFoundError when there is nothing to resume.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
-    accelerator = Accelerator(mixed_precision=recipe.precision)
+    # Process 0 calls the hooks while the others wait for it, and a score may take longer than the usual ten minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[patience])
     world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     if recipe.accumulate < 1 or recipe.batch % (world * recipe.accumulate):
         raise ValueError(
