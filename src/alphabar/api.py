@@ -18,6 +18,7 @@ from alphabar.evaluation.extractor import load_extractor
 from alphabar.recipe import Recipe
 from alphabar.record import Run
 from alphabar.sampling.preview import Preview
+from alphabar.tracking.outbox import Tracking
 from alphabar.training.checkpoint import has_checkpoint
 from alphabar.training.hooks import HeldOutLoss, Hook
 from alphabar.training.loop import train as _train
@@ -72,6 +73,7 @@ def train(
         resume = False
     elif first and run.recipe.exists() and not resume:
         raise FileExistsError(f"{run.path} already holds a run: add --resume to go on with it, or name another folder")
+    tracking = Tracking(run, recipe.track) if first and recipe.track else None
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
     if (note := unused_depth(image_set)) is not None:
         warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
@@ -101,20 +103,24 @@ def train(
                 indent=1,
             )
         )
-    return _train(
-        model,
-        image_set.pixels,
-        kept,
-        recipe.train,
-        run,
-        labels=image_set.labels,
-        heldout=image_set.pixels[held[:4096]],
-        heldout_labels=None if image_set.labels is None else image_set.labels[held[:4096]],
-        hooks=[*watching, *hooks],
-        resume=resume,
-        fingerprint=recipe.fingerprint(image_set.fingerprint),
-        progress=progress,
-    )
+    try:
+        return _train(
+            model,
+            image_set.pixels,
+            kept,
+            recipe.train,
+            run,
+            labels=image_set.labels,
+            heldout=image_set.pixels[held[:4096]],
+            heldout_labels=None if image_set.labels is None else image_set.labels[held[:4096]],
+            hooks=[*watching, *hooks, *([tracking] if tracking else [])],
+            resume=resume,
+            fingerprint=recipe.fingerprint(image_set.fingerprint),
+            progress=progress,
+        )
+    finally:
+        if tracking:
+            tracking.end()
 
 
 def _scorer(recipe: Recipe, image_set: ImageSet) -> Hook | None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -1010,6 +1011,43 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
     )
     print(f"relative gap over all levels: {found.relative_gap}")
     print(f"picture: {path}")
+
+
+@app.command
+def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
+    """Send a run's record to trackers: what they have not got yet, or all of it to one that the run never had.
+
+    ```
+    alphabar sync runs/garments --to tensorboard
+    alphabar sync runs/garments --to wandb mlflow
+    ```
+
+    Parameters
+    ----------
+    runs
+        run folders.
+    to
+        wandb, tensorboard, mlflow, trackio, or module:Class of your own; none: those in the run's recipe.
+    """
+    from alphabar.recipe import resolve
+    from alphabar.record import Run
+    from alphabar.tracking.outbox import sync as send
+
+    if not runs:
+        raise ValueError("name a run folder, as in `alphabar sync runs/garments --to tensorboard`")
+    found = {}
+    for path in runs:
+        names = to or resolve(Run(path).recipe).track
+        if not names:
+            raise ValueError(f"{path} has no trackers in its recipe: name some, as in --to tensorboard")
+        with redirect_stdout(sys.stderr):  # where trackers talk
+            found[str(path)] = send(path, names)
+    if as_json:
+        print(json.dumps(found))
+        return
+    for where, sent in found.items():
+        for name, told in sent.items():
+            print(f"{where}: {told['sent']} events to {name}. Look at it: {told['where']}")
 
 
 @app.command
