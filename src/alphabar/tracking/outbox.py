@@ -6,6 +6,7 @@ record, is tried again, and can be sent later by `alphabar sync RUN`.
 
 import contextlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -115,11 +116,12 @@ class Outbox:
             scores = [e for e in messages(self.run) if e.kind == "score" and e.images <= images]
             if scores:
                 about["score"] = {"images": scores[-1].images, **scores[-1].values}
-            title = f"{self.link.title}-checkpoint"
+            safe = re.sub(r"[^A-Za-z0-9_.-]", "_", self.link.title)  # what all trackers take for a name
+            title = f"{safe}-checkpoint"
             self.link.files("model", title, [weights, self.run.recipe], (alias,), about)
         sheets = sorted(self.run.samples.glob("preview_*.png"))
         if alias == "latest" and sheets:
-            self.link.files("samples", f"{self.link.title}-samples", [sheets[-1]], ("latest",), {"of": title, **about})
+            self.link.files("samples", f"{safe}-samples", [sheets[-1]], ("latest",), {"of": title, **about})
         return images
 
     def close(self) -> None:
@@ -238,8 +240,12 @@ def sync(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     run = Run(path)
     if not run.events.exists():
         raise FileNotFoundError(f"{run.path} has no record: wanted a run folder, as `alphabar train SET --out RUN` makes them")
+    from accelerate import PartialState
+
+    boxes = [Outbox(run, name) for name in names]
+    PartialState()  # which accelerate's trackers ask who is to write
     found = {}
-    for box in [Outbox(run, name) for name in names]:
+    for box in boxes:
         before = box.left()
         try:
             box.open()
