@@ -19,6 +19,8 @@ extractor_app = App(
     name="extractor", help="Train an extractor of features on a set of your own, and check what it sees.", help_format="markdown"
 )
 app.command(extractor_app)
+runs_app = App(name="runs", help="List runs, and take checkpoints away without losing what they were.", help_format="markdown")
+app.command(runs_app)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON instead of a table")]
 
@@ -1011,6 +1013,118 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
     )
     print(f"relative gap over all levels: {found.relative_gap}")
     print(f"picture: {path}")
+
+
+@runs_app.default
+def list_runs(
+    *roots: Path, where: tuple[str, ...] = (), state: tuple[str, ...] = (), model: str | None = None, as_json: Json = False
+) -> None:
+    """List the runs below some folders: where their recipes differ, how they stand, best score, cost in images, FLOPs and hours.
+
+    ```
+    alphabar runs
+    alphabar runs runs/ experiments/ --where data.set=fashion_mnist train.lr=0.001 --state finished --json
+    ```
+
+    Parameters
+    ----------
+    roots
+        folders that hold runs; runs/ where there is one, else this folder.
+    where
+        recipe keys and the values they must have, as train.lr=0.001.
+    state
+        finished, stopped, diverged, open or empty: only those.
+    model
+        the fingerprint that samples and scores name their model by: only say which run and checkpoint it is, or was.
+    """
+    from alphabar.report.runs import find_runs, origin, table
+
+    paths = find_runs(roots or [Path("runs") if Path("runs").is_dir() else Path()])
+    if model is not None:
+        found = origin(paths, model)
+        if as_json:
+            print(json.dumps(found))
+        for row in [] if as_json else found:
+            print(
+                f"{row['run']}, checkpoint {row['checkpoint']}, {row['images']} images" + ("" if row["there"] else "; taken away")
+            )
+        if not found and not as_json:
+            print(f"none of {len(paths)} runs has or had the model {model}")
+        return
+    if bad := [w for w in where if "=" not in w]:
+        raise ValueError(f"--where {bad[0]}: write KEY=VALUE, as train.lr=0.001")
+    if bad := [s for s in state if s not in ("finished", "stopped", "diverged", "open", "empty")]:
+        raise ValueError(f"--state {bad[0]}: use finished, stopped, diverged, open or empty")
+    rows = table(paths, dict(w.split("=", 1) for w in where), state)
+    if as_json:
+        print(json.dumps([r.to_json() for r in rows]))
+        return
+    if not rows:
+        print(f"no runs{' like that' if paths else ''} below {', '.join(map(str, roots)) or 'here'}")
+        return
+    _table(
+        ("run", "state", "images", "hours", "TFLOP", "best FID", "what differs"),
+        [
+            (
+                r.path, r.state, _of(r.images, r.budget), _number(r.hours, ".2f"), _number(r.tflop, ",.0f"),
+                _number(r.fid, ".3g") + ("" if r.fid_interval is None else " [{:.3g}, {:.3g}]".format(*r.fid_interval)),
+                ", ".join(f"{k} {v}" for k, v in r.differs.items()),
+            )
+            for r in rows
+        ],
+        f"{len(rows)} run{'s' if len(rows) > 1 else ''}",
+    )  # fmt: skip
+
+
+def _of(images: int | None, budget: int | None) -> str:
+    return "–" if images is None else f"{images:,}" + (f" of {budget:,}" if budget and budget != images else "")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+@runs_app.command
+def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = False, as_json: Json = False) -> None:
+    """Take checkpoints away, after asking. What each was (images, fingerprint) stays in the run's lineage.jsonl, so that samples
+    and scores can still be traced to it; recipe, record and samples stay.
+
+    ```
+    alphabar runs prune runs/garments --keep best
+    alphabar runs prune runs/old runs/older --keep none --yes
+    ```
+
+    Parameters
+    ----------
+    runs
+        run folders.
+    keep
+        last, best, last.old, snapshots: the ones that stay; none: nothing stays but the record.
+    yes
+        do not ask.
+    """
+    from alphabar.report.runs import plan_removals, remove
+
+    if not runs:
+        raise ValueError("name a run folder, as in `alphabar runs prune runs/garments --keep best`")
+    planned = plan_removals(runs, () if keep == ("none",) else keep)
+    if not planned:
+        print("there is nothing to take away", file=sys.stderr)
+        return
+    for r in planned:
+        what = f"{r.run}: {r.name}, {r.size / 2**20:.1f} MiB" + (f", {r.images:,} images" if r.images is not None else "")
+        print(what + (f"; {r.loses}" if r.loses else ""), file=sys.stderr)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ValueError("nobody is there to ask: look at the list, and add --yes")
+        if input("take these away? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was taken away", file=sys.stderr)
+            return
+    freed = remove(planned)
+    if as_json:
+        print(json.dumps({"freed": freed, "removed": [[r.run, r.name, r.model] for r in planned]}))
+    else:
+        print(f"{freed / 2**20:.1f} MiB freed; what they were is in lineage.jsonl of each run")
 
 
 @app.command
