@@ -19,7 +19,12 @@ extractor_app = App(
     name="extractor", help="Train an extractor of features on a set of your own, and check what it sees.", help_format="markdown"
 )
 app.command(extractor_app)
-runs_app = App(name="runs", help="List runs, and take checkpoints away without losing what they were.", help_format="markdown")
+runs_app = App(
+    name="runs",
+    help="List runs, and take checkpoints away without losing what they were.\n\n"
+    "```\nalphabar runs\nalphabar runs runs/ --where data.set=fashion_mnist train.lr=0.001 --state finished\n```",
+    help_format="markdown",
+)
 app.command(runs_app)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON instead of a table")]

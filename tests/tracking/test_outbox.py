@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,6 +233,17 @@ def test_killed_again_and_again_no_step_is_dropped_or_repeated(squares: Path, tm
 
 
 # ---- the door
+
+
+def test_the_tracker_of_the_documents(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "diary.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "diary", raising=False)
+    api.train(small(squares, track=("diary:Diary",)), tmp_path / "told", progress=False)
+    lines = (tmp_path / "told.txt").read_text().splitlines()
+    assert "train.batch" in lines[0] and any(line.startswith("64 {'train/loss'") for line in lines)
 
 
 def test_the_command(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
