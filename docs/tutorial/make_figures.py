@@ -44,7 +44,7 @@ BLUE, ORANGE, GREEN, GREY = "#3563a8", "#c8641e", "#3c8a4f", "#777777"
 
 @dataclass
 class Drawn:
-    """A figure, what stands under it, and its numbers. table: a table in Markdown, or "". """
+    """A figure, what stands under it, and its numbers. table: a table in Markdown, or ""."""
 
     figure: Figure
     alt: str
@@ -159,11 +159,16 @@ def noising(work: Path, image_set: str = "fashion_mnist") -> Drawn:
         seen = add_noise(x0, torch.full((len(x0),), sigma), noise) * share**0.5  # the network's input
         for row, image in enumerate(to_pixels(seen.clamp(-1, 1))):
             show(grid[row, column], image, f"sigma {sigma:g}\nalphabar {share:.2g}" if row == 0 else "")
-    named = "a T-shirt, trousers, a pullover and a dress of the Fashion-MNIST test images" if image_set == "fashion_mnist" else image_set
+    named = (
+        "a T-shirt, trousers, a pullover and a dress of the Fashion-MNIST test images"
+        if image_set == "fashion_mnist"
+        else image_set
+    )
     return Drawn(
         figure,
         "four images in seven columns of rising noise",
-        f"One noise an image (seed 0), seven levels: {named}, as the network sees them, sqrt(alphabar) x, cut to -1..1 for the eye.",
+        f"One noise an image (seed 0), seven levels: {named}, as the network sees them, sqrt(alphabar) x, cut to -1..1 for "
+        f"the eye.",
         {"sigma": sigmas, "alphabar": shares},
     )
 
@@ -178,14 +183,19 @@ def range_ladder(work: Path, n: int = 1024) -> Drawn:
     axes = top.subplots()
     below = [[s.value - s.interval[0], s.interval[1] - s.value] if s.interval else [0, 0] for s in scores]
     axes.errorbar(strengths, [s.value for s in scores], np.array(below).T, marker="o", color=BLUE, capsize=3)
-    axes.set(xlabel="share of the range that is lost (0.5: -0.5..0.5 written as if it were -1..1)", ylabel=f"FID, {n:,} images", yscale="log")
+    axes.set(
+        xlabel="share of the range that is lost (0.5: -0.5..0.5 written as if it were -1..1)",
+        ylabel=f"FID, {n:,} images",
+        yscale="log",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     for axes, rung, images in zip(bottom.subplots(1, len(strengths)), strengths, ladder.shown, strict=True):
         show(axes, images[0], f"{rung:g}")
     return Drawn(
         figure,
         "FID rising with the share of the range that is lost, and one garment at every share",
-        f"FID of {n:,} real garments of the training images against the 10,000 test images as their range shrinks, with 95 % intervals. Nothing "
+        f"FID of {n:,} real garments of the training images against the 10,000 test images as their range shrinks, with 95 "
+        f"% intervals. Nothing "
         "but the range is wrong with these pictures.",
         {"n": n, "lost": strengths, "fid": [s.to_json() for s in scores]},
         table(["share lost", *(f"{s:g}" for s in strengths)], [["FID", *(of(s) for s in scores)]]),
@@ -226,15 +236,28 @@ def trained(work: Path, experiment: Path, pairs: Sequence[tuple[str, str]], name
         low, high = gap.interval or (-np.inf, np.inf)
         verdict = "not decided" if low <= 0 <= high else ("worse" if low > 0 else "better")
         decided[f"{a} less {b}"] = {**gap.to_json(), "verdict": verdict}
-        rows.append([f"{names[a]} less {names[b]}", words(gap.value, gap.interval), verdict if verdict == "not decided" else f"the first is {verdict}"])
+        rows.append(
+            [
+                f"{names[a]} less {names[b]}",
+                words(gap.value, gap.interval),
+                verdict if verdict == "not decided" else f"the first is {verdict}",
+            ]
+        )
     images, n = told["budget"]["images"], told["scoring"]["n"]
     return Drawn(
         figure,
         f"{unit} of {len(shown)} trained variants",
-        f"{len(shown)} variants of a {'tiny ' if told['name'] == 'short' else ''}network, {len(seeds)} seeds each, {images:,} images seen in every "
-        f"training ({found['minutes']:.0f} minutes for all {len(found['rows'])} trainings of the experiment); {n:,} samples of each, DDIM with "
+        f"{len(shown)} variants of a {'tiny ' if told['name'] == 'short' else ''}network, {len(seeds)} seeds each, "
+        f"{images:,} images seen in every "
+        f"training ({found['minutes']:.0f} minutes for all {len(found['rows'])} trainings of the experiment); {n:,} samples "
+        f"of each, DDIM with "
         f"{told['scoring']['steps']} calls, against the 10,000 test images. Intervals are Student's over {len(seeds)} seeds.",
-        {"values": values, "differences": decided, "training_minutes": found["minutes"], "trained_on": found["rows"][0]["machine"]["cpu"]},
+        {
+            "values": values,
+            "differences": decided,
+            "training_minutes": found["minutes"],
+            "trained_on": found["rows"][0]["machine"]["cpu"],
+        },
         table(["difference", f"{unit}, with 95 % interval", "so"], rows),
     )
 
@@ -261,7 +284,11 @@ def schedules(work: Path) -> Drawn:
         right.semilogy(share, sigma, color=colour, ls=dash)
         for axes, k in zip(line, range(0, 201, 25), strict=True):
             s = sigma[k : k + 1].float()
-            show(axes, to_pixels((add_noise(x0, s, noise) * alphabar_of(s).sqrt()).clamp(-1, 1))[0], f"{float(share[k]):.3g}" if line is strip[0] else "")
+            show(
+                axes,
+                to_pixels((add_noise(x0, s, noise) * alphabar_of(s).sqrt()).clamp(-1, 1))[0],
+                f"{float(share[k]):.3g}" if line is strip[0] else "",
+            )
         line[0].set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=7)
         end, far = float(alphabar_of(sigma[-1])), float((sigma > 3).double().mean())
         numbers[name] = {"alphabar_at_the_end": end, "sigma_max": float(sigma[-1]), "share_above_sigma_3": far}
@@ -272,7 +299,8 @@ def schedules(work: Path) -> Drawn:
     return Drawn(
         figure,
         "alphabar and sigma along four schedules, and one bag under each",
-        "What is left of the image along the schedules (exact, no training), and a bag of the test images at nine times of each. alphabar and sigma "
+        "What is left of the image along the schedules (exact, no training), and a bag of the test images at nine times of "
+        "each. alphabar and sigma "
         "are those of images in [-1, 1], so that they compare.",
         numbers,
         table(["schedule", "alphabar at the end", "sigma at the end", "of the times, sigma above 3"], rows),
@@ -290,7 +318,10 @@ def extractor(work: Path, n: int = 1024) -> Drawn:
     """Two extractors under the same damage."""
     names = ["blur", "noise", "jpeg", "inverted"]
     thumbnail = ModuleExtractor(Thumbnail(), "thumbnail", 49, channels=1)
-    checks = {"bundled": check("bundled", AGAINST, n=n, ladders=names, progress=True), "7 x 7 pixels": check(thumbnail, AGAINST, n=n, ladders=names)}
+    checks = {
+        "bundled": check("bundled", AGAINST, n=n, ladders=names, progress=True),
+        "7 x 7 pixels": check(thumbnail, AGAINST, n=n, ladders=names),
+    }
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
     rows, numbers = [], {}
     for axes, k in zip(figure.subplots(1, len(names)), range(len(names)), strict=True):
@@ -299,9 +330,22 @@ def extractor(work: Path, n: int = 1024) -> Drawn:
             fid = [r.scores["fid"].value for r in ladder.rungs]
             axes.plot([r.strength for r in ladder.rungs], np.array(fid) / fid[0], "o-", color=colour, label=who, ms=3)
             ranked = ladder.ranked["fid"]
-            numbers[f"{who}, {ladder.name}"] = {"ranked": ranked, "reason": ladder.reason("fid"), "fid": [r.scores["fid"].to_json() for r in ladder.rungs]}
+            numbers[f"{who}, {ladder.name}"] = {
+                "ranked": ranked,
+                "reason": ladder.reason("fid"),
+                "fid": [r.scores["fid"].to_json() for r in ladder.rungs],
+            }
             weakest, strongest = ladder.rungs[1].scores["fid"], ladder.rungs[-1].scores["fid"]
-            rows.append([ladder.name, who, of(ladder.rungs[0].scores["fid"], 3), of(weakest, 3), of(strongest, 3), "yes" if ranked else "**no**"])
+            rows.append(
+                [
+                    ladder.name,
+                    who,
+                    of(ladder.rungs[0].scores["fid"], 3),
+                    of(weakest, 3),
+                    of(strongest, 3),
+                    "yes" if ranked else "**no**",
+                ]
+            )
         axes.axhline(1, color=GREY, ls=":")
         axes.set(title=f"{ladder.name}", xlabel=ladder.unit, yscale="log")
         axes.xaxis.label.set_size(6)
@@ -311,41 +355,45 @@ def extractor(work: Path, n: int = 1024) -> Drawn:
     return Drawn(
         figure,
         "FID of damaged garments by two extractors, over FID of undamaged ones",
-        f"FID of {n:,} damaged real garments over that of the same garments undamaged, by the bundled extractor and by one that sees 7 x 7 pixels. "
+        f"FID of {n:,} damaged real garments over that of the same garments undamaged, by the bundled extractor and by one "
+        f"that sees 7 x 7 pixels. "
         "A good extractor rises everywhere; both are judged by `alphabar.evaluation.check.check`.",
         numbers,
         table(["damage", "extractor", "FID, none", "weakest", "strongest", "ranked"], rows),
     )
 
 
-def skipping(work: Path, n: int = 1024) -> Drawn:
+def skipping(work: Path, n: int = 512) -> Drawn:
     """The same noise with all calls and with a third of them; and calls saved by a plan against calls saved by fewer steps."""
     few = {
-        "every step": dict(sampler="ddpm", steps=300),
-        "every(3)": dict(sampler="ddpm", steps=300, plan="every(3)"),
-        "every(10)": dict(sampler="ddpm", steps=300, plan="every(10)"),
+        "every step": {"sampler": "ddpm", "steps": 300},
+        "every(3)": {"sampler": "ddpm", "steps": 300, "plan": "every(3)"},
+        "every(10)": {"sampler": "ddpm", "steps": 300, "plan": "every(10)"},
     }
     sets = {name: drawn(work, 8, **how) for name, how in few.items()}
     whole = sets["every step"].images.astype(float)
     moved = {name: float(np.sqrt(((s.images - whole) ** 2).mean())) for name, s in sets.items()}
     figure = rows_of([s.images for s in sets.values()], [f"{name}\n{s.record['nfe']:g} calls" for name, s in sets.items()])
-    plan = scored(work, n, sampler="ddim", steps=20, plan="every(2)")
-    fewer = scored(work, n, sampler="ddim", steps=10)
-    (gap,) = _gaps(plan, fewer, ("20 steps, every(2)", "10 steps"), ("fid",))
+    plan = scored(work, n, ("kid",), sampler="ddim", steps=20, plan="every(2)")
+    fewer = scored(work, n, ("kid",), sampler="ddim", steps=10)
+    (gap,) = _gaps(plan, fewer, ("20 steps, every(2)", "10 steps"), ("kid",))
     rows = [
-        [f"DDPM, 300 steps, {name}", f"{s.record['nfe']:g}", f"{moved[name]:.1f}" if name != "every step" else "", ""] for name, s in sets.items()
+        [f"DDPM, 300 steps, {name}", f"{s.record['nfe']:g}", f"{moved[name]:.1f}" if name != "every step" else "", ""]
+        for name, s in sets.items()
     ] + [
-        ["DDIM, 20 steps, every(2)", "10", "", of(plan.scores["fid"])],
-        ["DDIM, 10 steps", "10", "", of(fewer.scores["fid"])],
+        ["DDIM, 20 steps, every(2)", "10", "", of(plan.scores["kid"], 1, 1000)],
+        ["DDIM, 10 steps", "10", "", of(fewer.scores["kid"], 1, 1000)],
     ]
     return Drawn(
         figure,
         "eight garments with all calls, a third, and a tenth of them",
-        f"Eight garments of the bundled model from the same noise by DDPM in 300 steps, with all network calls and with a part of them. "
-        f"Below: root mean square difference from the first row, in grey levels of 255 (8 images), and FID of DDIM with the same 10 calls spent in two "
+        f"Eight garments of the bundled model from the same noise by DDPM in 300 steps, with all network calls and with a "
+        f"part of them. "
+        f"Below: root mean square difference from the first row, in grey levels of 255 (8 images), and KID of DDIM with the "
+        f"same 10 calls spent in two "
         f"ways ({n:,} images against the 10,000 test images, the same noise): {gap.words}.",
-        {"rms_from_all_calls": moved, "nfe": {k: s.record["nfe"] for k, s in sets.items()}, "fid": _json(gap)},
-        table(["way", "calls", "difference, grey levels", "FID with 95 % interval"], rows),
+        {"rms_from_all_calls": moved, "nfe": {k: s.record["nfe"] for k, s in sets.items()}, "kid": _json(gap)},
+        table(["way", "calls", "difference, grey levels", "KID x 1000 with 95 % interval"], rows),
     )
 
 
@@ -361,37 +409,41 @@ def _json(c: Comparison) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def eta(work: Path, n: int = 1024) -> Drawn:
+def eta(work: Path, n: int = 512) -> Drawn:
     """The same noise under eta 0 and 1 with more and more calls."""
     calls = (10, 20, 40)
     sets = {(e, k): drawn(work, 8, sampler="ddim", steps=k, eta=e) for e in (0.0, 1.0) for k in calls}
     figure = rows_of([s.images for s in sets.values()], [f"eta {e:g}\n{k} calls" for e, k in sets])
     far = {e: float(np.sqrt(((sets[e, 20].images.astype(float) - sets[e, 40].images) ** 2).mean())) for e in (0.0, 1.0)}
-    flat, noisy = (scored(work, n, **({"sampler": "ddim", "steps": 10} | ({} if e == 0 else {"eta": e}))) for e in (0.0, 1.0))
-    gaps = _gaps(noisy, flat, ("eta 1", "eta 0"), ("fid", "kid"))
-    rows = [
-        [f"{e:g}", of(m.scores["fid"]), of(m.scores["kid"], 1, 1000), f"{far[e]:.1f}"] for e, m in ((0.0, flat), (1.0, noisy))
-    ]
+    flat, noisy = (
+        scored(work, n, ("kid",), **({"sampler": "ddim", "steps": 10} | ({} if e == 0 else {"eta": e}))) for e in (0.0, 1.0)
+    )
+    (gap,) = _gaps(noisy, flat, ("eta 1", "eta 0"), ("kid",))
+    rows = [[f"{e:g}", of(m.scores["kid"], 1, 1000), f"{far[e]:.1f}"] for e, m in ((0.0, flat), (1.0, noisy))]
     return Drawn(
         figure,
         "eight garments at eta 0 and eta 1 with 10, 20 and 40 calls",
-        f"Eight garments of the bundled model, the same starting noise in every row. At 10 calls, {n:,} images against the 10,000 test images: "
-        f"{gaps[0].words}. The last column: root mean square difference between the rows of 20 and of 40 calls, in grey levels of 255 (8 images).",
-        {"rms_20_to_40_calls": far, "fid": _json(gaps[0]), "kid": _json(gaps[1])},
-        table(["eta", "FID at 10 calls", "KID x 1000 at 10 calls", "20 against 40 calls, grey levels"], rows),
+        f"Eight garments of the bundled model, the same starting noise in every row. At 10 calls, {n:,} images against the "
+        f"10,000 test images: "
+        f"{gap.words}. The last column: root mean square difference between the rows of 20 and of 40 calls, in grey levels "
+        f"of 255 (8 images).",
+        {"rms_20_to_40_calls": far, "kid": _json(gap)},
+        table(["eta", "KID x 1000 at 10 calls", "20 against 40 calls, grey levels"], rows),
     )
 
 
 FIVE = {
-    "DDIM": dict(sampler="ddim", steps=5),
-    "dpmpp_3m on karras_few": dict(sampler="dpmpp_3m", steps=5, grid="karras_few"),
-    "fitted to the model": dict(sampler="tuned", steps=5),
+    "DDIM": {"sampler": "ddim", "steps": 5},
+    "dpmpp_3m on karras_few": {"sampler": "dpmpp_3m", "steps": 5, "grid": "karras_few"},
+    "fitted to the model": {"sampler": "tuned", "steps": 5},
 }
 
 
 def few_calls(work: Path, n: int = 1024) -> Drawn:
     """Five calls, three ways."""
-    sets = {"DDIM, 40 calls": drawn(work, 8, sampler="ddim", steps=40, eta=0.0)} | {f"{k}, 5 calls": drawn(work, 8, **how) for k, how in FIVE.items()}
+    sets = {"DDIM, 40 calls": drawn(work, 8, sampler="ddim", steps=40, eta=0.0)} | {
+        f"{k}, 5 calls": drawn(work, 8, **how) for k, how in FIVE.items()
+    }
     found = {k: scored(work, n, **how) for k, how in FIVE.items()}
     figure = Figure(figsize=(7.2, 5.0), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(2.2, 1))
@@ -407,9 +459,13 @@ def few_calls(work: Path, n: int = 1024) -> Drawn:
     return Drawn(
         figure,
         "eight garments by three samplers with five calls, under the same garments with forty, and FID of the three",
-        f"Eight garments of the bundled model from the same noise, and FID of {n:,} images of each way against the 10,000 test images. {gap.words}.",
+        f"Eight garments of the bundled model from the same noise, and FID of {n:,} images of each way against the 10,000 "
+        f"test images. {gap.words}.",
         {"fid": {k: m.scores["fid"].to_json() for k, m in found.items()}, "fitted_less_dpmpp_3m": _json(gap)},
-        table(["5 calls", "FID with 95 % interval", "KID x 1000"], [[k, of(m.scores["fid"]), of(m.scores["kid"], 1, 1000)] for k, m in found.items()]),
+        table(
+            ["5 calls", "FID with 95 % interval", "KID x 1000"],
+            [[k, of(m.scores["fid"]), of(m.scores["kid"], 1, 1000)] for k, m in found.items()],
+        ),
     )
 
 
@@ -425,7 +481,12 @@ def tracking(work: Path, experiment: Path) -> Drawn:
         for axes, key in ((left, "loss"), (right, "heldout_loss")):
             told = [(e["images"], e[key]) for e in events if e.get(key) is not None and "images" in e]
             if told:
-                axes.semilogy(*zip(*told, strict=True), color=colours[row["variant"]], lw=1, label=row["variant"] if row["seed"] == 0 else None)
+                axes.semilogy(
+                    *zip(*told, strict=True),
+                    color=colours[row["variant"]],
+                    lw=1,
+                    label=row["variant"] if row["seed"] == 0 else None,
+                )
                 if key == "heldout_loss":
                     ends.setdefault(row["variant"], []).append(told[-1][1])
     left.set(xlabel="images seen", ylabel="loss")
@@ -435,7 +496,8 @@ def tracking(work: Path, experiment: Path) -> Drawn:
     return Drawn(
         figure,
         "training and held-out loss of twelve short runs",
-        f"Read from the `events.jsonl` of the {len(found['rows'])} runs of the short experiment: four variants, three seeds each. A lower loss is no "
+        f"Read from the `events.jsonl` of the {len(found['rows'])} runs of the short experiment: four variants, three seeds "
+        f"each. A lower loss is no "
         "better model here: every variant's loss is measured at noise levels of its own.",
         {"last_heldout_loss": ends},
     )
@@ -458,11 +520,18 @@ def comparing(work: Path, n: int = 1024) -> Drawn:
         axes.set_xticks([0, 1], ["same", "unlike"], fontsize=7)
         axes.set_xlim(-0.6, 1.6)
         axes.tick_params(axis="y", labelsize=6)
-    rows = [[TITLES[c.metric], *(words(x.difference.value, x.difference.interval, 4 if c.metric == "kid" else 3) + f", {x.verdict}" for x in (c, d))] for c, d in zip(same, unlike, strict=True)]
+    rows = [
+        [
+            TITLES[c.metric],
+            *(words(x.difference.value, x.difference.interval, 4 if c.metric == "kid" else 3) + f", {x.verdict}" for x in (c, d)),
+        ]
+        for c, d in zip(same, unlike, strict=True)
+    ]
     return Drawn(
         figure,
         "differences of six metrics from the same noise and from unlike noise",
-        f"Fitted sampler less dpmpp_3m on karras_few, 5 calls, {n:,} images each against the 10,000 test images: from the same noise (seed 0 on both "
+        f"Fitted sampler less dpmpp_3m on karras_few, 5 calls, {n:,} images each against the 10,000 test images: from the "
+        f"same noise (seed 0 on both "
         "sides) and from unlike noise (seeds 0 and 1). 95 % intervals; verdicts hold for all six metrics together.",
         {"same": {c.metric: _json(c) for c in same}, "unlike": {c.metric: _json(c) for c in unlike}},
         table(["metric", "same noise", "unlike noise"], rows),
@@ -515,9 +584,16 @@ def make(name: str, work: Path, experiment: Path, extra: dict[str, Any], shown: 
     function = FIGURES[name]
     if name == "range":
         wide = "wide" if (experiment / "rows" / "wide-seed0.json").exists() else "linear_0.02"
-        function = partial(trained, pairs=[("narrow", wide)], names={k: v for k, v in RANGE.items() if k in ("narrow", wide)}, experiment=experiment)
+        function = partial(
+            trained,
+            pairs=[("narrow", wide)],
+            names={k: v for k, v in RANGE.items() if k in ("narrow", wide)},
+            experiment=experiment,
+        )
     elif name == "schedule":
-        function = partial(trained, pairs=[(k, "linear_0.02") for k in ("linear_0.01", "cosine")], names=SCHEDULE, experiment=experiment)
+        function = partial(
+            trained, pairs=[(k, "linear_0.02") for k in ("linear_0.01", "cosine")], names=SCHEDULE, experiment=experiment
+        )
     elif name == "tracking":
         function = partial(tracking, experiment=experiment)
     begun = time.perf_counter()
@@ -526,7 +602,8 @@ def make(name: str, work: Path, experiment: Path, extra: dict[str, Any], shown: 
     target.parent.mkdir(exist_ok=True)
     made.figure.savefig(target, dpi=110, metadata={"Software": None})
     told = {
-        "command": f"python docs/tutorial/make_figures.py {shown}", "alt": made.alt, "caption": made.caption, "table": made.table,
+        "command": f"python docs/tutorial/make_figures.py {shown}", "alt": made.alt, "caption": made.caption,
+        "table": made.table,
         "machine": f"{machine()['cpu']}, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}",
         "minutes": (time.perf_counter() - begun) / 60, "numbers": made.numbers,
     }  # fmt: skip
@@ -538,7 +615,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", choices=[*FIGURES, "all", "captions"])
     parser.add_argument("--work", type=Path, default=Path("runs/tutorial"), help="where samples and trainings are kept")
-    parser.add_argument("--experiment", type=Path, help="a finished experiment for range, schedule and tracking; the short one if left out")
+    parser.add_argument(
+        "--experiment", type=Path, help="a finished experiment for range, schedule and tracking; the short one if left out"
+    )
     parser.add_argument("--n", type=int, help="images that are scored")
     parser.add_argument("--set", help="for noising: another set, as cifar10")
     given = parser.parse_args()
@@ -554,8 +633,13 @@ def main() -> None:
         if given.set and name == "noising":
             extra["image_set"] = given.set
         if name in ("range", "schedule", "tracking") and given.experiment is None and not (experiment / "index.html").exists():
-            subprocess.run([sys.executable, "-m", "alphabar.cli", "experiment", str(HERE / "short.toml"), "--out", str(experiment)], check=True)
-        shown = name + (f" --experiment {given.experiment}" if given.experiment and name in ("range", "schedule", "tracking") else "")
+            subprocess.run(
+                [sys.executable, "-m", "alphabar.cli", "experiment", str(HERE / "short.toml"), "--out", str(experiment)],
+                check=True,
+            )
+        shown = name + (
+            f" --experiment {given.experiment}" if given.experiment and name in ("range", "schedule", "tracking") else ""
+        )
         make(name, given.work, experiment, extra, shown + (f" --n {given.n}" if "n" in extra else ""))
 
 
