@@ -3,7 +3,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test lint
+.PHONY: demo test lint site
 
 # The environment is made anew only when what it is made of changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -21,7 +21,10 @@ demo: .venv/installed
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
+site: .venv/installed-dev
+	$(BIN)/python docs/build_site.py
+
 lint: .venv/installed-dev
-	$(BIN)/ruff check src tests examples benchmarks
-	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/ruff check src tests examples benchmarks docs
+	$(BIN)/ruff format --check src tests examples benchmarks docs
 	$(BIN)/mypy

@@ -76,7 +76,7 @@ def build() -> str:
 
 
 def warnings_in(said: str) -> list[str]:
-    """The lines of zensical's output that say more than that all is well; --strict misses those about docstrings ("griffe: ...")."""
+    """The lines of zensical's output that say more than that all is well; --strict misses docstrings' ("griffe: ...")."""
     return [line for line in said.splitlines() if not QUIET.fullmatch(line)]
 
 

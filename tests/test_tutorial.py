@@ -18,23 +18,22 @@ CHAPTERS = sorted(TUTORIAL.glob("[0-9]*.md"))
 # the same code with smaller numbers, by chapter: what stands there, what is run
 SMALL = {
     "01": [],
-    "02": [("n = 1000", "n = 520"), ("real.pixels[:n]", "real.pixels[:n]")],
+    "02": [("n = 1000", "n = 40"), ("fid(images)", "kid(images)")],
     "03": [],
-    "04": [("n = 1000", "n = 200")],
+    "04": [("n = 1000", "n = 100")],
     "05": [("steps=100", "steps=6"), ("n = 8", "n = 2")],
     "06": [("steps=10", "steps=2"), ("n = 8", "n = 6")],
     "07": [("n = 8", "n = 2")],
     "08": [],
-    "09": [("n = 1000", "n = 24"), ('metrics=("fid", "kid")', 'metrics=("kid",)')],
+    "09": [("n = 1000", "n = 16"), ('metrics=("fid", "kid")', 'metrics=("kid",)')],
 }
 OPTIONS = {
     "data": {"--n": "16"},
-    "sample": {"--n": "24", "--steps": "60"},
+    "sample": {"--n": "16", "--steps": "60"},
     "train": {"--images": "64", "--watch.preview_steps": "1", "--watch.preview_n": "4"},
     "extractor train": {"--epochs": "1", "--widths": "8 16 16"},
     "extractor check": {"--n": "64", "--ladders": "inverted"},
     "experiment": {"--dry-run": ""},
-    "tune": {"--n": "8"},
     "score": {"--metrics": "kid precision"},
     "compare": {"--metrics": "kid recall"},
 }
