@@ -470,36 +470,41 @@ def few_calls(work: Path, n: int = 1024) -> Drawn:
 
 
 def tracking(work: Path, experiment: Path) -> Drawn:
-    """What a run wrote down: the loss of twelve trainings."""
+    """What runs wrote down: loss, held-out loss, and the score beside them."""
     found = _finished(experiment)
-    figure = Figure(figsize=(7.2, 2.8), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    metric = found["told"]["metric"]
+    scale, unit = (1000.0, "KID x 1000") if metric == "kid" else (1.0, "FID")
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
     colours = dict(zip(sorted({r["variant"] for r in found["rows"]}), (GREEN, ORANGE, BLUE, GREY), strict=False))
-    ends: dict[str, list[float]] = {}
+    ends: dict[str, dict[str, list[float]]] = {}
     for row in found["rows"]:
+        name, colour = row["variant"], colours[row["variant"]]
         events = [json.loads(line) for line in (experiment / row["run"] / "events.jsonl").read_text().splitlines()]
-        for axes, key in ((left, "loss"), (right, "heldout_loss")):
-            told = [(e["images"], e[key]) for e in events if e.get(key) is not None and "images" in e]
-            if told:
-                axes.semilogy(
-                    *zip(*told, strict=True),
-                    color=colours[row["variant"]],
-                    lw=1,
-                    label=row["variant"] if row["seed"] == 0 else None,
-                )
-                if key == "heldout_loss":
-                    ends.setdefault(row["variant"], []).append(told[-1][1])
-    left.set(xlabel="images seen", ylabel="loss")
-    right.set(xlabel="images seen", title="held-out")
-    left.set_title("training")
-    left.legend(fontsize=7, frameon=False)
+        for kind, dash in (("loss", "-"), ("heldout", ":")):
+            told = [(e["images"], e["loss"]) for e in events if e["event"] == kind]
+            left.semilogy(*zip(*told, strict=True), color=colour, ls=dash, lw=1)
+        score = scale * found["by"][name, row["seed"]][metric]["value"]
+        right.plot(told[-1][1], score, "o", color=colour, label=name if row["seed"] == found["rows"][0]["seed"] else None)
+        of_variant = ends.setdefault(name, {"heldout_loss": [], "score": []})
+        of_variant["heldout_loss"].append(told[-1][1])
+        of_variant["score"].append(score)
+    left.set(xlabel="images seen", ylabel="loss; dotted: held-out")
+    left.minorticks_off()
+    right.set(xlabel="held-out loss at the end", ylabel=f"{unit} (lower is better)")
+    right.legend(fontsize=7, frameon=False)
+    rows = [
+        [v, f"{np.mean(by['heldout_loss']):.3f}", f"{np.mean(by['score']):.1f}"]
+        for v, by in sorted(ends.items(), key=lambda kv: np.mean(kv[1]["heldout_loss"]))
+    ]
     return Drawn(
         figure,
-        "training and held-out loss of twelve short runs",
-        f"Read from the `events.jsonl` of the {len(found['rows'])} runs of the short experiment: four variants, three seeds "
-        f"each. A lower loss is no "
-        "better model here: every variant's loss is measured at noise levels of its own.",
-        {"last_heldout_loss": ends},
+        "loss of twelve short runs, and their scores against their held-out loss",
+        f"Read from the `events.jsonl` of the {len(found['rows'])} runs of the experiment, {len(found['told']['seeds'])} seeds a variant, and their "
+        f"scores ({found['told']['scoring']['n']:,} samples each). Below: means over the seeds. What the scores decide, with intervals, stands in "
+        "chapters 2 and 3.",
+        {"ends": ends},
+        table(["variant", "held-out loss", unit], rows),
     )
 
 
