@@ -363,7 +363,7 @@ def extractor(work: Path, n: int = 896) -> Drawn:
     )
 
 
-def skipping(work: Path, n: int = 128) -> Drawn:
+def skipping(work: Path, n: int = 256) -> Drawn:
     """The same noise with all calls and with a third of them; and calls saved by a plan against calls saved by fewer steps."""
     few = {
         "every step": {"sampler": "ddpm", "steps": 100},
@@ -409,7 +409,7 @@ def _json(c: Comparison) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def eta(work: Path, n: int = 128) -> Drawn:
+def eta(work: Path, n: int = 256) -> Drawn:
     """The same noise under eta 0 and 1 with more and more calls."""
     calls = (10, 20, 40)
     sets = {(e, k): drawn(work, 8, sampler="ddim", steps=k, eta=e) for e in (0.0, 1.0) for k in calls}
@@ -483,14 +483,13 @@ def tracking(work: Path, experiment: Path) -> Drawn:
         events = [json.loads(line) for line in (experiment / row["run"] / "events.jsonl").read_text().splitlines()]
         for kind, dash in (("loss", "-"), ("heldout", ":")):
             told = [(e["images"], e["loss"]) for e in events if e["event"] == kind]
-            left.semilogy(*zip(*told, strict=True), color=colour, ls=dash, lw=1)
+            left.plot(*zip(*told, strict=True), color=colour, ls=dash, lw=1)
         score = scale * found["by"][name, row["seed"]][metric]["value"]
         right.plot(told[-1][1], score, "o", color=colour, label=name if row["seed"] == found["rows"][0]["seed"] else None)
         of_variant = ends.setdefault(name, {"heldout_loss": [], "score": []})
         of_variant["heldout_loss"].append(told[-1][1])
         of_variant["score"].append(score)
     left.set(xlabel="images seen", ylabel="loss; dotted: held-out")
-    left.minorticks_off()
     right.set(xlabel="held-out loss at the end", ylabel=f"{unit} (lower is better)")
     right.legend(fontsize=7, frameon=False)
     rows = [
@@ -500,9 +499,9 @@ def tracking(work: Path, experiment: Path) -> Drawn:
     return Drawn(
         figure,
         "loss of twelve short runs, and their scores against their held-out loss",
-        f"Read from the `events.jsonl` of the {len(found['rows'])} runs of the experiment, {len(found['told']['seeds'])} seeds a variant, and their "
-        f"scores ({found['told']['scoring']['n']:,} samples each). Below: means over the seeds. What the scores decide, with intervals, stands in "
-        "chapters 2 and 3.",
+        f"Read from the `events.jsonl` of the {len(found['rows'])} runs of the experiment, {len(found['told']['seeds'])} seeds a "
+        f"variant, and their scores ({found['told']['scoring']['n']:,} samples each). Below: means over the seeds. What the "
+        "scores decide, with intervals, stands in chapters 2 and 3.",
         {"ends": ends},
         table(["variant", "held-out loss", unit], rows),
     )
