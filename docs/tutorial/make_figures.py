@@ -363,7 +363,7 @@ def extractor(work: Path, n: int = 896) -> Drawn:
     )
 
 
-def skipping(work: Path, n: int = 256) -> Drawn:
+def skipping(work: Path, n: int = 128) -> Drawn:
     """The same noise with all calls and with a third of them; and calls saved by a plan against calls saved by fewer steps."""
     few = {
         "every step": {"sampler": "ddpm", "steps": 100},
@@ -409,7 +409,7 @@ def _json(c: Comparison) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def eta(work: Path, n: int = 256) -> Drawn:
+def eta(work: Path, n: int = 128) -> Drawn:
     """The same noise under eta 0 and 1 with more and more calls."""
     calls = (10, 20, 40)
     sets = {(e, k): drawn(work, 8, sampler="ddim", steps=k, eta=e) for e in (0.0, 1.0) for k in calls}
