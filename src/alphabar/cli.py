@@ -2,7 +2,6 @@
 
 import json
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -258,6 +257,7 @@ def sample(
         cpu, cuda, mps; the best there is if left out.
     """
     from alphabar.api import best_device
+    from alphabar.sampling.draw import class_numbers
     from alphabar.sampling.draw import sample as draw
     from alphabar.training.checkpoint import load_model
 
@@ -278,7 +278,7 @@ def sample(
             threshold=threshold,
             variance=variance,
             tuned=tuned,
-            classes=None if classes is None else _class_numbers(classes, model),
+            classes=None if classes is None else class_numbers(classes, model),
             guidance=guidance,
             guidance_interval=guidance_interval,
             fast=None if fast == "none" else fast,
@@ -296,21 +296,6 @@ def sample(
     contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1).save(sheet)
     told = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
     _show({**told, "sheet": str(sheet)}, as_json, str(out))
-
-
-def _class_numbers(words: tuple[str, ...], model: Any) -> list[int]:
-    """Classes as they were typed, by name or number, or all. Raises ValueError for one that the model does not know."""
-    names = list(getattr(model, "class_names", ()))
-    if words == ("all",):
-        return list(range(len(names)))
-    numbers = []
-    for word in words:
-        if word not in names and not (word.isdecimal() and int(word) < len(names)):
-            near = get_close_matches(word, names, 1, 0.3)
-            meant = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(names) or 'none'}"
-            raise ValueError(f"class {word!r} is unknown to this run; {meant}")
-        numbers.append(names.index(word) if word in names else int(word))
-    return numbers
 
 
 @app.command
@@ -1010,6 +995,45 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
     )
     print(f"relative gap over all levels: {found.relative_gap}")
     print(f"picture: {path}")
+
+
+@app.command(name="app")
+def playground(
+    root: Path | None = None,
+    *,
+    port: int = 7860,
+    host: str = "127.0.0.1",
+    against: str | None = None,
+    extractor: str | None = None,
+) -> None:
+    """Serve a page for the browser: draw from runs, watch images form, set two settings side by side, score them.
+
+    ```
+    alphabar app
+    alphabar app runs --port 7861 --against fashion_mnist:test
+    ```
+
+    The page is for this machine alone unless --host says otherwise; it has no password. It asks no other machine for anything.
+    Needs pip install 'alphabar[app]'. Ctrl-C stops it.
+
+    Parameters
+    ----------
+    root
+        the folder whose runs may be chosen; runs, if there is one here, else this folder. The bundled run is always there.
+    port
+        where it listens.
+    host
+        127.0.0.1 is this machine alone; 0.0.0.0 lets everyone use the page who reaches this machine over the network.
+    against
+        SET[:SPLIT] of real images for scores; fashion_mnist:test for the bundled run if left out.
+    extractor
+        of the scores: bundled, a path, inception:original or inception:clean; that of the run's recipe if left out.
+    """
+    from alphabar.app import serve
+    from alphabar.playground import Playground
+
+    folder = root or (Path("runs") if Path("runs").is_dir() else Path())
+    serve(Playground(folder, against, extractor), host=host, port=port)
 
 
 @app.command
