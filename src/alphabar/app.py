@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from alphabar.data.sheet import contact_sheet, shown
 from alphabar.evaluation.score import TITLES
@@ -60,7 +61,9 @@ def serve(playground: Playground, *, host: str = "127.0.0.1", port: int = 7860) 
         with private_folder() as folder:
             page = build(playground, folder)
             try:
-                page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **launch_options())
+                page.launch(
+                    server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **launch_options(_loopback(host))
+                )
                 at = f"[{host}]" if ":" in host else host
                 print(f"alphabar app: http://{at}:{port}, runs under {playground.typed}; Ctrl-C stops it", flush=True)
                 signal.pause() if hasattr(signal, "pause") else page.block_thread()
@@ -238,6 +241,7 @@ def build(playground: Playground, folder: Path) -> Any:
         return note(jobs["A"].words) if jobs else refusal(wrong["A"])
 
     def draw(request: gr.Request, both: Any, n: Any, seed: Any, *values: Any) -> Iterator[dict[Any, Any]]:
+        yield {state: note("Reading the run.")}
         jobs, wrong = prepared(both, n, seed, values)
         asked = [*jobs, *wrong]
         fresh: dict[Any, Any] = {}
@@ -272,11 +276,11 @@ def build(playground: Playground, folder: Path) -> Any:
         yield {state: note("Done.")}
 
     def score(both: Any, n: Any, seed: Any, *values: Any) -> Iterator[str]:
+        yield note("Reading the run.")
         jobs, wrong = prepared(both, n, seed, values, most=MOST_SCORED)
         if wrong:
             yield "".join(refusal(f"{side}: {words}") for side, words in wrong.items())
             return
-        yield note("begins")
         try:
             for news in playground.score(jobs):
                 yield note(news) if isinstance(news, str) else scores(news)
@@ -402,8 +406,9 @@ def _controls(gr: Any, side: str, runs: Sequence[str]) -> list[Any]:
     return [made[name] for name in WAY]
 
 
-def launch_options() -> dict[str, Any]:
-    """How gradio serves the page: nothing shared, no files but its own, no fonts or scripts from elsewhere, no uploads."""
+def launch_options(local: bool) -> dict[str, Any]:
+    """How gradio serves the page: nothing shared, no files but its own, no fonts or scripts from elsewhere, no uploads. local: as
+    `Closed` takes it."""
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -421,23 +426,39 @@ def launch_options() -> dict[str, Any]:
     return {
         "share": False, "allowed_paths": [], "max_file_size": 1, "footer_links": [], "run_history": False, "mcp_server": False,
         "ssr_mode": False, "enable_monitoring": False, "strict_cors": True, "show_error": True, "theme": theme, "css": CSS,
-        "app_kwargs": {"middleware": [Middleware(Closed)]},
+        "app_kwargs": {"middleware": [Middleware(Closed, local=local)]},
     }  # fmt: skip
 
 
 class Closed:
-    """ASGI middleware: what gradio serves to any page but this one has no use for is not found."""
+    """ASGI middleware: what gradio serves to any page but this one has no use for is not found, and scripts of other sites,
+    which a browser on this machine may be showing, cannot use the page.
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    local: the page is for this machine alone, so nobody comes to it by another name than an address or localhost; whoever does
+    was led here by a name of another site that was made to point to this machine.
+    """
+
+    def __init__(self, app: Any, local: bool) -> None:
+        self.app, self.local = app, local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = str(scope.get("path", "")).removeprefix("/gradio_api").lstrip("/")
-        if scope["type"] == "http" and path.startswith(_CLOSED):
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"not here\n"})
+        if scope["type"] == "http" and (refused := self._refused(scope)):
+            status, words = refused
+            await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": words})
             return
         await self.app(scope, receive, send)
+
+    def _refused(self, scope: Any) -> tuple[int, bytes] | None:
+        headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        host = urlsplit(f"//{headers.get(b'host', '')}")
+        origin = urlsplit(headers.get(b"origin", ""))
+        if b"origin" in headers and origin.netloc != host.netloc:
+            return 403, b"a page of another site may not use this one\n"
+        if self.local and not _loopback(host.hostname or ""):
+            return 403, b"this page is for the machine that it runs on: use http://127.0.0.1\n"
+        path = str(scope.get("path", "")).removeprefix("/gradio_api").lstrip("/")
+        return (404, b"not here\n") if path.startswith(_CLOSED) else None
 
 
 CSS = """
