@@ -188,9 +188,12 @@ def scores(found: Scored) -> str:
             calls = "" if score.nfe is None else f"{score.nfe:.4g}"
             cells = "".join(f"<td>{cell}</td>" for cell in (calls, f"{score.value:.4g}", interval, floor))
             rows.append(f'<tr><th scope="row">{side}, {TITLES[score.metric]}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("setting", "calls", "value", "95 % interval", "real images"))
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("", "calls", "value", "95 % interval", "real images get"))
     first = next(iter(found.scores.values()))[0]
-    about = f"{first.n:,} images against {first.n_reference:,} of {first.reference_name}; lower is better. {found.seconds:.0f} s"
+    about = (
+        f"{first.n:,} images against {first.n_reference:,} real ones ({first.reference_name}); lower is better. "
+        f"Drawn and scored in {found.seconds:.0f} s."
+    )
     words = [c.words for c in found.compared]
     if words and all(c.paired for c in found.compared):
         words.append("Compared image by image, since both began from the same noise.")
@@ -250,6 +253,8 @@ def build(playground: Playground, folder: Path) -> Any:
             fresh |= {
                 shows[side]: refusal(wrong[side]) if side in wrong else empty("not drawn, since the other setting cannot be")
             }
+            if side in wrong:
+                fresh[costs[side]] = ""  # which says the same
             if not wrong:
                 fresh[shows[side]] = words
             for button in files[side]:
@@ -349,7 +354,7 @@ def build(playground: Playground, folder: Path) -> Any:
             result = gr.HTML(elem_id="result")
 
         every = [c for side in SIDES for c in inputs[side]]
-        outputs = [state] + [c for side in SIDES for c in (shows[side], *files[side], *again[side])]
+        outputs = [state] + [c for side in SIDES for c in (costs[side], shows[side], *files[side], *again[side])]
         quiet = {"api_visibility": "private", "queue": False}
         drawing = go.click(
             draw, [both, n, seed, *every], outputs, api_name="draw", concurrency_limit=AT_ONCE, show_progress="hidden"
@@ -377,27 +382,18 @@ def _controls(gr: Any, side: str, runs: Sequence[str]) -> list[Any]:
     def put(name: str, kind: Any, *arguments: Any, **options: Any) -> None:
         made[name] = kind(*arguments, elem_id=f"{name}-{side}", interactive=True, **options)
 
-    put("run", gr.Dropdown, list(runs), value=runs[0], label="Run")
     with gr.Row():
-        put("sampler", gr.Dropdown, [*SAMPLERS, "tuned"], value="ddim", label="Sampler", min_width=150)
-        put("amount", gr.Number, 25 if side == "A" else 10, label="Calls or steps", min_width=110)
-        put("counted", gr.Radio, ["calls", "steps"], value="calls", label="Counted in", min_width=140)
-    with gr.Row():
-        own = "its own"  # eta is a text, since gradio takes an empty number for 0
-        put("eta", gr.Textbox, "", label="Eta", info="0 to 1", placeholder=own, min_width=130)
-        put(
-            "plan",
-            gr.Textbox,
-            "",
-            label="Call plan",
-            info="as every(3, last=50)",
-            placeholder="a call at every step",
-            min_width=180,
-        )
+        put("run", gr.Dropdown, list(runs), value=runs[0], label="Run", min_width=150)
+        put("sampler", gr.Dropdown, [*SAMPLERS, "tuned"], value="ddim", label="Sampler", min_width=130)
+    with gr.Row():  # eta is a text, since gradio takes an empty number for 0
+        put("amount", gr.Number, 25 if side == "A" else 10, label="Budget", info="of one image", min_width=90)
+        put("counted", gr.Dropdown, ["calls", "steps"], value="calls", label="in", info="calls or steps", min_width=105)
+        put("eta", gr.Textbox, "", label="Eta", info="0 to 1", placeholder="its own", min_width=90)
+        put("plan", gr.Textbox, "", label="Call plan", info="as every(3)", placeholder="all steps", min_width=105)
     with gr.Accordion("More", open=False, elem_id=f"more-{side}"):
         with gr.Row():
-            put("grid", gr.Dropdown, [("the model's own", ""), *GRIDS], value="", label="Grid", min_width=150)
-            clip = [("as the model does", ""), ("yes", "yes"), ("no", "no")]
+            put("grid", gr.Dropdown, [("model's own", ""), *GRIDS], value="", label="Grid", min_width=150)
+            clip = [("model's own", ""), ("yes", "yes"), ("no", "no")]
             put("clip", gr.Dropdown, clip, value="", label="Hold x0_hat within -1..1", min_width=150)
             put("checkpoint", gr.Dropdown, ["last", "best"], value="last", label="Checkpoint", min_width=120)
         with gr.Row():
@@ -477,8 +473,10 @@ figure.ab figcaption { margin-top: 0.5rem; font-variant-numeric: tabular-nums; c
 .ab-refused p { margin: 0; color: var(--body-text-color); }
 .ab-note { font-size: 0.93rem; font-variant-numeric: tabular-nums; }
 .ab-scroll { overflow-x: auto; }
-.ab-scores table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 0.8rem; }
+.ab-scores table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0 0 0.8rem; }
+.ab-scores :is(table, thead, tbody, tr) { border: 0 !important; }
 .ab-scores caption { text-align: left; padding-bottom: 0.5rem; }
-.ab-scores th, .ab-scores td { text-align: left; padding: 0.35rem 1.2rem 0.35rem 0;
-  border-bottom: 1px solid var(--border-color-primary); }
+.ab-scores :is(th, td) { text-align: left; white-space: nowrap; padding: 0.35rem 1.2rem 0.35rem 0 !important;
+  border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
+.ab-scores thead th { font-weight: 500; } .ab-scores tbody th { font-weight: 600; }
 """
