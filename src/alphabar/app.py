@@ -387,7 +387,7 @@ def _controls(gr: Any, side: str, runs: Sequence[str]) -> list[Any]:
         put("sampler", gr.Dropdown, [*SAMPLERS, "tuned"], value="ddim", label="Sampler", min_width=130)
     with gr.Row():  # eta is a text, since gradio takes an empty number for 0
         put("amount", gr.Number, 25 if side == "A" else 10, label="Budget", info="of one image", min_width=90)
-        put("counted", gr.Dropdown, ["calls", "steps"], value="calls", label="in", info="calls or steps", min_width=105)
+        put("counted", gr.Dropdown, ["calls", "steps"], value="calls", label="Counted in", info="calls or steps", min_width=105)
         put("eta", gr.Textbox, "", label="Eta", info="0 to 1", placeholder="its own", min_width=90)
         put("plan", gr.Textbox, "", label="Call plan", info="as every(3)", placeholder="all steps", min_width=105)
     with gr.Accordion("More", open=False, elem_id=f"more-{side}"):
