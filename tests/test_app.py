@@ -212,6 +212,12 @@ def test_two_settings_from_the_same_noise_and_all_that_can_be_taken_home(visit: 
         assert page.inner_text(f"#show-{side} figcaption").startswith(f"5 images, {taken.record['nfe']:g} calls an image")
         np.testing.assert_array_equal(np.asarray(Image.open(download(page, f"png-{side}", tmp_path))), shown(page, side))
     assert Samples.load(tmp_path / "B.npz").record["nfe"] == 9
+    page.fill("#seed input", "10")
+    draw(page)  # the files of the drawing before are not taken for those of this one
+    again = Samples.load(download(page, "npz-A", tmp_path))
+    np.testing.assert_array_equal(again.images, expected(server, n=5, seed=10, steps=5))
+    page.fill("#seed input", "9")
+    draw(page)
     page.click("#again-B button")
     words = shlex.split(page.input_value("#command-B textarea"))
     assert words[:3] == ["alphabar", "sample", str(server.root / "small")]

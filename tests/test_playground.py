@@ -264,7 +264,7 @@ def test_closing_stops_the_drawing(play: Playground) -> None:
     frames = play.watch(play.prepare(Way("small", amount=1000), 64, 0), every=0)
     next(frames)
     assert threading.active_count() == before + 1
-    frames.close()  # type: ignore[attr-defined]
+    frames.close()
     end = time.monotonic() + 10
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.01)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,13 @@ class Downloads:
         return self.folder / name
 
     def write(self, visitor: str | None, side: str, samples: Samples) -> tuple[Path, Path]:
-        """The .npz with the sampling record, and the sheet as PNG; those of the drawing before are overwritten."""
-        folder = self.of(visitor)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        """The .npz with the sampling record, and the sheet as PNG, at an address of their own, for a browser may remember what
+        lay at another; those of the drawing before are removed."""
+        of_side = self.of(visitor) / side
+        shutil.rmtree(of_side, ignore_errors=True)
+        folder = of_side / secrets.token_hex(8)
+        self.of(visitor).mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(parents=True)
         archive = samples.save(folder / f"{side}.npz")
         picture = folder / f"{side}.png"
         sheet(samples.images).save(picture)
@@ -266,16 +270,17 @@ def build(playground: Playground, folder: Path) -> Any:
             return
         for side, job in jobs.items():
             try:
-                for frame in playground.watch(job):
-                    out: dict[Any, Any] = {shows[side]: figure(side, frame)}
-                    if frame.samples is not None:
-                        paths = downloads.write(request.session_hash, side, frame.samples)
-                        for button, path in zip(files[side], paths, strict=True):
-                            out[button] = gr.DownloadButton(value=str(path), interactive=True)
-                        name = f"{side}.npz"
-                        for text, lines in zip(again[side], (job.command(name), job.python(name)), strict=True):
-                            out[text] = lines
-                    yield out
+                with closing(playground.watch(job)) as frames:  # stopped in the middle, it stops the drawing
+                    for frame in frames:
+                        out: dict[Any, Any] = {shows[side]: figure(side, frame)}
+                        if frame.samples is not None:
+                            paths = downloads.write(request.session_hash, side, frame.samples)
+                            for button, path in zip(files[side], paths, strict=True):
+                                out[button] = gr.DownloadButton(value=str(path), interactive=True)
+                            name = f"{side}.npz"
+                            for text, lines in zip(again[side], (job.command(name), job.python(name)), strict=True):
+                                out[text] = lines
+                        yield out
             except Exception as error:
                 yield {shows[side]: refusal(explained(error))}
         yield {state: note("Done.")}
@@ -287,8 +292,9 @@ def build(playground: Playground, folder: Path) -> Any:
             yield "".join(refusal(f"{side}: {words}") for side, words in wrong.items())
             return
         try:
-            for news in playground.score(jobs):
-                yield note(news) if isinstance(news, str) else scores(news)
+            with closing(playground.score(jobs)) as stream:
+                for news in stream:
+                    yield note(news) if isinstance(news, str) else scores(news)
         except Exception as error:
             yield refusal(explained(error))
 

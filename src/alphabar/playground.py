@@ -7,7 +7,8 @@ import shlex
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -312,7 +313,7 @@ class Playground:
 
     # ---- images
 
-    def watch(self, job: Job, every: float = _EVERY) -> Iterator[Frame]:
+    def watch(self, job: Job, every: float = _EVERY) -> Generator[Frame, None, None]:
         """Draws a job, giving the images as they form, a frame in `every` seconds at most, and at last the samples.
 
         Closing the iterator stops the drawing at its next step.
@@ -327,22 +328,22 @@ class Playground:
             blank[now.first : now.first + len(some)] = some
             return Frame(blank.copy(), _progress(now, job.n, len(some)))
 
-        for news in _streamed(lambda tell: _draw(job, lambda now: tell(lambda: frame(now))), every):
-            if isinstance(news, _Done):
-                yield Frame(news.value.images, done_words(news.value.record), news.value)
-            else:
-                yield news
+        with closing(_streamed(lambda tell: _draw(job, lambda now: tell(lambda: frame(now))), every)) as stream:
+            for news in stream:
+                done = isinstance(news, _Done)
+                yield Frame(news.value.images, done_words(news.value.record), news.value) if done else news
 
     # ---- scores
 
-    def score(self, jobs: Mapping[str, Job], every: float = 0.5) -> Iterator[str | Scored]:
+    def score(self, jobs: Mapping[str, Job], every: float = 0.5) -> Generator[str | Scored, None, None]:
         """Draws every job and scores it against real images: words on how far it is, and at last the scores.
 
         Two jobs are compared, image by image since both have the same noise. FID is left out, and the note says why, where there
         are too few images for it. Raises ValueError where no real images were named, or they do not fit.
         """
-        for news in _streamed(lambda tell: self._score(jobs, tell), every):
-            yield news.value if isinstance(news, _Done) else news
+        with closing(_streamed(lambda tell: self._score(jobs, tell), every)) as stream:
+            for news in stream:
+                yield news.value if isinstance(news, _Done) else news
 
     def _score(self, jobs: Mapping[str, Job], tell: Callable[[Callable[[], str]], None]) -> Scored:
         begun = time.perf_counter()
@@ -452,7 +453,7 @@ class _Stopped(Exception):
     """Raised in the work's own thread where nobody waits for it any more."""
 
 
-def _streamed(work: Callable[[Callable[[Callable[[], Any]], None]], _T], every: float) -> Iterator[Any]:
+def _streamed(work: Callable[[Callable[[Callable[[], Any]], None]], _T], every: float) -> Generator[Any, None, None]:
     """What `work(tell)` tells as it goes, and `_Done` with what it returns; worked on in a thread of its own.
 
     tell(make): `make` is called for the news at most once in `every` seconds, and only when the last was taken. Closing the
