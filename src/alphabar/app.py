@@ -192,7 +192,7 @@ def scores(found: Scored) -> str:
             calls = "" if score.nfe is None else f"{score.nfe:.4g}"
             cells = "".join(f"<td>{cell}</td>" for cell in (calls, f"{score.value:.4g}", interval, floor))
             rows.append(f'<tr><th scope="row">{side}, {TITLES[score.metric]}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("", "calls", "value", "95 % interval", "real images get"))
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("setting", "calls", "value", "95 % interval", "real images get"))
     first = next(iter(found.scores.values()))[0]
     about = (
         f"{first.n:,} images against {first.n_reference:,} real ones ({first.reference_name}); lower is better. "
