@@ -1,5 +1,6 @@
 """README's commands run, in the order they stand there, shrunk to a small set and few images but otherwise as typed."""
 
+import json
 import os
 import re
 import shlex
@@ -75,15 +76,18 @@ def serves(command: list[str], folder: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "alphabar.cli", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT
         )
-    url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
-    end = time.monotonic() + 240
-    while url not in log.read_text() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.2)
-    assert url in log.read_text(), log.read_text()
-    with urllib.request.urlopen(url, timeout=60) as page:
-        assert "<title>alphabar</title>" in page.read().decode()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0, log.read_text()
+    try:
+        url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
+        end = time.monotonic() + 240
+        while url not in log.read_text() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        assert url in log.read_text(), log.read_text()
+        with urllib.request.urlopen(f"{url}/config", timeout=60) as page:
+            assert json.load(page)["title"] == "alphabar"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
 
 
 def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None:
