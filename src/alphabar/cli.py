@@ -704,6 +704,7 @@ def compare(
     eta: float = 0.0,
     metrics: tuple[str, ...] | None = None,
     picture: Path = Path("compare.png"),
+    keep: tuple[Path, ...] = (),
     value_range: ValueRange = None,
     alpha: Alpha = "refuse",
     skip_broken: SkipBroken = False,
@@ -718,7 +719,8 @@ def compare(
     ```
 
     Sets that were made from the same noise (same seed, as `alphabar sample` records it) are compared image by image. Sets of
-    unlike size are refused: --n takes the first n of both.
+    unlike size are refused: --n takes the first n of both. Where A or B is a run, the verdicts are kept with it, in
+    comparisons.jsonl, and `alphabar report` shows them; for other sets, --keep says with which run.
 
     Parameters
     ----------
@@ -740,6 +742,8 @@ def compare(
         as for `alphabar score`.
     picture
         where the picture goes.
+    keep
+        run folders with which the verdicts are kept, too.
     """
     from alphabar import judge
     from alphabar.evaluation.score import METRICS
@@ -749,7 +753,7 @@ def compare(
     ruler, real = judge.evaluator(against, extractor, reading=reading)
     opened = [judge.open_samples(x, n=n, steps=steps, eta=eta, reading=reading) for x in (a, b)]
     names = (_label(a), _label(b)) if _label(a) != _label(b) else ("A", "B")
-    found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names)
+    found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names, keep)
     if world()[0] != 0:
         return
     from alphabar.report.figures import draw_comparison
@@ -1013,26 +1017,33 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
 
 
 @app.command
-def report(*runs: Path, out: Path = Path("report.html")) -> None:
-    """Write one page about one or several runs: losses, scores, previews, what differs.
+def report(*runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...] = (), trajectory: bool | None = None) -> None:
+    """Write one page about one or several runs: what differs, curves, scores, same-seed images, verdicts, the way from noise.
 
     ```
     alphabar report runs/garments --out garments.html
     alphabar report runs/a runs/b --out compared.html
     ```
 
+    The page is one file that needs no network. It shows what lies in the runs' folders, sweeps and comparisons too, and the
+    verdict of the experiment that trained them.
+
     Parameters
     ----------
     runs
-        run folders.
+        run folders, or the folder of an experiment for all its trainings.
     out
-        the page, a single file that needs no network.
+        the page.
+    sweep
+        folders of sweeps that lie elsewhere than in the runs.
+    trajectory
+        draw the way from noise to image for runs that kept none: left out, while it takes seconds; --no-trajectory never.
     """
-    from alphabar.report.page import write_report
+    from alphabar.report.book import write_report
 
     if not runs:
         raise ValueError("name at least one run, as in: alphabar report runs/garments")
-    print(write_report(list(runs), out))
+    print(write_report(list(runs), out, sweeps=sweep, draw=trajectory))
 
 
 @extractor_app.command(name="train")

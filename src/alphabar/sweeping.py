@@ -28,7 +28,7 @@ from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.front import load_measured, save_measured
 from alphabar.progress import track
 from alphabar.record import machine, versions, write_atomically
-from alphabar.report.frontier import Row, Sweep, stand, write_page
+from alphabar.report.frontier import Row, Sweep, read_rows, stand, write_page
 from alphabar.sampling.draw import Samples, fingerprint, sample
 from alphabar.sampling.settings import CALLS, LeftOut, Setting, settings
 from alphabar.sampling.tuned import Tuned, all_tuned, folders_of
@@ -349,9 +349,7 @@ class _Store:
 
     def rows(self, metrics: Sequence[str]) -> list[Row]:
         """Of every setting that has these scores, the fewest calls first, and of as many calls the best one."""
-        rows = [Row.from_json(row, self.samples(row["name"])) for row in self._all() if "scores" in row]
-        rows = [row for row in rows if set(metrics) <= set(row.scores)]
-        return sorted(rows, key=lambda row: (row.calls, row.rank(metrics[0])))
+        return read_rows(self.folder, metrics)
 
     def write_results(self) -> None:
         """results.jsonl, from the rows that there are."""
