@@ -70,11 +70,11 @@ def side_by_side(runs: Sequence[RunData], columns: int = COLUMNS, budget: int = 
         picked = [nearest(run.previews, seen) for run in runs]
         opened = [[None if p is None else (p[0], _opened(run, *p)) for p in row] for run, row in zip(runs, picked, strict=True)]
         for edge in _EDGES:
-            drawn = [[None if o is None else (o[0], _drawn(o[1], edge)) for o in row] for row in opened]
-            total = sum(len(d[1]) for row in drawn for d in row if d is not None and isinstance(d[1], bytes))
-            if total <= budget:
+            last = columns <= 2 and edge == _EDGES[-1]  # no smaller is tried
+            drawn = _within(math.inf if last else budget, opened, edge)
+            if drawn is not None:
                 break
-        if total <= budget or columns <= 2:
+        if drawn is not None:
             break
         columns = max(2, columns * 2 // 3)
     rows = [[None if d is None else _cell(*d) for d in row] for row in drawn]
@@ -153,6 +153,20 @@ def _cut(picture: "Image", layout: _Layout) -> UInt8[np.ndarray, "n h w c"]:
             pixels[top : top + layout.h * layout.scale : layout.scale, left : left + layout.w * layout.scale : layout.scale]
         )
     return np.stack(out)
+
+
+def _within(most: float, opened: Sequence[Sequence[Any]], edge: int) -> list[list[tuple[int, bytes | str] | None]] | None:
+    """All cells, in rows; None as soon as they take more than `most` bytes."""
+    out: list[list[tuple[int, bytes | str] | None]] = []
+    for row in opened:
+        out.append([])
+        for one in row:
+            cell = None if one is None else (one[0], _drawn(one[1], edge))
+            out[-1].append(cell)
+            most -= len(cell[1]) if cell is not None and isinstance(cell[1], bytes) else 0
+            if most < 0:
+                return None
+    return out
 
 
 def _drawn(opened: "UInt8[np.ndarray, 'n h w c'] | Image | str", edge: int) -> bytes | str:

@@ -72,8 +72,14 @@ def ways(runs: Sequence[RunData], names: Sequence[str], draw: bool | None = None
         else:
             missing.append(f"{name}: {made or 'no way was kept, and --no-trajectory said not to draw one'}.")
     for edge in _EDGES:
-        frames = [_frames(made, edge) for _, made in found]
-        if sum(len(data) for own in frames for data, _ in own) <= budget:
+        left_bytes = float("inf") if edge == _EDGES[-1] else budget
+        frames = []
+        for _, made in found:
+            frames.append(_frames(made, edge))
+            left_bytes -= sum(len(data) for data, _ in frames[-1])
+            if left_bytes < 0:
+                break
+        if left_bytes >= 0:
             break
     out = [_way(names[k], k, made, own) for (k, made), own in zip(found, frames if found else [], strict=True)]
     notes = []

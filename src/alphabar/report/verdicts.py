@@ -78,15 +78,14 @@ def _verdict(row: Mapping[str, Any]) -> tuple[Verdict, str]:
 def _lead(a: str, b: str, lines: Sequence[Line]) -> str:
     by: dict[str, list[str]] = {}
     for line in lines:
-        by.setdefault(line.verdict, []).append(line.metric)
+        by.setdefault(line.verdict, []).append(line.metric.removesuffix(" ×1000"))
     parts = [f"{a} is {verdict} than {b} by {_and(by[verdict])}" for verdict in ("better", "worse") if verdict in by]
     if "the same images" in by:
         parts.append(f"{a} and {b} are the same images")
     if "not decided" in by:
         left = by["not decided"]
         parts.append(f"{_and(left)} {'does' if len(left) == 1 else 'do'} not decide" if parts else "no metric decides")
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{'; '.join(parts)}."
 
 
 def _and(words: Sequence[str]) -> str:
