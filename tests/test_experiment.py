@@ -18,6 +18,7 @@ from alphabar.evaluation.estimate import Estimate
 from alphabar.experimenting import experiment
 from alphabar.hypothesis import Budget, Experiment, read_experiment, shipped_experiments
 from alphabar.record import read_jsonl
+from alphabar.report.book import write_report
 from alphabar.sampling.draw import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.trial import Outcome, _verdict, conclude
@@ -102,6 +103,8 @@ def test_from_a_question_to_a_verdict() -> None:
     page = found.page.read_text()
     assert found.words.split(":")[0] in page and "train.lr" in page and page.count("data:image/png") == 3
     assert "http" not in page.replace("http://www.w3.org", "")
+    book = write_report([Path("out")], Path("book.html"), draw=False).read_text()
+    assert "<h1>4 runs</h1>" in book and found.words in book and f">{found.verdict}</p>" in book
     again = run(told)  # nothing is done twice
     assert [t.seconds for t in again.trials] == [t.seconds for t in found.trials]
 

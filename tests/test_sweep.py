@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
 from alphabar.evaluation.extractor import Classifier, Extractor
 from alphabar.recipe import resolve
 from alphabar.record import read_jsonl
-from alphabar.report.frontier import Sweep
+from alphabar.report.book import write_report
+from alphabar.report.frontier import Sweep, lead, read_sweep
 from alphabar.sampling import draw
 from alphabar.sampling.draw import Samples, sample
 from alphabar.sampling.settings import Setting, calls_of, settings
@@ -192,6 +194,25 @@ def test_the_folder_holds_all_that_was_made(done: Sweep, place: Path) -> None:
     assert (protocol["n"], protocol["seed"]) == (N, 0)
     assert protocol["extractor"] == rows["heun_1"]["extractor"]
     json.dumps(done.to_json())
+
+
+def test_the_report_reads_it_again_and_shows_its_front(done: Sweep, tmp_path: Path) -> None:
+    read = read_sweep(done.folder)
+    assert {**read.to_json(), "left_out": None} == {**done.to_json(), "left_out": None}
+    run = tmp_path / "run"
+    run.mkdir()
+    text = write_report([run], tmp_path / "page.html", sweeps=[done.folder]).read_text()
+    assert "FID against calls" in text and "FID against seconds" in text
+    assert lead(done, "fid") in text
+    for row in done.front("fid"):
+        assert f"images drawn by {row.title}." in text
+    shutil.copytree(done.folder, run / "sweeps" / "mine")  # found by itself where it lies in the run
+    assert "sweep mine of run" in write_report([run], tmp_path / "page.html").read_text()
+    for path in (run / "sweeps" / "mine" / "rows").glob("*.json"):
+        path.unlink()
+    assert "no setting of the sweep" in write_report([run], tmp_path / "page.html").read_text()
+    with pytest.raises(ValueError, match="is no sweep that can be shown"):
+        write_report([run], tmp_path / "page.html", sweeps=[tmp_path])
 
 
 def test_the_same_sweep_again_does_nothing_and_more_samplers_are_added(done: Sweep, place: Path) -> None:
