@@ -110,7 +110,7 @@ def shown(tab: Any) -> list[str]:
 def test_the_slider_moves_by_mouse_and_keys_and_changes_the_picture(browser: Any, book: Path) -> None:
     tab, _, _ = opened(browser, book, "light")
     slider = tab.get_by_role("slider", name="along the way")
-    seen = [shown(tab)]
+    start, seen = int(slider.input_value()), [shown(tab)]
     assert len(seen[0]) == 4  # one frame a run
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
@@ -122,7 +122,7 @@ def test_the_slider_moves_by_mouse_and_keys_and_changes_the_picture(browser: Any
         slider.press(key)
         assert int(slider.input_value()) == wanted
         seen.append(shown(tab))
-    assert len({one[0] for one in seen}) == 6  # the first run has a frame at every place; at - 1 was seen twice
+    assert len({one[0] for one in seen}) == len({start, at, at - 1, at - 2, 0, 10})  # the first run has a frame at every place
     assert slider.get_attribute("aria-valuetext") == "11 of 11: the images in the end"
     slider.press("Home")
     assert slider.get_attribute("aria-valuetext") == "1 of 11: call 1 of 10, sigma 80"
@@ -138,8 +138,8 @@ def test_play_goes_to_the_end(browser: Any, book: Path) -> None:
     tab, _, _ = opened(browser, book, "light")
     slider = tab.get_by_role("slider", name="along the way")
     tab.get_by_role("button", name="Play").click()
-    tab.wait_for_function("document.getElementById('place').value === '10'")
-    tab.get_by_role("button", name="Play").wait_for()  # it was Pause meanwhile
+    tab.get_by_role("button", name="Pause").wait_for()
+    tab.get_by_role("button", name="Play").wait_for()  # when it is done
     assert slider.get_attribute("aria-valuetext").startswith("11 of 11")
     tab.context.close()
 
@@ -173,7 +173,7 @@ def test_axe_finds_no_serious_fault(browser: Any, book: Path, scheme: str, width
     assert bad == []
     wide = tab.evaluate("document.documentElement.scrollWidth")
     assert wide <= width  # what is wider scrolls in a frame of its own
-    tab.evaluate("document.querySelector('h1').style.color = document.querySelector('h1').style.background = 'rgb(120,120,120)'")
+    tab.evaluate("document.querySelector('h1').style.cssText = 'color: rgb(120, 120, 120); background: rgb(150, 150, 150)'")
     again = axe.run(tab).response["violations"]
     assert "color-contrast" in {v["id"] for v in again}  # it would be found
     tab.context.close()

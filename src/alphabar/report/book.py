@@ -18,7 +18,7 @@ from alphabar.sampling.draw import Samples
 
 OPEN = 3  # runs that are shown unfolded
 WHOLE_SHEETS = 4_000_000  # bytes of whole sheets of all runs together
-_FRONT_ROWS, _FRONT_IMAGES = 8, 12  # settings and images of a sweep that are shown
+_FRONT_ROWS, _FRONT_IMAGES = 8, 8  # settings and images of a sweep that are shown
 
 
 def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = (), draw: bool | None = None) -> Path:
@@ -89,7 +89,7 @@ def _fronts(runs: Sequence[RunData], given: Sequence[Path]) -> tuple[list[dict[s
         score = sweep.rows[0].scores[first]
         out.append({
             "name": _home(folder), "lead": frontier.lead(sweep, first), "settings": len(sweep.rows), "page": str(sweep.page),
-            "figures": frontier.figures(sweep, [first], f"front{len(out)}"), 
+            "figures": frontier.figures(sweep, [first], f"front{len(out)}", size=(440, 270)), 
             "legend": frontier.legend(frontier.methods_of(sweep)),
             "rows": rows, "of": len(on), "protocol": sweep.protocol, "n": sweep.protocol.get("n"),
             "clocks": frontier.clocks(sweep),

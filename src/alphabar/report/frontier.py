@@ -314,20 +314,23 @@ def legend(methods: Sequence[str]) -> list[tuple[str, str, str]]:
     return [*entries, ("var(--ink)", "solid", "the front"), ("var(--ink)", "dashed", "real images: the floor")]
 
 
-def figures(sweep: Sweep, metrics: Sequence[str], name: str = "") -> list[dict[str, Any]]:
-    """A plot a metric and cost. name: letters and digits that set them apart from those of another sweep on a page."""
+def figures(sweep: Sweep, metrics: Sequence[str], name: str = "", size: tuple[float, float] = (760, 430)) -> list[dict[str, Any]]:
+    """A plot a metric and cost. name: letters and digits that set them apart from those of another sweep on a page. size: as for
+    `plot`."""
     methods = methods_of(sweep)
     out = []
     for metric in metrics:
         for cost, axis in COSTS.items():
-            drawn = _figure(sweep, metric, cost, methods, name)
+            drawn = _figure(sweep, metric, cost, methods, name, size)
             if drawn is not None:
                 made, words = drawn
                 out.append({"title": f"{column(metric)} against {axis.removesuffix(' an image')}", "plot": made, "words": words})
     return out
 
 
-def _figure(sweep: Sweep, metric: str, cost: str, methods: Sequence[str], name: str) -> tuple[plots.Plot, str] | None:
+def _figure(
+    sweep: Sweep, metric: str, cost: str, methods: Sequence[str], name: str, size: tuple[float, float]
+) -> tuple[plots.Plot, str] | None:
     times = 1000.0 if metric == "kid" else 1.0
     scores = [row.scores[metric] for row in sweep.rows]
     floor = scores[0].floor
@@ -358,7 +361,7 @@ def _figure(sweep: Sweep, metric: str, cost: str, methods: Sequence[str], name: 
     made = plots.plot(
         f"{name}{metric.replace('_', '')}{cost}", f"{column(metric)} against {COSTS[cost]}. {'; '.join(alt)}.", [steps, *lines],
         levels=levels, x_label=COSTS[cost], log_x=True, log_y=metric not in HIGHER, x_ticks=marks,
-        linear_below=_near(times, scores), size=(760, 430),
+        linear_below=_near(times, scores), size=size,
     )  # fmt: skip
     if made is None:
         return None
