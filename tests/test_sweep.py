@@ -202,7 +202,7 @@ def test_the_report_reads_it_again_and_shows_its_front(done: Sweep, tmp_path: Pa
     run = tmp_path / "run"
     run.mkdir()
     text = write_report([run], tmp_path / "page.html", sweeps=[done.folder]).read_text()
-    assert "FID against calls" in text and "FID against seconds" in text
+    assert "FID against network calls" in text and "FID against seconds" in text
     assert lead(done, "fid") in text
     for row in done.front("fid"):
         assert f"images drawn by {row.title}." in text
