@@ -712,6 +712,7 @@ def compare(
     eta: float = 0.0,
     metrics: tuple[str, ...] | None = None,
     picture: Path = Path("compare.png"),
+    wandb_report: Annotated[bool, Parameter(negative="")] = False,
     value_range: ValueRange = None,
     alpha: Alpha = "refuse",
     skip_broken: SkipBroken = False,
@@ -748,11 +749,17 @@ def compare(
         as for `alphabar score`.
     picture
         where the picture goes.
+    wandb_report
+        save the verdicts as a report in Weights & Biases too, with the curves of A and B where they are tracked runs.
     """
     from alphabar import judge
     from alphabar.evaluation.score import METRICS
     from alphabar.evaluation.spread import world
 
+    if wandb_report:
+        from alphabar.tracking.workspace import check_server
+
+        check_server()
     reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
     ruler, real = judge.evaluator(against, extractor, reading=reading)
     opened = [judge.open_samples(x, n=n, steps=steps, eta=eta, reading=reading) for x in (a, b)]
@@ -763,6 +770,11 @@ def compare(
     from alphabar.report.figures import draw_comparison
 
     path = draw_comparison(found, (opened[0].pixels, opened[1].pixels), names, picture)
+    if wandb_report:
+        from alphabar.tracking.workspace import comparison_report
+
+        saved = comparison_report(found, names, [Path(x) for x in (a, b) if Path(x).is_dir()]).save()
+        print(f"Weights & Biases: {saved.url}", file=sys.stderr)
     if as_json:
         print(json.dumps([c.to_json() for c in found]))
         return
