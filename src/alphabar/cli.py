@@ -801,6 +801,7 @@ def sweep(
     grids: tuple[str, ...] = ("default",),
     clip: bool | None = None,
     threshold: float | None = None,
+    guidance: float = 1.0,
     n: int = 2000,
     seed: int = 0,
     batch: int = 64,
@@ -855,6 +856,8 @@ def sweep(
         hold x0_hat within -1..1 in all of them, or --no-clip; what the model says if left out.
     threshold
         dynamic thresholding of x0_hat, a share such as 0.995.
+    guidance
+        of a conditional model, which draws all classes in turns; above 1 leads towards them, at twice the calls.
     n
         images a setting.
     seed
@@ -895,7 +898,7 @@ def sweep(
     try:
         done = sweeping.sweep(
             run, against, **wanted, n=n, seed=seed, batch=batch, extractor=extractor, metrics=metrics, reading=reading,
-            name=name, out=out, checkpoint=checkpoint, device=device, ray=ray, shown=shown,
+            guidance=guidance, name=name, out=out, checkpoint=checkpoint, device=device, ray=ray, shown=shown,
         )  # fmt: skip
     except KeyboardInterrupt as e:
         print(f"stopped; {e}, and the same command goes on from them", file=sys.stderr)
