@@ -398,6 +398,7 @@ def experiment(
     file: str,
     *,
     out: Path,
+    reuse: tuple[Path, ...] = (),
     ray: str | None = None,
     device: str | None = None,
     shown: int = 16,
@@ -421,6 +422,8 @@ def experiment(
         a TOML file, or the name of an experiment that ships.
     out
         folder for the runs, the rows, and the page index.html.
+    reuse
+        folders of other experiments: trainings that they have and this one would repeat are copied.
     ray
         local, or the address of a Ray cluster whose machines all see the folder.
     device
@@ -440,7 +443,7 @@ def experiment(
     from alphabar.trial import table
 
     try:
-        found = experimenting.experiment(told, out, ray=ray, device=device, shown=shown, progress=not as_json)
+        found = experimenting.experiment(told, out, reuse=reuse, ray=ray, device=device, shown=shown, progress=not as_json)
     except KeyboardInterrupt as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
