@@ -85,6 +85,29 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
 ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def test_a_conditional_model_draws_its_classes_in_turns(place: Path, tmp_path: Path) -> None:
+    recipe = ModelRecipe(channels=(8,), embedding=8, groups=4, conditional=True)
+    model = build(recipe, {"kind": "cosine"}, (1, 8, 8), 0, classes=("a", "b", "c"))
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.data = 0.2 * torch.randn(p.shape, generator=generator)
+    save_weights(tmp_path / "classes.safetensors", model)
+    few: dict[str, Any] = {
+        **FEW,
+        "samplers": ("ddim",),
+        "calls": (2,),
+        "etas": (0.0,),
+        "extractor": place / "extractor.safetensors",
+    }
+    found = sweep(tmp_path / "classes.safetensors", str(place / "real.npy"), out=tmp_path / "s", guidance=2.0, **few)
+    assert [row.calls for row in found.rows] == [4]  # each step asks with the class and without
+    drawn = Samples.load(tmp_path / "s" / "ddim_2_eta_0.npz")
+    wanted = sample(model, N, steps=2, batch=16, classes=range(3), guidance=2.0, channels_last=True, progress=False)
+    assert np.abs(drawn.images.astype(int) - wanted.images).max() <= 1 and drawn.record["guidance"] == 2
+    with pytest.raises(ValueError, match="knows no classes"):
+        swept(place, tmp_path / "t", guidance=2.0)
+
+
 # ---- what is tried
 
 

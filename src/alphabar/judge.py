@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from alphabar.api import best_device
@@ -256,8 +257,13 @@ def loss(run: str, train: str, *, n: int = 1000, progress: bool = True) -> Denoi
     were trained on. Of a run on that very set, which ones these are is taken from its recipe."""
     model = load_model(run)
     images, kept, held, _ = _trained(Path(run), train, {"value_range": model.value_range})
-    seen, unseen = (np.asarray(images.pixels[np.sort(_some(k, n))]) for k in (kept, held))
-    return heldout_loss(model.to(best_device()), unseen, seen, progress=progress)
+    chosen = [np.sort(_some(k, n)) for k in (kept, held)]
+    seen, unseen = (np.asarray(images.pixels[rows]) for rows in chosen)
+    labels = None
+    if every_class(model) and images.labels is not None:
+        known = [torch.from_numpy(np.asarray(images.labels[rows], np.int64)) for rows in chosen]
+        labels = known[1], known[0]
+    return heldout_loss(model.to(best_device()), unseen, seen, progress=progress, labels=labels)
 
 
 def _trained(

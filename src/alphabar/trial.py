@@ -15,7 +15,7 @@ from alphabar.evaluation.evaluate import Measured
 from alphabar.evaluation.score import HIGHER, TITLES
 from alphabar.evaluation.trials import over_seeds
 from alphabar.hypothesis import Experiment
-from alphabar.record import write_atomically
+from alphabar.record import flat, write_atomically
 from alphabar.report import page, plots
 from alphabar.report.frontier import column
 from alphabar.report.pictures import png_uri, strip
@@ -227,5 +227,5 @@ def _plot(outcome: Outcome, metric: str) -> dict[str, Any] | None:
 
 def _differing(told: Experiment) -> list[tuple[str, list[str]]]:
     """The recipe keys in which the variants differ, and what each has."""
-    flat = [{f"{a}.{b}": v for a, by in asdict(r).items() for b, v in by.items()} for r in told.variants.values()]
-    return [(k, [str(f[k]) for f in flat]) for k in flat[0] if len({str(f[k]) for f in flat}) > 1]
+    told_of = [flat(asdict(r)) for r in told.variants.values()]
+    return [(k, [str(f[k]) for f in told_of]) for k in told_of[0] if len({str(f[k]) for f in told_of}) > 1]

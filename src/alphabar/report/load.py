@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alphabar.record import Run, read_jsonl
+from alphabar.record import Run, flat, read_jsonl
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
 ENDS = ("finished", "stopped", "diverged")
@@ -154,17 +154,6 @@ def _previews(folder: Path) -> list[tuple[int, Path]]:
         if number.isascii() and number.isdigit():
             found.append((int(number), path))
     return sorted(found)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"lr": 1}} -> {"train.lr": 1}."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
-    return out
 
 
 def number(row: Row, key: str) -> float | None:
