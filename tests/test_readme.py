@@ -121,6 +121,8 @@ def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> N
         "garments.score.pairs_pixels.png",
         "compare.png",
         "runs/garments/loss.png",
+        "runs/garments/comparisons.jsonl",
+        "runs/garments/samples/trajectory.npz",
         "ten_calls.npz",
         "ten_fitted.npz",
         "classes.png",

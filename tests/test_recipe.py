@@ -17,7 +17,7 @@ def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
     file.write_text(recipe.toml())
     assert resolve(file) == recipe
     assert resolve(file).fingerprint("x") == recipe.fingerprint("x")
-    assert set(tomllib.loads(recipe.toml())) == {"data", "model", "schedule", "train", "watch"}
+    assert set(tomllib.loads(recipe.toml())) == {"data", "model", "schedule", "train", "watch", "track"}
 
 
 def test_first_line_of_a_shipped_recipe_says_what_it_costs() -> None:

@@ -12,12 +12,14 @@ from alphabar.data.card import unused_depth
 from alphabar.data.sources import ImageSet, class_names, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.build import Model, build
+from alphabar.denoiser.fast import evaluating
 from alphabar.evaluation import foreign, spread
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.extractor import load_extractor
 from alphabar.recipe import Recipe
-from alphabar.record import Run
+from alphabar.record import Run, write_atomically
 from alphabar.sampling.preview import Preview
+from alphabar.tracking.outbox import Tracking
 from alphabar.training.checkpoint import has_checkpoint
 from alphabar.training.hooks import HeldOutLoss, Hook
 from alphabar.training.loop import train as _train
@@ -72,6 +74,7 @@ def train(
         resume = False
     elif first and run.recipe.exists() and not resume:
         raise FileExistsError(f"{run.path} already holds a run: add --resume to go on with it, or name another folder")
+    tracking = Tracking(run, recipe.track) if first and recipe.track else None
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
     if (note := unused_depth(image_set)) is not None:
         warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
@@ -86,6 +89,8 @@ def train(
         watching.append(scorer)
     if first and not resume:
         run.start(recipe.toml())
+        cost_of = {"parameters": sum(p.numel() for p in model.parameters()), "gflop_a_call": flops_of_call(model) / 1e9}
+        write_atomically(run.path / "cost.json", json.dumps(cost_of, indent=1) + "\n")
         (run.path / "data.json").write_text(
             json.dumps(
                 {
@@ -101,20 +106,24 @@ def train(
                 indent=1,
             )
         )
-    return _train(
-        model,
-        image_set.pixels,
-        kept,
-        recipe.train,
-        run,
-        labels=image_set.labels,
-        heldout=image_set.pixels[held[:4096]],
-        heldout_labels=None if image_set.labels is None else image_set.labels[held[:4096]],
-        hooks=[*watching, *hooks],
-        resume=resume,
-        fingerprint=recipe.fingerprint(image_set.fingerprint),
-        progress=progress,
-    )
+    try:
+        return _train(
+            model,
+            image_set.pixels,
+            kept,
+            recipe.train,
+            run,
+            labels=image_set.labels,
+            heldout=image_set.pixels[held[:4096]],
+            heldout_labels=None if image_set.labels is None else image_set.labels[held[:4096]],
+            hooks=[*watching, *hooks, *([tracking] if tracking else [])],
+            resume=resume,
+            fingerprint=recipe.fingerprint(image_set.fingerprint),
+            progress=progress,
+        )
+    finally:
+        if tracking:
+            tracking.end()
 
 
 def _scorer(recipe: Recipe, image_set: ImageSet) -> Hook | None:
@@ -148,16 +157,9 @@ def best_device() -> str:
 
 def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
     """What a run will cost: parameters, FLOPs of a call and of the whole training, megabytes of weights and moments."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
-    model = model_for(recipe, image_set).eval()
-    x = torch.zeros(1, *model.image_shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(x, torch.ones(1))
-    flops = counter.get_total_flops()
-    parameters = sum(p.numel() for p in model.parameters())
+    model = model_for(recipe, image_set)
+    parameters, flops = sum(p.numel() for p in model.parameters()), flops_of_call(model)
     return {
         "parameters": parameters,
         "gflop_a_call": flops / 1e9,
@@ -165,3 +167,13 @@ def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
         "mib_of_weights_moments_average": 4 * 5 * parameters / 2**20,  # weights, gradients, two moments, average; float32
         "images_a_second_at_100_gflops": 100e9 / (3 * flops),
     }
+
+
+def flops_of_call(model: Model) -> int:
+    """Floating-point operations of one network call on one image."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with evaluating(model), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *model.image_shape), torch.ones(1))
+    return int(counter.get_total_flops())

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,13 @@ extractor_app = App(
     name="extractor", help="Train an extractor of features on a set of your own, and check what it sees.", help_format="markdown"
 )
 app.command(extractor_app)
+runs_app = App(
+    name="runs",
+    help="List runs, and take checkpoints away without losing what they were.\n\n"
+    "```\nalphabar runs\nalphabar runs runs/ --where data.set=fashion_mnist train.lr=0.001 --state finished\n```",
+    help_format="markdown",
+)
+app.command(runs_app)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON instead of a table")]
 
@@ -375,6 +383,7 @@ def experiment(
     file: str,
     *,
     out: Path,
+    reuse: tuple[Path, ...] = (),
     ray: str | None = None,
     device: str | None = None,
     shown: int = 16,
@@ -398,6 +407,8 @@ def experiment(
         a TOML file, or the name of an experiment that ships.
     out
         folder for the runs, the rows, and the page index.html.
+    reuse
+        folders of other experiments: trainings that they have and this one would repeat are copied.
     ray
         local, or the address of a Ray cluster whose machines all see the folder.
     device
@@ -417,7 +428,7 @@ def experiment(
     from alphabar.trial import table
 
     try:
-        found = experimenting.experiment(told, out, ray=ray, device=device, shown=shown, progress=not as_json)
+        found = experimenting.experiment(told, out, reuse=reuse, ray=ray, device=device, shown=shown, progress=not as_json)
     except KeyboardInterrupt as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
@@ -689,6 +700,8 @@ def compare(
     eta: float = 0.0,
     metrics: tuple[str, ...] | None = None,
     picture: Path = Path("compare.png"),
+    keep: tuple[Path, ...] = (),
+    wandb_report: Annotated[bool, Parameter(negative="")] = False,
     value_range: ValueRange = None,
     alpha: Alpha = "refuse",
     skip_broken: SkipBroken = False,
@@ -703,7 +716,8 @@ def compare(
     ```
 
     Sets that were made from the same noise (same seed, as `alphabar sample` records it) are compared image by image. Sets of
-    unlike size are refused: --n takes the first n of both.
+    unlike size are refused: --n takes the first n of both. Where A or B is a run, the verdicts are kept with it, in
+    comparisons.jsonl, and `alphabar report` shows them; for other sets, --keep says with which run.
 
     Parameters
     ----------
@@ -725,21 +739,34 @@ def compare(
         as for `alphabar score`.
     picture
         where the picture goes.
+    keep
+        run folders with which the verdicts are kept, too.
+    wandb_report
+        save the verdicts as a report in Weights & Biases too, with the curves of A and B where they are tracked runs.
     """
     from alphabar import judge
     from alphabar.evaluation.score import METRICS
     from alphabar.evaluation.spread import world
 
+    if wandb_report:
+        from alphabar.tracking.workspace import check_server
+
+        check_server()
     reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
     ruler, real = judge.evaluator(against, extractor, reading=reading)
     opened = [judge.open_samples(x, n=n, steps=steps, eta=eta, reading=reading) for x in (a, b)]
     names = (_label(a), _label(b)) if _label(a) != _label(b) else ("A", "B")
-    found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names)
+    found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names, keep)
     if world()[0] != 0:
         return
     from alphabar.report.figures import draw_comparison
 
     path = draw_comparison(found, (opened[0].pixels, opened[1].pixels), names, picture)
+    if wandb_report:
+        from alphabar.tracking.workspace import comparison_report
+
+        saved = comparison_report(found, names, [Path(x) for x in (a, b) if Path(x).is_dir()]).save()
+        print(f"Weights & Biases: {saved.url}", file=sys.stderr)
     if as_json:
         print(json.dumps([c.to_json() for c in found]))
         return
@@ -766,6 +793,7 @@ def sweep(
     grids: tuple[str, ...] = ("default",),
     clip: bool | None = None,
     threshold: float | None = None,
+    guidance: float = 1.0,
     n: int = 2000,
     seed: int = 0,
     batch: int = 64,
@@ -820,6 +848,8 @@ def sweep(
         hold x0_hat within -1..1 in all of them, or --no-clip; what the model says if left out.
     threshold
         dynamic thresholding of x0_hat, a share such as 0.995.
+    guidance
+        of a conditional model, which draws all classes in turns; above 1 leads towards them, at twice the calls.
     n
         images a setting.
     seed
@@ -860,7 +890,7 @@ def sweep(
     try:
         done = sweeping.sweep(
             run, against, **wanted, n=n, seed=seed, batch=batch, extractor=extractor, metrics=metrics, reading=reading,
-            name=name, out=out, checkpoint=checkpoint, device=device, ray=ray, shown=shown,
+            guidance=guidance, name=name, out=out, checkpoint=checkpoint, device=device, ray=ray, shown=shown,
         )  # fmt: skip
     except KeyboardInterrupt as e:
         print(f"stopped; {e}, and the same command goes on from them", file=sys.stderr)
@@ -1036,27 +1066,183 @@ def playground(
     serve(Playground(folder, against, extractor), host=host, port=port)
 
 
-@app.command
-def report(*runs: Path, out: Path = Path("report.html")) -> None:
-    """Write one page about one or several runs: losses, scores, previews, what differs.
+@runs_app.default
+def list_runs(
+    *roots: Path, where: tuple[str, ...] = (), state: tuple[str, ...] = (), model: str | None = None, as_json: Json = False
+) -> None:
+    """List the runs below some folders: where their recipes differ, how they stand, best score, cost in images, FLOPs and hours.
 
     ```
-    alphabar report runs/garments --out garments.html
-    alphabar report runs/a runs/b --out compared.html
+    alphabar runs
+    alphabar runs runs/ experiments/ --where data.set=fashion_mnist train.lr=0.001 --state finished --json
+    ```
+
+    Parameters
+    ----------
+    roots
+        folders that hold runs; runs/ where there is one, else this folder.
+    where
+        recipe keys and the values they must have, as train.lr=0.001.
+    state
+        finished, stopped, diverged, open or empty: only those.
+    model
+        the fingerprint that samples and scores name their model by: only say which run and checkpoint it is, or was.
+    """
+    from alphabar.report.runs import find_runs, origin, table
+
+    paths = find_runs(roots or [Path("runs") if Path("runs").is_dir() else Path()])
+    if model is not None:
+        found = origin(paths, model)
+        if as_json:
+            print(json.dumps(found))
+        for row in [] if as_json else found:
+            print(
+                f"{row['run']}, checkpoint {row['checkpoint']}, {row['images']} images" + ("" if row["there"] else "; taken away")
+            )
+        if not found and not as_json:
+            print(f"none of {len(paths)} runs has or had the model {model}")
+        return
+    if bad := [w for w in where if "=" not in w]:
+        raise ValueError(f"--where {bad[0]}: write KEY=VALUE, as train.lr=0.001")
+    if bad := [s for s in state if s not in ("finished", "stopped", "diverged", "open", "empty")]:
+        raise ValueError(f"--state {bad[0]}: use finished, stopped, diverged, open or empty")
+    rows = table(paths, dict(w.split("=", 1) for w in where), state)
+    if as_json:
+        print(json.dumps([r.to_json() for r in rows]))
+        return
+    if not rows:
+        print(f"no runs{' like that' if paths else ''} below {', '.join(map(str, roots)) or 'here'}")
+        return
+    _table(
+        ("run", "state", "images", "hours", "TFLOP", "best FID", "what differs"),
+        [
+            (
+                r.path, r.state, _of(r.images, r.budget), _number(r.hours, ".2f"), _number(r.tflop, ",.0f"),
+                _number(r.fid, ".3g") + ("" if r.fid_interval is None else " [{:.3g}, {:.3g}]".format(*r.fid_interval)),
+                ", ".join(f"{k} {v}" for k, v in r.differs.items()),
+            )
+            for r in rows
+        ],
+        f"{len(rows)} run{'s' if len(rows) > 1 else ''}",
+    )  # fmt: skip
+
+
+def _of(images: int | None, budget: int | None) -> str:
+    return "–" if images is None else f"{images:,}" + (f" of {budget:,}" if budget and budget != images else "")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+@runs_app.command
+def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = False, as_json: Json = False) -> None:
+    """Take checkpoints away, after asking. What each was (images, fingerprint) stays in the run's lineage.jsonl, so that samples
+    and scores can still be traced to it; recipe, record and samples stay.
+
+    ```
+    alphabar runs prune runs/garments --keep best
+    alphabar runs prune runs/old runs/older --keep none --yes
     ```
 
     Parameters
     ----------
     runs
         run folders.
-    out
-        the page, a single file that needs no network.
+    keep
+        last, best, last.old, snapshots: the ones that stay; none: nothing stays but the record.
+    yes
+        do not ask.
     """
-    from alphabar.report.page import write_report
+    from alphabar.report.runs import plan_removals, remove
+
+    if not runs:
+        raise ValueError("name a run folder, as in `alphabar runs prune runs/garments --keep best`")
+    planned = plan_removals(runs, () if keep == ("none",) else keep)
+    if not planned:
+        print("there is nothing to take away", file=sys.stderr)
+        return
+    for r in planned:
+        what = f"{r.run}: {r.name}, {r.size / 2**20:.1f} MiB" + (f", {r.images:,} images" if r.images is not None else "")
+        print(what + (f"; {r.loses}" if r.loses else ""), file=sys.stderr)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ValueError("nobody is there to ask: look at the list, and add --yes")
+        if input("take these away? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was taken away", file=sys.stderr)
+            return
+    freed = remove(planned)
+    if as_json:
+        print(json.dumps({"freed": freed, "removed": [[r.run, r.name, r.model] for r in planned]}))
+    else:
+        print(f"{freed / 2**20:.1f} MiB freed; what they were is in lineage.jsonl of each run")
+
+
+@app.command
+def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
+    """Send a run's record to trackers: what they have not got yet, or all of it to one that the run never had.
+
+    ```
+    alphabar sync runs/garments --to tensorboard
+    alphabar sync runs/garments --to wandb mlflow
+    ```
+
+    Parameters
+    ----------
+    runs
+        run folders.
+    to
+        wandb, tensorboard, mlflow, trackio, or module:Class of your own; none: those in the run's recipe.
+    """
+    from alphabar.recipe import resolve
+    from alphabar.record import Run
+    from alphabar.tracking.outbox import sync as send
+
+    if not runs:
+        raise ValueError("name a run folder, as in `alphabar sync runs/garments --to tensorboard`")
+    found = {}
+    for path in runs:
+        names = to or resolve(Run(path).recipe).track
+        if not names:
+            raise ValueError(f"{path} has no trackers in its recipe: name some, as in --to tensorboard")
+        with redirect_stdout(sys.stderr):  # where trackers talk
+            found[str(path)] = send(path, names)
+    if as_json:
+        print(json.dumps(found))
+        return
+    for where, sent in found.items():
+        for name, told in sent.items():
+            print(f"{where}: {told['sent']} events to {name}. Look at it: {told['where']}")
+
+
+@app.command
+def report(*runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...] = (), trajectory: bool | None = None) -> None:
+    """Write one page about one or several runs: what differs, curves, scores, same-seed images, verdicts, the way from noise.
+
+    ```
+    alphabar report runs/garments --out garments.html
+    alphabar report runs/a runs/b --out compared.html
+    ```
+
+    The page is one file that needs no network. It shows what lies in the runs' folders, sweeps and comparisons too, and the
+    verdict of the experiment that trained them.
+
+    Parameters
+    ----------
+    runs
+        run folders, or the folder of an experiment for all its trainings.
+    out
+        the page.
+    sweep
+        folders of sweeps that lie elsewhere than in the runs.
+    trajectory
+        draw the way from noise to image for runs that kept none: left out, while it takes seconds; --no-trajectory never.
+    """
+    from alphabar.report.book import write_report
 
     if not runs:
         raise ValueError("name at least one run, as in: alphabar report runs/garments")
-    print(write_report(list(runs), out))
+    print(write_report(list(runs), out, sweeps=sweep, draw=trajectory))
 
 
 @extractor_app.command(name="train")

@@ -106,6 +106,8 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
     watch: WatchRecipe = field(default_factory=WatchRecipe)
+    track: tuple[str, ...] = ()
+    """Trackers that are told of the run: wandb, tensorboard, mlflow, trackio, or module:Class of your own."""
 
     def toml(self) -> str:
         """The resolved recipe; `resolve` reads it back to an equal value."""
@@ -114,8 +116,9 @@ class Recipe:
         return tomli_w.dumps(_plain(asdict(self)))
 
     def fingerprint(self, images: str) -> str:
-        """Sixteen hex digits over all that decides the weights: this recipe less `watch`, and the images' fingerprint."""
-        decided = {k: v for k, v in asdict(self).items() if k != "watch"}
+        """Sixteen hex digits over all that decides the weights: this recipe less `watch` and `track`, and the images'
+        fingerprint."""
+        decided = {k: v for k, v in asdict(self).items() if k not in ("watch", "track")}
         usual = asdict(Recipe())
         for section, keys in YOUNGER.items():
             for key in keys:

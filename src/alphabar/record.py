@@ -1,4 +1,4 @@
-"""A run is a folder: recipe.toml, machine.json, events.jsonl, scores.jsonl, samples/, checkpoints/ (layer 0)."""
+"""A run is a folder: recipe.toml, machine.json, {events,scores,comparisons}.jsonl, samples/, checkpoints/ (layer 0)."""
 
 import json
 import os
@@ -41,6 +41,17 @@ def machine() -> dict[str, Any]:
         "accelerators": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
         "versions": versions(),
     }
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 1}} -> {"train.lr": 1}."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -110,8 +121,16 @@ class Run:
         return self.path / "scores.jsonl"
 
     @property
+    def comparisons(self) -> Path:
+        return self.path / "comparisons.jsonl"
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples"
+
+    @property
+    def trajectory(self) -> Path:
+        return self.samples / "trajectory.npz"
 
     def checkpoint(self, name: str = "last") -> Path:
         return self.path / "checkpoints" / name

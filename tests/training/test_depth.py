@@ -123,7 +123,7 @@ def _fingerprint_without_reading(data: dict[str, Any]) -> str:
     import hashlib
     from dataclasses import asdict
 
-    decided = {k: v for k, v in asdict(Recipe()).items() if k != "watch"} | {"data": data}
+    decided = {k: v for k, v in asdict(Recipe()).items() if k not in ("watch", "track")} | {"data": data}
     del decided["model"]["conditional"]
     for key in ("gamma", "label_dropout", "augment", "ema_snapshots", "accumulate", "parallel"):
         del decided["train"][key]

@@ -319,6 +319,7 @@ def train(
         if figure in state.best and state.best[figure] != kept_best.get(figure):
             kept_best[figure] = state.best[figure]
             copy_checkpoint(run.checkpoint(), run.checkpoint("best"))
+            state.report("best", **{figure: state.best[figure]})
 
     kept_best = dict(state.best)
     for hook in active:
@@ -396,6 +397,7 @@ def train(
             if saving:
                 checkpoint()
                 if main:
+                    state.report("checkpoint")
                     new_best()
             advance(recipe.batch, f"loss {state.loss:.4f}")
             if stopping and not done:
