@@ -167,7 +167,11 @@ class Bench:
         return float(frechet(FeatureStats.of(features, self.extractor.fingerprint), self.real))
 
     def choose(self, calls: int) -> tuple[tuple[str, str, dict[str, Any]], dict[str, dict[str, Any]]]:
-        """Our best sampler and grid that are not fitted, and the best settings of each of theirs."""
+        """Our best sampler and grid that are not fitted, and the best settings of each of theirs, the best one first."""
+        if self.a.chosen is not None:
+            told = json.loads(self.a.chosen.read_text())["calls"][str(calls)]["chosen"]
+            sampler, grid, more = told["ours"]
+            return (sampler, grid, more), told["theirs"]
         seed = self.a.seed + 1000
         mine = []
         for (sampler, more), grid in itertools.product(OURS, GRIDS):
@@ -176,17 +180,20 @@ class Bench:
             except ValueError:
                 continue
             mine.append((sampler, grid, more))
-        best = self.race(mine, lambda c, n: self.ours(n, seed, calls, *c))
+        best, _ = self.race(mine, lambda c, n: self.ours(n, seed, calls, *c))
         theirs = {
             kind: self.race(settings, lambda s, n, kind=kind: self.others(n, seed, calls, kind, s))  # type: ignore[misc]
             for kind, settings in THEIRS.items()
         }
-        return best, theirs
+        return best, {kind: theirs[kind][0] for kind in sorted(theirs, key=lambda kind: theirs[kind][1])}
 
-    def race(self, candidates: list[C], draw: Callable[[C, int], Samples]) -> C:
-        """The candidate of lowest FID on --n-select images, among the third of them that did best on a third of the images."""
+    def race(self, candidates: list[C], draw: Callable[[C, int], Samples]) -> tuple[C, float]:
+        """The candidate of lowest FID on --n-select images, among the third of them that did best on a third of the images;
+        and that FID."""
         few = sorted(candidates, key=lambda c: self.fid(draw(c, self.a.n_select // 3)))[: max(2, len(candidates) // 3)]
-        return min(few, key=lambda c: self.fid(draw(c, self.a.n_select)))
+        found = [(self.fid(draw(c, self.a.n_select)), k) for k, c in enumerate(few)]
+        least, k = min(found)
+        return few[k], least
 
     def seconds(self, calls: int, tuned: bool) -> dict[str, list[float]]:
         """Seconds an image of ours and theirs, in turns. Making the fast path ready is done once, and not in it."""
@@ -218,6 +225,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 15, 20])
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--n-select", type=int, default=600, help="images by which settings are chosen")
+    parser.add_argument("--chosen", type=Path, help="few_calls.json of an earlier run, whose settings are taken: none are chosen")
+    parser.add_argument("--theirs", type=int, default=0, help="how many of their schedulers are drawn, the best first; 0 is all")
     parser.add_argument("--metrics", nargs="+", default=["fid", "kid"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)
@@ -228,7 +237,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder where all that is drawn is kept")
     a = parser.parse_args()
     bench = Bench(a)
-    found: dict[str, Any] = {"machine": machine(), "arguments": {**vars(a), "out": str(a.out)}, "calls": {}}
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "arguments": {**vars(a), "out": str(a.out), "chosen": str(a.chosen)},
+        "calls": {},
+    }
     ddpm = None
     if a.ddpm:
         drawn = bench.kept(
@@ -246,13 +259,13 @@ def main() -> None:
         title = " ".join([sampler, *(f"{k}={v}" for k, v in more.items())])
         print(f"\n{calls} calls: ours {title} on {grid}; theirs {theirs}", flush=True)
         rows = {f"alphabar {title}, {grid}": bench.measure(bench.ours(a.n, a.seed, calls, sampler, grid, more))}
-        for kind, settings in theirs.items():
+        for kind, settings in list(theirs.items())[: a.theirs or None]:
             rows[f"diffusers {kind}"] = bench.measure(bench.others(a.n, a.seed, calls, kind, settings))
         best = min((k for k in rows if k.startswith("diffusers")), key=lambda k: rows[k].scores["fid"].value)
         if a.tuned != "none":
             tuned = bench.ours(a.n, a.seed, calls, a.tuned)
             rows = {f"alphabar {tuned.record['tuned']['name']} (fitted)": bench.measure(tuned)} | rows
-        said: dict[str, Any] = {"chosen": {"ours": [title, grid], "theirs": theirs}, "scores": {}, "against_best": []}
+        said: dict[str, Any] = {"chosen": {"ours": [sampler, grid, more], "theirs": theirs}, "scores": {}, "against_best": []}
         for name, measured in rows.items():
             print(f"  {name:44} " + "; ".join(str(s) for s in measured.scores.values()), flush=True)
             said["scores"][name] = [s.to_json() for s in measured.scores.values()]

@@ -18,6 +18,7 @@ from alphabar.evaluation.estimate import Estimate
 from alphabar.experimenting import experiment
 from alphabar.hypothesis import Budget, Experiment, read_experiment, shipped_experiments
 from alphabar.record import read_jsonl
+from alphabar.report.book import write_report
 from alphabar.sampling.draw import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.trial import Outcome, _verdict, conclude
@@ -102,6 +103,8 @@ def test_from_a_question_to_a_verdict() -> None:
     page = found.page.read_text()
     assert found.words.split(":")[0] in page and "train.lr" in page and page.count("data:image/png") == 3
     assert "http" not in page.replace("http://www.w3.org", "")
+    book = write_report([Path("out")], Path("book.html"), draw=False).read_text()
+    assert "<h1>4 runs</h1>" in book and found.words in book and f">{found.verdict}</p>" in book
     again = run(told)  # nothing is done twice
     assert [t.seconds for t in again.trials] == [t.seconds for t in found.trials]
 
@@ -118,6 +121,29 @@ def test_seeds_may_be_added_and_what_does_not_compare_is_refused() -> None:
         run(replace(told, variants={**told.variants, "hardly": other}))
 
 
+def test_a_training_of_another_experiment_is_taken_over(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variants that two experiments have in common are trained once; what is taken is what would have been trained."""
+    told = replace(read_experiment("told.toml"), seeds=(0,))
+    first = experiment(told, "first", progress=False, device="cpu")
+    begun: list[Path] = []
+    real = experimenting.train_recipe
+    monkeypatch.setattr(experimenting, "train_recipe", lambda r, out, **o: begun.append(Path(out)) or real(r, out, **o))
+    base = told.variants["hardly"]
+    other = replace(base, train=replace(base.train, lr=1e-3))
+    asked = replace(told, variants={"trained": told.variants["trained"], "other": other}, than="other")
+    second = experiment(asked, "second", reuse=[place / "first"], progress=False, device="cpu")
+    assert [p.name for p in begun] == ["other-seed0"]
+    a, b = first.of("trained")[0], second.of("trained")[0]
+    assert b.run.parent.name == "second" and load_model(a.run).fingerprint == load_model(b.run).fingerprint
+    assert a.value("fid") == b.value("fid") and a.seconds == b.seconds
+    longer = replace(asked, budget=Budget(images=704))  # another budget is another training
+    begun.clear()
+    experiment(longer, "third", reuse=[place / "first", place / "second"], progress=False, device="cpu")
+    assert len(begun) == 2
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder of an experiment"):
+        experiment(asked, "fourth", reuse=[place / "nowhere"], progress=False, device="cpu")
+
+
 def test_minutes_become_images_by_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     told = replace(read_experiment("told.toml"), budget=Budget(minutes=0.01), seeds=(0,))
     asked: list[str] = []
@@ -126,7 +152,7 @@ def test_minutes_become_images_by_speed(monkeypatch: pytest.MonkeyPatch) -> None
         asked.append(recipe.train.lr)
         return 1000.0 if recipe.train.lr == 1e-6 else 500.0
 
-    monkeypatch.setattr(experimenting, "_images_per_second", speed)
+    monkeypatch.setattr(experimenting, "images_per_second", speed)
     found = run(told)
     assert {t.variant: t.images for t in found.trials} == {"trained": 288, "hardly": 608}  # 300 and 600 in batches of 32
     run(told)
@@ -137,7 +163,7 @@ def test_the_speed_is_that_of_the_training() -> None:
     told = read_experiment("told.toml")
     from alphabar.data.sources import load
 
-    assert experimenting._images_per_second(told.variants["trained"], load("real.npy")) > 50
+    assert experimenting.images_per_second(told.variants["trained"], load("real.npy")) > 50
 
 
 CHILD = """

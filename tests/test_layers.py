@@ -23,6 +23,8 @@ WORDS, DOOR = (
         "experimenting",
         "trial",
         "cli",
+        "app",
+        "playground",
         "demo",
         "__init__",
     },

@@ -1,11 +1,16 @@
 """README's commands run, in the order they stand there, shrunk to a small set and few images but otherwise as typed."""
 
+import json
 import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +56,38 @@ def shrunk(command: list[str]) -> list[str]:
         put("--n", "520")
         out[out.index("--calls") + 1 : out.index("--calls") + 3] = ["2", "10"]
         out[out.index("--samplers") + 1 : out.index("--samplers") + 5] = ["unipc", "tuned"]
+    if out[1] == "app":
+        put("--port", str(free_port()))
     if out[1] == "loss":
         put("--n", "32")
     return out
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def serves(command: list[str], folder: Path) -> None:
+    """A command that serves a page until it is stopped: the page is there, and Ctrl-C ends it well."""
+    log = folder / "app.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "alphabar.cli", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
+        end = time.monotonic() + 240
+        while url not in log.read_text() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        assert url in log.read_text(), log.read_text()
+        with urllib.request.urlopen(f"{url}/config", timeout=60) as page:
+            assert json.load(page)["title"] == "alphabar"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
 
 
 def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None:
@@ -65,6 +99,9 @@ def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> N
     for k in range(80):
         Image.fromarray(g.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(photos / f"{k}.png")
     for command in ran:
+        if command[1] == "app":
+            serves(shrunk(command), tmp_path)
+            continue
         done = subprocess.run(
             [sys.executable, "-m", "alphabar.cli", *shrunk(command)[1:]],
             cwd=tmp_path,
@@ -84,6 +121,8 @@ def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> N
         "garments.score.pairs_pixels.png",
         "compare.png",
         "runs/garments/loss.png",
+        "runs/garments/comparisons.jsonl",
+        "runs/garments/samples/trajectory.npz",
         "ten_calls.npz",
         "ten_fitted.npz",
         "classes.png",

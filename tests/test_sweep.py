@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
 from alphabar.evaluation.extractor import Classifier, Extractor
 from alphabar.recipe import resolve
 from alphabar.record import read_jsonl
-from alphabar.report.frontier import Sweep
+from alphabar.report.book import write_report
+from alphabar.report.frontier import Sweep, lead, read_sweep
 from alphabar.sampling import draw
 from alphabar.sampling.draw import Samples, sample
 from alphabar.sampling.settings import Setting, calls_of, settings
@@ -81,6 +83,29 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
 
 
 ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_conditional_model_draws_its_classes_in_turns(place: Path, tmp_path: Path) -> None:
+    recipe = ModelRecipe(channels=(8,), embedding=8, groups=4, conditional=True)
+    model = build(recipe, {"kind": "cosine"}, (1, 8, 8), 0, classes=("a", "b", "c"))
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.data = 0.2 * torch.randn(p.shape, generator=generator)
+    save_weights(tmp_path / "classes.safetensors", model)
+    few: dict[str, Any] = {
+        **FEW,
+        "samplers": ("ddim",),
+        "calls": (2,),
+        "etas": (0.0,),
+        "extractor": place / "extractor.safetensors",
+    }
+    found = sweep(tmp_path / "classes.safetensors", str(place / "real.npy"), out=tmp_path / "s", guidance=2.0, **few)
+    assert [row.calls for row in found.rows] == [4]  # each step asks with the class and without
+    drawn = Samples.load(tmp_path / "s" / "ddim_2_eta_0.npz")
+    wanted = sample(model, N, steps=2, batch=16, classes=range(3), guidance=2.0, channels_last=True, progress=False)
+    assert np.abs(drawn.images.astype(int) - wanted.images).max() <= 1 and drawn.record["guidance"] == 2
+    with pytest.raises(ValueError, match="knows no classes"):
+        swept(place, tmp_path / "t", guidance=2.0)
 
 
 # ---- what is tried
@@ -192,6 +217,25 @@ def test_the_folder_holds_all_that_was_made(done: Sweep, place: Path) -> None:
     assert (protocol["n"], protocol["seed"]) == (N, 0)
     assert protocol["extractor"] == rows["heun_1"]["extractor"]
     json.dumps(done.to_json())
+
+
+def test_the_report_reads_it_again_and_shows_its_front(done: Sweep, tmp_path: Path) -> None:
+    read = read_sweep(done.folder)
+    assert {**read.to_json(), "left_out": None} == {**done.to_json(), "left_out": None}
+    run = tmp_path / "run"
+    run.mkdir()
+    text = write_report([run], tmp_path / "page.html", sweeps=[done.folder]).read_text()
+    assert "FID against network calls" in text and "FID against seconds" in text
+    assert lead(done, "fid") in text
+    for row in done.front("fid"):
+        assert f"images drawn by {row.title}." in text
+    shutil.copytree(done.folder, run / "sweeps" / "mine")  # found by itself where it lies in the run
+    assert "sweep mine of run" in write_report([run], tmp_path / "page.html").read_text()
+    for path in (run / "sweeps" / "mine" / "rows").glob("*.json"):
+        path.unlink()
+    assert "no setting of the sweep" in write_report([run], tmp_path / "page.html").read_text()
+    with pytest.raises(ValueError, match="is no sweep that can be shown"):
+        write_report([run], tmp_path / "page.html", sweeps=[tmp_path])
 
 
 def test_the_same_sweep_again_does_nothing_and_more_samplers_are_added(done: Sweep, place: Path) -> None:

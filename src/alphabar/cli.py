@@ -3,7 +3,6 @@
 import json
 import sys
 from contextlib import redirect_stdout
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -266,6 +265,7 @@ def sample(
         cpu, cuda, mps; the best there is if left out.
     """
     from alphabar.api import best_device
+    from alphabar.sampling.draw import class_numbers
     from alphabar.sampling.draw import sample as draw
     from alphabar.training.checkpoint import load_model
 
@@ -286,7 +286,7 @@ def sample(
             threshold=threshold,
             variance=variance,
             tuned=tuned,
-            classes=None if classes is None else _class_numbers(classes, model),
+            classes=None if classes is None else class_numbers(classes, model),
             guidance=guidance,
             guidance_interval=guidance_interval,
             fast=None if fast == "none" else fast,
@@ -304,21 +304,6 @@ def sample(
     contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1).save(sheet)
     told = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
     _show({**told, "sheet": str(sheet)}, as_json, str(out))
-
-
-def _class_numbers(words: tuple[str, ...], model: Any) -> list[int]:
-    """Classes as they were typed, by name or number, or all. Raises ValueError for one that the model does not know."""
-    names = list(getattr(model, "class_names", ()))
-    if words == ("all",):
-        return list(range(len(names)))
-    numbers = []
-    for word in words:
-        if word not in names and not (word.isdecimal() and int(word) < len(names)):
-            near = get_close_matches(word, names, 1, 0.3)
-            meant = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(names) or 'none'}"
-            raise ValueError(f"class {word!r} is unknown to this run; {meant}")
-        numbers.append(names.index(word) if word in names else int(word))
-    return numbers
 
 
 @app.command
@@ -398,6 +383,7 @@ def experiment(
     file: str,
     *,
     out: Path,
+    reuse: tuple[Path, ...] = (),
     ray: str | None = None,
     device: str | None = None,
     shown: int = 16,
@@ -421,6 +407,8 @@ def experiment(
         a TOML file, or the name of an experiment that ships.
     out
         folder for the runs, the rows, and the page index.html.
+    reuse
+        folders of other experiments: trainings that they have and this one would repeat are copied.
     ray
         local, or the address of a Ray cluster whose machines all see the folder.
     device
@@ -440,7 +428,7 @@ def experiment(
     from alphabar.trial import table
 
     try:
-        found = experimenting.experiment(told, out, ray=ray, device=device, shown=shown, progress=not as_json)
+        found = experimenting.experiment(told, out, reuse=reuse, ray=ray, device=device, shown=shown, progress=not as_json)
     except KeyboardInterrupt as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
@@ -712,6 +700,8 @@ def compare(
     eta: float = 0.0,
     metrics: tuple[str, ...] | None = None,
     picture: Path = Path("compare.png"),
+    keep: tuple[Path, ...] = (),
+    wandb_report: Annotated[bool, Parameter(negative="")] = False,
     value_range: ValueRange = None,
     alpha: Alpha = "refuse",
     skip_broken: SkipBroken = False,
@@ -726,7 +716,8 @@ def compare(
     ```
 
     Sets that were made from the same noise (same seed, as `alphabar sample` records it) are compared image by image. Sets of
-    unlike size are refused: --n takes the first n of both.
+    unlike size are refused: --n takes the first n of both. Where A or B is a run, the verdicts are kept with it, in
+    comparisons.jsonl, and `alphabar report` shows them; for other sets, --keep says with which run.
 
     Parameters
     ----------
@@ -748,21 +739,34 @@ def compare(
         as for `alphabar score`.
     picture
         where the picture goes.
+    keep
+        run folders with which the verdicts are kept, too.
+    wandb_report
+        save the verdicts as a report in Weights & Biases too, with the curves of A and B where they are tracked runs.
     """
     from alphabar import judge
     from alphabar.evaluation.score import METRICS
     from alphabar.evaluation.spread import world
 
+    if wandb_report:
+        from alphabar.tracking.workspace import check_server
+
+        check_server()
     reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
     ruler, real = judge.evaluator(against, extractor, reading=reading)
     opened = [judge.open_samples(x, n=n, steps=steps, eta=eta, reading=reading) for x in (a, b)]
     names = (_label(a), _label(b)) if _label(a) != _label(b) else ("A", "B")
-    found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names)
+    found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names, keep)
     if world()[0] != 0:
         return
     from alphabar.report.figures import draw_comparison
 
     path = draw_comparison(found, (opened[0].pixels, opened[1].pixels), names, picture)
+    if wandb_report:
+        from alphabar.tracking.workspace import comparison_report
+
+        saved = comparison_report(found, names, [Path(x) for x in (a, b) if Path(x).is_dir()]).save()
+        print(f"Weights & Biases: {saved.url}", file=sys.stderr)
     if as_json:
         print(json.dumps([c.to_json() for c in found]))
         return
@@ -789,6 +793,7 @@ def sweep(
     grids: tuple[str, ...] = ("default",),
     clip: bool | None = None,
     threshold: float | None = None,
+    guidance: float = 1.0,
     n: int = 2000,
     seed: int = 0,
     batch: int = 64,
@@ -843,6 +848,8 @@ def sweep(
         hold x0_hat within -1..1 in all of them, or --no-clip; what the model says if left out.
     threshold
         dynamic thresholding of x0_hat, a share such as 0.995.
+    guidance
+        of a conditional model, which draws all classes in turns; above 1 leads towards them, at twice the calls.
     n
         images a setting.
     seed
@@ -883,7 +890,7 @@ def sweep(
     try:
         done = sweeping.sweep(
             run, against, **wanted, n=n, seed=seed, batch=batch, extractor=extractor, metrics=metrics, reading=reading,
-            name=name, out=out, checkpoint=checkpoint, device=device, ray=ray, shown=shown,
+            guidance=guidance, name=name, out=out, checkpoint=checkpoint, device=device, ray=ray, shown=shown,
         )  # fmt: skip
     except KeyboardInterrupt as e:
         print(f"stopped; {e}, and the same command goes on from them", file=sys.stderr)
@@ -1018,6 +1025,45 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
     )
     print(f"relative gap over all levels: {found.relative_gap}")
     print(f"picture: {path}")
+
+
+@app.command(name="app")
+def playground(
+    root: Path | None = None,
+    *,
+    port: int = 7860,
+    host: str = "127.0.0.1",
+    against: str | None = None,
+    extractor: str | None = None,
+) -> None:
+    """Serve a page for the browser: draw from runs, watch images form, set two settings side by side, score them.
+
+    ```
+    alphabar app
+    alphabar app runs --port 7861 --against fashion_mnist:test
+    ```
+
+    The page is for this machine alone unless --host says otherwise; it has no password. It asks no other machine for anything.
+    Needs pip install 'alphabar[app]'. Ctrl-C stops it.
+
+    Parameters
+    ----------
+    root
+        the folder whose runs may be chosen; runs, if there is one here, else this folder. The bundled run is always there.
+    port
+        where it listens.
+    host
+        127.0.0.1 is this machine alone; 0.0.0.0 lets everyone use the page who reaches this machine over the network.
+    against
+        SET[:SPLIT] of real images for scores; fashion_mnist:test for the bundled run if left out.
+    extractor
+        of the scores: bundled, a path, inception:original or inception:clean; that of the run's recipe if left out.
+    """
+    from alphabar.app import serve
+    from alphabar.playground import Playground
+
+    folder = root or (Path("runs") if Path("runs").is_dir() else Path())
+    serve(Playground(folder, against, extractor), host=host, port=port)
 
 
 @runs_app.default
@@ -1170,26 +1216,33 @@ def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
 
 
 @app.command
-def report(*runs: Path, out: Path = Path("report.html")) -> None:
-    """Write one page about one or several runs: losses, scores, previews, what differs.
+def report(*runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...] = (), trajectory: bool | None = None) -> None:
+    """Write one page about one or several runs: what differs, curves, scores, same-seed images, verdicts, the way from noise.
 
     ```
     alphabar report runs/garments --out garments.html
     alphabar report runs/a runs/b --out compared.html
     ```
 
+    The page is one file that needs no network. It shows what lies in the runs' folders, sweeps and comparisons too, and the
+    verdict of the experiment that trained them.
+
     Parameters
     ----------
     runs
-        run folders.
+        run folders, or the folder of an experiment for all its trainings.
     out
-        the page, a single file that needs no network.
+        the page.
+    sweep
+        folders of sweeps that lie elsewhere than in the runs.
+    trajectory
+        draw the way from noise to image for runs that kept none: left out, while it takes seconds; --no-trajectory never.
     """
-    from alphabar.report.page import write_report
+    from alphabar.report.book import write_report
 
     if not runs:
         raise ValueError("name at least one run, as in: alphabar report runs/garments")
-    print(write_report(list(runs), out))
+    print(write_report(list(runs), out, sweeps=sweep, draw=trajectory))
 
 
 @extractor_app.command(name="train")

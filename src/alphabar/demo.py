@@ -501,7 +501,7 @@ NEXT = (
 
 def _write(demo: Demo, out: Path) -> Path:
     """out/results.json and out/index.html."""
-    from alphabar.report import page, plots
+    from alphabar.report import page, pictures, plots
 
     results = demo.to_json()
     write_atomically(out / "results.json", json.dumps(results, indent=1))
@@ -534,11 +534,12 @@ def _write(demo: Demo, out: Path) -> Path:
         sheets=[
             {
                 "title": r.setting.title, "eta": r.samples.record["eta"], "nfe": r.samples.record["nfe"],
-                "seconds": r.samples.record["seconds_per_image"], "uri": page.png_uri(page.strip(r.samples.images[:shown])),
+                "seconds": r.samples.record["seconds_per_image"],
+                "uri": pictures.png_uri(pictures.strip(r.samples.images[:shown])),
             }
             for r in demo.results
         ],
-        real_uri=page.png_uri(page.strip(_some_real(demo.real, shown))), columns=shown,
+        real_uri=pictures.png_uri(pictures.strip(_some_real(demo.real, shown))), columns=shown,
         plot=plots.plot(
             "calls", f"FID against calls an image. {said}.", lines, levels=levels, x_label="network calls an image",
             x_ticks=ticks, log_x=True, from_zero=True, size=(400, 250),
@@ -565,14 +566,14 @@ def _some_real(real: ImageSet, n: int) -> Pixels:
 
 def _along(samples: Samples | None) -> dict[str, Any] | None:
     """x0_hat step by step, a row an image, and the images at the end."""
-    from alphabar.report import page
+    from alphabar.report import pictures
 
     if samples is None or samples.x0 is None:
         return None
     columns = [*samples.x0, samples.images]
     grid = np.stack(columns, axis=1).reshape(-1, *samples.images.shape[1:])
     return {
-        "uri": page.png_uri(page.strip(grid, columns=len(columns))), "columns": len(columns), "rows": len(samples.images),
+        "uri": pictures.png_uri(pictures.strip(grid, columns=len(columns))), "columns": len(columns), "rows": len(samples.images),
         "sigmas": samples.record["grid"][:-1],
     }  # fmt: skip
 

@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -41,6 +42,7 @@ def experiment(
     told: Experiment,
     out: str | Path,
     *,
+    reuse: Sequence[str | Path] = (),
     ray: str | None = None,
     device: str | None = None,
     shown: int = 16,
@@ -51,12 +53,17 @@ def experiment(
     Everything is kept in `out`: VARIANT-seedK, a run like any other; rows/, a row and the scores of each finished one;
     experiment.json; index.html. The same call goes on where one was stopped or killed, in the middle of a training too; seeds
     and variants may be added. Of one seed all variants are done before the next seed begins, so that a stopped experiment has
-    pairs to show. ray: "local", or the address of a Ray cluster whose machines all see `out` under that name.
+    pairs to show. reuse: folders of other experiments, from which finished trainings of the very same recipe, seed, budget and
+    images are copied instead of being made again. ray: "local", or the address of a Ray cluster whose machines all see `out`
+    under that name.
 
     Ctrl-C writes the page from what there is and raises KeyboardInterrupt. Raises ValueError where images could not be scored,
-    and where `out` holds another experiment, naming what differs.
+    and where `out` holds another experiment, naming what differs; FileNotFoundError where `reuse` names none.
     """
     folder = Path(out)
+    for other in reuse:
+        if not (Path(other) / "experiment.json").is_file():
+            raise FileNotFoundError(f"{other} is no folder of an experiment: --reuse takes what `alphabar experiment --out` made")
     _claim(folder, told)
     images = {name: load(r.data.set, "train", **r.data.reading()) for name, r in told.variants.items()}
     reading = next(iter(told.variants.values())).data.reading()
@@ -69,7 +76,7 @@ def experiment(
         {
             "folder": str(folder.resolve()), "variant": name, "seed": seed, "metrics": list(metrics),
             "recipe": replace(recipe, train=replace(recipe.train, seed=seed)).toml(), "scoring": asdict(told.scoring),
-            "device": device, "progress": progress and ray is None,
+            "device": device, "progress": progress and ray is None, "reuse": [str(Path(r).resolve()) for r in reuse],
         }
         for seed in told.seeds
         for name, recipe in recipes.items()
@@ -98,6 +105,8 @@ def finish(job: Mapping[str, Any]) -> None:
     folder, name = Path(job["folder"]), f"{job['variant']}-seed{job['seed']}"
     run, how = Run(folder / name), job["scoring"]
     recipe = parse(tomllib.loads(job["recipe"]), (), "experiment")
+    if not run.recipe.exists():
+        _take_over(run, recipe, [Path(r) for r in job["reuse"]])
     if not _trained(run, recipe):
         train_recipe(recipe, run.path, resume=run.recipe.exists(), progress=job["progress"])
     model = load_model(run.path).to(job["device"] or best_device())
@@ -119,6 +128,23 @@ def finish(job: Mapping[str, Any]) -> None:
         "scores": [s.to_json() for s in measured.scores.values()],
     }  # fmt: skip
     write_atomically(target, json.dumps(row))  # last: it says "finished"
+
+
+def _take_over(run: Run, recipe: Recipe, others: Sequence[Path]) -> None:
+    """Copies a finished training of another experiment that this one would repeat; its samples are drawn anew."""
+    if not others:
+        return
+    images = load(recipe.data.set, "train", **recipe.data.reading())
+    images = images.subset(range(min(recipe.data.limit, len(images)))) if recipe.data.limit else images
+    wanted = recipe.fingerprint(images.fingerprint)
+    for state in sorted(s for other in others for s in other.glob("*-seed*/checkpoints/last/state.json")):
+        there = Run(state.parents[2])
+        if json.loads(state.read_text()).get("fingerprint") == wanted and _trained(there, recipe):
+            part = run.path.with_name(f".{run.path.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(there.path, part, ignore=shutil.ignore_patterns("samples", "tracking", "last.old"))
+            part.rename(run.path)  # whole or not at all
+            return
 
 
 @lru_cache(maxsize=1)

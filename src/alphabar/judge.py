@@ -1,6 +1,7 @@
 """Scores of images wherever they lie: a run, an .npz, a folder that any program has made. What `score` and `compare` stand on."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from alphabar.api import best_device
@@ -179,12 +181,34 @@ def score(
 
 
 def compare(
-    a: Opened, b: Opened, judge: ImageEval, real: ImageSet, metrics: Sequence[str] = METRICS, names: tuple[str, str] = ("A", "B")
+    a: Opened,
+    b: Opened,
+    judge: ImageEval,
+    real: ImageSet,
+    metrics: Sequence[str] = METRICS,
+    names: tuple[str, str] = ("A", "B"),
+    keep: Sequence[Path] = (),
 ) -> list[Comparison]:
-    """a against b by every metric, with intervals and verdicts. Raises ProtocolError for unlike numbers of images."""
+    """a against b by every metric, with intervals and verdicts; added to comparisons.jsonl of the runs that a or b were drawn
+    from, and of those in `keep`, where `report` finds it.
+
+    Raises ProtocolError for unlike numbers of images, and FileNotFoundError for a `keep` that is no run.
+    """
+    for run in keep:
+        if not Run(run).recipe.exists():
+            raise FileNotFoundError(f"the comparison cannot be kept with {run}, which is no run folder: it has no recipe.toml")
     if len(a.pixels) != len(b.pixels):  # before the features, which take long
         raise ProtocolError("n", len(a.pixels), len(b.pixels))
-    return compare_measured(measure(judge, real, a, metrics), measure(judge, real, b, metrics), names=names)
+    found = compare_measured(measure(judge, real, a, metrics), measure(judge, real, b, metrics), names=names)
+    row = {
+        "time": round(time.time(), 3), "names": list(names), "sets": [a.name, b.name],
+        "models": [(x.record or {}).get("model") for x in (a, b)], "comparisons": [c.to_json() for c in found],
+    }  # fmt: skip
+    runs = [run for run in (a.run, b.run, *keep) if run is not None]
+    if spread.world()[0] == 0:
+        for path in dict.fromkeys(Run(run).comparisons.resolve() for run in runs):
+            append_jsonl(path, row)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +257,13 @@ def loss(run: str, train: str, *, n: int = 1000, progress: bool = True) -> Denoi
     were trained on. Of a run on that very set, which ones these are is taken from its recipe."""
     model = load_model(run)
     images, kept, held, _ = _trained(Path(run), train, {"value_range": model.value_range})
-    seen, unseen = (np.asarray(images.pixels[np.sort(_some(k, n))]) for k in (kept, held))
-    return heldout_loss(model.to(best_device()), unseen, seen, progress=progress)
+    chosen = [np.sort(_some(k, n)) for k in (kept, held)]
+    seen, unseen = (np.asarray(images.pixels[rows]) for rows in chosen)
+    labels = None
+    if every_class(model) and images.labels is not None:
+        known = [torch.from_numpy(np.asarray(images.labels[rows], np.int64)) for rows in chosen]
+        labels = known[1], known[0]
+    return heldout_loss(model.to(best_device()), unseen, seen, progress=progress, labels=labels)
 
 
 def _trained(

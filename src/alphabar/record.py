@@ -1,4 +1,4 @@
-"""A run is a folder: recipe.toml, machine.json, events.jsonl, scores.jsonl, samples/, checkpoints/ (layer 0)."""
+"""A run is a folder: recipe.toml, machine.json, {events,scores,comparisons}.jsonl, samples/, checkpoints/ (layer 0)."""
 
 import json
 import os
@@ -121,8 +121,16 @@ class Run:
         return self.path / "scores.jsonl"
 
     @property
+    def comparisons(self) -> Path:
+        return self.path / "comparisons.jsonl"
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples"
+
+    @property
+    def trajectory(self) -> Path:
+        return self.samples / "trajectory.npz"
 
     def checkpoint(self, name: str = "last") -> Path:
         return self.path / "checkpoints" / name

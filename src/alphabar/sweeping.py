@@ -28,8 +28,8 @@ from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.front import load_measured, save_measured
 from alphabar.progress import track
 from alphabar.record import machine, versions, write_atomically
-from alphabar.report.frontier import Row, Sweep, stand, write_page
-from alphabar.sampling.draw import Samples, fingerprint, sample
+from alphabar.report.frontier import Row, Sweep, read_rows, stand, write_page
+from alphabar.sampling.draw import Samples, every_class, fingerprint, sample
 from alphabar.sampling.settings import CALLS, LeftOut, Setting, settings
 from alphabar.sampling.tuned import Tuned, all_tuned, folders_of
 from alphabar.training.checkpoint import load_model
@@ -52,6 +52,7 @@ class _Job:
     batch: int
     device: str | None
     fast: str | None
+    guidance: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,7 @@ def sweep(
     grids: Sequence[str | None] = (None,),
     clip: bool | None = None,
     threshold: float | None = None,
+    guidance: float = 1.0,
     n: int = 2000,
     seed: int = 0,
     batch: int = 64,
@@ -94,7 +96,8 @@ def sweep(
     """n images under every setting, from the same noise, scored against SET[:SPLIT]; a table's rows, and a page.
 
     samplers, calls, steps, etas, plans, grids, clip, threshold: see `alphabar.sampling.settings.settings`; what cannot be
-    combined is left out, and `Sweep.left_out` says why. metrics: of `alphabar.evaluation.score.METRICS`; the first one sorts.
+    combined is left out, and `Sweep.left_out` says why. guidance: as for `sample`, under every setting; a conditional model
+    draws all classes in turns, and no other has guidance. metrics: of `alphabar.evaluation.score.METRICS`; the first one sorts.
     reading: options of `load` for the real images. fast: as for `sample`. shown: images of every setting on the page.
 
     Everything is kept in RUN/sweeps/NAME, or `out` (sweep/ for bundled and for a single file): SETTING.npz, its samples;
@@ -117,7 +120,7 @@ def sweep(
         raise ValueError("torchrun and Ray both spread the settings: use one of them")
     job = _Job(
         str(run), checkpoint, against, str(extractor), tuple(sorted((reading or {}).items())), tuple(metrics), n, seed, batch,
-        device, fast,
+        device, fast, guidance,
     )  # fmt: skip
     bench = _open(job, progress)
     wanted, left_out = settings(
@@ -197,6 +200,8 @@ def _open(job: _Job, progress: bool = False) -> _Bench:
 def _check(bench: _Bench) -> None:
     """Whether the images of the model can be scored: told before any is drawn."""
     model, job = bench.model, bench.job
+    if job.guidance != 1 and not every_class(model):
+        raise ValueError(f"guidance {job.guidance:g}: {job.run} knows no classes, so there is nothing to guide to; leave it out")
     crop = int(getattr(model, "crop", 0))
     c, h, w = model.image_shape
     judge._check_range({"value_range": getattr(model, "value_range", None)}, bench.real)
@@ -205,8 +210,15 @@ def _check(bench: _Bench) -> None:
 
 def _drawing(bench: _Bench) -> dict[str, Any]:
     job = bench.job
-    more = {} if job.fast is None else {"fast": job.fast}
-    return {"device": job.device or best_device(), "channels_last": True, "progress": False, **more}
+    more: dict[str, Any] = {} if job.fast is None else {"fast": job.fast}
+    more |= {} if job.guidance == 1 else {"guidance": job.guidance}
+    return {
+        "classes": every_class(bench.model),
+        "device": job.device or best_device(),
+        "channels_last": True,
+        "progress": False,
+        **more,
+    }
 
 
 def _warm(bench: _Bench) -> None:
@@ -276,7 +288,7 @@ def _protocol(bench: _Bench) -> dict[str, Any]:
         "model": fingerprint(bench.model), "extractor": ruler.extractor.fingerprint,
         "reference": ruler.real.reference_fingerprint, "reference_name": ruler.real.reference_name,
         "floor": ruler.real.pool_source, "n": job.n, "seed": job.seed, "batch": job.batch, "fast": job.fast,
-        "versions": versions(),
+        "versions": versions(), **({"guidance": job.guidance} if every_class(bench.model) else {}),
     }  # fmt: skip
 
 
@@ -349,9 +361,7 @@ class _Store:
 
     def rows(self, metrics: Sequence[str]) -> list[Row]:
         """Of every setting that has these scores, the fewest calls first, and of as many calls the best one."""
-        rows = [Row.from_json(row, self.samples(row["name"])) for row in self._all() if "scores" in row]
-        rows = [row for row in rows if set(metrics) <= set(row.scores)]
-        return sorted(rows, key=lambda row: (row.calls, row.rank(metrics[0])))
+        return read_rows(self.folder, metrics)
 
     def write_results(self) -> None:
         """results.jsonl, from the rows that there are."""

@@ -1,5 +1,6 @@
 """What an experiment found: rows, paired differences over seeds, a verdict on the hypothesis, and its page."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from alphabar.evaluation.evaluate import Measured
 from alphabar.evaluation.score import HIGHER, TITLES
 from alphabar.evaluation.trials import over_seeds
 from alphabar.hypothesis import Experiment
-from alphabar.record import write_atomically
+from alphabar.record import flat, write_atomically
 from alphabar.report import page, plots
 from alphabar.report.frontier import column
+from alphabar.report.pictures import png_uri, strip
 from alphabar.sampling.draw import Samples
 from alphabar.types import Pixels
 
@@ -157,7 +159,11 @@ def _shown(metric: str, e: Estimate) -> str:
 
 
 def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
-    """Writes the experiment's page, one file without a network. real: images to be put beside."""
+    """Writes the experiment's page, one file without a network, and outcome.json, from which `report` takes the verdict.
+
+    real: images to be put beside.
+    """
+    write_atomically(outcome.folder / "outcome.json", json.dumps(outcome.to_json(), indent=1) + "\n")
     told = outcome.told
     metrics = list(next(iter(outcome.means.values()), {}))
     sheets = []
@@ -166,13 +172,13 @@ def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
             images = Samples.load(t.samples).images[:shown]
             sheets.append({
                 "name": v, "seed": t.seed, "score": f"{TITLES[told.metric]} {page.sig(t.value(told.metric))}",
-                "uri": page.png_uri(page.strip(as_shown(images))), "alt": f"{len(images)} images drawn from variant {v}.",
+                "uri": png_uri(strip(as_shown(images))), "alt": f"{len(images)} images drawn from variant {v}.",
             })  # fmt: skip
     html = page.render(
         "experiment.html.j2", title=told.hypothesis, outcome=outcome, told=told, metrics=metrics,
         titles={m: column(m) for m in metrics},
         rows=_rows(outcome, metrics), seeds=_by_seed(outcome), plots=[p for m in metrics if (p := _plot(outcome, m))],
-        differing=_differing(told), sheets=sheets, real_uri=page.png_uri(page.strip(as_shown(real))), real_count=len(real),
+        differing=_differing(told), sheets=sheets, real_uri=png_uri(strip(as_shown(real))), real_count=len(real),
         machines=sorted({t.machine["cpu"] for t in outcome.trials}), made=page.stamp(),
         first=outcome.trials[0].measured.scores[told.metric] if outcome.trials else None,
     )  # fmt: skip
@@ -221,5 +227,5 @@ def _plot(outcome: Outcome, metric: str) -> dict[str, Any] | None:
 
 def _differing(told: Experiment) -> list[tuple[str, list[str]]]:
     """The recipe keys in which the variants differ, and what each has."""
-    flat = [{f"{a}.{b}": v for a, by in asdict(r).items() for b, v in by.items()} for r in told.variants.values()]
-    return [(k, [str(f[k]) for f in flat]) for k in flat[0] if len({str(f[k]) for f in flat}) > 1]
+    told_of = [flat(asdict(r)) for r in told.variants.values()]
+    return [(k, [str(f[k]) for f in told_of]) for k in told_of[0] if len({str(f[k]) for f in told_of}) > 1]

@@ -404,9 +404,11 @@ def test_mnn_ends_with_the_program_and_reports_to_nobody(tmp_path):
     assert out.returncode == -9 and out.stdout.strip().isdigit(), out.stderr
     for _ in range(100):
         if not alive(int(out.stdout)):
-            return
+            break
         time.sleep(0.1)
-    pytest.fail("a process of MNN outlives its program")
+    else:
+        pytest.fail("a process of MNN outlives its program")
+    assert not list(tmp_path.glob("alphabar-mnn-*"))
 
 
 def alive(pid):

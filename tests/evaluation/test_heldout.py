@@ -71,6 +71,22 @@ def test_a_model_that_knows_its_images_by_heart_shows_it():
     assert found.n_train == 40 and found.n_heldout == 30
 
 
+def test_a_conditional_model_is_told_the_classes():
+    """Every image is its class's grey: who is told the class has no loss, who is told none is off by the classes' spread."""
+    greys = np.array([20, 120, 220], np.uint8)
+    classes = [torch.arange(n) % 3 for n in (30, 24)]
+    sets = [np.broadcast_to(greys[k][:, None, None, None], (len(k), 4, 4, 1)).copy() for k in classes]
+
+    def told(x, sigma, labels=None):
+        means = torch.from_numpy(greys / 127.5 - 1).float()
+        return (means.mean().expand(len(x)) if labels is None else means[labels])[:, None, None, None].expand_as(x)
+
+    blind = heldout_loss(told, *sets, levels=(1.0,), batch=7)
+    assert blind.heldout[0].value == pytest.approx(float(np.var(greys / 127.5)), rel=1e-5)
+    seeing = heldout_loss(told, *sets, levels=(1.0,), batch=7, labels=(classes[0], classes[1]))
+    assert seeing.heldout[0].value < 1e-12 and seeing.train[0].value < 1e-12
+
+
 def test_the_relative_gap_is_the_delta_method():
     """By leaving out one image at a time, of either set."""
     rng = np.random.default_rng(0)

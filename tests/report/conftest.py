@@ -2,17 +2,19 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from alphabar.recipe import resolve
 from alphabar.record import Run
+from alphabar.sampling.draw import Samples
 
 MakeRun = Callable[..., Path]
 
@@ -71,6 +73,37 @@ def fill(path: Path, *, images: int = 2_000_000, every: int = 6_400, lr: float =
         picture = rng.integers(0, 256, (64, 64), dtype=np.uint8)
         Image.fromarray(picture).save(run.samples / f"preview_{seen:010d}.png")
     return path
+
+
+def drawn(seed: int, n: int = 16, shape: tuple[int, int, int] = (12, 10, 1)) -> NDArray[np.uint8]:
+    """Images of smooth blobs: of a seed the same."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (n, 4, 4, shape[2])).astype(np.uint8)
+    h, w, _ = shape
+    return coarse.repeat(-(-h // 4), 1).repeat(-(-w // 4), 2)[:, :h, :w]
+
+
+def add_sheets(path: Path, seen: Sequence[int], shape: tuple[int, int, int] = (12, 10, 1), n: int = 16) -> None:
+    """Sheets as `Preview` writes them, with their events. Image k after s images of training is image k of drawn(s)."""
+    run = Run(path)
+    for images in seen:
+        made = drawn(images, n, shape)
+        sheet = run.samples / f"preview_{images:010d}.png"
+        Samples(made, {}).sheet(scale=2).save(sheet)
+        layout = {"columns": 4, "scale": 2, "pad": 1, "image": list(shape[:2])}
+        run.event("preview", images=images, path=f"samples/{sheet.name}", steps=25, seed=0, n=n, sheet=layout)
+
+
+def add_way(path: Path, steps: int = 10, shape: tuple[int, int, int] = (12, 10, 1), n: int = 8) -> Samples:
+    """A way as `Preview` keeps it: the guesses of call k are drawn(k)."""
+    grid = [*np.geomspace(80.0, 0.01, steps).tolist(), 0.0]
+    record = {
+        "sampler": "ddim", "grid": grid, "seed": 0, "x0_steps": list(range(steps)), "image_shape": [shape[2], *shape[:2]],
+        "model": "0123456789abcdef", "images_seen": 64_000,
+    }  # fmt: skip
+    made = Samples(drawn(steps, n, shape), record, [drawn(k, n, shape) for k in range(steps)])
+    made.save(Run(path).trajectory)
+    return made
 
 
 @pytest.fixture

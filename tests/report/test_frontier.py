@@ -287,7 +287,7 @@ def test_an_axis_for_values_on_both_sides_of_0() -> None:
 def test_a_line_of_steps_is_level_between_its_points() -> None:
     drawn = plot("p", "alt", [Line("front", [1.0, 2.0, 4.0], [3.0, 2.0, 1.0], colour=None, steps=True)])
     assert drawn is not None
-    assert drawn.legend == [("var(--ink)", False, "front")]
+    assert drawn.legend == [("var(--ink)", "solid", "front")]
     path = max(re.findall(r'<path d="((?:[ML] [-\d.]+ [-\d.]+ ?\n?)+)"', str(drawn.svg)), key=len)
     points = [(float(x), float(y)) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path)]
     assert len(points) == 5

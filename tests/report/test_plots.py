@@ -35,7 +35,7 @@ def test_levels_and_logarithms() -> None:
     flat = r'M [-\d.]+ ([-\d.]+) \nL [-\d.]+ \1 \n" clip-path[^>]*stroke-dasharray'
     floor = [float(v) for v in re.findall(flat, str(made.svg))]
     assert floor == [pytest.approx((low + high) / 2, abs=1e-3)]  # 10 lies half-way between 1 and 100
-    assert made.legend == [("var(--c1)", False, "a"), ("var(--ink)", True, "floor")]
+    assert made.legend == [("var(--c1)", "solid", "a"), ("var(--ink)", "dashed", "floor")]
 
 
 def test_the_svg_is_a_well_formed_part_of_a_page() -> None:
@@ -111,7 +111,7 @@ def test_one_point_shows_and_odd_labels_do_no_harm() -> None:
     made = plot("p", "alt", [Line("_$x^$ <b>", [5.0], [0.0], colour=8)], log_y=True)
     assert made is not None
     assert "$" not in str(made.svg)  # labels are the page's business
-    assert made.legend == [("var(--c3)", True, "_$x^$ <b>")]
+    assert made.legend == [("var(--c3)", "dashed", "_$x^$ <b>")]
 
 
 def test_long_lines_are_thinned_to_means() -> None:

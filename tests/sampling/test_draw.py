@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -419,3 +420,36 @@ def test_progress_is_told(network, capsys):
     assert "3/3 images" in capsys.readouterr().err
     sample(network, 3, steps=2, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_whoever_watches_is_told_of_every_step_and_is_not_counted(network):
+    seen = []
+
+    def watch(now):
+        seen.append((now.first, now.step, now.steps, now.calls, to_pixels(now.x0_hat)))
+        time.sleep(0.05)
+
+    begun = time.perf_counter()
+    watched = quick(network, 5, batch=3, sampler="heun", keep_x0=True, watch=watch)
+    took = time.perf_counter() - begun
+    assert [s[:4] for s in seen] == [(first, k, 4, 1 + 2 * k) for first in (0, 3) for k in range(4)]
+    for first, k, _, _, pixels in seen:
+        assert np.array_equal(pixels, watched.x0[k][first : first + 3])
+    assert np.array_equal(watched.images, quick(network, 5, batch=3, sampler="heun").images)
+    assert watched.record["seconds"] < took - 8 * 0.05
+
+
+def test_what_a_watcher_raises_ends_the_sampling(network):
+    class Enough(Exception):
+        pass
+
+    told = []
+
+    def watch(now):
+        told.append(now.step)
+        if now.step == 1:
+            raise Enough
+
+    with pytest.raises(Enough):
+        quick(network, watch=watch)
+    assert told == [0, 1]

@@ -8,19 +8,20 @@ to be sampled to see it.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Num
+from jaxtyping import Float64, Int64, Num
 from torch import Tensor, nn
 
+from alphabar.denoiser.wrap import Labelled
 from alphabar.evaluation.estimate import LEVEL, Estimate, quantile
 from alphabar.progress import track
 from alphabar.schedule.noising import add_noise
 from alphabar.training.loop import pad_pixels
 from alphabar.training.loss import image_losses
-from alphabar.types import Denoiser, Images, Levels, Pixels
+from alphabar.types import Denoiser, Images, Labels, Levels, Pixels
 
 LOWEST, HIGHEST, COUNT = 0.05, 20.0, 9  # of the levels that are looked at where none are given
 
@@ -81,13 +82,15 @@ def heldout_loss(
     device: torch.device | str | None = None,
     level: float = LEVEL,
     progress: bool = False,
+    labels: tuple[Int64[Tensor, " n"], Int64[Tensor, " t"] | None] | None = None,
 ) -> DenoisingLoss:
     """Denoising loss of held-out images at several levels and, with train, that of training images and the gap between them.
 
     heldout, train: pixels [n, h, w, c], n >= 2 each, as they are stored; a model that was trained with a border (`crop`)
     gets it added, and the loss is that of the image itself. levels: sigmas > 0; None: nine from 0.05 to 20, even in log sigma, or
     from the lowest to the highest that the model's schedule knows where it knows less. draws: of noise for each image and level;
-    calls are (n + t) x levels x draws. device: None is where the model's weights are.
+    calls are (n + t) x levels x draws. device: None is where the model's weights are. labels: the classes of heldout and of
+    train, which a conditional model is then told; None: it is told none.
 
     Standard errors are those of a mean over images, which are what was sampled: further draws of one image tell about the
     noise alone. Image k of both sets has the same noise at every level, which then mostly drops out of the gap; its
@@ -111,7 +114,11 @@ def heldout_loss(
     if device is None and isinstance(denoise, nn.Module):
         device = next((p.device for p in denoise.parameters()), None)
     with track(sum(len(p) for p in sets) * len(sigmas) * draws, "denoising", show=progress) as advance:
-        losses = [losses_by_level(denoise, p, sigmas, draws, seed, batch, device, advance) for p in sets]
+        told = (None, None) if labels is None else labels
+        losses = [
+            losses_by_level(denoise, p, sigmas, draws, seed, batch, device, advance, known)
+            for p, known in zip(sets, told, strict=False)
+        ]
     return _summary(sigmas, losses, draws, level)
 
 
@@ -124,13 +131,15 @@ def losses_by_level(
     batch: int = 128,
     device: torch.device | str | None = None,
     advance: Callable[..., None] = lambda amount: None,
+    labels: Labels | None = None,
 ) -> Float64[Tensor, "levels n"]:
     """The mean loss of every image over its draws, a row a level; units as in `DenoisingLoss`."""
     crop = int(getattr(denoise, "crop", 0))
     padded = pad_pixels(pixels, crop)
 
-    def loss(x0: Images, sigma: Levels, noise: Images) -> Tensor:
-        off = (denoise(add_noise(x0, sigma, noise), sigma) - x0).float()
+    def loss(x0: Images, sigma: Levels, noise: Images, *known: Labels) -> Tensor:
+        told = Labelled(cast(Any, denoise), known[0].to(x0.device)) if known else denoise
+        off = (told(add_noise(x0, sigma, noise), sigma) - x0).float()
         h, w = off.shape[2:]
         return off[:, :, crop : h - crop, crop : w - crop].square().flatten(1).mean(1)
 
@@ -138,7 +147,9 @@ def losses_by_level(
     for i, s in enumerate(sigmas):
         sigma = torch.full((len(pixels),), s, dtype=torch.float64)
         for r in range(draws):  # noise of its own for every level
-            out[i] += image_losses(loss, padded, sigma, seed, draw=i * draws + r, batch=batch, device=device) / draws
+            out[i] += (
+                image_losses(loss, padded, sigma, seed, draw=i * draws + r, batch=batch, device=device, labels=labels) / draws
+            )
             advance(len(pixels))
     return out
 

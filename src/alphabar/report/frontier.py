@@ -1,21 +1,20 @@
 """What a sweep found: rows, a table for the terminal, and a page with the front of quality against calls and seconds."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
-import numpy as np
-from jaxtyping import UInt8
-
-from alphabar.data.sheet import shown as as_shown
 from alphabar.data.sheet import shown_note
 from alphabar.evaluation.estimate import LEVEL
 from alphabar.evaluation.evaluate import Measured
-from alphabar.evaluation.front import Standing, front, standings
+from alphabar.evaluation.front import Standing, front, load_measured, standings
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES, Score
 from alphabar.record import write_atomically
 from alphabar.report import page, plots
+from alphabar.report.pictures import png_uri, smaller, strip
 from alphabar.sampling.draw import Samples
 from alphabar.sampling.settings import LeftOut, Setting
 from alphabar.types import Pixels
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COSTS = {"calls": "network calls an image", "seconds": "seconds an image"}
-_EDGE = 64  # pixels of an image's longer side on the page, which carries hundreds of them
 _APART = 0.003  # by which lines are set apart on the axis of costs, as a share
 
 
@@ -118,6 +116,33 @@ def stand(rows: Sequence[Row], metrics: Sequence[str], measured: Callable[[str],
         replace(row, standings={m: {cost: each[k] for cost, each in by_cost.items()} for m, by_cost in found.items()})
         for k, row in enumerate(rows)
     ]
+
+
+def read_rows(folder: Path, metrics: Sequence[str]) -> list[Row]:
+    """The finished settings of a sweep's folder that have these scores, the fewest calls first, and of as many the best one."""
+    every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "rows").glob("[!.]*.json"))]
+    rows = [Row.from_json(row, folder / f"{row['name']}.npz") for row in every if "scores" in row]
+    rows = [row for row in rows if set(metrics) <= set(row.scores)]
+    return sorted(rows, key=lambda row: (row.calls, row.rank(metrics[0]) if metrics else 0.0))
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """What `alphabar sweep` left in a folder, with the metrics that all its settings have.
+
+    Raises OSError, or ValueError for a folder that holds no finished setting, or files that are no sweep's.
+    """
+    try:
+        protocol = json.loads((folder / "protocol.json").read_text(encoding="utf-8"))
+        rows = read_rows(folder, ())
+        if not rows:
+            raise ValueError(f"no setting of the sweep in {folder} is finished")
+        metrics = [m for m in rows[0].scores if all(m in row.scores for row in rows)]
+        if not metrics:
+            raise ValueError(f"the settings of the sweep in {folder} share no metric")
+        rows = stand(read_rows(folder, metrics), metrics, lambda name: load_measured(folder / "rows" / f"{name}.npz"))
+    except (KeyError, TypeError, AttributeError, BadZipFile) as e:
+        raise ValueError(f"{folder} holds files that are no sweep's ({type(e).__name__}: {e})") from e
+    return Sweep(folder, folder / "index.html", rows, [], protocol)
 
 
 # ---- in words
@@ -218,7 +243,7 @@ def clocks(sweep: Sweep) -> list[str]:
 
 def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, shown: int) -> Path:
     """Writes the sweep's page, one file without a network. real: images to be put beside; shown: columns of the sheets."""
-    methods = list(dict.fromkeys(row.setting.method for row in sweep.rows))
+    methods = methods_of(sweep)
     first = metrics[0]
     groups, notes = [], []
     for method in methods:
@@ -226,20 +251,20 @@ def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, sho
         lines = []
         for row in own:
             images = Samples.load(row.samples).images[:shown]
-            small, note = _small(images)
+            small, note = smaller(images)
             notes += [text for text in (note, shown_note(images)) if text]
             lines.append({
                 "calls": row.calls, "seconds": row.seconds, "score": f"{TITLES[first]} {value(row.scores[first])}",
-                "front": row.standings[first]["calls"].on, "uri": page.png_uri(page.strip(small)),
+                "front": row.standings[first]["calls"].on, "uri": png_uri(strip(small)),
                 "alt": f"{len(images)} images drawn by {row.title}.",
             })  # fmt: skip
         groups.append({"method": method, "rows": lines})
     some = sweep.rows[0].scores
     html = page.render(
         "sweep.html.j2",
-        title=f"{len(sweep.rows)} ways to draw from {Path(run).name or run}", sweep=sweep, run=run, lead=_lead(sweep, first),
-        figures=_figures(sweep, metrics, methods), legend=_legend(methods), groups=groups, shown=shown,
-        real_uri=page.png_uri(page.strip(_small(real)[0])), real_count=len(real),
+        title=f"{len(sweep.rows)} ways to draw from {Path(run).name or run}", sweep=sweep, run=run, lead=lead(sweep, first),
+        figures=figures(sweep, metrics), legend=legend(methods), groups=groups, shown=shown,
+        real_uri=png_uri(strip(smaller(real)[0])), real_count=len(real),
         columns=[column(m) for m in metrics], first=TITLES[first], table=_cells(sweep, metrics),
         floors=[(page.kid if m == "kid" else page.sig)(some[m].floor) for m in metrics],
         floor_ends=[page.bracket(some[m].floor_interval, page.kid if m == "kid" else page.sig) for m in metrics],
@@ -251,7 +276,12 @@ def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, sho
     return sweep.page
 
 
-def _lead(sweep: Sweep, metric: str) -> str:
+def methods_of(sweep: Sweep) -> list[str]:
+    """The methods of its rows; the number of one is the colour of its line."""
+    return list(dict.fromkeys(row.setting.method for row in sweep.rows))
+
+
+def lead(sweep: Sweep, metric: str) -> str:
     """The front in two sentences."""
     on = sweep.front(metric)
     best = on[-1]
@@ -279,38 +309,28 @@ def _cells(sweep: Sweep, metrics: Sequence[str]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _small(images: Pixels) -> tuple[UInt8[np.ndarray, "n _ _ k"], str | None]:
-    """Images no larger than the page can carry, averaged over squares, and a word where they were made smaller."""
-    from PIL import Image
-
-    pixels = as_shown(images)
-    _, h, w, c = pixels.shape
-    k = -(-max(h, w) // _EDGE)
-    if k == 1:
-        return pixels, None
-    small = [np.asarray(Image.fromarray(one[..., 0] if c == 1 else one).reduce(k)) for one in pixels]
-    note = f"images of {h} x {w} are shown at 1/{k} of their size; the samples hold them whole"
-    return np.stack(small).reshape(len(small), *small[0].shape[:2], c), note
-
-
-def _legend(methods: Sequence[str]) -> list[tuple[str, bool, str]]:
+def legend(methods: Sequence[str]) -> list[tuple[str, str, str]]:
     entries = [(*plots.swatch(k), method) for k, method in enumerate(methods)]
-    return [*entries, ("var(--ink)", False, "the front"), ("var(--ink)", True, "real images: the floor")]
+    return [*entries, ("var(--ink)", "solid", "the front"), ("var(--ink)", "dashed", "real images: the floor")]
 
 
-def _figures(sweep: Sweep, metrics: Sequence[str], methods: Sequence[str]) -> list[dict[str, Any]]:
-    """A plot a metric and cost."""
+def figures(sweep: Sweep, metrics: Sequence[str], name: str = "", size: tuple[float, float] = (760, 430)) -> list[dict[str, Any]]:
+    """A plot a metric and cost. name: letters and digits that set them apart from those of another sweep on a page. size: as for
+    `plot`."""
+    methods = methods_of(sweep)
     out = []
     for metric in metrics:
         for cost, axis in COSTS.items():
-            drawn = _figure(sweep, metric, cost, methods)
+            drawn = _figure(sweep, metric, cost, methods, name, size)
             if drawn is not None:
                 made, words = drawn
                 out.append({"title": f"{column(metric)} against {axis.removesuffix(' an image')}", "plot": made, "words": words})
     return out
 
 
-def _figure(sweep: Sweep, metric: str, cost: str, methods: Sequence[str]) -> tuple[plots.Plot, str] | None:
+def _figure(
+    sweep: Sweep, metric: str, cost: str, methods: Sequence[str], name: str, size: tuple[float, float]
+) -> tuple[plots.Plot, str] | None:
     times = 1000.0 if metric == "kid" else 1.0
     scores = [row.scores[metric] for row in sweep.rows]
     floor = scores[0].floor
@@ -339,9 +359,9 @@ def _figure(sweep: Sweep, metric: str, cost: str, methods: Sequence[str]) -> tup
     if floor is not None:
         levels = [plots.Level("", times * floor, interval=interval(scores[0].floor_interval))]
     made = plots.plot(
-        f"{metric.replace('_', '')}{cost}", f"{column(metric)} against {COSTS[cost]}. {'; '.join(alt)}.", [steps, *lines],
+        f"{name}{metric.replace('_', '')}{cost}", f"{column(metric)} against {COSTS[cost]}. {'; '.join(alt)}.", [steps, *lines],
         levels=levels, x_label=COSTS[cost], log_x=True, log_y=metric not in HIGHER, x_ticks=marks,
-        linear_below=_near(times, scores), size=(760, 430),
+        linear_below=_near(times, scores), size=size,
     )  # fmt: skip
     if made is None:
         return None
@@ -369,4 +389,7 @@ def ticks(low: float, high: float) -> list[float]:
     return found or [low]
 
 
-__all__ = ["Row", "Sweep", "explained", "front", "stand", "table", "ticks", "write_page"]
+__all__ = [
+    "Row", "Sweep", "explained", "figures", "front", "lead", "legend", "read_rows", "read_sweep", "stand", "table", "ticks",
+    "write_page",
+]  # fmt: skip

@@ -14,12 +14,14 @@ from alphabar.record import Run, flat, read_jsonl
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
 ENDS = ("finished", "stopped", "diverged")
+OUTCOME = "outcome.json"  # what `alphabar experiment` leaves in its folder
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as it lies on disk. recipe: flat, "train.lr" -> value. previews: sheets by images seen. missing: sentences."""
+    """A run as it lies on disk. recipe: flat, "train.lr" -> value. previews: sheets by images seen. comparisons: rows of
+    `alphabar compare`. sweeps: folders of sweeps. experiment: the folder of the one that trained it. missing: sentences."""
 
     path: Path
     name: str
@@ -29,6 +31,9 @@ class RunData:
     events: list[dict[str, Any]] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)
     previews: list[tuple[int, Path]] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: list[Path] = field(default_factory=list)
+    experiment: Path | None = None
     missing: list[str] = field(default_factory=list)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -76,6 +81,22 @@ def load_run(path: Path) -> RunData:
     return _read(path, path.resolve().name)
 
 
+def expanded(paths: Sequence[Path]) -> list[Path]:
+    """The run folders among `paths`, and for the folder of an experiment those of its trainings."""
+    out: list[Path] = []
+    for path in paths:
+        if (path / "experiment.json").exists() and not Run(path).recipe.exists():
+            trained = sorted(p.parent for p in path.glob("*/recipe.toml"))
+            if not trained:
+                raise FileNotFoundError(
+                    f"{path} holds an experiment of which no training has begun: there is nothing to show yet"
+                )
+            out += trained
+        else:
+            out.append(path)
+    return out
+
+
 def _read(path: Path, name: str) -> RunData:
     run, missing = Run(path), []
     recipe: dict[str, Any] = {}
@@ -89,7 +110,15 @@ def _read(path: Path, name: str) -> RunData:
     data = _json(path / "data.json", missing, None)
     events = _rows(run.events, missing, "There is no events.jsonl: nothing was logged, or training never began.")
     scores = _rows(run.scores, missing, None)
-    return RunData(path, name, recipe, machine, data, events, scores, _previews(run.samples), missing)
+    return RunData(
+        path, name, recipe, machine, data, events, scores, _previews(run.samples), _rows(run.comparisons, missing, None),
+        sorted(note.parent for note in (path / "sweeps").glob("*/protocol.json")), _experiment(path), missing,
+    )  # fmt: skip
+
+
+def _experiment(path: Path) -> Path | None:
+    above = path.resolve().parent
+    return above if (above / OUTCOME).exists() and (above / "experiment.json").exists() else None
 
 
 def _json(path: Path, missing: list[str], absent: str | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COLOURS = 6  # --c1 .. --c6 in the page's style sheet
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"  # stand-ins, replaced by the page's own colours
-_DASHES = ("solid", "dashed", "dotted")
+_DASHES = ("solid", "dashed", "dotted", "dashdot")  # a page's style sheet knows them, too
 Interval = tuple[float, float]  # (low, high)
 
 
@@ -48,10 +48,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Plot:
-    """svg: to be put into a page as it is. legend: (css colour, dashed, label) a line."""
+    """svg: to be put into a page as it is. legend: (css colour, dash, label) a line, dash being "solid", "dashed", ..."""
 
     svg: Markup
-    legend: list[tuple[str, bool, str]] = field(default_factory=list)
+    legend: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def plot(
@@ -114,7 +114,7 @@ def plot(
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     legend = [(*swatch(line.colour), line.label) for line in drawn if line.label]
-    legend += [(_css(level.colour), True, level.label) for level in levels]
+    legend += [(_css(level.colour), "dashed", level.label) for level in levels]
     return Plot(_inline(out.getvalue(), name, alt), legend)
 
 
@@ -245,13 +245,13 @@ def _colour(index: int | None) -> str:
     return _INK if index is None else f"#0a000{index % COLOURS + 1}"
 
 
-def swatch(colour: int | None) -> tuple[str, bool]:
-    """How a line of this colour looks in a legend: (css colour, dashed)."""
-    return _css(colour), _dash(colour) != "solid"
+def swatch(colour: int | None) -> tuple[str, str]:
+    """How a line of this colour looks in a legend: (css colour, dash)."""
+    return _css(colour), _dash(colour)
 
 
 def _dash(colour: int | None) -> str:
-    return _DASHES[0 if colour is None else colour // COLOURS % 3]
+    return _DASHES[0 if colour is None else colour // COLOURS % len(_DASHES)]
 
 
 def _css(index: int | None) -> str:

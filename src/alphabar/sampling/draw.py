@@ -118,6 +118,24 @@ class Samples:
             return Samples(file["images"], json.loads(str(file["record"])), x0)
 
 
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Where `sample` is, as its `watch` is told after each step, before x moves on.
+
+    first: place (0 .. n - 1) of the first image of the batch that is being drawn. step: 0 .. steps - 1. sigma: the level that
+    the step began at. x0_hat: what the images of the batch are taken to be, float (b, c, h, w), nominally in [-1, 1], uncropped.
+    calls: network calls an image of the batch so far. seconds: spent on the batch so far, in sampling.
+    """
+
+    first: int
+    step: int
+    steps: int
+    sigma: float
+    x0_hat: Images
+    calls: float
+    seconds: float
+
+
 def sample(
     model: Model,
     n: int,
@@ -143,6 +161,7 @@ def sample(
     indices: Sequence[int] | None = None,
     out: str | Path | None = None,
     progress: bool = True,
+    watch: Callable[[Moment], None] | None = None,
     device: torch.device | str | None = None,
     channels_last: bool = False,
 ) -> Samples:
@@ -166,6 +185,7 @@ def sample(
     measurement; None as the model is. precision: "bf16" multiplies in bfloat16, which changes images a little.
     indices: which images of the seed, None for 0 .. n - 1. device: moves the model there; None leaves it where it is.
     channels_last: run the network in that memory layout, which suits some networks and harms others.
+    watch: told of every step (`Moment`); its own time is not counted in the record's seconds, and what it raises ends it all.
 
     out: saves the samples there (`Samples.save`) and, until they are complete, each finished batch in OUT.part, where
     the same command goes on after an interruption. Other arguments with the same `out` are refused.
@@ -255,11 +275,11 @@ def sample(
             x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
-            report = _Told(keep, advance, len(rows) / steps)
+            report = _Told(keep, advance, watch, count, start, len(rows), steps, begun)
             x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=report, **settings)
             images = to_pixels(cropped(x, crop), pixels)  # also waits for the device
             each = skipping.calls.numpy() if isinstance(skipping, AdaptiveCalls) else None
-            made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun, each)
+            made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun - report.watched, each)
             if parts is not None:
                 parts.save(start, made[start])
 
@@ -285,6 +305,22 @@ def every_class(model: object) -> range | None:
     """All classes of a conditional model, which images then take in turns; None for any other model."""
     known = int(getattr(model, "classes", 0))
     return range(known) if known else None
+
+
+def class_numbers(words: Sequence[str], model: object) -> list[int]:
+    """Classes as somebody types them, by name or number, or the word all. Raises ValueError for one that the model does not
+    know."""
+    names = [str(name) for name in getattr(model, "class_names", ())]
+    if list(words) == ["all"]:
+        return list(range(len(names)))
+    numbers = []
+    for word in words:
+        if word not in names and not (word.isdecimal() and int(word) < len(names)):
+            near = get_close_matches(word, names, 1, 0.3)
+            meant = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(names) or 'none'}"
+            raise ValueError(f"class {word!r} is unknown to this run; {meant}")
+        numbers.append(names.index(word) if word in names else int(word))
+    return numbers
 
 
 def fingerprint(model: object) -> str | None:
@@ -412,15 +448,31 @@ def _place(model: Model, device: torch.device | str | None, channels_last: bool)
     return torch.device("cpu" if device is None else device)
 
 
+@dataclass
 class _Told:
-    """The `on_step` of `sample`: keeps x0_hat and moves the bar on, by `share` of an image a step."""
+    """The `on_step` of `sample` for one batch: keeps x0_hat, moves the bar on, and tells whoever watches.
 
-    def __init__(self, keep: KeepX0, advance: Callable[[float], None], share: float) -> None:
-        self.keep, self.advance, self.share = keep, advance, share
+    watched: seconds that were spent on telling.
+    """
+
+    keep: KeepX0
+    advance: Callable[[float], None]
+    watch: Callable[[Moment], None] | None
+    count: CountCalls
+    first: int
+    rows: int
+    steps: int
+    begun: float
+    watched: float = 0.0
 
     def __call__(self, step: int, sigma: float, x: Tensor, x0_hat: Tensor) -> None:
         self.keep(step, sigma, x, x0_hat)
-        self.advance(self.share)
+        self.advance(self.rows / self.steps)
+        if self.watch is not None:
+            now = time.perf_counter()
+            calls, seconds = self.count.images / self.rows, now - self.begun - self.watched
+            self.watch(Moment(self.first, step, self.steps, sigma, x0_hat, calls, seconds))
+            self.watched += time.perf_counter() - now
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,55 @@
-"""A sheet of samples from the same seeds, again and again while a model trains."""
+"""A sheet of samples from the same seeds, again and again while a model trains, and the way by which the first of them came."""
 
-from alphabar.sampling.draw import every_class, sample
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from alphabar.data.sheet import shown
+from alphabar.sampling.draw import Model, Samples, every_class, sample
+from alphabar.sampling.trajectory import spread_out
 from alphabar.training.hooks import Hook, Training
+
+WATCHED = 8  # images whose way is kept
+FRAMES = 25  # guesses of each of them, at most
+SCALE, PAD = 2, 1  # of a sheet
+
+
+def watched(model: Model, n: int, steps: int, seed: int = 0) -> Samples:
+    """The first n images of a seed by DDIM, of all classes in turns where the model knows some, with x0_hat along the way."""
+    return _drawn(model, range(n), steps, seed, spread_out(steps, FRAMES))
 
 
 class Preview(Hook):
     """Writes samples/preview_IMAGES.png into the run folder every `every` images: n images by DDIM in `steps` calls,
-    of all classes in turns where the model knows some."""
+    of all classes in turns where the model knows some. Of the first 8 x0_hat along the way is kept in samples/trajectory.npz,
+    the latest only: a page can show how they came to be, and not one call more is paid for it."""
 
     def __init__(self, every: int, n: int = 64, steps: int = 25, seed: int = 0) -> None:
         self.every, self.n, self.steps, self.seed = every, n, steps, seed
 
     def on_interval(self, training: Training) -> None:
-        samples = sample(
-            training.ema, self.n, steps=self.steps, seed=self.seed, classes=every_class(training.ema), progress=False
-        )
+        first = min(self.n, WATCHED)
+        some = watched(training.ema, first, self.steps, self.seed)
+        images = some.images
+        if self.n > first:
+            rest = _drawn(training.ema, range(first, self.n), self.steps, self.seed)
+            images = np.concatenate([images, rest.images])
         folder = training.run.samples
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"preview_{training.images:010d}.png"
-        samples.sheet(scale=2).save(path)
-        training.report("preview", path=str(path.relative_to(training.run.path)), steps=self.steps, seed=self.seed)
+        Samples(images, some.record).sheet(scale=SCALE, pad=PAD).save(path)
+        Samples(some.images, some.record | {"images_seen": training.images}, some.x0).save(training.run.trajectory)
+        training.report(
+            "preview", path=str(path.relative_to(training.run.path)), steps=self.steps, seed=self.seed, n=len(images),
+            sheet={  # where image k lies on it
+                "columns": math.ceil(math.sqrt(len(images))), "scale": SCALE, "pad": PAD,
+                "image": list(shown(images[:1]).shape[1:3]),
+            },
+        )  # fmt: skip
+
+
+def _drawn(model: Model, rows: Sequence[int], steps: int, seed: int, keep: Sequence[int] = ()) -> Samples:
+    return sample(
+        model, len(rows), steps=steps, seed=seed, classes=every_class(model), indices=rows, keep_x0=keep, progress=False
+    )

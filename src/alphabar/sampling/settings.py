@@ -139,9 +139,17 @@ def calls_of(model: Model, setting: Setting) -> float:
     return _dry(model, setting)[1]
 
 
+def dry_run(model: Model, **arguments: Any) -> dict[str, Any]:
+    """The record that `sample(model, 1, **arguments)` would write, from an image of one pixel, which costs next to nothing.
+
+    Raises ValueError for everything that `sample` refuses.
+    """
+    return sample(_Pixel(model), 1, batch=1, progress=False, **arguments).record
+
+
 def _dry(model: Model, setting: Setting) -> tuple[Setting, float]:
     """The setting, with its fit if it has one, and its calls."""
-    record = sample(_Pixel(model), 1, batch=1, progress=False, **setting.arguments()).record
+    record = dry_run(model, **setting.arguments())
     return replace(setting, fit=record.get("tuned", {}).get("digest")), float(record["nfe"])
 
 
@@ -164,7 +172,8 @@ class _Pixel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def __call__(self, x: Images, sigma: Levels) -> Images:
+    def __call__(self, x: Images, sigma: Levels, *more: Any) -> Images:
+        """more: the classes that a conditional model is told; they change no call."""
         return x / (1 + sigma.reshape(-1, 1, 1, 1).to(x) ** 2)
 
 

@@ -22,6 +22,13 @@ def chosen(keep: bool | Sequence[int], steps: int) -> tuple[int, ...]:
     return tuple(sorted({k % steps for k in keep}))
 
 
+def spread_out(steps: int, most: int) -> tuple[int, ...]:
+    """At most `most` of the steps 0 to steps - 1, evenly spread, the first and the last among them."""
+    if steps <= most:
+        return tuple(range(steps))
+    return tuple(dict.fromkeys(round(k * (steps - 1) / (most - 1)) for k in range(most))) if most > 1 else (0,)
+
+
 class KeepX0:
     """An `on_step` that keeps x0_hat at the chosen steps as pixels of `dtype`, N x H x W x C, `crop` cut from each side.
 

@@ -82,7 +82,7 @@ class WandB(Link):
         from accelerate.tracking import WandBTracker
 
         self.told.setdefault("id", secrets.token_hex(4))
-        mode = os.environ.get("WANDB_MODE") or ("online" if _wandb_key() else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb_key() else "offline")
         settings = wandb.Settings(console="off", silent=True)
         self.tracker = WandBTracker(
             os.environ.get("WANDB_PROJECT", PROJECT), id=self.told["id"], name=self.title, resume="allow", mode=mode,
@@ -123,7 +123,7 @@ class WandB(Link):
         return "offline; send it with: " + "; ".join(f"wandb sync {shlex.quote(f)}" for f in self.told.get("folders", []))
 
 
-def _wandb_key() -> bool:
+def wandb_key() -> bool:
     """Whether W&B knows who we are: without a key it would ask on the terminal, in the middle of a training."""
     import netrc
     from urllib.parse import urlparse

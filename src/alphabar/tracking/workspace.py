@@ -1,0 +1,68 @@
+"""A report in Weights & Biases from a comparison: verdicts in words, scores with intervals, and the runs' own curves beside."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from alphabar.evaluation.compare import Comparison
+from alphabar.evaluation.score import TITLES
+from alphabar.tracking.trackers import PROJECT, wandb_key
+
+MISSING = "a report in W&B needs wandb-workspaces: pip install 'alphabar[wandb]'"
+CURVES = ("train/loss", "heldout/loss", "score/fid", "score/kid")
+
+
+def check_server() -> None:
+    """Raises ImportError or ValueError where a report could not be saved: to be asked before the work."""
+    if find_spec("wandb_workspaces") is None or find_spec("wandb") is None:
+        raise ImportError(MISSING)
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled") or not wandb_key():
+        raise ValueError("a report is kept by W&B's server, which is not to be reached: wandb login, and leave WANDB_MODE out")
+
+
+def comparison_report(found: Sequence[Comparison], names: tuple[str, str], runs: Sequence[Path] = ()) -> Any:
+    """The report (`wandb_workspaces.reports.v2.Report`), not saved yet: `.save()` wants a key and a server.
+
+    names: of the two sides, as in the comparison. runs: run folders whose tracked runs are shown beside, those that W&B has been
+    told of. Raises ImportError where wandb-workspaces is not installed, ValueError for no comparison.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as wr
+    except ImportError as e:
+        raise ImportError(MISSING) from e
+    if not found:
+        raise ValueError("there is no comparison to report")
+    project, entity = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_ENTITY", "")
+    rows = "\n".join(
+        f"| {TITLES.get(c.metric, c.metric)} | {c.a.value:.4g} {_ends(c.a.interval)} | {c.b.value:.4g} {_ends(c.b.interval)} | "
+        f"{c.difference} | {c.verdict} |"
+        for c in found
+    )
+    how = f"{found[0].a.n:,} images each, {'the same noise' if found[0].paired else 'unlike noise'}"
+    blocks: list[Any] = [
+        wr.H1("Verdicts"),
+        *(wr.P(c.words) for c in found),
+        wr.H1("Scores"),
+        wr.MarkdownBlock(f"| metric | {names[0]} | {names[1]} | difference | verdict |\n|--|--|--|--|--|\n{rows}\n\n{how}."),
+    ]
+    if tracked := [run.resolve().name for run in runs if _told(run).get("id")]:
+        own = wr.Runset(entity=entity, project=project, query="|".join(f"^{re.escape(name)}$" for name in tracked))
+        panels = [wr.LinePlot(x="Step", y=[curve]) for curve in CURVES]
+        blocks += [wr.H1("Training"), wr.PanelGrid(runsets=[own], panels=[*panels, wr.MediaBrowser(media_keys=["samples"])])]
+    return wr.Report(project=project, entity=entity, title=f"{names[0]} against {names[1]}", description=how, blocks=blocks)
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"[{interval[0]:.4g}, {interval[1]:.4g}]"
+
+
+def _told(run: Path) -> dict[str, Any]:
+    try:
+        told = json.loads((run / "tracking" / "wandb.json").read_text(encoding="utf-8"))["told"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return told if isinstance(told, dict) else {}
