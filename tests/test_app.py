@@ -181,16 +181,18 @@ def download(page: Any, name: str, folder: Path) -> Path:
 @needs_browser
 def test_images_form_step_by_step_and_are_those_of_sample(visit: Any, server: Server, tmp_path: Path) -> None:
     page = visit()
-    set_up(page, run="bundled", amount=8, n=4, seed=3)
-    page.wait_for_function("document.querySelector('#cost-A').innerText.includes('8 steps, 8 calls an image; 4 images: 32')")
+    set_up(page, run="bundled", amount=60, n=32, seed=3)
+    page.wait_for_function(
+        "document.querySelector('#cost-A').innerText.includes('60 steps, 60 calls an image; 32 images: 1,920')"
+    )
     said = draw(page)
-    steps = [int(m[1]) for words in said if (m := re.match(r"step (\d+) of 8, \d+ calls?, \d+\.\d s$", words))]
+    steps = [int(m[1]) for words in said if (m := re.match(r"step (\d+) of 60, \d+ calls?, \d+\.\d s$", words))]
     assert len(steps) >= 3
     assert steps == sorted(steps)
-    assert re.match(r"4 images, 8 calls an image, \d+\.\d s \(\d+ ms an image\)$", said[-1])
-    images = sample(load_model("bundled"), 4, steps=8, seed=3, progress=False, channels_last=True).images
+    assert re.match(r"32 images, 60 calls an image, \d+\.\d s \(\d+ ms an image\)$", said[-1])
+    images = sample(load_model("bundled"), 32, steps=60, seed=3, progress=False, channels_last=True).images
     np.testing.assert_array_equal(shown(page), np.asarray(sheet(images)))  # without loss, to the last pixel
-    assert page.get_attribute("#show-A img", "alt") == "4 images, setting A"
+    assert page.get_attribute("#show-A img", "alt") == "32 images, setting A"
 
 
 @needs_browser

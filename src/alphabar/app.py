@@ -56,7 +56,8 @@ def serve(playground: Playground, *, host: str = "127.0.0.1", port: int = 7860) 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # SIGINT too: a shell starts what is put into the background with it ignored, and Python then leaves it so
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with private_folder() as folder:
             page = build(playground, folder)
@@ -72,7 +73,8 @@ def serve(playground: Playground, *, host: str = "127.0.0.1", port: int = 7860) 
             finally:
                 page.close(verbose=False)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_address(host: str, port: int) -> None:

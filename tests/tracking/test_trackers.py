@@ -53,8 +53,18 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- Weights & Biases
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of an offline run, by W&B's own protobuf: blocks of 32 KiB with framed records, as LevelDB's log."""
+def wandb_records(path: Path) -> list[Any]:
+    """All records of an offline run that was finished. W&B's own process may write the last ones a little later."""
+    for _ in range(300):
+        found = list(_wandb_records(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"{path} does not end")
+
+
+def _wandb_records(path: Path) -> Iterator[Any]:
+    """By W&B's own protobuf: blocks of 32 KiB with framed records, as LevelDB's log."""
     from wandb.proto import wandb_internal_pb2 as pb
 
     data = path.read_bytes()
@@ -66,6 +76,8 @@ def wandb_records(path: Path) -> Iterator[Any]:
             continue
         crc, size, kind = struct.unpack("<IHB", data[at : at + 7])
         part = data[at + 7 : at + 7 + size]
+        if len(part) < size:  # not written yet
+            return
         assert zlib.crc32(bytes([kind]) + part) == crc
         at += 7 + size
         whole = part if kind in (1, 2) else whole + part  # 1: a whole record, 2 to 4: its first, middle and last part
