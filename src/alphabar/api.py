@@ -52,6 +52,12 @@ def model_for(recipe: Recipe, images: ImageSet) -> Model:
     return new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
 
 
+def limited(recipe: Recipe, images: ImageSet) -> ImageSet:
+    """The images of a set that a recipe trains on: the first `data.limit` of them, or all."""
+    limit = recipe.data.limit
+    return images.subset(range(min(limit, len(images)))) if limit else images
+
+
 def train(
     recipe: Recipe,
     out: str | Path,
@@ -78,8 +84,7 @@ def train(
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
     if (note := unused_depth(image_set)) is not None:
         warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
-    if recipe.data.limit:
-        image_set = image_set.subset(range(min(recipe.data.limit, len(image_set))))
+    image_set = limited(recipe, image_set)
     kept, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
     model = model_for(recipe, image_set)
     watching: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
@@ -89,8 +94,7 @@ def train(
         watching.append(scorer)
     if first and not resume:
         run.start(recipe.toml())
-        cost_of = {"parameters": sum(p.numel() for p in model.parameters()), "gflop_a_call": flops_of_call(model) / 1e9}
-        write_atomically(run.path / "cost.json", json.dumps(cost_of, indent=1) + "\n")
+        write_atomically(run.path / "cost.json", json.dumps(cost_of_model(model), indent=1) + "\n")
         (run.path / "data.json").write_text(
             json.dumps(
                 {
@@ -159,21 +163,21 @@ def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
     """What a run will cost: parameters, FLOPs of a call and of the whole training, megabytes of weights and moments."""
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
     model = model_for(recipe, image_set)
-    parameters, flops = sum(p.numel() for p in model.parameters()), flops_of_call(model)
+    own = cost_of_model(model)
+    parameters, flops = own["parameters"], own["gflop_a_call"] * 1e9
     return {
-        "parameters": parameters,
-        "gflop_a_call": flops / 1e9,
+        **own,
         "tflop_of_training": 3 * flops * recipe.train.images / 1e12,  # a backward pass costs two forward ones
         "mib_of_weights_moments_average": 4 * 5 * parameters / 2**20,  # weights, gradients, two moments, average; float32
         "images_a_second_at_100_gflops": 100e9 / (3 * flops),
     }
 
 
-def flops_of_call(model: Model) -> int:
-    """Floating-point operations of one network call on one image."""
+def cost_of_model(model: Model) -> dict[str, Any]:
+    """Parameters, and billions of floating-point operations of one network call on one image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with evaluating(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *model.image_shape), torch.ones(1))
-    return int(counter.get_total_flops())
+    return {"parameters": sum(p.numel() for p in model.parameters()), "gflop_a_call": counter.get_total_flops() / 1e9}

@@ -1062,8 +1062,7 @@ def playground(
     from alphabar.app import serve
     from alphabar.playground import Playground
 
-    folder = root or (Path("runs") if Path("runs").is_dir() else Path())
-    serve(Playground(folder, against, extractor), host=host, port=port)
+    serve(Playground(root or _home_of_runs(), against, extractor), host=host, port=port)
 
 
 @runs_app.default
@@ -1090,7 +1089,7 @@ def list_runs(
     """
     from alphabar.report.runs import find_runs, origin, table
 
-    paths = find_runs(roots or [Path("runs") if Path("runs").is_dir() else Path()])
+    paths = find_runs(roots or [_home_of_runs()])
     if model is not None:
         found = origin(paths, model)
         if as_json:
@@ -1125,6 +1124,11 @@ def list_runs(
         ],
         f"{len(rows)} run{'s' if len(rows) > 1 else ''}",
     )  # fmt: skip
+
+
+def _home_of_runs() -> Path:
+    """Where runs are looked for unless told otherwise."""
+    return Path("runs") if Path("runs").is_dir() else Path()
 
 
 def _of(images: int | None, budget: int | None) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from alphabar import judge
-from alphabar.api import best_device, model_for
+from alphabar.api import best_device, limited, model_for
 from alphabar.api import train as train_recipe
 from alphabar.cluster import import_ray, joined
 from alphabar.data.sources import ImageSet, load
@@ -134,8 +134,7 @@ def _take_over(run: Run, recipe: Recipe, others: Sequence[Path]) -> None:
     """Copies a finished training of another experiment that this one would repeat; its samples are drawn anew."""
     if not others:
         return
-    images = load(recipe.data.set, "train", **recipe.data.reading())
-    images = images.subset(range(min(recipe.data.limit, len(images)))) if recipe.data.limit else images
+    images = limited(recipe, load(recipe.data.set, "train", **recipe.data.reading()))
     wanted = recipe.fingerprint(images.fingerprint)
     for state in sorted(s for other in others for s in other.glob("*-seed*/checkpoints/last/state.json")):
         there = Run(state.parents[2])

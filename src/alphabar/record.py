@@ -43,6 +43,9 @@ def machine() -> dict[str, Any]:
     }
 
 
+ENDS = ("finished", "stopped", "diverged")  # the events that end a session of a run
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"train": {"lr": 1}} -> {"train.lr": 1}."""
     out: dict[str, Any] = {}

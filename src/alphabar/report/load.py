@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alphabar.record import Run, flat, read_jsonl
+from alphabar.record import ENDS, Run, flat, read_jsonl
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
-ENDS = ("finished", "stopped", "diverged")
 OUTCOME = "outcome.json"  # what `alphabar experiment` leaves in its folder
 Row = Mapping[str, Any]
 

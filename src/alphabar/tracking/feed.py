@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alphabar.record import Run, flat
-
-ENDS = ("finished", "stopped", "diverged")
+from alphabar.record import ENDS, Run, flat
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import re
 import secrets
 import shlex
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -29,7 +30,7 @@ Sheet = UInt8[np.ndarray, "h w 3"]
 PROJECT = "alphabar"  # or what the tracker's own environment variable says
 
 
-class Link:
+class Link(ABC):
     """A tracker and what is remembered of it. told: plain data that is kept with the run, and by which the next session finds
     the same tracked run again. `open` comes first, then `send`, `picture` and `files` in any order, then `close`."""
 
@@ -41,8 +42,9 @@ class Link:
         self.run, self.told = run, told
         self.title = run.path.resolve().name
 
+    @abstractmethod
     def open(self) -> None:
-        raise NotImplementedError
+        """Reaches the tracker, and the tracked run of before where there was one."""
 
     def configure(self, values: dict[str, Any]) -> None:
         """Tells what decided the run, once."""
@@ -56,7 +58,7 @@ class Link:
         if hasattr(self.tracker, "log_images"):
             self.tracker.log_images({key: [pixels]}, step=step)
 
-    def files(self, kind: str, title: str, paths: Sequence[Path], aliases: Sequence[str], about: dict[str, Any]) -> None:
+    def files(self, kind: str, title: str, paths: Sequence[Path], aliases: Sequence[str], about: dict[str, Any]) -> None:  # noqa: B027
         """Files under a name, as a new version of it. kind: dataset, model or samples. Nothing where a tracker keeps none."""
 
     def last(self, key: str) -> int | None:
