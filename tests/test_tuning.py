@@ -285,7 +285,7 @@ def test_it_begins_with_the_sampler_whose_images_are_most_like_real_ones(place: 
     np.save("drawn.npy", drawn.images)
     how = tune(
         "run", (3,), fit="features", against="drawn.npy", extractor="extractor0.safetensors", judge="extractor1.safetensors",
-        n_judge=64, descent=Descent(rounds=0, remember=512, eta=0.0), **SHORT,
+        n_judge=64, descent=Descent(rounds=0, remember=1024, eta=0.0), **SHORT,
     )[0].fit.how  # fmt: skip
     assert how["began with"] == f"{base}, {grid}; eta 0"
 

@@ -285,7 +285,7 @@ class _Bench:
     def race(self, candidates: Mapping[str, fits.Coefficients], pull: FrechetPull, how: Descent) -> tuple[fits.Coefficients, str]:
         """The candidate whose images' features come nearest to the real ones', with a third of how.eta of fresh noise (little
         enough to compare by, and not none, which no gradient would move) or with all of it. All start, from the same noise,
-        with an eighth of the images that decide between the best few."""
+        with a quarter of the images that decide between the best few, half of what a descent remembers."""
 
         def distance(name: str, eta: float, n: int) -> float:
             self._fill(pull, candidates[name].with_noise(eta), n, self.seed + 2)
@@ -298,7 +298,7 @@ class _Bench:
         with track(len(runs) + few * len(etas), "where to begin", unit="samplers", show=self.progress) as advance:
             heat = {name: distance(name, eta, max(64, how.remember // 8)) for name, eta in runs}
             best = sorted(heat, key=lambda name: heat[name])[:few]
-            final = {(name, eta): distance(name, eta, how.remember) for name, eta in product(best, etas)}
+            final = {(name, eta): distance(name, eta, max(64, how.remember // 2)) for name, eta in product(best, etas)}
         name, eta = min(final, key=lambda run: final[run])
         return candidates[name].with_noise(eta), f"{name}; eta {eta:g}"
 

@@ -104,6 +104,9 @@ def test_equal_sets_score_one() -> None:
     for same in (X, X.round(), X[torch.arange(700) // 10], X[:1].expand(50, 8)):
         result = cover(real=same, generated=same)
         assert [result.precision.value, result.recall.value, result.coverage.value] == [1.0, 1.0, 1.0]
+    density = result.density  # of 50 copies of one image: each lies in all balls, and no half tells anything else
+    assert density.value == 50 / 5 and density.interval is not None
+    assert density.interval[0] < 9 and density.interval[1] > 11 and "25 independent" in str(density.note)
 
 
 def test_a_ball_of_radius_zero_holds_copies_alone() -> None:

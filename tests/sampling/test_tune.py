@@ -21,6 +21,7 @@ from alphabar.sampling.tune import (
     Free,
     ToTeacher,
     Trajectory,
+    _kept,
     _shortest,
     best_levels,
     coefficients_of,
@@ -389,6 +390,27 @@ def test_descent_is_the_same_twice_and_leaves_torchs_randomness_alone(network):
     ]
     assert made[0].losses == made[1].losses and torch.equal(made[0].coefficients.mix, made[1].coefficients.mix)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_batch_in_parts_is_the_batch(network):
+    """Whole; in parts that fit; whole again, with calls made twice, where hardly anything fits."""
+    begin = Coefficients.ddim(make_grid(network.schedule, 2), eta=0.3)
+    image = 2 * _kept(network, (1, 8, 8), torch.device("cpu"))
+    sizes: list[list[int]] = []
+    made = []
+    for room in (1e10, 20.5 * image, 3.5 * image):
+        sizes.append([])
+
+        def loss(images, rows, seen=sizes[-1]):
+            seen.append(len(images))
+            return (images.square().mean((1, 2, 3)) * (1 + torch.tensor(rows))).mean()
+
+        made.append(descend(network, begin, loss, shape=(1, 8, 8), steps=3, batch=48, room=room, progress=False))
+    assert sizes == [[48] * 3, [20, 20, 8] * 3, [48] * 3]
+    for other in made[1:]:
+        assert other.losses == pytest.approx(made[0].losses, rel=1e-5)
+        torch.testing.assert_close(other.coefficients.mix, made[0].coefficients.mix, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(other.coefficients.sigmas, made[0].coefficients.sigmas, rtol=1e-4, atol=1e-6)
 
 
 def test_ctrl_c_keeps_what_was_found(mixture, fine):

@@ -625,6 +625,8 @@ def _density(inside: _Inside, near: Tensor, cuts: _Cuts, k: int) -> _Part:
     relative = _at_all(variance, before, at_half, at_quarter) * cuts.part if seen else 1 / n
     other = cuts.spread_out((halves[:, 0] - halves[:, 1]).ravel(), relative * value)
     of_points = float(own.var(ddof=1)) / m / value if value > 0 else 1 / m
+    if of_points + relative == 0:  # copies of one image: no part differs from another
+        return _Part(value, own - value, other, 1 / m + 1 / n, False, False)
     return _Part(value, own - value, other, of_points + relative, False, seen)
 
 
@@ -653,10 +655,11 @@ def _coverage(inside: _Inside, near: Tensor, cuts: _Cuts, point_cuts: _Cuts, k: 
     of_points = (halves[:, :, 0].mean(1) - halves[:, :, 1].mean(1)).ravel()
     centres, others = float((of_centres**2).mean()) / 2, float((of_points**2).mean()) / 2
     at_half, at_quarter = float(halves.mean()), float(quarters.mean())
-    if not 0 < at_half < 1:
+    variance = centres + others
+    if not 0 < at_half < 1 or variance == 0:
         return _Part(value, np.zeros(m), np.zeros(n), 1 / n + 1 / m, True, False)
-    variance, before = centres + others, float(quarters.var(axis=1, ddof=1).mean())
-    relative = _at_all(variance, before, at_half * (1 - at_half), at_quarter * (1 - at_quarter)) / max(variance, 1e-300)
+    before = float(quarters.var(axis=1, ddof=1).mean())
+    relative = _at_all(variance, before, at_half * (1 - at_half), at_quarter * (1 - at_quarter)) / variance
     centres, others = relative * centres * cuts.part, relative * others * point_cuts.part
     scale = value * (1 - value)
     return _Part(

@@ -37,6 +37,7 @@ from alphabar.types import Denoiser, Grid, Images
 
 FINE = 80  # levels of the fine trajectory, without its 0
 TEACHER = "heun"
+FEW = 16  # images that the way back takes at a time, at least: fewer make poor use of a processor
 PURE = 1e4  # no signal to speak of above this level: zero terminal SNR stands at 2^32, with nothing on the way to it
 
 
@@ -350,7 +351,7 @@ def least_squares(
 @runtime_checkable
 class Loss(Protocol):
     """What `descend` makes small: of finished images (b, c, h, w), which may leave [-1, 1], made from the starting noise of
-    `rows`; one number that has a gradient."""
+    `rows`; one number that has a gradient. It is a mean over images: that of a batch may be taken in parts."""
 
     def __call__(self, images: Images, rows: Sequence[int]) -> Tensor: ...
 
@@ -495,8 +496,9 @@ def descend(
     J^T J is estimated at the beginning from random projections of the images, `probes` times as many as numbers (Hutchinson).
 
     Starting noise is that of image first, first + 1, ... of `seed`; or, with a pool, of 0 .. pool - 1 again and again.
-    memory: see `Free`. bf16: multiply in bfloat16 while fitting. room: bytes that a step may keep for its way back before
-    calls are made twice instead. Ctrl-C ends it early, with what was found so far.
+    memory: see `Free`. bf16: multiply in bfloat16 while fitting. room: bytes that may be kept for the way back: a step goes
+    over its batch in parts that fit, each with its share of the loss, and makes calls twice instead where parts would have
+    fewer than `FEW` images. Ctrl-C ends it early, with what was found so far.
     Raises FloatingPointError where the loss is not finite, ValueError where levels have crossed.
     """
     schedule = getattr(model, "schedule", None)
@@ -506,7 +508,9 @@ def descend(
     device = torch.device(device)
     cast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     with cast:
-        recompute = n * batch * _kept(model, shape, device) > room
+        apart = int(room // max(1.0, n * _kept(model, shape, device)))  # images whose calls fit in at once
+    recompute = apart < min(batch, FEW)
+    size = batch if recompute else min(batch, apart)
 
     def images_at(theta: Tensor, rows: Sequence[int], fresh: range) -> Images:
         start = starting_noise(seed, rows, shape).to(device).contiguous(memory_format=torch.channels_last)
@@ -539,19 +543,22 @@ def descend(
                 theta = theta.detach().requires_grad_()
                 rows = [r % pool if pool else first + r for r in range(k * batch, (k + 1) * batch)]
                 # fresh noise differs from step to step even where the starting noise comes again
-                value = loss(images_at(theta, rows, range(first + k * batch, first + (k + 1) * batch)), rows)
-                if not bool(torch.isfinite(value)):
-                    raise FloatingPointError(
-                        f"the loss of step {k} is {float(value.detach())}: begin again with a smaller rate than {rate:g}"
-                    )
-                if value.requires_grad:
-                    value.backward()  # type: ignore[no-untyped-call]
+                value = 0.0
+                for start in range(0, batch, size):
+                    part = rows[start : start + size]
+                    new = first + k * batch + start
+                    share = loss(images_at(theta, part, range(new, new + len(part))), part) * (len(part) / batch)
+                    value += float(share.detach())
+                    if share.requires_grad:
+                        share.backward()  # type: ignore[no-untyped-call]
+                    advance(len(part) * n)
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"the loss of step {k} is {value}: begin again with a smaller rate than {rate:g}")
                 mean = momentum * mean + (1 - momentum) * (whiten.T @ grad_of(theta))
                 far = (1 + math.cos(math.pi * k / steps)) / 2
                 theta = theta.detach() - whiten @ (far * mean / mean.norm().clamp_min(1e-300))
-                losses.append(float(value.detach()))
+                losses.append(value)
                 recent.append(theta)
-                advance(batch * n)
         except KeyboardInterrupt:
             if not recent:
                 raise

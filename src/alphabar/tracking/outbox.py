@@ -79,11 +79,12 @@ class Outbox:
         return _images_of(self.run.checkpoint()) > int(self.kept["sent"].get("latest", -1))
 
     def _pass_on(self, m: Message) -> None:
-        """A run that was resumed repeats what came after its checkpoint, number for number: that was sent already."""
-        if m.images <= self.kept["sent"].get(m.kind, -1) and m.kind not in ENDS:
-            return
+        """A run that was resumed repeats what came after its checkpoint, number for number, and may end again where it ended
+        before: that was sent already."""
         if m.kind in ENDS:
             self.state = m.kind
+        if m.images <= self.kept["sent"].get(m.kind, -1):
+            return
         if m.folder is not None:
             self._files(m.folder, "best", m.notes)
         elif m.picture is not None:
@@ -98,7 +99,7 @@ class Outbox:
         """Sends, with a note before it: of what a crash cut off, only the part goes again that has not arrived."""
         mark = [m.kind, m.images]
         if self.kept["sending"] == mark:
-            keys = [k for k in keys if (self.link.last(k) or -1) < m.images]
+            keys = [k for k in keys if (last := self.link.last(k)) is None or last < m.images]
         self.kept["sending"] = mark
         self.keep()
         if keys:
