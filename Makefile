@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/alphabar demo
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 site: .venv/installed-dev
 	$(BIN)/python docs/build_site.py

@@ -10,6 +10,7 @@ import torch
 
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.build import ModelRecipe, build
+from alphabar.denoiser.fast import fasten
 from alphabar.denoiser.plan import every, predicate
 from alphabar.sampling import draw
 from alphabar.sampling.ddim import ddim
@@ -337,7 +338,8 @@ def test_images_take_classes_in_turns():
 @pytest.mark.parametrize("fast", [None, "channels_last", "onnxruntime", "openvino", "mnn"])
 def test_guidance_calls_twice_where_it_acts(fast):
     model = conditional_network()
-    guided = quick(model, 4, classes=1, guidance=2.0, fast=fast)
+    run = model if fast is None else fasten(model, fast, batch=4)
+    guided = quick(run, 4, classes=1, guidance=2.0)
     assert guided.record["nfe"] == 8
     grid = make_grid(model.schedule, 4)
     x = float(grid[0]) * starting_noise(0, range(4), model.image_shape)
@@ -345,7 +347,7 @@ def test_guidance_calls_twice_where_it_acts(fast):
     with torch.no_grad():
         x = ddim(lambda x, s: 2 * model(x, s, labels) - model(x, s), x, grid)
     assert np.abs(to_pixels(x, "uint8").astype(int) - guided.images).max() <= 1
-    low = quick(model, 4, classes=1, guidance=2.0, guidance_interval=(0, float(grid[2]) * 1.001), fast=fast)
+    low = quick(run, 4, classes=1, guidance=2.0, guidance_interval=(0, float(grid[2]) * 1.001))
     assert low.record["nfe"] == 6 and low.record["guidance_interval"] == [0, float(grid[2]) * 1.001]
 
 
