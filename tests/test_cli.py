@@ -1,5 +1,7 @@
 """The commands, run as a user runs them, on a small set."""
 
+import contextlib
+import io
 import json
 import os
 import shlex
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
+from alphabar.cli import main
 from alphabar.record import read_jsonl
 
 TINY = shlex.split(
@@ -27,9 +30,14 @@ def safe_header(path: Path) -> dict[str, str]:
 
 
 def alphabar(*arguments: str, cwd: Path, ok: bool = True) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [sys.executable, "-m", "alphabar.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240
-    )
+    """The program in this process, where torch is loaded already; as a process of its own it runs in other tests here."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else int(e.code is not None)
+    done = subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done
 

@@ -28,15 +28,14 @@ SMALL_TRAINING = shlex.split(
 PROGRAM = """
 import json, sys, time
 from alphabar.cli import main
-for number, words in enumerate(json.load(sys.stdin)):
-    sys.argv = ["alphabar", *words]
+for words in json.load(sys.stdin):
     begun = time.monotonic()
     try:
-        main()
+        main(words)
     except SystemExit as e:
         if e.code:
-            raise SystemExit(f"command {number} ended with {e.code}: {' '.join(sys.argv)}")
-    print(f"{time.monotonic() - begun:.1f} s: {' '.join(sys.argv)}", file=sys.stderr, flush=True)
+            raise SystemExit(f"{' '.join(words)} ended with {e.code}")
+    print(f"{time.monotonic() - begun:.1f} s: {' '.join(words)}", file=sys.stderr, flush=True)
 """
 
 

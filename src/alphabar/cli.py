@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -1480,12 +1481,14 @@ def _show_scores(scores: Any) -> None:
     print(f"extractor {first.extractor}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}")
 
 
-def main() -> None:
-    """The program. A wrong input ends in one line that says what to type; anything else is shown whole."""
+def main(words: Sequence[str] | None = None) -> None:
+    """The program, with the words of the command line unless others are given.
+
+    A wrong input ends in one line that says what to type; anything else is shown whole."""
     from alphabar.training.loop import Diverged
 
     try:
-        app()
+        app(words)
     except (ValueError, OSError, ImportError, FloatingPointError, Diverged) as e:
         print(f"alphabar: {e}", file=sys.stderr)
         raise SystemExit(2) from None

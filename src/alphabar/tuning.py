@@ -31,7 +31,7 @@ from alphabar.types import Denoiser, Grid, Images
 Fit = Literal["grid", "solver", "images", "features"]
 FITS: tuple[str, ...] = get_args(Fit)
 BASES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis")  # one call a step, no noise: linear in what they are told
-FINALISTS = 4  # of the samplers that a fit by features may begin with
+FINALISTS = 3  # of the samplers that a fit by features may begin with
 SEED = 1_000_000  # of fits; judging takes the next one: nobody samples with either by habit
 
 
