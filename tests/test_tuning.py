@@ -15,12 +15,15 @@ from PIL import Image
 
 from alphabar import tuning
 from alphabar.cli import app, main
+from alphabar.data.sources import load
 from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
-from alphabar.denoiser.wrap import ClipX0, ThresholdX0
-from alphabar.evaluation.extractor import Classifier, Extractor
+from alphabar.denoiser.wrap import ClipX0, Labelled, ThresholdX0
+from alphabar.evaluation.evaluate import ImageEval
+from alphabar.evaluation.extractor import Classifier, Extractor, load_extractor
 from alphabar.sampling import tune as fits
 from alphabar.sampling.draw import Samples, sample
 from alphabar.sampling.tuned import Tuned, load_tuned, run_tuned, save_tuned
+from alphabar.schedule.grid import make_grid
 from alphabar.seeds import starting_noise
 from alphabar.training.checkpoint import load_model
 from alphabar.tuning import Descent, tune
@@ -113,6 +116,62 @@ def test_the_distance_is_on_noise_that_no_fit_has_seen() -> None:
     end = fits.record(model, unit, grid, progress=False).end
     x = run_tuned(model, unit * made.fit.sigmas[0], made.fit.grid, fit=made.fit)
     assert made.distance["fitted"] == pytest.approx(float((x.clamp(-1, 1) - end.clamp(-1, 1)).square().mean().sqrt()), rel=1e-3)
+
+
+def conditional(classes: tuple[str, ...], scale: float) -> Model:
+    """One to which classes make a difference."""
+    model = build(replace(SMALL, conditional=True), {"kind": "cosine"}, (1, 8, 8), 0, classes=classes)
+    generator = torch.Generator().manual_seed(0)
+    for name, p in model.named_parameters():
+        p.data = scale * torch.randn(p.shape, generator=generator) * (10 if "classes" in name else 1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("fit", ["solver", "images", "features"])
+def test_a_conditional_model_is_told_its_classes_in_turns(fit: str, place: Path) -> None:
+    model = conditional(("a", "b", "c"), 0.2)
+    run_of(model, place / "classes")
+    more = {"against": "real.npy", "extractor": "extractor0.safetensors", "judge": "extractor1.safetensors", "n_judge": 64}
+    descent = replace(BRIEF, rounds=1, eta=0.0)
+    made = tune("classes", (2,), fit=fit, descent=descent, batch=7, **(SHORT | (more if fit == "features" else {})))[0]
+    assert made.fit.how["classes"] == 3
+    unit = starting_noise(tuning.SEED + 1, range(64), (1, 8, 8))
+    ends = []
+    for labels in (torch.arange(64) % 3, torch.zeros(64, dtype=torch.int64)):
+        denoise = Labelled(model, labels)
+        end = fits.record(denoise, unit, fits.fine_grid(model.schedule), batch=64, progress=False).end
+        x = run_tuned(denoise, unit * made.fit.sigmas[0], made.fit.grid, fit=made.fit)
+        ends.append(float((x.clamp(-1, 1) - end.clamp(-1, 1)).square().mean().sqrt()))
+    assert made.distance["fitted"] == pytest.approx(ends[0], rel=2e-4)
+    assert made.distance["fitted"] != pytest.approx(ends[1], rel=1e-3)
+    if fit == "features":  # and the judge's images
+        drawn = sample(
+            model, 64, tuned=made.fit, sampler="tuned", seed=tuning.SEED + 1, batch=14, classes=range(3), progress=False
+        )
+        judged = ImageEval(load_extractor("extractor1.safetensors"), load("real.npy"), progress=False)
+        fid = judged.measure(drawn.images, drawn.record, ("fid",)).scores["fid"].value
+        assert made.fit.how["judge"]["found"][0]["a"]["value"] == pytest.approx(fid, rel=1e-6)
+
+
+def test_the_gradient_of_a_model_that_is_told_classes() -> None:
+    """Of finished images with respect to levels and coefficients, against differences."""
+    model = conditional(("a", "b"), 0.1)
+    unit = starting_noise(0, range(4), (1, 8, 8))
+    free = fits.Free(fits.Coefficients.ddim(make_grid(model.schedule, 2, "karras")))
+
+    def finished(labels: list[int], theta: torch.Tensor) -> torch.Tensor:
+        return fits.unroll(Labelled(model, torch.tensor(labels)), unit, free.at(theta))
+
+    theta = torch.zeros(free.size, dtype=torch.float64, requires_grad=True)
+    a, b = (finished(labels, theta) for labels in ([0, 1, 1, 0], [0, 0, 0, 0]))
+    assert torch.equal(a[[0, 3]], b[[0, 3]]) and not torch.allclose(a[[1, 2]], b[[1, 2]], atol=1e-2)
+    a.square().mean().backward()
+    assert theta.grad is not None
+    for k in range(free.size):
+        step = torch.zeros(free.size, dtype=torch.float64)
+        step[k] = 3e-3
+        up, down = (float(finished([0, 1, 1, 0], sign * step).detach().double().square().mean()) for sign in (1, -1))
+        assert float(theta.grad[k]) == pytest.approx((up - down) / 6e-3, rel=0.02, abs=1e-3), k
 
 
 def test_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphabar.api import best_device
 from alphabar.data.sources import ImageSet, load, parse_set
+from alphabar.denoiser.wrap import Labelled
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.extract import extract
@@ -103,6 +104,8 @@ def tune(
     squares; "images", those and then the gradient of the distance from the fine trajectory; "features": of those and the usual
     samplers on every grid the one whose images have the least Fréchet distance to the training images of `against` in the
     features of `extractor`, and then, with fresh noise, the gradient of that distance.
+    A class-conditional model is told its classes in turns, without guidance, in fitting and in judging.
+
     base: the sampler whose coefficients a fit of the levels takes, or begins with; None: the best of `BASES`. Name the one that
     is to walk an exported grid: dpmpp_2m is diffusers' DPMSolverMultistepScheduler.
     judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
@@ -148,7 +151,7 @@ def tune(
     costs = {back: fits.step_costs(bench.fine, back, grams) for back in (0, 1)}
     made = []
     for k in calls:
-        where = {"fit": fit, "seed": seed, "n": n, "fine": bench.teacher, "versions": versions()}
+        where = {"fit": fit, "classes": bench.classes, "seed": seed, "n": n, "fine": bench.teacher, "versions": versions()}
         if begin is not None and k in begin:
             c, how = fits.Coefficients.of(begin[k]), f"{begin[k].name} ({begin[k].digest})"
             if pull is not None and not bool((c.fresh > 0).any()):  # one that has noise keeps it
@@ -171,7 +174,16 @@ def tune(
         compared: list[Comparison] = []
         if ruler is not None:
             drawn = [
-                sample(model, n_judge, tuned=f, sampler="tuned", seed=seed + 1, batch=2 * batch, progress=progress)
+                sample(
+                    model,
+                    n_judge,
+                    tuned=f,
+                    sampler="tuned",
+                    seed=seed + 1,
+                    batch=2 * batch,
+                    progress=progress,
+                    classes=range(bench.classes) if bench.classes else None,
+                )
                 for f in (done, start)
             ]
             measured = [ruler.measure(s.images, s.record, ("fid", "kid")) for s in drawn]
@@ -186,10 +198,13 @@ def tune(
 @dataclass(frozen=True, eq=False)
 class _Bench:
     """A model with its fine trajectories: one to fit to, and one (`unseen`) to judge by. starts: unit noise of both, as many
-    images (n, c, h, w) as they have. hold: what `denoise` does to x0_hat beyond what the model says, if anything."""
+    images (n, c, h, w) as they have. told: the model; one that knows classes (how many, else 0) is told them in turns, image by
+    image. denoise: the same, with x0_hat held; hold: what that does to x0_hat, if anything."""
 
     model: Model
-    denoise: Denoiser
+    classes: int
+    told: Denoiser | fits.ByRow
+    denoise: Denoiser | fits.ByRow
     hold: Callable[[Images], Images] | None
     limits: tuple[float, float | None, float | None]
     fine: fits.Trajectory
@@ -205,16 +220,27 @@ class _Bench:
     def of(model: Any, n: int, seed: int, batch: int, progress: bool) -> "_Bench":
         own = getattr(model, "defaults", None)
         limits = (0.0, None, None) if own is None else (float(own.clip or 0), own.threshold, own.threshold_max)
-        denoise = held(model, *limits)
-        hold = None if denoise is model else lambda x: held(lambda x, sigma: x, *limits)(x, x.new_zeros(len(x)))
         device = next(model.parameters()).device
+        classes = int(getattr(model, "classes", 0))
+
+        def labelled(rows: Sequence[int]) -> Denoiser:
+            return Labelled(model, torch.tensor([k % classes for k in rows], device=device))
+
+        told: Denoiser | fits.ByRow = model
+        denoise: Denoiser | fits.ByRow = held(model, *limits)
+        if classes:
+            told = fits.ByRow(labelled, model.schedule)
+            denoise = fits.ByRow(lambda rows: held(labelled(rows), *limits), model.schedule)
+        hold = None if held(model, *limits) is model else lambda x: held(lambda x, sigma: x, *limits)(x, x.new_zeros(len(x)))
         starts = [
             starting_noise(s, range(m), model.image_shape).to(device).contiguous(memory_format=torch.channels_last)
             for s, m in ((seed, n), (seed + 1, 64))
         ]
         grid = fits.fine_grid(model.schedule)
         fine, unseen = (fits.record(denoise, s, grid, batch=batch, progress=progress) for s in starts)
-        return _Bench(model, denoise, hold, limits, fine, unseen, starts[0], starts[1], device, batch, seed, progress)
+        return _Bench(
+            model, classes, told, denoise, hold, limits, fine, unseen, starts[0], starts[1], device, batch, seed, progress
+        )
 
     @property
     def teacher(self) -> str:
@@ -224,16 +250,18 @@ class _Bench:
         clip, threshold, threshold_max = self.limits
         return Tuned(name, model, *c.plain(), clip=clip, threshold=threshold, threshold_max=threshold_max)
 
-    def distance(self, fit: Tuned, starts: Images | None = None, end: Images | None = None) -> float:
-        """Root mean square distance of finished images from the fine trajectory's, on noise that no fit has seen."""
-        starts = self.unseen_starts if starts is None else starts
-        rows = range(len(starts))
-        x = run_tuned(self.denoise, starts * fit.sigmas[0], fit.grid, fit=fit, noise=SeededNoise(self.seed + 1, rows))
-        return _apart(x, self.unseen.end if end is None else end)
+    def distance(self, fit: Tuned, cut: int | None = None) -> float:
+        """Root mean square distance of finished images from the fine trajectory's, on noise that no fit has seen; with a cut, on
+        that of the images to fit to from that one on."""
+        starts, end = (self.unseen_starts, self.unseen.end) if cut is None else (self.starts[cut:], self.fine.end[cut:])
+        denoise = fits.denoiser_of(self.denoise, range(cut or 0, (cut or 0) + len(starts)))
+        noise = SeededNoise(self.seed + 1, range(len(starts)))
+        return _apart(run_tuned(denoise, starts * fit.sigmas[0], fit.grid, fit=fit, noise=noise), end)
 
     def others(self, calls: int) -> dict[str, float]:
         """The distance of the usual samplers on the usual grids, by name."""
         found = {}
+        denoise = fits.denoiser_of(self.denoise, range(len(self.unseen_starts)))
         for name, grid in product(
             ("ddim", "dpmpp_2m", "unipc", "ipndm"), dict.fromkeys((default_grid(self.model.schedule), "karras"))
         ):
@@ -242,7 +270,7 @@ class _Bench:
             except ValueError:  # more steps than timesteps
                 continue
             found[f"{name}, {grid}"] = _apart(
-                SAMPLERS[name].fn(self.denoise, self.unseen_starts * float(sigmas[0]), sigmas), self.unseen.end
+                SAMPLERS[name].fn(denoise, self.unseen_starts * float(sigmas[0]), sigmas), self.unseen.end
             )
         return found
 
@@ -250,7 +278,6 @@ class _Bench:
         """The candidate that ends nearest to the fine trajectory on the last quarter of the noise, which was not fitted to."""
         cut = len(self.starts) * 3 // 4
         known = self.fine.part(0, cut)
-        rest, end = self.starts[cut:], self.fine.end[cut:]
         found: list[tuple[float, fits.Coefficients, str]] = []
         grids: dict[tuple[float, ...], tuple[Grid, str]] = {}
         for (back, cost), power in product(costs.items(), (1.0, 2.0)):
@@ -266,7 +293,7 @@ class _Bench:
                         self.denoise, self.starts[:cut], grid, known, memory=memory, batch=self.batch, progress=self.progress
                     )
             for what, c in tried.items():
-                off = self.distance(self.tuned(c, "candidate", "?"), rest, end)
+                off = self.distance(self.tuned(c, "candidate", "?"), cut)
                 found.append((off, c, f"{what}; {how}"))
         _, c, how = min(found, key=lambda row: row[0])
         return c, how
@@ -311,7 +338,7 @@ class _Bench:
             if pull is not None:
                 self._fill(pull, c, how.remember, seed)
             found = fits.descend(
-                self.model, c, loss, steps=how.steps, batch=how.batch if pull is not None else min(how.batch, len(self.fine)),
+                self.told, c, loss, steps=how.steps, batch=how.batch if pull is not None else min(how.batch, len(self.fine)),
                 rate=how.rate * 0.6**k, seed=seed, pool=len(self.fine) if pull is None else None, bf16=how.bf16, hold=self.hold,
                 shape=self.model.image_shape, device=self.device, first=how.remember,
                 what=f"{len(c.sigmas)} calls, round {k + 1} of {how.rounds}", progress=self.progress,
@@ -329,7 +356,7 @@ class _Bench:
         for start in range(0, remember, self.batch):
             rows = range(start, start + self.batch)
             x = starting_noise(seed, rows, self.model.image_shape).to(self.device) * fit.sigmas[0]
-            pull.add(run_tuned(self.denoise, x, fit.grid, fit=fit, noise=SeededNoise(seed, rows)))
+            pull.add(run_tuned(fits.denoiser_of(self.denoise, rows), x, fit.grid, fit=fit, noise=SeededNoise(seed, rows)))
 
 
 def _features(

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from alphabar.denoiser.precondition import Preconditioned
+from alphabar.denoiser.wrap import Labelled
 from alphabar.progress import track
 from alphabar.sampling.catalogue import find
 from alphabar.sampling.heun import HIGHEST
@@ -39,6 +40,20 @@ FINE = 80  # levels of the fine trajectory, without its 0
 TEACHER = "heun"
 FEW = 16  # images that the way back takes at a time, at least: fewer make poor use of a processor
 PURE = 1e4  # no signal to speak of above this level: zero terminal SNR stands at 2^32, with nothing on the way to it
+
+
+@dataclass(frozen=True, eq=False)
+class ByRow:
+    """Denoisers for images by their number, as where a class-conditional model is told that of each: `at(rows)` is that of a
+    batch. schedule: the model's."""
+
+    at: Callable[[Sequence[int]], Denoiser]
+    schedule: Schedule
+
+
+def denoiser_of(denoise: Denoiser | ByRow, rows: Sequence[int]) -> Denoiser:
+    """That of a batch of these images."""
+    return denoise.at(rows) if isinstance(denoise, ByRow) else denoise
 
 
 # ---- 1. the fine trajectory
@@ -93,24 +108,25 @@ def teacher_of(sigmas: Grid) -> str:
 
 @torch.no_grad()
 def record(
-    denoise: Denoiser, starts: Images, sigmas: Grid, sampler: str | None = None, batch: int = 64, progress: bool = True
+    denoise: Denoiser | ByRow, starts: Images, sigmas: Grid, sampler: str | None = None, batch: int = 64, progress: bool = True
 ) -> Trajectory:
-    """The trajectory of `starts` (unit noise) over the grid, by a sampler that draws no noise (None: `teacher_of` the grid);
-    kept on the CPU."""
+    """The trajectory of `starts` (unit noise of images 0, 1, ...) over the grid, by a sampler that draws no noise (None:
+    `teacher_of` the grid); kept on the CPU."""
     fn = find(sampler or teacher_of(sigmas)).fn
     levels = len(sigmas) - 1
     xs: list[list[Images]] = [[] for _ in range(levels)]
     answers: list[list[Images]] = [[] for _ in range(levels)]
     ends = []
     with track(len(starts), "fine trajectory", unit="images", show=progress) as advance:
-        for part in torch.split(starts, batch):
+        for first, part in zip(range(0, len(starts), batch), torch.split(starts, batch), strict=True):
 
             def keep(i: int, sigma: float, x: Tensor, x0_hat: Tensor, part: Images = part) -> None:
                 xs[i].append(x.to("cpu", copy=True))
                 answers[i].append(x0_hat.to("cpu", copy=True))
                 advance(len(part) / levels)
 
-            ends.append(fn(denoise, part * float(sigmas[0]), sigmas, on_step=keep).cpu())
+            one = denoiser_of(denoise, range(first, first + len(part)))
+            ends.append(fn(one, part * float(sigmas[0]), sigmas, on_step=keep).cpu())
     return Trajectory(sigmas, [torch.cat(x) for x in xs], [torch.cat(x) for x in answers], torch.cat(ends))
 
 
@@ -296,7 +312,7 @@ def coefficients_of(sampler: Callable[..., Images], sigmas: Grid) -> Coefficient
 
 @torch.no_grad()
 def least_squares(
-    denoise: Denoiser,
+    denoise: Denoiser | ByRow,
     starts: Images,
     sigmas: Grid,
     fine: Trajectory,
@@ -326,8 +342,9 @@ def least_squares(
     with track(n * len(starts), "least squares", unit="calls", show=progress) as advance:
         for i in range(n):
             parts = []
-            for part in torch.split(y, batch):
-                parts.append(denoise(part * float(g[i]), part.new_full((len(part),), float(sigmas[i]))))
+            for start, part in zip(range(0, len(y), batch), torch.split(y, batch), strict=True):
+                one = denoiser_of(denoise, range(start, start + len(part)))
+                parts.append(one(part * float(g[i]), part.new_full((len(part),), float(sigmas[i]))))
                 advance(len(part))
             said.append(torch.cat(parts))
             first = max(0, i + 1 - memory)
@@ -402,19 +419,23 @@ class Free:
 
 def _answer(model: Denoiser, x: Images, sigma: Tensor) -> Images:
     """x0_hat at one level that may have a gradient, which `Preconditioned` itself does not pass on."""
-    if not isinstance(model, Preconditioned):
+    whole, labels = (model.denoise, model.labels) if isinstance(model, Labelled) else (model, None)
+    if not isinstance(whole, Preconditioned):
         return model(x, sigma.to(x.device, torch.float32).expand(len(x)))
-    r = model.data_range
+    if whole.classes and labels is None:
+        labels = whole.no_class(len(x))
+    more = [] if labels is None else [labels.to(x.device)]
+    r = whole.data_range
     s = sigma * r
-    t = model.own_schedule.t(s.detach())
+    t = whole.own_schedule.t(s.detach())
     if s.requires_grad:
         step = s.detach() * 1e-4
-        slope = (model.own_schedule.t(s.detach() + step) - model.own_schedule.t(s.detach() - step)) / (2 * step)
+        slope = (whole.own_schedule.t(s.detach() + step) - whole.own_schedule.t(s.detach() - step)) / (2 * step)
         t = t + slope * (s - s.detach())
-    c_in = (r * input_scale(model.prediction, s)).to(x)
-    out = model.network(c_in * x, t.to(x.device, torch.float32).expand(len(x)))
+    c_in = (r * input_scale(whole.prediction, s)).to(x)
+    out = whole.network(c_in * x, t.to(x.device, torch.float32).expand(len(x)), *more)
     many = (r * sigma).to(x.device, torch.float32).expand(len(x))
-    return to_x0(model.prediction, out, r * x, many) / r
+    return to_x0(whole.prediction, out, r * x, many) / r
 
 
 def unroll(
@@ -463,7 +484,7 @@ class Descended:
 
 
 def descend(
-    model: Denoiser,
+    model: Denoiser | ByRow,
     begin: Coefficients,
     loss: Loss,
     *,
@@ -508,14 +529,15 @@ def descend(
     device = torch.device(device)
     cast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     with cast:
-        apart = int(room // max(1.0, n * _kept(model, shape, device)))  # images whose calls fit in at once
+        apart = int(room // max(1.0, n * _kept(denoiser_of(model, range(2)), shape, device)))  # images whose calls fit in at once
     recompute = apart < min(batch, FEW)
     size = batch if recompute else min(batch, apart)
 
     def images_at(theta: Tensor, rows: Sequence[int], fresh: range) -> Images:
         start = starting_noise(seed, rows, shape).to(device).contiguous(memory_format=torch.channels_last)
         with cast:
-            return unroll(model, start, free.at(theta), SeededNoise(seed, fresh), hold=hold, recompute=recompute).float()
+            one = denoiser_of(model, rows)
+            return unroll(one, start, free.at(theta), SeededNoise(seed, fresh), hold=hold, recompute=recompute).float()
 
     losses: list[float] = []
     stopped = False
