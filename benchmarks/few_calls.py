@@ -285,6 +285,16 @@ def main() -> None:
                 flush=True,
             )
             said["above_ddpm"] = [v / excess for v in (c.difference.value, low, high)]
+            parts = [tuned.images[k : k + a.ddpm] for k in range(0, a.n - a.ddpm + 1, a.ddpm)]
+            sets = [bench.fid(Samples(part, tuned.record)) for part in parts]
+            if len(sets) > 1:
+                mean, sd = statistics.mean(sets), statistics.stdev(sets)
+                print(
+                    f"  {len(sets)} sets of {a.ddpm:,} of the fitted: FID {mean:.3f}, standard deviation of a set {sd:.3f}; "
+                    f"{100 * (mean - floor) / excess - 100:+.1f} % above DDPM's {ddpm.scores['fid'].value:.3f}",
+                    flush=True,
+                )
+                said["sets"] = sets
         found["calls"][str(calls)] = said
         (a.out / "few_calls.json").write_text(json.dumps(found, indent=1) + "\n")
     for calls in a.calls if a.rounds else []:

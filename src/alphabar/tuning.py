@@ -22,7 +22,7 @@ from alphabar.progress import track
 from alphabar.record import versions
 from alphabar.sampling import tune as fits
 from alphabar.sampling.catalogue import SAMPLERS
-from alphabar.sampling.draw import Model, held, sample
+from alphabar.sampling.draw import Model, every_class, held, sample
 from alphabar.sampling.tuned import Tuned, check_name, find_tuned, folders_of, path_of, run_tuned, save_tuned
 from alphabar.schedule.grid import GRIDS, default_grid, make_grid
 from alphabar.seeds import SeededNoise, starting_noise
@@ -182,7 +182,7 @@ def tune(
                     seed=seed + 1,
                     batch=2 * batch,
                     progress=progress,
-                    classes=range(bench.classes) if bench.classes else None,
+                    classes=every_class(model),
                 )
                 for f in (done, start)
             ]
@@ -221,7 +221,7 @@ class _Bench:
         own = getattr(model, "defaults", None)
         limits = (0.0, None, None) if own is None else (float(own.clip or 0), own.threshold, own.threshold_max)
         device = next(model.parameters()).device
-        classes = int(getattr(model, "classes", 0))
+        classes = len(every_class(model) or ())
 
         def labelled(rows: Sequence[int]) -> Denoiser:
             return Labelled(model, torch.tensor([k % classes for k in rows], device=device))
