@@ -2,6 +2,8 @@
 
     python benchmarks/time_to_quality.py --minutes 20 60 --out ttq           # hours on 2 cores; nothing else may run beside it
     python benchmarks/time_to_quality.py --minutes 0.2 --n 600 --out try     # to look at it
+    python benchmarks/time_to_quality.py --only-rates --out ttq              # how fast each way trains here, and no more
+    python benchmarks/time_to_quality.py --minutes 20 60 --rates ttq/rates.json --out gpu    # on another machine, see below
 
 lesson     the recipe ddpm_v2 with its one-cycle rate over what it sees in the time
 diffusers  its unconditional-training example at its defaults: UNet2DModel of 128 to 512 channels, batch 16, AdamW 1e-4, 500 steps
@@ -11,18 +13,22 @@ lucidrains denoising-diffusion-pytorch at its README's settings: Unet(64, (1, 2,
            is not needed)
 alphabar   the recipe garments, or --recipe
 
-How many images fit into the minutes is measured before, each way's own steps; rates that fall do so over those images. Then n
-images are drawn from the averaged weights by 50 calls of DDIM from the same noise, and scored by every extractor given. What is
-finished is kept in --out, and a run that was stopped goes on with the next one.
+How many images fit into the minutes is measured before (rates.json), each way's own steps, in turns; rates that fall do so over
+those images. Then n images are drawn from the averaged weights by 50 calls of DDIM from the same noise, and scored by every
+extractor given. What is finished is kept in --out, and a run that was stopped goes on with the next one. With --rates the images
+are those that fit into the minutes on the machine of that file, and the training of them is computed on this one, which may be
+faster: what comes out is what the other machine would have come to in that time.
 """
 
 import argparse
 import json
+import statistics
 import sys
 import time
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphabar import seeds
-from alphabar.api import train
+from alphabar.api import best_device, train
 from alphabar.data.images import to_model
 from alphabar.data.sources import ImageSet, load, parse_set
 from alphabar.data.split import holdout
@@ -40,8 +46,9 @@ from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.evaluate import ImageEval, Measured
 from alphabar.experimenting import images_per_second
-from alphabar.recipe import resolve
-from alphabar.record import machine
+from alphabar.progress import track
+from alphabar.recipe import Recipe, resolve
+from alphabar.record import machine, write_atomically
 from alphabar.sampling.draw import Samples, sample
 from alphabar.schedule.vp import Betas, Linear, Schedule
 from alphabar.training.checkpoint import load_model
@@ -99,7 +106,7 @@ class Diffusers(Theirs):
     def step(self, batches: Iterator[Tensor], done: float) -> None:
         clean = next(batches)
         noise = torch.randn_like(clean)
-        t = torch.randint(0, 1000, (len(clean),))
+        t = torch.randint(0, 1000, (len(clean),), device=clean.device)
         loss = F.mse_loss(self.net(self.noising.add_noise(clean, noise, t), t).sample, noise)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -118,13 +125,16 @@ class Diffusers(Theirs):
 
 class Lucidrains(Theirs):
     def __init__(self, channels: int, size: int) -> None:
-        if "torchvision" not in sys.modules:  # asked for by the trainer alone, which is not used here
+        lacking = find_spec("torchvision") is None
+        if lacking:  # asked for by the trainer alone, which is not used here
             stub = types.ModuleType("torchvision")
             stub.transforms, stub.utils = types.ModuleType("transforms"), types.ModuleType("utils")  # type: ignore[attr-defined]
             sys.modules["torchvision"] = stub
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet
         from ema_pytorch import EMA
 
+        if lacking:
+            del sys.modules["torchvision"]
         self.diffusion = GaussianDiffusion(Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=channels), image_size=size)
         betas = self.diffusion.betas.double()
         super().__init__(
@@ -156,38 +166,61 @@ def batches_of(images: ImageSet, rows: np.ndarray, batch: int) -> Iterator[Tenso
             yield to_model(pad_pixels(np.asarray(images.pixels[order[start : start + batch]]), PAD))
 
 
-def their_training(name: str, images: ImageSet, minutes: float) -> tuple[Preconditioned, int, float]:
-    """(denoiser, images seen, seconds)."""
+def begin(name: str, images: ImageSet) -> tuple[Theirs, Iterator[Tensor]]:
+    """A way of theirs before its first step, on the device at hand, and its batches there."""
     torch.manual_seed(0)
     c, h, _ = images.image_shape
-    way = WAYS[name](c, h + 2 * PAD)
     kept, _ = holdout(images.pixels, hashes=images.hashes)
-    batches = batches_of(images, kept, way.batch)
-    begun, steps, told = time.perf_counter(), 0, 0.0
+    with torch.device(best_device()):  # their parts are made there, weights and averages alike
+        way = WAYS[name](c, h + 2 * PAD)
     way.net.train()
-    while (spent := time.perf_counter() - begun) < 60 * minutes:
-        way.step(batches, spent / (60 * minutes))
-        steps += 1
-        if spent - told > 30:
-            told = spent
-            print(f"  {name}: {steps * way.batch} images, {spent / 60:.1f} of {minutes:g} minutes", flush=True)
+    return way, (x.to(best_device()) for x in batches_of(images, kept, way.batch))
+
+
+def their_training(name: str, images: ImageSet, amount: int) -> tuple[Preconditioned, int, float]:
+    """(denoiser, images seen, seconds)."""
+    way, batches = begin(name, images)
+    begun, steps = time.perf_counter(), max(1, round(amount / way.batch))
+    with track(steps * way.batch, name) as advance:
+        for k in range(steps):
+            way.step(batches, k / steps)
+            advance(way.batch)
+    c, h, _ = images.image_shape
     model = Preconditioned(Plain(way.averaged().eval()), way.schedule, way.prediction, 1.0, (c, h + 2 * PAD, h + 2 * PAD))
     model.crop = PAD  # type: ignore[assignment]
     return model.eval(), steps * way.batch, time.perf_counter() - begun
 
 
-def our_training(recipe_name: str, set_name: str, images: ImageSet, minutes: float, out: Path) -> tuple[Any, int, float]:
-    recipe = resolve(recipe_name, ["--data.set", set_name])
-    quiet = replace(recipe, watch=replace(recipe.watch, preview_every=0, score_every=0))
-    if not (out / "recipe.toml").exists():
-        rate = images_per_second(quiet, images)
-        amount = max(1, round(rate * 60 * minutes / recipe.train.batch)) * recipe.train.batch
-        quiet = replace(quiet, train=replace(quiet.train, images=amount))
-    else:
-        quiet = replace(resolve(out / "recipe.toml"), watch=quiet.watch)
+def our_recipe(way: str, own: str, set_name: str) -> Recipe:
+    recipe = resolve("ddpm_v2" if way == "lesson" else own, ["--data.set", set_name])
+    return replace(recipe, watch=replace(recipe.watch, preview_every=0, score_every=0))
+
+
+def our_training(recipe: Recipe, images: ImageSet, amount: int, out: Path) -> tuple[Any, int, float]:
+    batch = recipe.train.batch
+    quiet = replace(recipe, train=replace(recipe.train, images=max(1, round(amount / batch)) * batch))
     train(quiet, out, images=images, resume=(out / "recipe.toml").exists())
     seconds = json.loads((out / "checkpoints/last/state.json").read_text())["seconds"]
     return load_model(out), quiet.train.images, seconds
+
+
+def rates_of(ways: list[str], own: str, set_name: str, images: ImageSet, rounds: int = 2) -> dict[str, list[float]]:
+    """Images a second of each way's training here, measured in turns: all steps but the first of a few."""
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way in ways:
+            if way in WAYS:
+                theirs, batches = begin(way, images)
+                times = []
+                for k in range(3):
+                    theirs.step(batches, k / 1000)
+                    times.append(time.perf_counter())
+                found[way].append(2 * theirs.batch / (times[2] - times[0]))
+            else:
+                recipe = our_recipe(way, own, set_name)
+                found[way].append(images_per_second(recipe, images, warm=1, timed=3 if recipe.train.batch > 256 else 8))
+            print(f"{way}: {found[way][-1]:.2f} images a second", flush=True)
+    return found
 
 
 def main() -> None:
@@ -200,14 +233,25 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[20, 60])
     parser.add_argument("--ways", nargs="+", default=["lesson", "diffusers", "lucidrains", "alphabar"])
     parser.add_argument("--recipe", default="garments")
+    parser.add_argument("--rates", type=Path, help="rates.json of another machine, whose minutes are meant")
+    parser.add_argument("--only-rates", action="store_true")
+    parser.add_argument("--unscored", action="store_true", help="draw only; the same command without it scores")
+    parser.add_argument("--batch", type=int, default=64, help="of sampling")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     images = load(a.set, "train")
-    rulers = [ImageEval(e, load(*parse_set(a.against))) for e in a.extractors]
-    found: dict[str, Any] = {"machine": machine(), "arguments": {**vars(a), "out": str(a.out)}, "rows": []}
+    note = a.rates or a.out / "rates.json"
+    if not note.exists():
+        told = {"machine": machine(), "images_per_second": rates_of(a.ways, a.recipe, a.set, images)}
+        write_atomically(note, json.dumps(told, indent=1) + "\n")
+    if a.only_rates:
+        return
+    rates = {way: statistics.median(v) for way, v in json.loads(note.read_text())["images_per_second"].items()}
+    rulers = [] if a.unscored else [ImageEval(e, load(*parse_set(a.against))) for e in a.extractors]
+    found: dict[str, Any] = {"machine": machine(), "arguments": {**vars(a), "out": str(a.out), "rates": str(note)}, "rows": []}
     measured: dict[str, list[Measured]] = {}
     for minutes in sorted(a.minutes):
         for way in a.ways:
@@ -215,18 +259,21 @@ def main() -> None:
             kept = a.out / f"{name}.npz"
             if not kept.exists():
                 print(f"{name}", flush=True)
+                amount = round(60 * minutes * rates[way])
                 if way in WAYS:
-                    model, seen, seconds = their_training(way, images, minutes)
+                    model, seen, seconds = their_training(way, images, amount)
                 else:
-                    recipe = "ddpm_v2" if way == "lesson" else a.recipe
-                    model, seen, seconds = our_training(recipe, a.set, images, minutes, a.out / name)
-                drawn = sample(model, a.n, steps=a.steps, batch=64, channels_last=True)
+                    recipe = our_recipe(way, a.recipe, a.set)
+                    model, seen, seconds = our_training(recipe, images, amount, a.out / name)
+                drawn = sample(model.to(best_device()), a.n, steps=a.steps, batch=a.batch, channels_last=True)
                 drawn.record["trained"] = {"images": seen, "seconds": seconds}
                 drawn.save(kept)
+            if a.unscored:
+                continue
             drawn = Samples.load(kept)
             measured[name] = [r.measure(drawn.images, drawn.record, ("fid", "kid")) for r in rulers]
             told = drawn.record["trained"]
-            print(f"{name:22} {told['images']:>9,} images in {told['seconds'] / 60:.1f} min", flush=True)
+            print(f"{name:22} {told['images']:>9,} images, trained here in {told['seconds'] / 60:.1f} min", flush=True)
             for extractor, m in zip(a.extractors, measured[name], strict=True):
                 print(f"  {extractor}: " + "; ".join(str(s) for s in m.scores.values()), flush=True)
             scores = [[s.to_json() for s in m.scores.values()] for m in measured[name]]
@@ -234,7 +281,7 @@ def main() -> None:
             (a.out / "time_to_quality.json").write_text(json.dumps(found, indent=1) + "\n")
     least, most = (f"{v:g}min" for v in (min(a.minutes), max(a.minutes)))
     for other in (w for w in a.ways if w != "alphabar"):
-        if "alphabar" in a.ways:
+        if "alphabar" in a.ways and not a.unscored:
             for k, extractor in enumerate(a.extractors):
                 names = (f"alphabar {least}", f"{other} {most}")
                 for c in compare_measured(measured[f"alphabar-{least}"][k], measured[f"{other}-{most}"][k], names=names):

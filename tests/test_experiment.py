@@ -216,6 +216,21 @@ def test_the_command_and_its_machine_form(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1] and not Path("other").exists()
 
 
+def test_side_by_side_comes_to_the_same_and_goes_on() -> None:
+    told = replace(read_experiment("told.toml"), budget=Budget(images=128))
+    found = run(told, at_once=2)
+    assert {(t.variant, t.seed) for t in found.trials} == {(v, s) for v in ("trained", "hardly") for s in (0, 1)}
+    alone = experiment(told, "alone", progress=False, device="cpu")
+    for there, here in zip(found.trials, alone.trials, strict=True):
+        assert (there.variant, there.seed) == (here.variant, here.seed)
+        first = [next(e["loss"] for e in read_jsonl(t.run / "events.jsonl") if e["event"] == "loss") for t in (there, here)]
+        assert first[0] == pytest.approx(first[1], rel=1e-3)  # other threads sum in another order
+    (found.trials[0].run.parent / "rows" / "trained-seed1.json").unlink()
+    assert len(run(told, at_once=3).trials) == 4  # the one that is missing is made again
+    with pytest.raises(ValueError, match="at_once = 0: give 1 or more"):
+        run(told, at_once=0)
+
+
 def test_over_one_ray_node(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     told = replace(read_experiment("told.toml"), seeds=(0,), budget=Budget(images=128))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alphabar import seeds
-from alphabar.seeds import ORDER, START, STEP, TRAIN, SeededNoise, generator, permutation, starting_noise
+from alphabar.seeds import ORDER, START, STEP, TRAIN, Ahead, SeededNoise, generator, permutation, starting_noise
 
 MASK = 2**64 - 1
 
@@ -113,3 +113,15 @@ def test_addresses_out_of_range_are_refused_by_name(address):
 def test_noise_for_another_number_of_images_is_refused():
     with pytest.raises(ValueError, match="noise for 3 images was asked for a batch of 2"):
         SeededNoise(0, range(3))(0, torch.empty(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_noise_made_ahead_has_the_same_bits_in_any_order_of_draws(threads):
+    noise = SeededNoise(5, [9, 4, 2, 7, 0])
+    ahead, like = Ahead(noise, threads), torch.empty(5, 1, 6, 6)
+    for draw in (0, 1, 2, 2, 7, 3):
+        assert torch.equal(ahead(draw, like), noise(draw, like))
+    smaller = torch.empty(5, 1, 3, 4)
+    assert torch.equal(ahead(4, smaller), noise(4, smaller))
+    with pytest.raises(ValueError, match="noise for 5 images was asked for a batch of 2"):
+        ahead(5, torch.empty(2, 1, 3, 4))

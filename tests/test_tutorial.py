@@ -130,14 +130,14 @@ def test_the_notebooks_run(small_data: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_every_figure_has_its_command_its_numbers_and_its_place() -> None:
     figures = script("make_figures")
-    shown = {name: page for page in CHAPTERS for name in re.findall(r"<!-- figure: (\w+) -->", page.read_text())}
+    shown = {name: page for page in figures.PAGES for name in re.findall(r"<!-- figure: (\w+) -->", page.read_text())}
     assert set(shown) == set(figures.FIGURES)
     for name, page in shown.items():
         told = json.loads((TUTORIAL / "figures" / f"{name}.json").read_text())
         assert (TUTORIAL / "figures" / f"{name}.png").exists(), name
         assert told["command"].startswith(f"python docs/tutorial/make_figures.py {name}")
         assert told["numbers"], name
-        assert figures.block(name, told) in page.read_text(), f"run python docs/tutorial/make_figures.py captions ({name})"
+        assert figures.block(name, told, page) in page.read_text(), f"run python docs/tutorial/make_figures.py captions ({name})"
 
 
 def test_the_pictures_of_the_documents_stay_small() -> None:

@@ -2,9 +2,10 @@
 
     python docs/tutorial/make_figures.py noising
     python docs/tutorial/make_figures.py all
+    python docs/tutorial/make_figures.py experiments --experiment experiments     # of docs/experiments.md: the folder of all four
 
 Draws docs/tutorial/figures/NAME.png, keeps its numbers and its caption in NAME.json beside it, and puts both into the chapter
-that shows the figure. Samples are kept in the folder of --work, so that a figure that is drawn again draws no image again.
+or page that shows the figure. Samples are kept in the folder of --work, so that a figure that is drawn again draws no image again.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from alphabar.schedule.vp import Scaled, Schedule
 from alphabar.seeds import starting_noise
 
 HERE = Path(__file__).parent
+PAGES = (*sorted(HERE.glob("*.md")), HERE.parent / "experiments.md")  # that show figures
 AGAINST = "fashion_mnist:test"
 BLUE, ORANGE, GREEN, GREY = "#3563a8", "#c8641e", "#3c8a4f", "#777777"
 
@@ -547,6 +549,62 @@ def comparing(work: Path, n: int = 1024) -> Drawn:
     )
 
 
+def experiments(work: Path, experiment: Path, shown: int = 8) -> Drawn:
+    """The four experiments that ship: a dot a training, and the first images of seed 0 under every variant."""
+    names = {
+        "range": ("wide", "narrow"), "schedule": ("linear_0.01", "linear_0.02", "cosine"), "prediction": ("v", "eps"),
+        "average": ("average", "last_weights"),
+    }  # fmt: skip
+    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    y, ticks, strips, rows, numbers = 0.0, [], [], [], {}
+    for k, (name, variants) in enumerate(names.items()):
+        found = _finished(experiment / name)
+        seeds = found["told"]["seeds"]
+        values = {v: [found["by"][v, s]["fid"]["value"] for s in seeds] for v in variants}
+        for v in variants:
+            left.plot(values[v], [y] * len(seeds), "o", color=(BLUE, ORANGE, GREEN, GREY)[k], alpha=0.7)
+            left.plot([np.mean(values[v])] * 2, [y - 0.3, y + 0.3], color="black")
+            ticks.append((y, f"{name}: {v.replace('_', ' ')}"))
+            drawn = next(r for r in found["rows"] if r["variant"] == v and r["seed"] == seeds[0])
+            images = alphabar.Samples.load(experiment / name / drawn["samples"]).images[:shown, :, :, 0]
+            strips.append((y, np.concatenate(images, axis=1)))
+            y += 1
+        y += 0.6
+        for a in variants:
+            for b in [x for x in variants if (a, x) in (variants[:2], ("cosine", "linear_0.02"))]:
+                gap = over_seeds([p - q for p, q in zip(values[a], values[b], strict=True)])
+                low, high = gap.interval or (-np.inf, np.inf)
+                verdict = "not decided" if low <= 0 <= high else ("worse" if low > 0 else "better")
+                rows.append(
+                    [
+                        name, a.replace("_", " "), f"{np.mean(values[a]):.2f}", b.replace("_", " "),
+                        f"{np.mean(values[b]):.2f}", words(gap.value, gap.interval), verdict,
+                    ]
+                )  # fmt: skip
+                numbers[f"{name}: {a} less {b}"] = {**gap.to_json(), "verdict": verdict}
+        numbers[name] = values
+    left.set_yticks([t for t, _ in ticks], [w for _, w in ticks], fontsize=7)
+    left.set(xlabel="FID (a dot a training; left is better)", ylim=(y - 0.6 - 0.5, -0.5), xlim=(0, None))
+    left.spines[["top", "right"]].set_visible(False)
+    for at, strip in strips:
+        right.imshow(strip, cmap="gray", vmin=0, vmax=255, extent=(0, shown, at + 0.47, at - 0.47), aspect="auto")
+    right.set(xlim=(0, shown), ylim=(y - 0.6 - 0.5, -0.5))
+    right.axis("off")
+    machines = sorted({a for n in names for r in _finished(experiment / n)["rows"] for a in r["machine"]["accelerators"]})
+    told = found["told"]
+    return Drawn(
+        figure,
+        "FID of every training of four experiments, and the same noise drawn by each variant",
+        f"Four experiments on Fashion-MNIST, recipe garments, {told['budget']['images']:,} images seen in every training, "
+        f"{len(told['seeds'])} seeds a variant, trained on {', '.join(machines) or 'a CPU'}; {told['scoring']['n']:,} samples "
+        f"of each, DDIM with {told['scoring']['steps']} calls, bundled extractor, against the 10,000 test images. A stroke is "
+        f"the mean. Right: the first {shown} images of seed {told['seeds'][0]}, from the same noise in every row.",
+        numbers,
+        table(["experiment", "first", "its FID", "second", "its FID", "first less second", "the first is"], rows),
+    )
+
+
 # ---- the command
 
 RANGE = {"linear_0.02": "input in -1..1", "narrow": "input in -0.5..0.5", "wide": "input in -1..1"}
@@ -563,14 +621,16 @@ FIGURES: dict[str, Callable[..., Drawn]] = {
     "few_calls": few_calls,
     "tracking": tracking,
     "comparing": comparing,
+    "experiments": experiments,
 }
 
 
-def block(name: str, told: dict[str, Any]) -> str:
+def block(name: str, told: dict[str, Any], page: Path) -> str:
     """What stands in the chapter between the two marks of a figure."""
+    picture = (HERE / "figures" / f"{name}.png").relative_to(page.parent)
     lines = [
         f"<!-- figure: {name} -->",
-        f"![{told['alt']}](figures/{name}.png)",
+        f"![{told['alt']}]({picture.as_posix()})",
         "",
         f"*{told['caption']}* `{told['command']}` ({told['machine']}, {told['minutes']:.1f} minutes)",
     ]
@@ -580,9 +640,14 @@ def block(name: str, told: dict[str, Any]) -> str:
 def put(name: str, told: dict[str, Any]) -> list[Path]:
     """Writes a figure's picture and caption into the chapters that show it."""
     wrote = []
-    for page in sorted(HERE.glob("*.md")):
+    for page in PAGES:
         text = page.read_text()
-        new = re.sub(rf"<!-- figure: {name} -->.*?<!-- end of figure -->", lambda _: block(name, told), text, flags=re.DOTALL)
+        new = re.sub(
+            rf"<!-- figure: {name} -->.*?<!-- end of figure -->",
+            lambda _, page=page: block(name, told, page),  # type: ignore[misc]
+            text,
+            flags=re.DOTALL,
+        )
         if new != text:
             page.write_text(new)
             wrote.append(page)
@@ -603,8 +668,8 @@ def make(name: str, work: Path, experiment: Path, extra: dict[str, Any], shown: 
         function = partial(
             trained, pairs=[(k, "linear_0.02") for k in ("linear_0.01", "cosine")], names=SCHEDULE, experiment=experiment
         )
-    elif name == "tracking":
-        function = partial(tracking, experiment=experiment)
+    elif name in ("tracking", "experiments"):
+        function = partial(function, experiment=experiment)
     begun = time.perf_counter()
     made = function(work, **extra)
     target = HERE / "figures" / f"{name}.png"
@@ -635,7 +700,8 @@ def main() -> None:
             put(path.stem, json.loads(path.read_text()))
         return
     experiment = given.experiment or given.work / "short"
-    for name in FIGURES if given.figure == "all" else [given.figure]:
+    every = [name for name in FIGURES if name != "experiments" or given.experiment]  # which take a GPU, or half a day
+    for name in every if given.figure == "all" else [given.figure]:
         extra: dict[str, Any] = {}
         if given.n and name in ("range_ladder", "extractor", "skipping", "eta", "few_calls", "comparing"):
             extra["n"] = given.n
@@ -646,9 +712,8 @@ def main() -> None:
                 [sys.executable, "-m", "alphabar.cli", "experiment", str(HERE / "short.toml"), "--out", str(experiment)],
                 check=True,
             )
-        shown = name + (
-            f" --experiment {given.experiment}" if given.experiment and name in ("range", "schedule", "tracking") else ""
-        )
+        told = given.experiment and name in ("range", "schedule", "tracking", "experiments")
+        shown = name + (f" --experiment {given.experiment}" if told else "")
         make(name, given.work, experiment, extra, shown + (f" --n {given.n}" if "n" in extra else ""))
 
 

@@ -13,9 +13,9 @@ from alphabar.data.sources import ImageSet, class_names, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.build import Model, build
 from alphabar.denoiser.fast import evaluating
-from alphabar.evaluation import foreign, spread
+from alphabar.evaluation import extractor as extractors
+from alphabar.evaluation import spread
 from alphabar.evaluation.evaluate import ImageEval
-from alphabar.evaluation.extractor import load_extractor
 from alphabar.recipe import Recipe
 from alphabar.record import Run, write_atomically
 from alphabar.sampling.preview import Preview
@@ -143,8 +143,8 @@ def _scorer(recipe: Recipe, image_set: ImageSet) -> Hook | None:
     except FileNotFoundError:  # a set without a test split is scored against its held-out images
         _, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
         reference = image_set.subset(held)
-    watch = recipe.watch
-    return ScoreSamples(ImageEval(load_extractor(name), reference), watch.score_every, watch.score_n, watch.preview_steps)
+    watch, eye = recipe.watch, extractors.load_extractor(name)
+    return ScoreSamples(ImageEval(eye, reference), watch.score_every, watch.score_n, watch.preview_steps)
 
 
 def with_budget(recipe: Recipe, images: int | None, seed: int | None) -> Recipe:
@@ -156,7 +156,7 @@ def with_budget(recipe: Recipe, images: int | None, seed: int | None) -> Recipe:
 
 def best_device() -> str:
     """cuda, mps or cpu: the first of them that is there."""
-    return str(foreign.best_device())
+    return str(extractors.best_device())
 
 
 def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:

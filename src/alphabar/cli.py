@@ -385,6 +385,7 @@ def experiment(
     *,
     out: Path,
     reuse: tuple[Path, ...] = (),
+    at_once: int = 1,
     ray: str | None = None,
     device: str | None = None,
     shown: int = 16,
@@ -410,6 +411,8 @@ def experiment(
         folder for the runs, the rows, and the page index.html.
     reuse
         folders of other experiments: trainings that they have and this one would repeat are copied.
+    at_once
+        trainings side by side, each in a process of its own: small networks leave a GPU idle most of the time.
     ray
         local, or the address of a Ray cluster whose machines all see the folder.
     device
@@ -429,7 +432,9 @@ def experiment(
     from alphabar.trial import table
 
     try:
-        found = experimenting.experiment(told, out, reuse=reuse, ray=ray, device=device, shown=shown, progress=not as_json)
+        found = experimenting.experiment(
+            told, out, reuse=reuse, at_once=at_once, ray=ray, device=device, shown=shown, progress=not as_json
+        )
     except KeyboardInterrupt as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None

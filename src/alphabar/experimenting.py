@@ -4,12 +4,14 @@
 """
 
 import json
+import multiprocessing
 import shutil
 import statistics
 import tempfile
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +28,7 @@ from alphabar.data.split import holdout
 from alphabar.evaluation.evaluate import ImageEval
 from alphabar.evaluation.front import load_measured, save_measured
 from alphabar.hypothesis import Experiment
+from alphabar.progress import track
 from alphabar.recipe import Recipe, parse
 from alphabar.record import Run, machine, versions, write_atomically
 from alphabar.sampling.draw import Samples, every_class, sample
@@ -43,6 +46,7 @@ def experiment(
     out: str | Path,
     *,
     reuse: Sequence[str | Path] = (),
+    at_once: int = 1,
     ray: str | None = None,
     device: str | None = None,
     shown: int = 16,
@@ -54,13 +58,16 @@ def experiment(
     experiment.json; index.html. The same call goes on where one was stopped or killed, in the middle of a training too; seeds
     and variants may be added. Of one seed all variants are done before the next seed begins, so that a stopped experiment has
     pairs to show. reuse: folders of other experiments, from which finished trainings of the very same recipe, seed, budget and
-    images are copied instead of being made again. ray: "local", or the address of a Ray cluster whose machines all see `out`
-    under that name.
+    images are copied instead of being made again. at_once: how many trainings run side by side here, each in a process of its
+    own: small networks leave a GPU idle most of the time. ray: "local", or the address of a Ray cluster whose machines all see
+    `out` under that name.
 
     Ctrl-C writes the page from what there is and raises KeyboardInterrupt. Raises ValueError where images could not be scored,
     and where `out` holds another experiment, naming what differs; FileNotFoundError where `reuse` names none.
     """
     folder = Path(out)
+    if at_once < 1 or (ray is not None and at_once > 1):
+        raise ValueError(f"at_once = {at_once}: give 1 or more, and leave it out with ray, which has its own share of machines")
     for other in reuse:
         if not (Path(other) / "experiment.json").is_file():
             raise FileNotFoundError(f"{other} is no folder of an experiment: --reuse takes what `alphabar experiment --out` made")
@@ -76,14 +83,17 @@ def experiment(
         {
             "folder": str(folder.resolve()), "variant": name, "seed": seed, "metrics": list(metrics),
             "recipe": replace(recipe, train=replace(recipe.train, seed=seed)).toml(), "scoring": asdict(told.scoring),
-            "device": device, "progress": progress and ray is None, "reuse": [str(Path(r).resolve()) for r in reuse],
+            "device": device, "progress": progress and ray is None and at_once == 1,
+            "reuse": [str(Path(r).resolve()) for r in reuse],
         }
         for seed in told.seeds
         for name, recipe in recipes.items()
     ]  # fmt: skip
     todo = [job for job in jobs if not _row(folder, job).exists()]
     try:
-        if ray is None:
+        if ray is None and at_once > 1:
+            _side_by_side(at_once, todo, progress)
+        elif ray is None:
             for k, job in enumerate(todo, len(jobs) - len(todo) + 1):
                 if progress:
                     print(f"{job['variant']}, seed {job['seed']}: {k} of {len(jobs)}", flush=True)
@@ -230,21 +240,36 @@ class _Clock(Hook):
         self.times.append(time.perf_counter())
 
 
-def images_per_second(recipe: Recipe, images: ImageSet) -> float:
-    """Of a few steps of the very training, thrown away."""
+def images_per_second(recipe: Recipe, images: ImageSet, warm: int = WARM, timed: int = TIMED) -> float:
+    """Of `timed` steps of the very training after `warm` of them; thrown away."""
     model = model_for(recipe, images)
     kept, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
-    steps = WARM + TIMED
+    steps = warm + timed
     brief = replace(
         recipe.train, images=steps * recipe.train.batch, log_every=0, checkpoint_every=0, heldout_every=0, ema_snapshots=0
     )
     clock = _Clock()
     with tempfile.TemporaryDirectory(prefix="alphabar-timing-") as scratch:
         train_loop(model, images.pixels, kept, brief, Run(scratch), labels=images.labels, hooks=[clock], progress=False)
-    return recipe.train.batch * (TIMED - 1) / (clock.times[-1] - clock.times[WARM])
+    return recipe.train.batch * (timed - 1) / (clock.times[-1] - clock.times[warm])
 
 
-# ---- over machines
+# ---- side by side, and over machines
+
+
+def _side_by_side(at_once: int, todo: Sequence[Mapping[str, Any]], progress: bool) -> None:
+    """Trainings in processes of their own, begun in their order. Where one fails the others that run are finished, and no more
+    begun; Ctrl-C reaches them all, and each stops with a checkpoint."""
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(finish, job) for job in todo]
+        try:
+            with track(len(todo), "trainings", show=progress) as advance:
+                for done in as_completed(running):
+                    done.result()
+                    advance(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _over_ray(address: str, todo: Sequence[Mapping[str, Any]]) -> None:

@@ -5,8 +5,11 @@ counter-based generator: its key is (seed, index) and its counter starts at (0, 
 draw of any image is reached at once, whatever was drawn before it and whichever process asks.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -72,11 +75,53 @@ class SeededNoise:
                 f"noise for {len(self.indices)} images was asked for a batch of {len(like)}: "
                 "pass one index an image, SeededNoise(seed, indices)"
             )
-        out = np.empty(tuple(like.shape), dtype=np.float32)
+        out = torch.empty(tuple(like.shape))
+        self.fill(out.numpy(), draw)
+        return out.to(like.device, non_blocking=True)
+
+    def fill(self, out: NDArray[np.float32], draw: int, first: int = 0) -> None:
+        """The same into an array, for as many of `indices` as it has rows, from number `first` on."""
         address = Addressed()
-        for row, index in zip(out, self.indices, strict=True):
+        for row, index in zip(out, self.indices[first : first + len(out)], strict=True):
             address.at(self.seed, int(index), draw, self.stream).standard_normal(dtype=np.float32, out=row)
-        return torch.from_numpy(out).to(like.device, non_blocking=True)
+
+
+class Ahead:
+    """Noise for a device that computes beside the CPU: while draw k is used there, threads here make draw k + 1.
+
+    The same bits as `noise`, in whatever order draws are asked for.
+    """
+
+    def __init__(self, noise: SeededNoise, threads: int | None = None) -> None:
+        self.noise = noise
+        self.threads = threads or max(1, min(8, (os.cpu_count() or 2) - 1))
+        self._next: tuple[int, Images, list[Future[None]]] | None = None
+
+    def __call__(self, draw: int, like: Images) -> Images:
+        shape = tuple(like.shape)
+        if self._next is None or self._next[0] != draw or tuple(self._next[1].shape) != shape:
+            self._next = self._begin(draw, shape, like.is_cuda)
+        _, out, parts = self._next
+        self._next = self._begin(draw + 1, shape, like.is_cuda)
+        for part in parts:
+            part.result()
+        return out.to(like.device, non_blocking=True)
+
+    def _begin(self, draw: int, shape: tuple[int, ...], pinned: bool) -> tuple[int, Images, list[Future[None]]]:
+        if shape[0] != len(self.noise.indices):
+            self.noise(draw, torch.empty(shape, device="meta"))  # which says so
+        out = torch.empty(shape, pin_memory=pinned)
+        rows, size = out.numpy(), -(-shape[0] // self.threads)
+        pool = _pool(self.threads)
+        return draw, out, [
+            pool.submit(self.noise.fill, rows[k : k + size], draw, k) for k in range(0, shape[0], size)
+        ]  # fmt: skip
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """One for all: threads cost more to start than a draw does."""
+    return ThreadPoolExecutor(threads, "noise")
 
 
 def starting_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Images:

@@ -331,6 +331,25 @@ def test_gradients_are_finite_differences(prediction, schedule):
     assert torch.allclose(again.grad, theta.grad, rtol=1e-12)
 
 
+@smooth_models
+def test_images_with_numbers_of_their_own(prediction, schedule):
+    """Several sets of numbers in one call: images and gradients are those of each set alone."""
+    model, c, unit = smooth_model(prediction, schedule), some_coefficients(schedule), starts(4, (1, 2, 2)).double()
+    free = Free(c)
+    thetas = torch.from_numpy(np.random.default_rng(0).normal(0, 0.02, (3, free.size))).requires_grad_()
+    each = [free.at(theta) for theta in thetas for _ in range(4)]
+    apiece = Coefficients(*(torch.stack([getattr(c, name) for c in each]) for name in ("sigmas", "keep", "mix", "fresh")))
+    rows = [*range(4)] * 3
+    images = unroll(model, unit.repeat(3, 1, 1, 1), apiece, SeededNoise(0, rows))
+    images.square().sum().backward()
+    for k, theta in enumerate(thetas.detach()):
+        theta.requires_grad_()
+        alone = unroll(model, unit, free.at(theta), SeededNoise(0, range(4)))
+        assert torch.allclose(images[4 * k : 4 * k + 4], alone, rtol=1e-6, atol=1e-6)
+        alone.square().sum().backward()
+        assert torch.allclose(thetas.grad[k], theta.grad, rtol=1e-4, atol=1e-5 * float(theta.grad.abs().max()))
+
+
 def test_closed_form_denoisers_pass_on_the_gradient_of_the_level(mixture):
     c, unit = some_coefficients(LEVELS), starts(6).double()
     free = Free(c, noise=False)

@@ -306,3 +306,13 @@ def test_a_second_ctrl_c_is_not_needed(pixels: NDArray[np.uint8], tmp_path: Path
     end(process)
     events = [e["event"] for e in read_jsonl(tmp_path / "run/events.jsonl")]
     assert events[-1] == "stopped"
+
+
+def test_trainings_of_another_precision_follow_in_the_same_process(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    """accelerate holds a process to its first precision."""
+    lost = []
+    for precision in ("no", "bf16", "no"):
+        run = Run(tmp_path / f"{len(lost)}-{precision}")
+        train(small_model(), pixels, np.arange(180), small_recipe(images=64, precision=precision), run, progress=False)
+        lost.append([e["loss"] for e in read_jsonl(run.events) if e["event"] == "loss"][-1])
+    assert lost[0] == lost[2] and lost[1] != lost[0] and lost[1] == pytest.approx(lost[0], rel=0.05)

@@ -368,6 +368,7 @@ class _Graph:
     """One call's launches on a CUDA device, recorded once and replayed (torch.cuda.CUDAGraph)."""
 
     def __init__(self, network: nn.Module, job: Job) -> None:
+        self.network = network  # a replay reads the weights where they were when it was recorded
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(job.device):
             self.inputs = [torch.zeros_like(v) for v in job.example()]
             self.inputs[0] = self.inputs[0].contiguous(memory_format=torch.channels_last)

@@ -180,15 +180,17 @@ class Extractor(nn.Module):
         width = self.network.classes if logits else self.dim
         out = torch.empty((len(pixels), width), dtype=torch.float32)
         call = self.network.forward if logits else self.network.embed
-        with torch.inference_mode():
+        # TF32, which CUDA's convolutions take unless told otherwise, would move features in their fourth digit
+        exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
+        with torch.inference_mode(), exact:
             for start in range(0, len(pixels), batch):
                 x = to_model(np.ascontiguousarray(pixels[start : start + batch]), device)
                 out[start : start + batch] = call(x.contiguous(memory_format=torch.channels_last)).float().cpu()
         return out
 
     def embed(self, x: Images) -> Features:
-        """Features of images NCHW in [-1, 1], with a gradient with respect to the images."""
-        return self.network.embed(x)
+        """Features of images NCHW in [-1, 1], with a gradient with respect to the images. They are where the extractor is."""
+        return self.network.embed(x.to(next(self.network.parameters()).device))
 
     def features(self, pixels: Pixels, batch: int = 256) -> Features:
         """Features [n, dim], float32 on the CPU, of images [n, h, w, c]. Raises ValueError for another shape."""
@@ -232,9 +234,17 @@ def fingerprint(preprocessing: Mapping[str, Any], weights: Mapping[str, Tensor])
     return digest.hexdigest()[:16]
 
 
+def best_device() -> torch.device:
+    """CUDA where there is one, else Apple's GPU, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
     """Read an extractor: "bundled" (Fashion-MNIST's garments), the path of a file that `Extractor.save` wrote, or
-    "inception:original" and "inception:clean" (see `alphabar.evaluation.inception.load_inception`).
+    "inception:original" and "inception:clean" (see `alphabar.evaluation.inception.load_inception`). It stands on a GPU where
+    there is one.
 
     Raises FileNotFoundError when there is none, ValueError for a file that is not an extractor, or whose content does
     not match its own fingerprint.
@@ -244,7 +254,7 @@ def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
         from alphabar.evaluation.inception import load_inception
 
         return load_inception(name)
-    return read_extractor(BUNDLED if name == "bundled" else name_or_path)
+    return read_extractor(BUNDLED if name == "bundled" else name_or_path).to(best_device())
 
 
 def read_extractor(path: str | Path) -> Extractor:

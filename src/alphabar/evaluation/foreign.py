@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from alphabar.data.images import to_model
-from alphabar.evaluation.extractor import fingerprint
+from alphabar.evaluation.extractor import best_device, fingerprint
 from alphabar.evaluation.resize import RESIZES, resize
 from alphabar.types import Features, Pixels
 
@@ -110,13 +110,6 @@ class ModuleExtractor:
                     )
                 out[start : start + step] = f.float().cpu()
         return out
-
-
-def best_device() -> torch.device:
-    """CUDA where there is one, else Apple's GPU, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _per_channel(name: str, value: float | Sequence[float], channels: int) -> list[float]:

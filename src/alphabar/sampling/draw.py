@@ -31,7 +31,7 @@ from alphabar.sampling.trajectory import KeepX0, chosen, cropped
 from alphabar.sampling.tuned import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
 from alphabar.schedule.grid import check_grid, default_grid, make_grid
 from alphabar.schedule.vp import Schedule
-from alphabar.seeds import SeededNoise, starting_noise
+from alphabar.seeds import Ahead, SeededNoise, starting_noise
 from alphabar.types import Denoiser, Grid, Images, Levels, Pixels
 
 if TYPE_CHECKING:
@@ -276,7 +276,8 @@ def sample(
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             report = _Told(keep, advance, watch, count, start, len(rows), steps, begun)
-            x = entry.fn(denoise, x, sigmas, noise=SeededNoise(seed, rows), on_step=report, **settings)
+            noise = SeededNoise(seed, rows) if device.type == "cpu" else Ahead(SeededNoise(seed, rows))
+            x = entry.fn(denoise, x, sigmas, noise=noise, on_step=report, **settings)
             images = to_pixels(cropped(x, crop), pixels)  # also waits for the device
             each = skipping.calls.numpy() if isinstance(skipping, AdaptiveCalls) else None
             made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun - report.watched, each)

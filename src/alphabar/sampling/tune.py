@@ -16,9 +16,10 @@ Inside a fit, states are y_i = x_i / sqrt(1 + sigma_i^2), of scale about 1 at al
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -31,7 +32,7 @@ from alphabar.sampling.catalogue import find
 from alphabar.sampling.heun import HIGHEST
 from alphabar.sampling.tuned import Tuned
 from alphabar.schedule.grid import check_grid
-from alphabar.schedule.noising import input_scale, to_x0
+from alphabar.schedule.noising import input_scale, per_image, to_x0
 from alphabar.schedule.vp import Schedule
 from alphabar.seeds import SUBSET, SeededNoise, generator, starting_noise
 from alphabar.types import Denoiser, Grid, Images
@@ -426,13 +427,13 @@ def _answer(model: Denoiser, x: Images, sigma: Tensor) -> Images:
         labels = whole.no_class(len(x))
     more = [] if labels is None else [labels.to(x.device)]
     r = whole.data_range
-    s = sigma * r
+    s = sigma * r  # (), or one an image
     t = whole.own_schedule.t(s.detach())
     if s.requires_grad:
         step = s.detach() * 1e-4
         slope = (whole.own_schedule.t(s.detach() + step) - whole.own_schedule.t(s.detach() - step)) / (2 * step)
         t = t + slope * (s - s.detach())
-    c_in = (r * input_scale(whole.prediction, s)).to(x)
+    c_in = per_image(r * input_scale(whole.prediction, s), x)
     out = whole.network(c_in * x, t.to(x.device, torch.float32).expand(len(x)), *more)
     many = (r * sigma).to(x.device, torch.float32).expand(len(x))
     return to_x0(whole.prediction, out, r * x, many) / r
@@ -447,29 +448,30 @@ def unroll(
     hold: Callable[[Images], Images] | None = None,
     recompute: bool = False,
 ) -> Images:
-    """The finished images of unit noise `start`, through which gradients flow to the coefficients.
+    """The finished images of unit noise `start`, through which gradients flow to the coefficients: one set for all images, or
+    one an image (fields with a leading axis of as many).
 
     hold: what is done to x0_hat (clipping), if anything. recompute: keep only the states, and make each call again on the
     way back: the memory of one call instead of all, for half as much time again.
     """
-    g = (1 + c.sigmas**2).sqrt()
-    y = start * (c.sigmas[0] / g[0]).to(start)
+    first = c.sigmas[..., 0]
+    y = start * per_image(first / (1 + first**2).sqrt(), start)
     said: list[Images] = []
 
     def call(y: Images, level: Tensor) -> Images:
-        x0_hat = _answer(model, y * (1 + level**2).sqrt().to(y), level)
+        x0_hat = _answer(model, y * per_image((1 + level**2).sqrt(), y), level)
         return x0_hat if hold is None else hold(x0_hat)
 
-    for i in range(len(c.sigmas)):
+    for i in range(c.sigmas.shape[-1]):
         if recompute and torch.is_grad_enabled():
-            said.append(checkpoint(call, y, c.sigmas[i], use_reentrant=False, preserve_rng_state=False))
+            said.append(checkpoint(call, y, c.sigmas[..., i], use_reentrant=False, preserve_rng_state=False))
         else:
-            said.append(call(y, c.sigmas[i]))
-        y = c.keep[i].to(y) * y
+            said.append(call(y, c.sigmas[..., i]))
+        y = per_image(c.keep[..., i], y) * y
         for j in range(i + 1):
-            y = y + c.mix[i, j].to(y) * said[j]
-        if noise is not None and float(c.fresh[i].detach()) > 0:
-            y = y + c.fresh[i].to(y) * noise(i, y)
+            y = y + per_image(c.mix[..., i, j], y) * said[j]
+        if noise is not None and bool((c.fresh[..., i].detach() > 0).any()):
+            y = y + per_image(c.fresh[..., i], y) * noise(i, y)
     return y
 
 
@@ -533,28 +535,38 @@ def descend(
     recompute = apart < min(batch, FEW)
     size = batch if recompute else min(batch, apart)
 
-    def images_at(theta: Tensor, rows: Sequence[int], fresh: range) -> Images:
+    def images_at(c: Coefficients, rows: Sequence[int], fresh: Sequence[int]) -> Images:
         start = starting_noise(seed, rows, shape).to(device).contiguous(memory_format=torch.channels_last)
         with cast:
             one = denoiser_of(model, rows)
-            return unroll(one, start, free.at(theta), SeededNoise(seed, fresh), hold=hold, recompute=recompute).float()
+            return unroll(one, start, c, SeededNoise(seed, fresh), hold=hold, recompute=recompute).float()
 
     losses: list[float] = []
     stopped = False
     recent: deque[Tensor] = deque(maxlen=max(1, steps // 4))
     few = max(1, min(8, batch))
+    # Probes go together, each with numbers of its own, since calls with few images make poor use of any machine.
+    together = max(1, min(tried_at_once(device), apart) // few)
     tried = probes * free.size
     with track((steps * batch + tried * few) * n, what, unit="calls", show=progress) as advance:
         try:
             drawn = []
-            for k in range(tried):
-                theta = torch.zeros(free.size, dtype=torch.float64, requires_grad=True)
-                images = images_at(theta, range(few), range(few))
-                signs = generator(seed, k, stream=SUBSET).integers(0, 2, tuple(images.shape)) * 2.0 - 1
-                (images * torch.from_numpy(signs).to(images)).sum().backward()  # type: ignore[no-untyped-call]
-                drawn.append(grad_of(theta))
-                advance(few * n)
-            j = torch.stack(drawn) / (tried * images.numel()) ** 0.5  # so that theta^T J^T J theta is the mean square change
+            for k in range(0, tried, together):
+                some = range(k, min(k + together, tried))
+                thetas = torch.zeros((len(some), free.size), dtype=torch.float64, requires_grad=True)
+                each = [free.at(theta) for theta in thetas for _ in range(few)]
+                apiece = Coefficients(*(torch.stack([getattr(c, f.name) for c in each]) for f in fields(Coefficients)))
+                rows = [*range(few)] * len(some)
+                images = images_at(apiece, rows, rows)
+                size_of_one = (few, *images.shape[1:])
+                signs = [generator(seed, p, stream=SUBSET).integers(0, 2, size_of_one) * 2.0 - 1 for p in some]
+                told = torch.from_numpy(np.concatenate(signs)).to(images)
+                (images * told).sum().backward()  # type: ignore[no-untyped-call]
+                drawn += list(grad_of(thetas))
+                advance(len(some) * few * n)
+            j = (
+                torch.stack(drawn) / (tried * math.prod(size_of_one)) ** 0.5
+            )  # so that theta^T J^T J theta is the mean square change
             # of length 1 in phi, a step changes the images by `rate` and any one number by `reach`, at most
             curvature = j.T @ j / rate**2 + torch.eye(free.size, dtype=torch.float64) / reach**2
             values, vectors = torch.linalg.eigh(curvature)
@@ -569,7 +581,7 @@ def descend(
                 for start in range(0, batch, size):
                     part = rows[start : start + size]
                     new = first + k * batch + start
-                    share = loss(images_at(theta, part, range(new, new + len(part))), part) * (len(part) / batch)
+                    share = loss(images_at(free.at(theta), part, range(new, new + len(part))), part) * (len(part) / batch)
                     value += float(share.detach())
                     if share.requires_grad:
                         share.backward()  # type: ignore[no-untyped-call]
@@ -588,6 +600,11 @@ def descend(
     c = free.at(torch.stack(list(recent)).mean(0))
     check_grid(torch.cat([c.sigmas, torch.zeros(1, dtype=torch.float64)]))
     return Descended(c, losses, stopped)
+
+
+def tried_at_once(device: torch.device) -> int:
+    """Images a call by which a kind of machine is busy."""
+    return 64 if device.type == "cpu" else 1024
 
 
 def grad_of(theta: Tensor) -> Tensor:

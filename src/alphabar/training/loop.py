@@ -231,7 +231,11 @@ def train(
     Raises Diverged when the loss is NaN or explodes, FileNotFoundError when there is nothing to resume.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState
 
+    state_of_before = AcceleratorState._shared_state
+    if state_of_before and state_of_before.get("_mixed_precision") != recipe.precision:
+        AcceleratorState._reset_state()  # accelerate holds a process to the precision of its first training
     # Process 0 calls the hooks while the others wait for it, and a score may take longer than the usual ten minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[patience])
