@@ -5,7 +5,7 @@
     python docs/tutorial/make_figures.py experiments --experiment experiments     # of docs/experiments.md: the folder of all four
 
 Draws docs/tutorial/figures/NAME.png, keeps its numbers and its caption in NAME.json beside it, and puts both into the chapter
-or page that shows the figure. Samples are kept in the folder of --work, so that a figure that is drawn again draws no image again.
+or page that shows the figure. Samples are kept in the folder of --work, so that a figure drawn again draws no image again.
 """
 
 import argparse
