@@ -296,6 +296,13 @@ def test_a_fit_can_begin_with_one_that_the_run_has(place: Path) -> None:
     made = tune("run", (3,), fit="images", name="second", begin="first", descent=Descent(rounds=0), **SHORT)[0].fit
     assert made.how["began with"] == f"first ({first.digest})"
     assert made.keep == pytest.approx(first.keep, rel=1e-6, abs=1e-6)
+    grown = tune("run", (5,), fit="images", name="second", begin="first", descent=Descent(rounds=0), **SHORT)[0].fit
+    assert grown.how["began with"] == f"first ({first.digest}), grown from 3 calls"
+    model = load_model("run")
+    few, more = (
+        sample(model, 4, tuned=f, sampler="tuned", steps=f.calls, progress=False).images.astype(int) for f in (first, grown)
+    )
+    assert np.abs(few - more).max() <= 1  # it does what the other does, until a descent finds something better
     with pytest.raises(ValueError, match="has no fitted sampler of 2 calls called 'first'"):
         tune("run", (2,), fit="images", name="third", begin="first", descent=BRIEF, **SHORT)
 

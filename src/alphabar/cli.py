@@ -552,7 +552,8 @@ def tune(
     bf16
         multiply in bfloat16 while descending.
     begin
-        name of fitted samplers that the run has, to descend from; give another --seed with it, and a smaller --rate.
+        name of fitted samplers that the run has, to descend from, with as many calls or fewer, which grow; give another --seed
+        with it, and a smaller --rate.
     out
         folder for the fitted samplers; tuned/ in the run, or here for bundled and single files.
     overwrite

@@ -23,7 +23,7 @@ from alphabar.record import versions
 from alphabar.sampling import tune as fits
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.draw import Model, every_class, held, sample
-from alphabar.sampling.tuned import Tuned, check_name, find_tuned, folders_of, path_of, run_tuned, save_tuned
+from alphabar.sampling.tuned import Tuned, all_tuned, check_name, find_tuned, folders_of, path_of, run_tuned, save_tuned
 from alphabar.schedule.grid import GRIDS, default_grid, make_grid
 from alphabar.seeds import SeededNoise, starting_noise
 from alphabar.training.checkpoint import load_model
@@ -111,7 +111,7 @@ def tune(
     judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
     name: under which it is kept (None: that of the fit). n: starting noises of the fine trajectory. seed: of the fit; the
     judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver, or the name under which the
-    run has them for all these calls; noise that they have is kept. Give another seed then, for fresh noise to fit to. out:
+    run has them, with as many calls or, the next best, fewer, which grow (`Coefficients.grown`); noise that they have is kept. Give another seed then, for fresh noise to fit to. out:
     folder for the files (None: tuned/ in the run's home, or here). batch: images a call while no gradient is needed.
 
     Raises ValueError for calls out of range, an unknown fit, features without `against` and `extractor`, or a judge that is
@@ -128,10 +128,12 @@ def tune(
     model = load_model(run, checkpoint).to(device or best_device())
     model.requires_grad_(False)
     if isinstance(begin, str):
-        begin = {k: find_tuned(folders_of(model), model.fingerprint, k, begin) for k in calls}
+        begin = {k: _of_at_most(model, k, begin) for k in calls}
     for k, fitted in (begin or {}).items():
-        if fitted.calls != k:
-            raise ValueError(f"begin[{k}] is a fitted sampler of {fitted.calls} calls: give one of {k}")
+        if not (fitted.calls == k or 2 <= fitted.calls < k):
+            raise ValueError(
+                f"begin[{k}] is a fitted sampler of {fitted.calls} calls: give one of {k}, or of 2 to {k}, which grows"
+            )
     levels = len(fits.fine_grid(model.schedule)) - 1
     if max(calls) > levels:
         raise ValueError(
@@ -153,7 +155,8 @@ def tune(
     for k in calls:
         where = {"fit": fit, "classes": bench.classes, "seed": seed, "n": n, "fine": bench.teacher, "versions": versions()}
         if begin is not None and k in begin:
-            c, how = fits.Coefficients.of(begin[k]), f"{begin[k].name} ({begin[k].digest})"
+            c, how = fits.Coefficients.of(begin[k]).grown(k), f"{begin[k].name} ({begin[k].digest})"
+            how += "" if begin[k].calls == k else f", grown from {begin[k].calls} calls"
             if pull is not None and not bool((c.fresh > 0).any()):  # one that has noise keeps it
                 c = c.with_noise(descent.eta)
         else:
@@ -384,6 +387,14 @@ def _features(
     except FileNotFoundError:  # no test split: the judge sees the images that the fit saw, by an extractor of its own
         test = real
     return FrechetPull(ours, stats, remember=descent.remember, crop=model.crop), ImageEval(other, test, progress=progress)
+
+
+def _of_at_most(model: Any, calls: int, name: str) -> Tuned:
+    """The fitted sampler of that name with so many calls, else with the most below."""
+    fewer = [f for f in all_tuned(folders_of(model), model.fingerprint) if f.name == name and 2 <= f.calls <= calls]
+    if fewer:
+        return max(fewer, key=lambda f: f.calls)
+    return find_tuned(folders_of(model), model.fingerprint, calls, name)  # which says what there is
 
 
 def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:

@@ -332,6 +332,31 @@ def test_gradients_are_finite_differences(prediction, schedule):
 
 
 @smooth_models
+def test_a_grown_sampler_does_what_it_did(prediction, schedule):
+    model, c = smooth_model(prediction, schedule), some_coefficients(schedule, eta=0.0)
+    unit = starts(5, (1, 2, 2)).double()
+    more = c.grown(9)
+    assert len(more.sigmas) == 9 and bool((more.sigmas.diff() < 0).all()) and set(c.sigmas.tolist()) <= set(more.sigmas.tolist())
+    assert torch.allclose(unroll(model, unit, more), unroll(model, unit, c), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="a sampler of 4 calls does not grow to 3"):
+        c.grown(3)
+
+
+def test_a_grown_sampler_draws_as_much_noise():
+    c = some_coefficients(LEVELS, eta=0.7)
+    more = c.grown(11)
+
+    def variance(c):
+        """Of the end, where every answer is 0."""
+        total = torch.zeros((), dtype=torch.float64)
+        for keep, fresh in zip(c.keep, c.fresh, strict=True):
+            total = keep**2 * total + fresh**2
+        return float(total)
+
+    assert variance(more) == pytest.approx(variance(c), rel=1e-9) and int((more.fresh > 0).sum()) > int((c.fresh > 0).sum())
+
+
+@smooth_models
 def test_images_with_numbers_of_their_own(prediction, schedule):
     """Several sets of numbers in one call: images and gradients are those of each set alone."""
     model, c, unit = smooth_model(prediction, schedule), some_coefficients(schedule), starts(4, (1, 2, 2)).double()

@@ -276,6 +276,49 @@ class Coefficients:
         mix = share[:, None] * self.mix + torch.diag((1 - share) / g_next)
         return Coefficients(self.sigmas, share * self.keep, mix, up / g_next)
 
+    def grown(self, calls: int) -> "Coefficients":
+        """The same sampler with more calls, whose answers count for nothing yet: a descent from here begins with its images.
+
+        Levels go, one after another, into the middle of the widest step in log sigma; the last step, to 0, stays. DDIM walks
+        to the new level, and the step from there undoes that and does what the whole one did. Of fresh noise half the variance
+        comes at the new level, so that the descent can move it.
+        Raises ValueError for fewer calls, and for a sampler of one call.
+        """
+        n = len(self.sigmas)
+        if calls < n or (n == 1 and calls > 1):
+            raise ValueError(f"a sampler of {n} calls does not grow to {calls}: begin with one of 2 to {calls} calls")
+        c = self
+        while len(c.sigmas) < calls:
+            told = c.sigmas.clamp_max(PURE)
+            c = c._split(int((told[:-1] / told[1:]).argmax()))
+        return c
+
+    def _split(self, i: int) -> "Coefficients":
+        """With a level between numbers i and i + 1."""
+        n = len(self.sigmas)
+        level = (self.sigmas[i] * self.sigmas[i + 1]).sqrt()
+        to_level = Coefficients.ddim(torch.stack([self.sigmas[i], level]))
+        p, q, g = to_level.keep[0], to_level.mix[0, 0], (1 + level**2).sqrt()
+        rest = self.keep[i] / p  # what the second half keeps of the new state
+        most = self.fresh[i] / 2**0.5
+        noise = torch.minimum(most / rest.abs().clamp_min(1e-12), level / g)
+        old = [k if k <= i else k + 1 for k in range(n)]  # where rows and answers go
+        mix = torch.zeros((n + 1, n + 1), dtype=torch.float64)
+        for k, row in enumerate(old):
+            mix[row if k != i else i + 1, old] = self.mix[k]
+        mix[i, i] = q
+        mix[i + 1, i] -= rest * q
+
+        def with_two(values: Tensor, one: Tensor, two: Tensor) -> Tensor:
+            return torch.cat([values[:i], torch.stack([one, two]), values[i + 1 :]])
+
+        return Coefficients(
+            with_two(self.sigmas, self.sigmas[i], level),
+            with_two(self.keep, p, rest),
+            mix,
+            with_two(self.fresh, noise, (self.fresh[i] ** 2 - (rest * noise) ** 2).clamp_min(0).sqrt()),
+        )
+
     def plain(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]:
         """(sigmas, keep, mix, fresh) in x, as `Tuned` holds them."""
         g = torch.cat([(1 + self.sigmas**2).sqrt(), torch.ones(1, dtype=torch.float64)])
