@@ -111,8 +111,9 @@ def tune(
     judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
     name: under which it is kept (None: that of the fit). n: starting noises of the fine trajectory. seed: of the fit; the
     judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver, or the name under which the
-    run has them, with as many calls or, the next best, fewer, which grow (`Coefficients.grown`); noise that they have is kept. Give another seed then, for fresh noise to fit to. out:
-    folder for the files (None: tuned/ in the run's home, or here). batch: images a call while no gradient is needed.
+    run has them, with as many calls or, the next best, fewer, which grow (`Coefficients.grown`); noise that they have is kept.
+    Give another seed then, for fresh noise to fit to. out: folder for the files (None: tuned/ in the run's home, or here).
+    batch: images a call while no gradient is needed.
 
     Raises ValueError for calls out of range, an unknown fit, features without `against` and `extractor`, or a judge that is
     the fit's own extractor; FileExistsError where a fit of that name and calls is there and overwrite is False.
