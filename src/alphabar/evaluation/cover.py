@@ -625,7 +625,7 @@ def _density(inside: _Inside, near: Tensor, cuts: _Cuts, k: int) -> _Part:
     relative = _at_all(variance, before, at_half, at_quarter) * cuts.part if seen else 1 / n
     other = cuts.spread_out((halves[:, 0] - halves[:, 1]).ravel(), relative * value)
     of_points = float(own.var(ddof=1)) / m / value if value > 0 else 1 / m
-    if of_points + relative == 0:  # copies of one image: no part differs from another
+    if of_points + relative < 1e-10:  # copies of one image: parts differ by the rounding of sums in float32 alone
         return _Part(value, own - value, other, 1 / m + 1 / n, False, False)
     return _Part(value, own - value, other, of_points + relative, False, seen)
 
