@@ -597,19 +597,19 @@ def descend(
             for k in range(0, tried, together):
                 some = range(k, min(k + together, tried))
                 thetas = torch.zeros((len(some), free.size), dtype=torch.float64, requires_grad=True)
-                each = [free.at(theta) for theta in thetas for _ in range(few)]
-                apiece = Coefficients(*(torch.stack([getattr(c, f.name) for c in each]) for f in fields(Coefficients)))
+                each = [free.at(theta) for theta in thetas]
+                apiece = Coefficients(
+                    *(torch.stack([getattr(c, f.name) for c in each]).repeat_interleave(few, 0) for f in fields(Coefficients))
+                )
                 rows = [*range(few)] * len(some)
                 images = images_at(apiece, rows, rows)
-                size_of_one = (few, *images.shape[1:])
-                signs = [generator(seed, p, stream=SUBSET).integers(0, 2, size_of_one) * 2.0 - 1 for p in some]
+                signs = [generator(seed, p, stream=SUBSET).integers(0, 2, (few, *shape)) * 2.0 - 1 for p in some]
                 told = torch.from_numpy(np.concatenate(signs)).to(images)
                 (images * told).sum().backward()  # type: ignore[no-untyped-call]
                 drawn += list(grad_of(thetas))
                 advance(len(some) * few * n)
-            j = (
-                torch.stack(drawn) / (tried * math.prod(size_of_one)) ** 0.5
-            )  # so that theta^T J^T J theta is the mean square change
+            j = torch.stack(drawn) / (tried * few * math.prod(shape)) ** 0.5
+            # so that theta^T J^T J theta is the mean square change;
             # of length 1 in phi, a step changes the images by `rate` and any one number by `reach`, at most
             curvature = j.T @ j / rate**2 + torch.eye(free.size, dtype=torch.float64) / reach**2
             values, vectors = torch.linalg.eigh(curvature)
