@@ -342,10 +342,11 @@ def test_files_of_a_visitor_who_left_are_removed(visit: Any, server: Server) -> 
 @needs_browser
 def test_scores_come_with_intervals_and_a_comparison(visit: Any) -> None:
     page = visit()
+    page.click("#scoring > button")
+    page.wait_for_selector("#n-scored input")
     page.check("#both input")
     set_up(page, amount=6)
     set_up(page, side="B", amount=2)
-    page.click("#scoring > button")
     page.fill("#n-scored input", "80")
     page.click("#score")
     page.wait_for_selector("#result table")

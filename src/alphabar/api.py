@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from alphabar.recipe import Recipe
 from alphabar.record import Run, write_atomically
 from alphabar.sampling.preview import Preview
 from alphabar.tracking.outbox import Tracking
-from alphabar.training.checkpoint import has_checkpoint
+from alphabar.training.checkpoint import has_checkpoint, load_model
 from alphabar.training.hooks import HeldOutLoss, Hook
 from alphabar.training.loop import train as _train
 
@@ -48,8 +48,36 @@ def new_model(
 
 
 def model_for(recipe: Recipe, images: ImageSet) -> Model:
-    """The untrained model for the images of a set."""
-    return new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
+    """The model for the images of a set as its training begins: new, or with the weights of `train.begin`.
+
+    Raises ValueError where those belong to another network.
+    """
+    model = new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
+    return _begun_with(model, recipe.train.begin) if recipe.train.begin else model
+
+
+MUST_AGREE = ("network", "arguments", "schedule", "prediction", "data_range", "classes")
+FREE = ("dropout", "sample_size")  # arguments that no weight depends on
+
+
+def _begun_with(model: Model, source: str) -> Model:
+    """`model` with the averaged weights of a run. Size and type of the images may differ, the network and how it is read not."""
+
+    def read(spec: Mapping[str, Any]) -> dict[str, Any]:
+        flat = {k: spec.get(k, []) for k in MUST_AGREE if k != "arguments"}
+        return flat | {k: v for k, v in spec["arguments"].items() if k not in FREE}
+
+    there = load_model(source)
+    before, now = read(there.spec), read(model.spec)
+    keys = [k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k)]
+    differ = [f"{k} is {before.get(k)} there, {now.get(k)} here" for k in keys]
+    if keys:
+        raise ValueError(
+            f"train.begin {source} holds the weights of another network ({'; '.join(differ)}): set this recipe's [model] and "
+            "[schedule] to its own, or leave train.begin out"
+        )
+    model.load_state_dict(there.state_dict())
+    return model
 
 
 def limited(recipe: Recipe, images: ImageSet) -> ImageSet:
@@ -86,7 +114,8 @@ def train(
         warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
     image_set = limited(recipe, image_set)
     kept, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    model = model_for(recipe, image_set)
+    begin = "" if resume else recipe.train.begin  # a run that goes on has weights of its own
+    model = model_for(replace(recipe, train=replace(recipe.train, begin=begin)), image_set)
     watching: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
     if recipe.watch.preview_every:
         watching.append(Preview(recipe.watch.preview_every, recipe.watch.preview_n, recipe.watch.preview_steps))
@@ -106,6 +135,7 @@ def train(
                     "pixels": image_set.pixels.dtype.name,
                     "value_range": image_set.value_range,
                     "skipped": list(image_set.skipped),
+                    **({"begun_with": load_model(begin).fingerprint} if begin else {}),
                 },
                 indent=1,
             )

@@ -19,7 +19,7 @@ from alphabar.training.loop import TrainRecipe
 YOUNGER = {
     "data": ("range", "alpha", "skip_broken", "axes"),
     "model": ("conditional",),
-    "train": ("gamma", "label_dropout", "augment", "ema_snapshots", "accumulate", "parallel"),
+    "train": ("begin", "gamma", "label_dropout", "augment", "ema_snapshots", "accumulate", "parallel"),
 }
 
 

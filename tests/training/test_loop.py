@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 from alphabar import seeds
 from alphabar.data.augment import SAID, Geometry
 from alphabar.denoiser.build import ModelRecipe, build
+from alphabar.progress import track
 from alphabar.record import Run, read_jsonl
 from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_checkpoint, load_model
@@ -51,6 +54,16 @@ def test_the_loss_falls_and_the_record_is_whole(pixels: NDArray[np.uint8], folde
     assert [e["images"] for e in events if e["event"] == "loss"] == list(range(64, 3201, 64))
     assert load_model(folder).fingerprint == average.fingerprint
     assert load_model(folder, "best").spec == average.spec
+
+
+def test_a_loss_that_was_not_looked_at_yet_is_not_shown(
+    pixels: NDArray[np.uint8], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the bar: a run's first line of the log comes after `log_every` images, and until then NaN would alarm."""
+    monkeypatch.setattr("alphabar.training.loop.track", partial(track, every=0.0))  # a line a step
+    train(small_model(), pixels, np.arange(200), small_recipe(images=96, log_every=64), Run(folder), progress=True)
+    assert re.search(r"loss 0\.\d+", said := capsys.readouterr().err)
+    assert "nan" not in said
 
 
 def test_padding_and_cropping_keep_the_picture_in_the_middle(pixels: NDArray[np.uint8]) -> None:

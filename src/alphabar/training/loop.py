@@ -56,6 +56,8 @@ class TrainRecipe:
     """Images an optimiser step, over all processes together."""
     seed: int = 0
     """Of the weights, the order of images, their flips, levels and noise."""
+    begin: str = ""
+    """Begin with the averaged weights of this run, weight file or `bundled`, in place of new ones (fine-tuning)."""
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     """All from torch; muon takes the matrices and leaves the rest to adamw."""
     lr: float = 2e-3
@@ -403,7 +405,7 @@ def train(
                 if main:
                     state.report("checkpoint")
                     new_best()
-            advance(recipe.batch, f"loss {state.loss:.4f}")
+            advance(recipe.batch, "" if math.isnan(state.loss) else f"loss {state.loss:.4f}")  # NaN until one was looked at
             if stopping and not done:
                 if main:
                     state.report("stopped", seconds=round(seconds_before + time.monotonic() - started, 1))

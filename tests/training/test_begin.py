@@ -1,0 +1,71 @@
+"""`train.begin`: training that begins with the weights of another run."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alphabar import api
+from alphabar.data.sources import load
+from alphabar.recipe import Recipe, resolve
+from alphabar.training.checkpoint import load_model
+from alphabar.training.hooks import Hook, Training
+
+SMALL = ["--model.channels", "16", "--train.images", "96", "--train.batch", "32", "--watch.preview-every", "0"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    np.save(tmp_path / "set.npy", np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), dtype=np.uint8))
+    return tmp_path / "set.npy"
+
+
+def recipe(images: Path, *tokens: str) -> Recipe:
+    return resolve("garments", [*SMALL, "--data.set", str(images), *tokens])
+
+
+def test_training_begins_with_the_averaged_weights_of_a_run(images: Path, tmp_path: Path) -> None:
+    first = api.train(recipe(images), tmp_path / "first", progress=False)
+    wanted = recipe(images, "--train.begin", str(tmp_path / "first"), "--train.lr", "0", "--model.dropout", "0.1")
+    second = api.train(wanted, tmp_path / "second", progress=False)  # at rate 0 the weights stay what they began with
+    assert {k: v.tolist() for k, v in second.state_dict().items()} == {k: v.tolist() for k, v in first.state_dict().items()}
+    assert json.loads((tmp_path / "second" / "data.json").read_text())["begun_with"] == first.fingerprint
+    assert wanted.fingerprint("x") != recipe(images, "--train.lr", "0", "--model.dropout", "0.1").fingerprint("x")
+
+
+def test_images_of_another_size_begin_with_the_bundled_weights(tmp_path: Path) -> None:
+    np.save(tmp_path / "set.npy", np.zeros((4, 32, 32, 1), np.uint8))
+    wanted = resolve("garments", ["--data.set", str(tmp_path / "set.npy"), "--train.begin", "bundled"])
+    model = api.model_for(wanted, load(str(tmp_path / "set.npy"), "train"))
+    assert model.image_shape == (1, 32, 32)
+    assert all((a == b).all() for a, b in zip(model.parameters(), load_model("bundled").parameters(), strict=True))
+
+
+def test_a_run_that_goes_on_needs_its_beginning_no_more(images: Path, tmp_path: Path) -> None:
+    api.train(recipe(images), tmp_path / "first", progress=False)
+    begun = recipe(images, "--train.begin", str(tmp_path / "first"))
+    whole = api.train(begun, tmp_path / "whole", progress=False)
+
+    class Stop(Hook):
+        def on_step(self, training: Training) -> None:
+            if training.images == 32:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        api.train(begun, tmp_path / "broken", hooks=[Stop()], progress=False)
+    shutil.rmtree(tmp_path / "first")
+    gone_on = api.train(begun, tmp_path / "broken", resume=True, progress=False)
+    assert gone_on.fingerprint == whole.fingerprint
+
+
+def test_weights_of_another_network_are_refused_and_nothing_is_begun(images: Path, tmp_path: Path) -> None:
+    api.train(recipe(images), tmp_path / "first", progress=False)
+    other = recipe(images, "--train.begin", str(tmp_path / "first"), "--model.channels", "32", "--model.prediction", "eps")
+    with pytest.raises(ValueError, match=r"prediction is v there, eps here; .*channels is \[16\] there, \[16, 32\] here"):
+        api.train(other, tmp_path / "second", progress=False)
+    with pytest.raises(FileNotFoundError, match="there is no run at"):
+        api.cost(recipe(images, "--train.begin", str(tmp_path / "nowhere")))
+    assert not (tmp_path / "second").exists()
