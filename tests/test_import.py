@@ -24,3 +24,14 @@ def test_import_alphabar_alone_imports_less_than_a_fifth_of_torch() -> None:
     torch_modules = int(run("import sys, torch; print(len(sys.modules))"))
     both = int(run("import sys, torch, alphabar; print(len(sys.modules))"))
     assert both <= 1.2 * torch_modules
+
+
+def test_help_and_lists_need_no_torch() -> None:
+    """Whose import takes seconds: nobody waits for it to read which options there are."""
+    code = (
+        "import contextlib, io, sys; from alphabar.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main([{!r}, '--help'])\n"
+        "print('torch' in sys.modules)"
+    )
+    for command in ("sample", "train", "score"):
+        assert run(code.format(command)).strip() == "False"

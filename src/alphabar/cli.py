@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ app = App(
     name="alphabar",
     help="A laboratory for image diffusion models.\n\n```\nalphabar demo\nalphabar train fashion_mnist --out runs/garments\n```",
     help_format="markdown",
-    default_parameter=Parameter(consume_multiple=True),
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
 extractor_app = App(
     name="extractor", help="Train an extractor of features on a set of your own, and check what it sees.", help_format="markdown"
@@ -40,6 +41,18 @@ Alpha = Annotated[
 ]
 SkipBroken = Annotated[bool, Parameter(negative="", help="leave damaged images out, and say which")]
 AxesOrder = Annotated[Literal["nhwc", "nchw"] | None, Parameter(help="of arrays whose shape leaves it open")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reading:
+    """The options of `alphabar.data.sources.load`, as every command that reads images has them."""
+
+    value_range: ValueRange = None
+    alpha: Alpha = "refuse"
+    skip_broken: SkipBroken = False
+    axes: AxesOrder = None
+
 
 Interval = Annotated[tuple[float, float] | None, Parameter(help="LOW HIGH: levels (sigma) within which guidance acts")]
 
@@ -71,10 +84,7 @@ def data(
     *,
     sheet: Path | None = None,
     n: int = 100,
-    value_range: ValueRange = None,
-    alpha: Alpha = "refuse",
-    skip_broken: SkipBroken = False,
-    axes: AxesOrder = None,
+    reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:
     """Print the data card of a set and write a contact sheet.
@@ -100,7 +110,7 @@ def data(
     from alphabar.data.sources import load, parse_set
     from alphabar.seeds import generator
 
-    images = load(*parse_set(image_set), value_range=value_range, alpha=alpha, skip_broken=skip_broken, axes=axes)
+    images = load(*parse_set(image_set), **asdict(reading))
     card = data_card(images)
     chosen = np.sort(generator(0).permutation(len(images))[:n])
     path = sheet or Path(f"{images.name}_{images.split}.png")
@@ -319,10 +329,7 @@ def ema(
     steps: int = 20,
     seed: int = 0,
     device: str | None = None,
-    value_range: ValueRange = None,
-    alpha: Alpha = "refuse",
-    skip_broken: SkipBroken = False,
-    axes: AxesOrder = None,
+    reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:
     """Choose the length of the weights' average after training, from the snapshots of a run.
@@ -357,10 +364,9 @@ def ema(
     """
     from alphabar import averaging
 
-    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
     found = averaging.choose_length(
         run, against, lengths or averaging.TRIED, extractor=extractor, n=n, sampler=sampler, steps=steps, seed=seed,
-        device=device, reading=reading, progress=not as_json,
+        device=device, reading=asdict(reading), progress=not as_json,
     )  # fmt: skip
     if as_json:
         print(json.dumps(found.to_json()))
@@ -498,10 +504,7 @@ def tune(
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     checkpoint: str = "last",
     device: str | None = None,
-    value_range: ValueRange = None,
-    alpha: Alpha = "refuse",
-    skip_broken: SkipBroken = False,
-    axes: AxesOrder = None,
+    reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:
     """Fit a sampler of a few calls to a run: its levels, its coefficients, and, by real images, its noise.
@@ -567,12 +570,11 @@ def tune(
     from alphabar.report.figures import draw_levels
     from alphabar.training.checkpoint import load_model
 
-    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
     descent = tuning.Descent(rounds=rounds, steps=steps, batch=batch, rate=rate, eta=eta, bf16=bf16)
     done = tuning.tune(
         run, calls, fit=fit, base=base, name=name, against=against, extractor=extractor, judge=judge, n=n, n_judge=n_judge,
-        seed=tuning.SEED if seed is None else seed, descent=descent, begin=begin, out=out, overwrite=overwrite, reading=reading,
-        checkpoint=checkpoint, device=device, progress=not as_json,
+        seed=tuning.SEED if seed is None else seed, descent=descent, begin=begin, out=out, overwrite=overwrite,
+        reading=asdict(reading), checkpoint=checkpoint, device=device, progress=not as_json,
     )  # fmt: skip
     schedule = load_model(run, checkpoint).schedule
     pictures = [str(draw_levels(t.fit, schedule, t.path.with_suffix(".png"))) for t in done]
@@ -604,10 +606,7 @@ def score(
     curve: bool = False,
     trained_on: str | None = None,
     picture: Path | None = None,
-    value_range: ValueRange = None,
-    alpha: Alpha = "refuse",
-    skip_broken: SkipBroken = False,
-    axes: AxesOrder = None,
+    reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:
     """Score images against real ones: every metric with its interval, beside what as many real images get (the floor).
@@ -647,12 +646,11 @@ def score(
     from alphabar.evaluation.score import METRICS
     from alphabar.evaluation.spread import world
 
-    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
-    ruler, real = judge.evaluator(against, extractor, reading=reading)
-    opened = judge.open_samples(samples, n=n, steps=steps, eta=eta, reading=reading)
+    ruler, real = judge.evaluator(against, extractor, reading=asdict(reading))
+    opened = judge.open_samples(samples, n=n, steps=steps, eta=eta, reading=asdict(reading))
     scores = list(judge.measure(ruler, real, opened, metrics or METRICS).scores.values())
     points = ruler.curve(opened.images) if curve else []
-    copies = judge.copied(ruler, opened, trained_on, reading=reading) if trained_on else None
+    copies = judge.copied(ruler, opened, trained_on, reading=asdict(reading)) if trained_on else None
     if world()[0] != 0:  # one process speaks for all
         return
     import numpy as np
@@ -709,10 +707,7 @@ def compare(
     picture: Path = Path("compare.png"),
     keep: tuple[Path, ...] = (),
     wandb_report: Annotated[bool, Parameter(negative="")] = False,
-    value_range: ValueRange = None,
-    alpha: Alpha = "refuse",
-    skip_broken: SkipBroken = False,
-    axes: AxesOrder = None,
+    reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:
     """Is A better than B? Each metric's difference with its interval, a verdict, and how many images would decide it.
@@ -759,9 +754,8 @@ def compare(
         from alphabar.tracking.workspace import check_server
 
         check_server()
-    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
-    ruler, real = judge.evaluator(against, extractor, reading=reading)
-    opened = [judge.open_samples(x, n=n, steps=steps, eta=eta, reading=reading) for x in (a, b)]
+    ruler, real = judge.evaluator(against, extractor, reading=asdict(reading))
+    opened = [judge.open_samples(x, n=n, steps=steps, eta=eta, reading=asdict(reading)) for x in (a, b)]
     names = (_label(a), _label(b)) if _label(a) != _label(b) else ("A", "B")
     found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names, keep)
     if world()[0] != 0:
@@ -813,10 +807,7 @@ def sweep(
     ray: str | None = None,
     shown: int = 16,
     dry_run: bool = False,
-    value_range: ValueRange = None,
-    alpha: Alpha = "refuse",
-    skip_broken: SkipBroken = False,
-    axes: AxesOrder = None,
+    reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:
     """Draw by many samplers at many numbers of calls from the same noise, score all, and show what a saved call costs.
@@ -893,10 +884,9 @@ def sweep(
     if dry_run:
         _show_planned(run, checkpoint, wanted, n, as_json)
         return
-    reading = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
     try:
         done = sweeping.sweep(
-            run, against, **wanted, n=n, seed=seed, batch=batch, extractor=extractor, metrics=metrics, reading=reading,
+            run, against, **wanted, n=n, seed=seed, batch=batch, extractor=extractor, metrics=metrics, reading=asdict(reading),
             guidance=guidance, name=name, out=out, checkpoint=checkpoint, device=device, ray=ray, shown=shown,
         )  # fmt: skip
     except KeyboardInterrupt as e:
@@ -1270,10 +1260,7 @@ def train_extractor(
     widths: tuple[int, ...] = (48, 96, 192),
     seed: int = 0,
     bf16: bool = False,
-    value_range: ValueRange = None,
-    alpha: Alpha = "refuse",
-    skip_broken: SkipBroken = False,
-    axes: AxesOrder = None,
+    reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:
     """Train an extractor, a residual network whose 512 features scores are worked out on: on a labelled set, or without labels.
@@ -1314,8 +1301,7 @@ def train_extractor(
     from alphabar.evaluation.learn import train_extractor as learn
 
     name, split = parse_set(image_set)
-    reading: dict[str, Any] = {"value_range": value_range, "alpha": alpha, "skip_broken": skip_broken, "axes": axes}
-    images = load(name, split, **reading)
+    images = load(name, split, **asdict(reading))
     given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr}
     given = {k: v for k, v in given.items() if v is not None} | {"flip": flip, "widths": widths, "seed": seed, "bf16": bf16}
     try:
@@ -1325,7 +1311,7 @@ def train_extractor(
             made = train_self_supervised(images, temperature=temperature, **given)
         else:
             try:
-                test = load(name, "test", **reading) if images.labels is not None else None
+                test = load(name, "test", **asdict(reading)) if images.labels is not None else None
             except FileNotFoundError:  # no test split: the accuracy is that of the held-out images
                 test = None
             made = learn(images, test=test, **given)
@@ -1490,12 +1476,11 @@ def _show_scores(scores: Any) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """The program, with the words of the command line unless others are given.
 
-    A wrong input ends in one line that says what to type; anything else is shown whole."""
-    from alphabar.training.loop import Diverged
-
+    A wrong input ends in one line that says what to type, a training that diverged (FloatingPointError) in one that says what to
+    try; anything else is shown whole."""
     try:
         app(words)
-    except (ValueError, OSError, ImportError, FloatingPointError, Diverged) as e:
+    except (ValueError, OSError, ImportError, FloatingPointError) as e:
         print(f"alphabar: {e}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

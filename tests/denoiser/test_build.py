@@ -47,6 +47,24 @@ def test_the_lessons_network_and_its_initialisation() -> None:
     assert torch.allclose(model(x, torch.tensor([0.5, 2.0])), x)  # eps_hat = 0 leaves x as it is
 
 
+def test_the_lessons_network_trains_in_one_memory_layout() -> None:
+    """Told that they train, diffusers' blocks copy to the other layout and back; its dropout is told all the same."""
+    pytest.importorskip("diffusers")
+    recipe = ModelRecipe(network="unet2d", channels=(8, 16), blocks=1, groups=4, dropout=0.5)
+    model = build(recipe, {"kind": "linear"}, (1, 8, 8)).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    layouts = []
+    for name, module in model.named_modules():
+        if name.endswith("conv_shortcut"):
+            module.register_forward_hook(
+                lambda _, seen, __: layouts.append(seen[0].is_contiguous(memory_format=torch.channels_last))
+            )
+    x = torch.randn(2, 1, 8, 8).contiguous(memory_format=torch.channels_last)
+    out = [model(x, torch.ones(2)) for _ in range(2)]
+    assert len(layouts) >= 6 and all(layouts)
+    assert model.training and not torch.equal(*out)
+    assert torch.equal(*(model.eval()(x, torch.ones(2)) for _ in range(2)))
+
+
 def test_hostile_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     file.write_bytes(b"\x80\x04 no such thing")

@@ -69,6 +69,17 @@ class DiffusersNet(nn.Module):
             raise ImportError("the network 'unet2d' is diffusers' UNet2DModel: pip install 'alphabar[diffusers]'") from e
         self.unet = UNet2DModel(**config)
 
+    def train(self, mode: bool = True) -> "DiffusersNet":
+        """As of any module, less a copy: told that they train, diffusers' residual blocks bring what they add back from
+        channels-last, and the next convolution brings it there again. What they hold, dropout included, is told."""
+        from diffusers.models.resnet import ResnetBlock2D
+
+        super().train(mode)
+        for block in self.unet.modules():
+            if isinstance(block, ResnetBlock2D):
+                block.training = False
+        return self
+
     def forward(self, y: Images, t: Timesteps, labels: Labels | None = None) -> Images:
         out: Tensor = self.unet(y, t, class_labels=labels).sample
         return out

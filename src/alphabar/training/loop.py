@@ -120,7 +120,7 @@ class TrainRecipe:
         return LogNormal(self.density_mean, self.density_std) if self.density == "log_normal" else UniformTime()
 
 
-class Diverged(RuntimeError):
+class Diverged(FloatingPointError):
     """The loss became NaN or exploded. The last good checkpoint is kept."""
 
 
