@@ -25,6 +25,7 @@ import pytest
 from PIL import Image
 
 from alphabar.app import sheet
+from alphabar.cli import main
 from alphabar.sampling.draw import Samples, sample
 from alphabar.training.checkpoint import load_model
 from tests.test_playground import fill, small
@@ -148,10 +149,12 @@ def draw(page: Any) -> list[str]:
     said: list[str] = []
     end = time.monotonic() + WAIT / 1000
     while time.monotonic() < end:
+        # In this order: what was said when it was done is the last of it.
+        done = page.evaluate("/Done|Refused/.test(document.querySelector('#state p:not([data-old])')?.innerText)")
         words = page.evaluate("document.querySelector('#show-A figcaption')?.innerText ?? ''")
         if words and words not in said:
             said.append(words)
-        if page.evaluate("/Done|Refused/.test(document.querySelector('#state p:not([data-old])')?.innerText)"):
+        if done:
             return said
         page.wait_for_timeout(20)
     raise AssertionError(said)
@@ -181,18 +184,16 @@ def download(page: Any, name: str, folder: Path) -> Path:
 @needs_browser
 def test_images_form_step_by_step_and_are_those_of_sample(visit: Any, server: Server, tmp_path: Path) -> None:
     page = visit()
-    set_up(page, run="bundled", amount=60, n=32, seed=3)
-    page.wait_for_function(
-        "document.querySelector('#cost-A').innerText.includes('60 steps, 60 calls an image; 32 images: 1,920')"
-    )
+    set_up(page, run="bundled", amount=40, n=16, seed=3)
+    page.wait_for_function("document.querySelector('#cost-A').innerText.includes('40 steps, 40 calls an image; 16 images: 640')")
     said = draw(page)
-    steps = [int(m[1]) for words in said if (m := re.match(r"step (\d+) of 60, \d+ calls?, \d+\.\d s$", words))]
+    steps = [int(m[1]) for words in said if (m := re.match(r"step (\d+) of 40, \d+ calls?, \d+\.\d s$", words))]
     assert len(steps) >= 3
     assert steps == sorted(steps)
-    assert re.match(r"32 images, 60 calls an image, \d+\.\d s \(\d+ ms an image\)$", said[-1])
-    images = sample(load_model("bundled"), 32, steps=60, seed=3, progress=False, channels_last=True).images
+    assert re.match(r"16 images, 40 calls an image, \d+\.\d s \(\d+ ms an image\)$", said[-1])
+    images = sample(load_model("bundled"), 16, steps=40, seed=3, progress=False, channels_last=True).images
     np.testing.assert_array_equal(shown(page), np.asarray(sheet(images)))  # without loss, to the last pixel
-    assert page.get_attribute("#show-A img", "alt") == "32 images, setting A"
+    assert page.get_attribute("#show-A img", "alt") == "16 images, setting A"
 
 
 @needs_browser
@@ -288,17 +289,17 @@ def test_one_wrong_setting_of_two_stops_both_and_is_named(visit: Any) -> None:
 def test_two_visitors_at_once_get_their_own_images(visit: Any, server: Server, tmp_path: Path) -> None:
     pages = {seed: visit() for seed in (11, 12)}
     for seed, page in pages.items():
-        set_up(page, sampler="ddpm", amount=300, n=16, seed=seed)
+        set_up(page, sampler="ddpm", amount=150, n=16, seed=seed)
     for page in pages.values():
         page.click("#draw")
     for page in pages.values():  # both are at work at the same time
-        page.wait_for_function("/step \\d+ of 300/.test(document.querySelector('#show-A figcaption')?.innerText)")
+        page.wait_for_function("/step \\d+ of 150/.test(document.querySelector('#show-A figcaption')?.innerText)")
     for page in pages.values():
         page.wait_for_function("document.querySelector('#state').innerText.includes('Done')")
     for seed, page in pages.items():
         folder = tmp_path / str(seed)
         folder.mkdir()
-        images = expected(server, n=16, sampler="ddpm", steps=300, seed=seed)
+        images = expected(server, n=16, sampler="ddpm", steps=150, seed=seed)
         np.testing.assert_array_equal(shown(page), np.asarray(sheet(images)))
         taken = Samples.load(download(page, "npz-A", folder))
         np.testing.assert_array_equal(taken.images, images)
@@ -514,15 +515,18 @@ def test_without_gradio_the_command_says_what_to_install(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_a_taken_port_and_a_missing_root_are_told(server: Server, tmp_path: Path) -> None:
+def test_a_taken_port_and_a_missing_root_are_told(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     taken = server.url.rpartition(":")[2]
     done = command("app", "--port", taken, cwd=tmp_path)
     assert done.returncode == 2
     assert f"cannot listen at 127.0.0.1, port {taken}" in done.stderr
-    done = command("app", "nowhere", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "there is no folder nowhere" in done.stderr
-    assert command("app", "--port", "70000", cwd=tmp_path).stderr.startswith("alphabar: port 70000")
+    for words, told in (
+        (["app", str(tmp_path / "nowhere")], f"there is no folder {tmp_path / 'nowhere'}"),
+        (["app", str(tmp_path), "--port", "70000"], "alphabar: port 70000"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        assert told in capsys.readouterr().err
 
 
 def test_another_host_than_this_machine_is_warned_of_and_ctrl_c_ends_well(tmp_path: Path) -> None:

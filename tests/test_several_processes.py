@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alphabar.cli import app
 from alphabar.record import read_jsonl
 
 WORDS = (
@@ -28,43 +29,53 @@ def train(command: list[str], out: str, where: Path, *more: str) -> subprocess.C
     return subprocess.run(words, cwd=where, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_two_processes_train_as_one_and_one_of_them_writes(small_data: Path, tmp_path: Path) -> None:
-    for command, out in (([sys.executable, "-m", "alphabar.cli"], "one"), (TORCHRUN, "two")):
-        done = train(command, out, tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (list(read_jsonl(tmp_path / k / "events.jsonl")) for k in ("one", "two"))
+@pytest.fixture(scope="module")
+def alone(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that this process makes alone, by the same words."""
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("ALPHABAR_DATA", str(small_root))
+        here.setenv("ALPHABAR_CACHE", str(folder / "cache"))
+        app(["train", "fashion_mnist", "--out", str(folder / "one"), *SMALL], result_action="return_value")
+    return folder / "one"
+
+
+def test_two_processes_train_as_one_and_one_of_them_writes(small_data: Path, tmp_path: Path, alone: Path) -> None:
+    done = train(TORCHRUN, "two", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = (alone, tmp_path / "two")
+    one, two = (list(read_jsonl(run / "events.jsonl")) for run in runs)
     assert [e["event"] for e in one] == [e["event"] for e in two]  # each written once
     for kind in ("loss", "heldout"):
         a, b = ([e["loss"] for e in rows if e["event"] == kind] for rows in (one, two))
         assert len(a) >= 3 and a == pytest.approx(b, rel=1e-4)
-    assert json.loads((tmp_path / "one/data.json").read_text()) == json.loads((tmp_path / "two/data.json").read_text())
+    assert json.loads((alone / "data.json").read_text()) == json.loads((tmp_path / "two/data.json").read_text())
     for name in ("checkpoints/last/ema.safetensors", "averages/000000000384-0.100.safetensors"):
-        a, b = (load_file(tmp_path / k / name) for k in ("one", "two"))
+        a, b = (load_file(run / name) for run in runs)
         assert all(torch.allclose(a[k].float(), b[k].float(), atol=5e-3) for k in a), name
     again = train(TORCHRUN, "two", tmp_path)
     assert again.returncode != 0 and "already holds a run" in again.stderr
 
 
-def test_sharded_weights_train_as_whole_ones(small_data: Path, tmp_path: Path) -> None:
-    """Begun by two processes with a part of the weights each, gone on by one with all of them."""
-    alone = [sys.executable, "-m", "alphabar.cli"]
-    assert train(alone, "one", tmp_path).returncode == 0
+def test_sharded_weights_train_as_whole_ones(small_data: Path, tmp_path: Path, alone: Path) -> None:
+    """Begun by two processes with a part of the weights each, gone on by two with all of them."""
     stop = stopping(tmp_path, 8)
     began = train([*TORCHRUN[:-3], str(stop)], "two", tmp_path, "--train.parallel", "fsdp")
     state = json.loads((tmp_path / "two/checkpoints/last/state.json").read_text())
     assert began.returncode != 0 and state["images"] == 256, began.stderr[-2000:]
     more = train(TORCHRUN, "two", tmp_path, "--resume")
     assert more.returncode == 0, more.stderr[-3000:]
-    one, two = (list(read_jsonl(tmp_path / k / "events.jsonl")) for k in ("one", "two"))
+    runs = (alone, tmp_path / "two")
+    one, two = (list(read_jsonl(run / "events.jsonl")) for run in runs)
     for kind in ("loss", "heldout"):
         a, b = ([e["loss"] for e in rows if e["event"] == kind] for rows in (one, two))
         assert a == pytest.approx(b, rel=1e-4), kind
     for name in ("checkpoints/last/model.safetensors", "checkpoints/last/averages.safetensors"):
-        a, b = (load_file(tmp_path / k / name) for k in ("one", "two"))
+        a, b = (load_file(run / name) for run in runs)
         assert a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=5e-3) for k in a), name
     moments = load_file(tmp_path / "two/checkpoints/last/optimizer.safetensors")
     assert {k: v.shape for k, v in moments.items()} == {
-        k: v.shape for k, v in load_file(tmp_path / "one/checkpoints/last/optimizer.safetensors").items()
+        k: v.shape for k, v in load_file(alone / "checkpoints/last/optimizer.safetensors").items()
     }
     assert list((tmp_path / "two/samples").glob("preview_*384.png"))
     refused = train(TORCHRUN, "three", tmp_path, "--train.parallel", "fsdp", "--train.optimizer", "muon")
@@ -85,15 +96,14 @@ def stopping(folder: Path, step: int) -> Path:
     return script
 
 
-def test_a_run_goes_on_with_another_number_of_processes(small_data: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(small_data: Path, tmp_path: Path, alone: Path) -> None:
     """Begun by two, gone on by one: the order of images, their noise and levels are those of a run by one alone."""
-    alone = [sys.executable, "-m", "alphabar.cli"]
-    assert train(alone, "whole", tmp_path).returncode == 0
     stop = stopping(tmp_path, 6)
     began = train([*TORCHRUN[:-3], str(stop)], "moved", tmp_path)
     assert began.returncode != 0
     state = json.loads((tmp_path / "moved/checkpoints/last/state.json").read_text())
     assert state["images"] == 192, began.stderr[-2000:]
-    assert train(alone, "moved", tmp_path, "--resume").returncode == 0
-    a, b = ([e["loss"] for e in read_jsonl(tmp_path / k / "events.jsonl") if e["event"] == "loss"] for k in ("whole", "moved"))
+    app(["train", "fashion_mnist", "--out", str(tmp_path / "moved"), *SMALL, "--resume"], result_action="return_value")
+    runs = (alone, tmp_path / "moved")
+    a, b = ([e["loss"] for e in read_jsonl(run / "events.jsonl") if e["event"] == "loss"] for run in runs)
     assert a == pytest.approx(b, rel=1e-4)

@@ -205,22 +205,36 @@ def wait_for_images(process: "subprocess.Popen[str]", images: int) -> None:
     raise AssertionError("the child ended before it had seen so many images")
 
 
+def here(pixels: NDArray[np.uint8], folder: Path, *, dropout: float = 0.1, resume: bool = False) -> Path:
+    """What `child` trains, in this process."""
+    train(
+        small_model(dropout=dropout), pixels, np.arange(180), small_recipe(), Run(folder), heldout=pixels[180:],
+        hooks=[HeldOutLoss(256)], resume=resume, progress=False,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(pixels: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return here(pixels, tmp_path_factory.mktemp("unbroken") / "run")
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_goes_on_bit_for_bit(pixels: NDArray[np.uint8], tmp_path: Path, how: signal.Signals) -> None:
+def test_a_stopped_run_goes_on_bit_for_bit(
+    pixels: NDArray[np.uint8], tmp_path: Path, unbroken: Path, how: signal.Signals
+) -> None:
+    """Stopped in one process, gone on with in another, to the end of a third."""
     file = tmp_path / "pixels.npy"
     np.save(file, pixels)
-    unbroken = child(file, tmp_path / "unbroken")
-    assert end(unbroken) == 0
     broken = child(file, tmp_path / "broken", pause=0.05)
     wait_for_images(broken, 320)  # in the second epoch of 180 images, between two checkpoints when killed outright
     broken.send_signal(how)
     assert end(broken) != 0
     position = json.loads((tmp_path / "broken/checkpoints/last/state.json").read_text())["images"]
     assert 0 < position < 640
-    again = child(file, tmp_path / "broken", resume=True)
-    assert end(again) == 0
+    here(pixels, tmp_path / "broken", resume=True)
     for name in ("model", "ema", "optimizer"):
-        assert same(weights(tmp_path / "broken", name), weights(tmp_path / "unbroken", name)), name
+        assert same(weights(tmp_path / "broken", name), weights(unbroken, name)), name
 
 
 def test_two_processes_train_on_the_images_of_one(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -229,16 +243,15 @@ def test_two_processes_train_on_the_images_of_one(pixels: NDArray[np.uint8], tmp
     script = tmp_path / "child.py"
     script.write_text(CHILD.replace("dropout=0.1", "dropout=0.0"))
     root = str(HERE.parent.parent)
-    env = dict(os.environ, OMP_NUM_THREADS="1")
-    for name, command in (
-        ("one", [sys.executable]),
-        ("two", [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]),
-    ):
-        arguments = [str(script), root, str(file), str(tmp_path / name), "new", "0"]
-        done = subprocess.run(
-            [*command, *arguments], env={**env, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617",
+            str(script), root, str(file), str(tmp_path / "two"), "new", "0",
+        ],
+        env=dict(os.environ, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true"), capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    here(pixels, tmp_path / "one", dropout=0.0)
     one, two = (list(read_jsonl(tmp_path / name / "events.jsonl")) for name in ("one", "two"))
     a, b = ([e["loss"] for e in rows if e["event"] == "loss"] for rows in (one, two))
     assert a == pytest.approx(b, rel=1e-4)
