@@ -307,6 +307,23 @@ def test_a_fit_can_begin_with_one_that_the_run_has(place: Path) -> None:
         tune("run", (2,), fit="images", name="third", begin="first", descent=BRIEF, **SHORT)
 
 
+def test_a_fit_can_begin_with_one_of_the_model_before_it_was_trained_on(place: Path, tmp_path: Path) -> None:
+    """Which itself is refused to sample with: the file says whose it is."""
+    model = load_model("run")
+    begin = plain_fit(model, 3)
+    begin = replace(begin, model="0" * 16)
+    path = save_tuned(begin, tmp_path)
+    found = tune("run", (3, 4), fit="images", name="moved", begin=str(path), descent=Descent(rounds=0), **SHORT)
+    assert found[0].fit.model == model.fingerprint and found[0].fit.sigmas == pytest.approx(begin.sigmas, rel=1e-6)
+    assert found[0].fit.how["began with"] == f"mine ({begin.digest}), fitted to model {'0' * 16}"
+    assert found[1].fit.how["began with"] == f"mine ({begin.digest}), grown from 3 calls, fitted to model {'0' * 16}"
+    higher = replace(begin, sigmas=(2 * float(model.schedule.sigma_max), *begin.sigmas[1:]))
+    with pytest.raises(ValueError, match=r"begin\[3\] starts at level .* of the model it was fitted to"):
+        tune("run", (3,), fit="images", name="high", begin={3: higher}, descent=Descent(rounds=0), **SHORT)
+    with pytest.raises(FileNotFoundError):
+        tune("run", (3,), fit="images", name="none", begin="nowhere.json", **SHORT)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.3])
 def test_noise_that_is_there_is_kept(eta: float) -> None:
     """A fit by features that begins with one that has its noise already does not put DDIM's in its place."""

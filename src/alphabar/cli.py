@@ -555,8 +555,9 @@ def tune(
     bf16
         multiply in bfloat16 while descending.
     begin
-        name of fitted samplers that the run has, to descend from, with as many calls or fewer, which grow; give another --seed
-        with it, and a smaller --rate.
+        name of fitted samplers that the run has, to descend from, with as many calls or fewer, which grow; or the .json file of
+        one, which may be of another model, as of the run before it was trained on. Give another --seed with it, and a smaller
+        --rate.
     out
         folder for the fitted samplers; tuned/ in the run, or here for bundled and single files.
     overwrite

@@ -23,7 +23,17 @@ from alphabar.record import versions
 from alphabar.sampling import tune as fits
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.draw import Model, every_class, held, sample
-from alphabar.sampling.tuned import Tuned, all_tuned, check_name, find_tuned, folders_of, path_of, run_tuned, save_tuned
+from alphabar.sampling.tuned import (
+    Tuned,
+    all_tuned,
+    check_name,
+    find_tuned,
+    folders_of,
+    load_tuned,
+    path_of,
+    run_tuned,
+    save_tuned,
+)
 from alphabar.schedule.grid import GRIDS, default_grid, make_grid
 from alphabar.seeds import SeededNoise, starting_noise
 from alphabar.training.checkpoint import load_model
@@ -110,8 +120,9 @@ def tune(
     is to walk an exported grid: dpmpp_2m is diffusers' DPMSolverMultistepScheduler.
     judge: another extractor, against the test images; n_judge images of a seed that no fit has seen.
     name: under which it is kept (None: that of the fit). n: starting noises of the fine trajectory. seed: of the fit; the
-    judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver, or the name under which the
-    run has them, with as many calls or, the next best, fewer, which grow (`Coefficients.grown`); noise that they have is kept.
+    judge's is seed + 1. begin: fitted samplers to descend from, by calls, instead of the solver; or the name under which the
+    run has them, with as many calls or, the next best, fewer, which grow (`Coefficients.grown`); or the path of a .json file,
+    which may be of another model, such as this one before it was trained on. Noise that they have is kept.
     Give another seed then, for fresh noise to fit to. out: folder for the files (None: tuned/ in the run's home, or here).
     batch: images a call while no gradient is needed.
 
@@ -129,8 +140,14 @@ def tune(
     model = load_model(run, checkpoint).to(device or best_device())
     model.requires_grad_(False)
     if isinstance(begin, str):
-        begin = {k: _of_at_most(model, k, begin) for k in calls}
+        begin = {k: load_tuned(begin) if begin.endswith(".json") else _of_at_most(model, k, begin) for k in calls}
+    highest = float(model.schedule.sigma_max)
     for k, fitted in (begin or {}).items():
+        if fitted.sigmas[0] > highest * (1 + 1e-6):
+            raise ValueError(
+                f"begin[{k}] starts at level {fitted.sigmas[0]:g} of the model it was fitted to, and this one knows none above "
+                f"{highest:g}: leave begin out"
+            )
         if not (fitted.calls == k or 2 <= fitted.calls < k):
             raise ValueError(
                 f"begin[{k}] is a fitted sampler of {fitted.calls} calls: give one of {k}, or of 2 to {k}, which grows"
@@ -158,6 +175,7 @@ def tune(
         if begin is not None and k in begin:
             c, how = fits.Coefficients.of(begin[k]).grown(k), f"{begin[k].name} ({begin[k].digest})"
             how += "" if begin[k].calls == k else f", grown from {begin[k].calls} calls"
+            how += "" if begin[k].model == fingerprint else f", fitted to model {begin[k].model}"
             if pull is not None and not bool((c.fresh > 0).any()):  # one that has noise keeps it
                 c = c.with_noise(descent.eta)
         else:
