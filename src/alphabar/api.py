@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,19 +56,25 @@ def model_for(recipe: Recipe, images: ImageSet) -> Model:
     return _begun_with(model, recipe.train.begin) if recipe.train.begin else model
 
 
-MUST_AGREE = ("network", "arguments", "schedule", "prediction", "data_range", "classes")
+MUST_AGREE = ("network", "schedule", "prediction", "data_range", "classes")
 FREE = ("dropout", "sample_size")  # arguments that no weight depends on
 
 
 def _begun_with(model: Model, source: str) -> Model:
     """`model` with the averaged weights of a run. Size and type of the images may differ, the network and how it is read not."""
 
-    def read(spec: Mapping[str, Any]) -> dict[str, Any]:
-        flat = {k: spec.get(k, []) for k in MUST_AGREE if k != "arguments"}
-        return flat | {k: v for k, v in spec["arguments"].items() if k not in FREE}
+    def read(model: Model) -> dict[str, Any]:
+        network: Any = model.network
+        arguments = network.unet.config if model.spec["network"] == "unet2d" else model.spec["arguments"]
+        told = {k: v for k, v in arguments.items() if k not in FREE and not k.startswith("_")}
+        plain: dict[str, Any] = json.loads(json.dumps({k: model.spec.get(k, []) for k in MUST_AGREE} | told))
+        schedule = plain["schedule"]
+        if schedule["kind"] == "betas" and schedule["curve"] == "linear" and not (schedule["zero_snr"] or schedule["given"]):
+            plain["schedule"] = {k: "linear" if k == "kind" else schedule[k] for k in ("kind", "beta_min", "beta_max", "steps")}
+        return plain
 
     there = load_model(source)
-    before, now = read(there.spec), read(model.spec)
+    before, now = read(there), read(model)
     keys = [k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k)]
     differ = [f"{k} is {before.get(k)} there, {now.get(k)} here" for k in keys]
     if keys:

@@ -10,6 +10,7 @@ import pytest
 
 from alphabar import api
 from alphabar.data.sources import load
+from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.recipe import Recipe, resolve
 from alphabar.training.checkpoint import load_model
 from alphabar.training.hooks import Hook, Training
@@ -42,6 +43,19 @@ def test_images_of_another_size_begin_with_the_bundled_weights(tmp_path: Path) -
     model = api.model_for(wanted, load(str(tmp_path / "set.npy"), "train"))
     assert model.image_shape == (1, 32, 32)
     assert all((a == b).all() for a, b in zip(model.parameters(), load_model("bundled").parameters(), strict=True))
+
+
+def test_a_pipeline_of_diffusers_is_a_beginning(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    own = ["--model.network", "unet2d", "--model.channels", "16", "--model.groups", "4", "--schedule.kind", "linear"]
+    first = api.new_model(recipe(images, *own), (1, 8, 8))
+    export_diffusers(first, tmp_path / "pipeline")
+    begun = recipe(images, *own, "--train.begin", f"diffusers:{tmp_path / 'pipeline'}")
+    second = api.model_for(begun, load(str(images), "train"))
+    assert second.fingerprint == first.fingerprint
+    other = recipe(images, *own, "--schedule.beta-max", "0.01", "--train.begin", f"diffusers:{tmp_path / 'pipeline'}")
+    with pytest.raises(ValueError, match=r"\(schedule is .*'beta_max': 0.02.* there, .*'beta_max': 0.01.* here\)"):
+        api.model_for(other, load(str(images), "train"))
 
 
 def test_a_run_that_goes_on_needs_its_beginning_no_more(images: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class TrainRecipe:
     seed: int = 0
     """Of the weights, the order of images, their flips, levels and noise."""
     begin: str = ""
-    """Begin with the averaged weights of this run, weight file or `bundled`, in place of new ones (fine-tuning)."""
+    """Begin with the averaged weights of this run, file, diffusers:PATH or bundled, in place of new ones (fine-tuning)."""
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     """All from torch; muon takes the matrices and leaves the rest to adamw."""
     lr: float = 2e-3
