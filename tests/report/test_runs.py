@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,21 @@ def test_nonsense_is_refused(place: Path, words: list[str], says: str) -> None:
         app(["runs", *words], result_action="return_value")
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
         app(["runs", "nowhere"], result_action="return_value")
+
+
+def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "runs/a")
+    make_run(tmp_path / "runs/locked/b")
+    iterdir = Path.iterdir
+
+    def refused(self: Path) -> Iterator[Path]:
+        if self.name == "locked":  # chmod does not keep root out
+            raise PermissionError(13, "Permission denied", str(self))
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.warns(UserWarning, match=r"locked cannot be looked into \(Permission denied\): runs below it are left out"):
+        assert find_runs([tmp_path / "runs"]) == [tmp_path / "runs/a"]
 
 
 def test_a_run_of_an_older_release_says_what_it_knows(place: Path) -> None:

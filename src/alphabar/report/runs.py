@@ -4,6 +4,7 @@ losing what they were."""
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,7 +61,11 @@ def _below(folder: Path, deep: int) -> list[Path]:
         return [folder]
     if deep == 0:
         return []
-    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and not p.is_symlink())
+    try:
+        inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and not p.is_symlink())
+    except PermissionError as e:  # of another user: the runs beside it are listed all the same
+        warnings.warn(f"{folder} cannot be looked into ({e.strerror}): runs below it are left out", stacklevel=4)
+        return []
     return [run for p in inside for run in _below(p, deep - 1)]
 
 
