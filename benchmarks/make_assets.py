@@ -91,12 +91,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=ASSETS / "fashion_mnist_test.npz")
     parser.add_argument("--extractor", type=Path, help="ship this extractor and nothing else")
     parser.add_argument("--model", type=Path, help="ship this run's averaged model and nothing else")
+    parser.add_argument("--to", type=Path, default=ASSETS / "garments.safetensors", help="where the model goes")
     args = parser.parse_args()
     if args.extractor:
         path = ship_extractor(args.extractor, ASSETS / "fashion_mnist_extractor.safetensors")
         print(load_extractor(path).training_record)
     elif args.model:
-        path = ship_model(args.model, ASSETS / "garments.safetensors")
+        path = ship_model(args.model, args.to)
         print(load_model(path).fingerprint)
     else:
         path = make(args.source, args.out)
