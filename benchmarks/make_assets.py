@@ -88,17 +88,16 @@ def _halve(path: Path) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--out", type=Path, default=ASSETS / "fashion_mnist_test.npz")
+    parser.add_argument("--out", type=Path, help="where it goes, in place of its file in assets")
     parser.add_argument("--extractor", type=Path, help="ship this extractor and nothing else")
     parser.add_argument("--model", type=Path, help="ship this run's averaged model and nothing else")
-    parser.add_argument("--to", type=Path, default=ASSETS / "garments.safetensors", help="where the model goes")
     args = parser.parse_args()
     if args.extractor:
-        path = ship_extractor(args.extractor, ASSETS / "fashion_mnist_extractor.safetensors")
+        path = ship_extractor(args.extractor, args.out or ASSETS / "fashion_mnist_extractor.safetensors")
         print(load_extractor(path).training_record)
     elif args.model:
-        path = ship_model(args.model, args.to)
+        path = ship_model(args.model, args.out or ASSETS / "garments.safetensors")
         print(load_model(path).fingerprint)
     else:
-        path = make(args.source, args.out)
+        path = make(args.source, args.out or ASSETS / "fashion_mnist_test.npz")
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

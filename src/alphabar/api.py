@@ -52,16 +52,22 @@ def model_for(recipe: Recipe, images: ImageSet) -> Model:
 
     Raises ValueError where those belong to another network.
     """
-    model = new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
-    return _begun_with(model, recipe.train.begin) if recipe.train.begin else model
+    model = _untrained(recipe, images)
+    if recipe.train.begin:
+        _take_weights(model, load_model(recipe.train.begin), recipe.train.begin)
+    return model
+
+
+def _untrained(recipe: Recipe, images: ImageSet) -> Model:
+    return new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
 
 
 MUST_AGREE = ("network", "schedule", "prediction", "data_range", "classes")
 FREE = ("dropout", "sample_size")  # arguments that no weight depends on
 
 
-def _begun_with(model: Model, source: str) -> Model:
-    """`model` with the averaged weights of a run. Size and type of the images may differ, the network and how it is read not."""
+def _take_weights(model: Model, there: Model, source: str) -> None:
+    """Into `model`, from `there`. Size and type of the images may differ, the network and how it is read not."""
 
     def read(model: Model) -> dict[str, Any]:
         network: Any = model.network
@@ -73,7 +79,6 @@ def _begun_with(model: Model, source: str) -> Model:
             plain["schedule"] = {k: "linear" if k == "kind" else schedule[k] for k in ("kind", "beta_min", "beta_max", "steps")}
         return plain
 
-    there = load_model(source)
     before, now = read(there), read(model)
     keys = [k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k)]
     differ = [f"{k} is {before.get(k)} there, {now.get(k)} here" for k in keys]
@@ -83,7 +88,6 @@ def _begun_with(model: Model, source: str) -> Model:
             "[schedule] to its own, or leave train.begin out"
         )
     model.load_state_dict(there.state_dict())
-    return model
 
 
 def limited(recipe: Recipe, images: ImageSet) -> ImageSet:
@@ -120,8 +124,10 @@ def train(
         warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
     image_set = limited(recipe, image_set)
     kept, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    begin = "" if resume else recipe.train.begin  # a run that goes on has weights of its own
-    model = model_for(replace(recipe, train=replace(recipe.train, begin=begin)), image_set)
+    model = _untrained(recipe, image_set)
+    begin = load_model(recipe.train.begin) if recipe.train.begin and not resume else None  # one that goes on has its own weights
+    if begin is not None:
+        _take_weights(model, begin, recipe.train.begin)
     watching: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
     if recipe.watch.preview_every:
         watching.append(Preview(recipe.watch.preview_every, recipe.watch.preview_n, recipe.watch.preview_steps))
@@ -141,7 +147,7 @@ def train(
                     "pixels": image_set.pixels.dtype.name,
                     "value_range": image_set.value_range,
                     "skipped": list(image_set.skipped),
-                    **({"begun_with": load_model(begin).fingerprint} if begin else {}),
+                    **({} if begin is None else {"begun_with": begin.fingerprint}),
                 },
                 indent=1,
             )

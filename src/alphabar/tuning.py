@@ -140,7 +140,8 @@ def tune(
     model = load_model(run, checkpoint).to(device or best_device())
     model.requires_grad_(False)
     if isinstance(begin, str):
-        begin = {k: load_tuned(begin) if begin.endswith(".json") else _of_at_most(model, k, begin) for k in calls}
+        of_file = load_tuned(begin) if begin.endswith(".json") else None
+        begin = {k: of_file or _of_at_most(model, k, begin) for k in calls}
     highest = float(model.schedule.sigma_max)
     for k, fitted in (begin or {}).items():
         if fitted.sigmas[0] > highest * (1 + 1e-6):

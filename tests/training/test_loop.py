@@ -223,7 +223,7 @@ def unbroken(pixels: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory
 def test_a_stopped_run_goes_on_bit_for_bit(
     pixels: NDArray[np.uint8], tmp_path: Path, unbroken: Path, how: signal.Signals
 ) -> None:
-    """Stopped in one process, gone on with in another, to the end of a third."""
+    """Stopped in one process, gone on with in another."""
     file = tmp_path / "pixels.npy"
     np.save(file, pixels)
     broken = child(file, tmp_path / "broken", pause=0.05)
