@@ -325,14 +325,21 @@ def test_a_fit_can_begin_with_one_of_the_model_before_it_was_trained_on(place: P
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3])
-def test_noise_that_is_there_is_kept(eta: float) -> None:
-    """A fit by features that begins with one that has its noise already does not put DDIM's in its place."""
+def test_noise_that_is_there_is_kept(eta: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit by features that begins with one that has its noise already does not put DDIM's in its place; nor does it walk a
+    fine trajectory but the one that it is judged by."""
+    walked: list[int] = []
+    record = fits.record
+    monkeypatch.setattr(
+        fits, "record", lambda denoise, starts, *a, **k: (walked.append(len(starts)), record(denoise, starts, *a, **k))[1]
+    )
     begin = plain_fit(load_model("run"), 3, eta=0.9)
     made = tune(
         "run", (3,), fit="features", against="real.npy", extractor="extractor0.safetensors", judge="extractor1.safetensors",
         begin={3: begin}, n_judge=64, descent=Descent(rounds=0, eta=eta), **SHORT,
     )[0].fit  # fmt: skip
     assert made.fresh == pytest.approx(begin.fresh, rel=1e-5) and made.keep == pytest.approx(begin.keep, rel=1e-5, abs=1e-6)
+    assert walked == [64]
 
 
 # ---- by features

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alphabar.data.augment import SAID
 from alphabar.data.card import unused_depth
 from alphabar.data.sources import ImageSet, class_names, load
@@ -19,6 +21,7 @@ from alphabar.evaluation.evaluate import ImageEval
 from alphabar.recipe import Recipe
 from alphabar.record import Run, write_atomically
 from alphabar.sampling.preview import Preview
+from alphabar.schedule.vp import Schedule
 from alphabar.tracking.outbox import Tracking
 from alphabar.training.checkpoint import has_checkpoint, load_model
 from alphabar.training.hooks import HeldOutLoss, Hook
@@ -62,7 +65,7 @@ def _untrained(recipe: Recipe, images: ImageSet) -> Model:
     return new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
 
 
-MUST_AGREE = ("network", "schedule", "prediction", "data_range", "classes")
+MUST_AGREE = ("network", "prediction", "data_range", "classes")
 FREE = ("dropout", "sample_size")  # arguments that no weight depends on
 
 
@@ -74,20 +77,28 @@ def _take_weights(model: Model, there: Model, source: str) -> None:
         arguments = network.unet.config if model.spec["network"] == "unet2d" else model.spec["arguments"]
         told = {k: v for k, v in arguments.items() if k not in FREE and not k.startswith("_")}
         plain: dict[str, Any] = json.loads(json.dumps({k: model.spec.get(k, []) for k in MUST_AGREE} | told))
-        schedule = plain["schedule"]
-        if schedule["kind"] == "betas" and schedule["curve"] == "linear" and not (schedule["zero_snr"] or schedule["given"]):
-            plain["schedule"] = {k: "linear" if k == "kind" else schedule[k] for k in ("kind", "beta_min", "beta_max", "steps")}
         return plain
 
     before, now = read(there), read(model)
-    keys = [k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k)]
-    differ = [f"{k} is {before.get(k)} there, {now.get(k)} here" for k in keys]
-    if keys:
+    differ = [
+        f"{k} is {before.get(k)} there, {now.get(k)} here" for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k)
+    ]
+    if not _same_schedule(there.own_schedule, model.own_schedule):
+        differ.append(f"schedule is {there.own_schedule.spec()} there, {model.own_schedule.spec()} here")
+    if differ:
         raise ValueError(
             f"train.begin {source} holds the weights of another network ({'; '.join(differ)}): set this recipe's [model] and "
             "[schedule] to its own, or leave train.begin out"
         )
     model.load_state_dict(there.state_dict())
+
+
+def _same_schedule(a: Schedule, b: Schedule) -> bool:
+    """Whether a network is told the same time at the same noise by both, whatever they are called and made of."""
+    if (a.steps, a.t_min, a.t_max) != (b.steps, b.t_min, b.t_max):
+        return False
+    times = torch.linspace(a.t_min, a.t_max, 101, dtype=torch.float64)
+    return torch.allclose(a.sigma(times), b.sigma(times), rtol=1e-3, atol=0)  # tables of betas may be of float32
 
 
 def limited(recipe: Recipe, images: ImageSet) -> ImageSet:
@@ -217,7 +228,6 @@ def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
 
 def cost_of_model(model: Model) -> dict[str, Any]:
     """Parameters, and billions of floating-point operations of one network call on one image."""
-    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with evaluating(model), FlopCounterMode(display=False) as counter, torch.no_grad():

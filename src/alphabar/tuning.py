@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -168,8 +169,6 @@ def tune(
         pull, ruler = _features(model, against, extractor, judge, descent, reading, progress)
 
     bench = _Bench.of(model, n, seed, batch, progress)
-    grams = fits.grams_of(bench.fine)
-    costs = {back: fits.step_costs(bench.fine, back, grams) for back in (0, 1)}
     made = []
     for k in calls:
         where = {"fit": fit, "classes": bench.classes, "seed": seed, "n": n, "fine": bench.teacher, "versions": versions()}
@@ -181,7 +180,7 @@ def tune(
                 c = c.with_noise(descent.eta)
         else:
             bases = BASES if base is None else (base,)
-            c, how = bench.best(costs, k, bases, solver=fit != "grid")
+            c, how = bench.best(k, bases, solver=fit != "grid")
             if pull is not None:  # who comes nearest to the fine trajectory need not come nearest to real images
                 c, how = bench.race({how: c, **bench.usual(k, bases)}, pull, descent)
         where["began with"] = how
@@ -220,8 +219,9 @@ def tune(
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """A model with its fine trajectories: one to fit to, and one (`unseen`) to judge by. starts: unit noise of both, as many
-    images (n, c, h, w) as they have. told: the model; one that knows classes (how many, else 0) is told them in turns, image by
+    """A model with its fine trajectories: one to fit to, walked when it is first asked for (a descent by features from given
+    coefficients never asks), and one (`unseen`) to judge by. starts: unit noise of both, as many images (n, c, h, w) as they
+    have. told: the model; one that knows classes (how many, else 0) is told them in turns, image by
     image. denoise: the same, with x0_hat held; hold: what that does to x0_hat, if anything."""
 
     model: Model
@@ -230,7 +230,6 @@ class _Bench:
     denoise: Denoiser | fits.ByRow
     hold: Callable[[Images], Images] | None
     limits: tuple[float, float | None, float | None]
-    fine: fits.Trajectory
     unseen: fits.Trajectory
     starts: Tensor
     unseen_starts: Tensor
@@ -259,15 +258,22 @@ class _Bench:
             starting_noise(s, range(m), model.image_shape).to(device).contiguous(memory_format=torch.channels_last)
             for s, m in ((seed, n), (seed + 1, 64))
         ]
-        grid = fits.fine_grid(model.schedule)
-        fine, unseen = (fits.record(denoise, s, grid, batch=batch, progress=progress) for s in starts)
-        return _Bench(
-            model, classes, told, denoise, hold, limits, fine, unseen, starts[0], starts[1], device, batch, seed, progress
-        )
+        unseen = fits.record(denoise, starts[1], fits.fine_grid(model.schedule), batch=batch, progress=progress)
+        return _Bench(model, classes, told, denoise, hold, limits, unseen, starts[0], starts[1], device, batch, seed, progress)
+
+    @cached_property
+    def fine(self) -> fits.Trajectory:
+        return fits.record(self.denoise, self.starts, self.unseen.sigmas, batch=self.batch, progress=self.progress)
+
+    @cached_property
+    def costs(self) -> dict[int, Tensor]:
+        """What a step of the fine trajectory's levels misses, from one answer (0) and from two (1)."""
+        grams = fits.grams_of(self.fine)
+        return {back: fits.step_costs(self.fine, back, grams) for back in (0, 1)}
 
     @property
     def teacher(self) -> str:
-        return f"{fits.teacher_of(self.fine.sigmas)}, {len(self.fine.x)} levels"
+        return f"{fits.teacher_of(self.unseen.sigmas)}, {len(self.unseen.x)} levels"
 
     def tuned(self, c: fits.Coefficients, name: str, model: str) -> Tuned:
         clip, threshold, threshold_max = self.limits
@@ -297,13 +303,13 @@ class _Bench:
             )
         return found
 
-    def best(self, costs: Mapping[int, Tensor], calls: int, bases: Sequence[str], solver: bool) -> tuple[fits.Coefficients, str]:
+    def best(self, calls: int, bases: Sequence[str], solver: bool) -> tuple[fits.Coefficients, str]:
         """The candidate that ends nearest to the fine trajectory on the last quarter of the noise, which was not fitted to."""
         cut = len(self.starts) * 3 // 4
         known = self.fine.part(0, cut)
         found: list[tuple[float, fits.Coefficients, str]] = []
         grids: dict[tuple[float, ...], tuple[Grid, str]] = {}
-        for (back, cost), power in product(costs.items(), (1.0, 2.0)):
+        for (back, cost), power in product(self.costs.items(), (1.0, 2.0)):
             grid = fits.best_levels(self.fine, cost, calls, power)
             grids.setdefault(
                 tuple(grid.tolist()), (grid, f"levels by {'Euler steps' if back == 0 else 'two answers'}, power {power:g}")

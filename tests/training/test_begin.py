@@ -3,13 +3,16 @@
 import json
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from alphabar import api
 from alphabar.data.sources import load
+from alphabar.denoiser.build import build, save_weights
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.recipe import Recipe, resolve
 from alphabar.training.checkpoint import load_model
@@ -56,6 +59,31 @@ def test_a_pipeline_of_diffusers_is_a_beginning(images: Path, tmp_path: Path) ->
     other = recipe(images, *own, "--schedule.beta-max", "0.01", "--train.begin", f"diffusers:{tmp_path / 'pipeline'}")
     with pytest.raises(ValueError, match=r"\(schedule is .*'beta_max': 0.02.* there, .*'beta_max': 0.01.* here\)"):
         api.model_for(other, load(str(images), "train"))
+
+
+LINEAR = [float(b) for b in np.linspace(1e-4, 0.02, 1000, dtype=np.float32)]
+
+
+@pytest.mark.parametrize(
+    ("there", "same"),
+    [
+        ({"kind": "betas", "curve": "linear"}, True),
+        ({"kind": "betas", "curve": "given", "given": LINEAR}, True),
+        ({"kind": "linear", "beta_max": 0.0201}, False),
+        ({"kind": "betas", "curve": "scaled_linear"}, False),
+        ({"kind": "betas", "curve": "linear", "zero_snr": True}, False),
+        ({"kind": "linear", "steps": 999}, False),
+        ({"kind": "cosine"}, False),
+    ],
+)
+def test_schedules_agree_where_they_give_a_time_the_same_noise(
+    there: dict[str, Any], same: bool, images: Path, tmp_path: Path
+) -> None:
+    """Whatever they are called: "there" is another description of, or another schedule than, the recipe's linear one."""
+    now = recipe(images, "--schedule.kind", "linear", "--train.begin", str(tmp_path / "weights.safetensors"))
+    save_weights(tmp_path / "weights.safetensors", build(now.model, there, (1, 8, 8), 0))
+    with nullcontext() if same else pytest.raises(ValueError, match=r"schedule is \{.*\} there, \{'kind': 'linear'.*\} here\)"):
+        api.model_for(now, load(str(images), "train"))
 
 
 def test_a_run_that_goes_on_needs_its_beginning_no_more(images: Path, tmp_path: Path) -> None:

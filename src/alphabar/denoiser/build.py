@@ -120,7 +120,7 @@ def model_spec(
             "embedding": recipe.embedding,
             "group_size": recipe.groups,
             "dropout": recipe.dropout,
-            "t_scale": {"linear": 1.0, "cosine": 1000.0, "flow": 1000.0}.get(schedule["kind"], 250.0),
+            "t_scale": {"linear": 1.0, "betas": 1.0, "cosine": 1000.0, "flow": 1000.0}.get(schedule["kind"], 250.0),
             **({"classes": len(classes)} if classes else {}),
             **({"augment": augment} if augment else {}),
         }
