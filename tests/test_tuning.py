@@ -345,6 +345,53 @@ def test_noise_that_is_there_is_kept(eta: float, monkeypatch: pytest.MonkeyPatch
 # ---- by features
 
 
+BY_FEATURES: dict[str, Any] = {
+    "fit": "features", "against": "real.npy", "extractor": "extractor0.safetensors", "judge": "extractor1.safetensors",
+}  # fmt: skip
+
+
+def test_a_fit_is_kept_before_it_is_judged(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge takes minutes of a larger network, and whoever stops it keeps what was fitted."""
+
+    def stopped(*_: Any, **__: Any) -> Samples:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "sample", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tune("run", (2,), n_judge=64, descent=BRIEF, **BY_FEATURES, **SHORT)
+    (path,) = (place / "run").rglob("*-features-2.json")
+    kept = load_tuned(path)
+    assert len(kept.how["losses"]) == 4 and "judge" not in kept.how
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert len(sample(load_model("run"), 2, tuned=kept, sampler="tuned", steps=2, progress=False).images) == 2
+
+
+def test_what_the_rounds_before_have_found_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ctrl-C comes before the first step of a round; in the first one there is nothing to keep."""
+    begun: list[int] = []
+    descend = fits.descend
+
+    def interrupted(*arguments: Any, **options: Any) -> fits.Descended:
+        begun.append(1)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return descend(*arguments, **options)
+
+    monkeypatch.setattr(fits, "descend", interrupted)
+    (made,) = tune("run", (2,), n_judge=64, descent=BRIEF, **BY_FEATURES, **SHORT)
+    assert len(made.fit.how["losses"]) == 2 and made.compared and load_tuned(made.path) == made.fit
+    begun[:] = [1]
+    with pytest.raises(KeyboardInterrupt):
+        tune("run", (2,), n_judge=64, descent=BRIEF, name="none", **BY_FEATURES, **SHORT)
+
+
+def test_too_few_images_for_the_judge_are_refused_before_anything_is_fitted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fits, "record", None)  # nothing is walked
+    with pytest.raises(ValueError, match=r"7 images are too few for FID.*at least 8"):
+        tune("run", (2,), n_judge=7, descent=BRIEF, **BY_FEATURES, **SHORT)
+
+
 def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     judged: list[int] = []
 

@@ -433,8 +433,7 @@ def _metrics(evaluate: ImageEval, jobs: Mapping[str, Job]) -> tuple[tuple[str, .
     for metrics in (("fid", "kid"), ("kid",)):
         try:
             for job in jobs.values():
-                (c, h, w), crop = job.model.image_shape, 2 * int(getattr(job.model, "crop", 0))
-                evaluate.check_shape((c, h - crop, w - crop), getattr(job.model, "pixels", "uint8"), job.n, metrics)
+                evaluate.check_model(job.model, job.n, metrics)
         except ValueError as error:
             if metrics == ("kid",):
                 raise

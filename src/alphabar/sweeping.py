@@ -202,10 +202,8 @@ def _check(bench: _Bench) -> None:
     model, job = bench.model, bench.job
     if job.guidance != 1 and not every_class(model):
         raise ValueError(f"guidance {job.guidance:g}: {job.run} knows no classes, so there is nothing to guide to; leave it out")
-    crop = int(getattr(model, "crop", 0))
-    c, h, w = model.image_shape
     judge._check_range({"value_range": getattr(model, "value_range", None)}, bench.real)
-    bench.ruler.check_shape((c, h - 2 * crop, w - 2 * crop), getattr(model, "pixels", "uint8"), job.n, job.metrics)
+    bench.ruler.check_model(model, job.n, job.metrics)
 
 
 def _drawing(bench: _Bench) -> dict[str, Any]:

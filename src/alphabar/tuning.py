@@ -43,6 +43,7 @@ from alphabar.types import Denoiser, Grid, Images
 Fit = Literal["grid", "solver", "images", "features"]
 FITS: tuple[str, ...] = get_args(Fit)
 BASES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis")  # one call a step, no noise: linear in what they are told
+JUDGED = ("fid", "kid")
 FINALISTS = 3  # of the samplers that a fit by features may begin with
 SEED = 1_000_000  # of fits; judging takes the next one: nobody samples with either by habit
 
@@ -127,8 +128,11 @@ def tune(
     Give another seed then, for fresh noise to fit to. out: folder for the files (None: tuned/ in the run's home, or here).
     batch: images a call while no gradient is needed.
 
-    Raises ValueError for calls out of range, an unknown fit, features without `against` and `extractor`, or a judge that is
-    the fit's own extractor; FileExistsError where a fit of that name and calls is there and overwrite is False.
+    A fit is written before it is judged, and again with what the judge found.
+
+    Raises ValueError for calls out of range, an unknown fit, features without `against` and `extractor`, a judge that is the
+    fit's own extractor, or fewer images than it needs; FileExistsError where a fit of that name and calls is there and overwrite
+    is False.
     """
     if fit not in FITS:
         raise ValueError(f"fit {fit!r} is unknown: use one of {', '.join(FITS)}")
@@ -167,6 +171,7 @@ def tune(
     pull, ruler = None, None
     if fit == "features":
         pull, ruler = _features(model, against, extractor, judge, descent, reading, progress)
+        ruler.check_model(model, n_judge, JUDGED)
 
     bench = _Bench.of(model, n, seed, batch, progress)
     made = []
@@ -191,7 +196,8 @@ def tune(
             where |= {"descent": asdict(descent), "losses": [float(f"{v:.5g}") for v in losses]}
             if pull is not None:
                 where |= {"extractor": pull.extractor.fingerprint, "against": against}
-        done = bench.tuned(c, title, fingerprint)
+        done = replace(bench.tuned(c, title, fingerprint), how=where)
+        save_tuned(done, folder, overwrite)  # kept before it is judged, which takes long and may be stopped
         distance = {"fitted": bench.distance(done), **bench.others(k)}
         compared: list[Comparison] = []
         if ruler is not None:
@@ -208,12 +214,12 @@ def tune(
                 )
                 for f in (done, start)
             ]
-            measured = [ruler.measure(s.images, s.record, ("fid", "kid")) for s in drawn]
+            measured = [ruler.measure(s.images, s.record, JUDGED) for s in drawn]
             compared = compare_measured(measured[0], measured[1], names=("fitted", "its start"))
             where["judge"] = {"extractor": judge, "n": n_judge, "seed": seed + 1, "found": [c.to_json() for c in compared]}
         where["distance"] = distance
         done = replace(done, how=where)
-        made.append(Tuning(done, save_tuned(done, folder, overwrite), distance, compared))
+        made.append(Tuning(done, save_tuned(done, folder, overwrite=True), distance, compared))
     return made
 
 
@@ -221,8 +227,8 @@ def tune(
 class _Bench:
     """A model with its fine trajectories: one to fit to, walked when it is first asked for (a descent by features from given
     coefficients never asks), and one (`unseen`) to judge by. starts: unit noise of both, as many images (n, c, h, w) as they
-    have. told: the model; one that knows classes (how many, else 0) is told them in turns, image by
-    image. denoise: the same, with x0_hat held; hold: what that does to x0_hat, if anything."""
+    have. told: the model; one that knows classes (how many, else 0) is told them in turns, image by image. denoise: the same,
+    with x0_hat held; hold: what that does to x0_hat, if anything."""
 
     model: Model
     classes: int
@@ -364,14 +370,19 @@ class _Bench:
         loss: fits.Loss = fits.ToTeacher(self.fine) if pull is None else pull
         for k in range(how.rounds):
             seed = self.seed if pull is None else self.seed + 2 + k
-            if pull is not None:
-                self._fill(pull, c, how.remember, seed)
-            found = fits.descend(
-                self.told, c, loss, steps=how.steps, batch=how.batch if pull is not None else min(how.batch, len(self.fine)),
-                rate=how.rate * 0.6**k, seed=seed, pool=len(self.fine) if pull is None else None, bf16=how.bf16, hold=self.hold,
-                shape=self.model.image_shape, device=self.device, first=how.remember,
-                what=f"{len(c.sigmas)} calls, round {k + 1} of {how.rounds}", progress=self.progress,
-            )  # fmt: skip
+            try:
+                if pull is not None:
+                    self._fill(pull, c, how.remember, seed)
+                found = fits.descend(
+                    self.told, c, loss, steps=how.steps, batch=how.batch if pull is not None else min(how.batch, len(self.fine)),
+                    rate=how.rate * 0.6**k, seed=seed, pool=len(self.fine) if pull is None else None, bf16=how.bf16,
+                    hold=self.hold, shape=self.model.image_shape, device=self.device, first=how.remember,
+                    what=f"{len(c.sigmas)} calls, round {k + 1} of {how.rounds}", progress=self.progress,
+                )  # fmt: skip
+            except KeyboardInterrupt:  # before the first step of a round: what the rounds before have found is kept
+                if k == 0:
+                    raise
+                break
             c = found.coefficients
             losses += found.losses
             if found.stopped:

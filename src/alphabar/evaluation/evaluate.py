@@ -272,6 +272,11 @@ class ImageEval:
         given, _ = self._given(np.zeros((1, h, w, c), dtype))
         self._check(np.broadcast_to(np.asarray(given), (n, h, w, c)), metrics)
 
+    def check_model(self, model: Any, n: int, metrics: Sequence[str]) -> None:
+        """Whether n images of a model could be scored: before any is drawn. Raises ValueError as `measure` would."""
+        (c, h, w), crop = model.image_shape, 2 * int(getattr(model, "crop", 0))
+        self.check_shape((c, h - crop, w - crop), getattr(model, "pixels", "uint8"), n, metrics)
+
     def _check(self, images: ImageSet | Pixels, metrics: Sequence[str]) -> None:
         pixels = images.pixels if isinstance(images, ImageSet) else images
         if bad := [m for m in metrics if m not in METRICS]:
