@@ -6,8 +6,9 @@
 "subsets" is torchmetrics' KID on the same features (100 subsets of at most 1,000; what it prints as the standard deviation is
 the spread of its subsets), at `--seeds` seeds: its own chance, since each run draws other subsets. "all pairs" has no chance of
 its own. "spread over disjoint sets" is the truth that an error bar is to tell: the standard deviation of the all-pairs KID over
-disjoint sets of n samples, as far as the samples reach; the reference is the same for all of them, so that it lies a little below
-the standard error, which counts the reference's chance as well.
+disjoint sets of n samples, as far as the samples reach, over --shuffles ways of dealing them out (root mean square); the
+reference is the same for all of them, so that it lies a little below the standard error, which counts the reference's chance as
+well.
 """
 
 import argparse
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--extractor", default="bundled")
     parser.add_argument("--n", type=int, nargs="+", default=[1000, 2000, 10_000])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--shuffles", type=int, default=10)
     arguments = parser.parse_args()
     began = time.time()
     extractor = load_extractor(arguments.extractor)
@@ -61,8 +63,11 @@ def main() -> None:
     for n in arguments.n:
         means, spreads = zip(*(by_subsets(x[:n], y, seed) for seed in range(arguments.seeds)), strict=True)
         found = kid(x[:n], reference).estimate()
-        sets = [kid(part, reference).value for part in x.split(n) if len(part) == n]
-        spread = f"{statistics.stdev(sets):.5f} ({len(sets)} sets)" if len(sets) > 2 else ""
+        sets, spread = len(x) // n, ""
+        if sets > 2:
+            dealt = (x[torch.randperm(len(x), generator=torch.Generator().manual_seed(k))] for k in range(arguments.shuffles))
+            each = [[kid(part, reference).value for part in some[: sets * n].split(n)] for some in dealt]
+            spread = f"{statistics.fmean(map(statistics.variance, each)) ** 0.5:.5f} ({arguments.shuffles} x {sets} sets)"
         low, high = found.interval or (float("nan"), float("nan"))
         print(
             f"| {n:,} | {statistics.mean(means):.5f}, {min(means):.5f} to {max(means):.5f} | {statistics.mean(spreads):.5f} "
