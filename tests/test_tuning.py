@@ -25,6 +25,7 @@ from alphabar.sampling.draw import Samples, sample
 from alphabar.sampling.tuned import Tuned, load_tuned, run_tuned, save_tuned
 from alphabar.schedule.grid import make_grid
 from alphabar.seeds import starting_noise
+from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
 from alphabar.training.checkpoint import load_model
 from alphabar.tuning import Descent, tune
 from tests.evaluation.conftest import Linear
@@ -260,6 +261,16 @@ def test_more_calls_than_fine_levels_are_refused_before_any_work(place: Path, mo
     monkeypatch.setattr(fits, "record", no_work)
     with pytest.raises(ValueError, match=rf"calls = \[2, {levels + 1}\]: give unlike numbers from 1 to {levels}"):
         tune("short", (2, levels + 1), **SHORT)
+
+
+def test_what_ships_is_fitted_to_what_ships() -> None:
+    """Fits of other weights would lie there unseen: a sampler asks for those of its own model."""
+    model = load_model("bundled")
+    shipped = [load_tuned(path) for path in sorted(BUNDLED_MODEL.with_suffix("").rglob("*.json"))]
+    assert {f.model for f in shipped} == {model.fingerprint} and sorted(f.calls for f in shipped) == [5, 8, 10, 15, 20]
+    for fit in shipped:
+        record = sample(model, 2, sampler="tuned", steps=fit.calls, progress=False).record
+        assert record["nfe"] == fit.calls and record["tuned"]["digest"] == fit.digest
 
 
 def test_fits_of_the_bundled_model_are_kept_here_not_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
