@@ -34,6 +34,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked wit
 SMALL = ModelRecipe(channels=(8,), embedding=8, groups=4)
 SHORT: dict[str, Any] = {"n": 8, "progress": False, "device": "cpu"}
 BRIEF = Descent(rounds=2, steps=2, batch=16, remember=32)
+BY_FEATURES: dict[str, Any] = {
+    "fit": "features", "against": "real.npy", "extractor": "extractor0.safetensors", "judge": "extractor1.safetensors",
+}  # fmt: skip
 
 
 def made_up_extractor(seed: int) -> Extractor:
@@ -346,19 +349,13 @@ def test_noise_that_is_there_is_kept(eta: float, monkeypatch: pytest.MonkeyPatch
     )
     begin = plain_fit(load_model("run"), 3, eta=0.9)
     made = tune(
-        "run", (3,), fit="features", against="real.npy", extractor="extractor0.safetensors", judge="extractor1.safetensors",
-        begin={3: begin}, n_judge=64, descent=Descent(rounds=0, eta=eta), **SHORT,
+        "run", (3,), begin={3: begin}, n_judge=64, descent=Descent(rounds=0, eta=eta), **BY_FEATURES, **SHORT,
     )[0].fit  # fmt: skip
     assert made.fresh == pytest.approx(begin.fresh, rel=1e-5) and made.keep == pytest.approx(begin.keep, rel=1e-5, abs=1e-6)
     assert walked == [64]
 
 
 # ---- by features
-
-
-BY_FEATURES: dict[str, Any] = {
-    "fit": "features", "against": "real.npy", "extractor": "extractor0.safetensors", "judge": "extractor1.safetensors",
-}  # fmt: skip
 
 
 def test_a_fit_is_kept_before_it_is_judged(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +395,8 @@ def test_what_the_rounds_before_have_found_is_kept(monkeypatch: pytest.MonkeyPat
 
 
 def test_too_few_images_for_the_judge_are_refused_before_anything_is_fitted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fits, "record", None)  # nothing is walked
+    monkeypatch.setattr(fits, "record", None)  # nothing is walked, and no features of the training images are taken
+    monkeypatch.setattr(tuning, "extract", None)
     with pytest.raises(ValueError, match=r"7 images are too few for FID.*at least 8"):
         tune("run", (2,), n_judge=7, descent=BRIEF, **BY_FEATURES, **SHORT)
 

@@ -170,8 +170,7 @@ def tune(
     _refuse_existing([path_of(folder, fingerprint, title, k) for k in calls], overwrite)
     pull, ruler = None, None
     if fit == "features":
-        pull, ruler = _features(model, against, extractor, judge, descent, reading, progress)
-        ruler.check_model(model, n_judge, JUDGED)
+        pull, ruler = _features(model, against, extractor, judge, n_judge, descent, reading, progress)
 
     bench = _Bench.of(model, n, seed, batch, progress)
     made = []
@@ -400,7 +399,7 @@ class _Bench:
 
 
 def _features(
-    model: Any, against: str | None, extractor: str | None, judge: str, descent: Descent,
+    model: Any, against: str | None, extractor: str | None, judge: str, n_judge: int, descent: Descent,
     reading: Mapping[str, Any] | None, progress: bool,
 ) -> tuple[FrechetPull, ImageEval]:  # fmt: skip
     if against is None or extractor is None:
@@ -418,12 +417,14 @@ def _features(
     options = dict(reading or {})
     name, split = parse_set(against)
     real: ImageSet = load(name, split, **options)
-    stats = FeatureStats.of(extract(real, ours, progress=progress).rows(slice(None)), ours.fingerprint)
     try:
         test = load(name, "test", **options)
     except FileNotFoundError:  # no test split: the judge sees the images that the fit saw, by an extractor of its own
         test = real
-    return FrechetPull(ours, stats, remember=descent.remember, crop=model.crop), ImageEval(other, test, progress=progress)
+    ruler = ImageEval(other, test, progress=progress)
+    ruler.check_model(model, n_judge, JUDGED)
+    stats = FeatureStats.of(extract(real, ours, progress=progress).rows(slice(None)), ours.fingerprint)
+    return FrechetPull(ours, stats, remember=descent.remember, crop=model.crop), ruler
 
 
 def _of_at_most(model: Any, calls: int, name: str) -> Tuned:
