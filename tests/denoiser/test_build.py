@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from alphabar.denoiser.build import ModelRecipe, build, load_weights, save_weights
+from alphabar.schedule.vp import KINDS
 
 SMALL = ModelRecipe(channels=(16, 16), embedding=16)
 
@@ -128,3 +129,11 @@ def test_hostile_classes_are_refused(tmp_path: Path) -> None:
         save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"alphabar": json.dumps({**spec, **change})})
         with pytest.raises(ValueError, match=words):
             load_weights(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_networks_own_time_runs_over_as_much_with_every_schedule(kind: str) -> None:
+    model = build(SMALL, {"kind": kind}, (1, 8, 8))
+    schedule = model.own_schedule
+    span = (schedule.t_max - schedule.t_min) * model.network.embed.t_scale  # type: ignore[union-attr, operator]
+    assert 500 < span < 1500  # what the embedding's frequencies are made for: timesteps 0 .. 999

@@ -85,6 +85,13 @@ class DiffusersNet(nn.Module):
         return out
 
 
+def _t_scale(schedule: Mapping[str, Any]) -> float:
+    """Brings a schedule's time to a range of about 1000: integer timesteps, 0..1, or log sigma in some form."""
+    if schedule_from(dict(schedule)).steps is not None:
+        return 1.0
+    return 1000.0 if schedule["kind"] in ("cosine", "flow") else 250.0
+
+
 def model_spec(
     recipe: ModelRecipe,
     schedule: Mapping[str, Any],
@@ -120,7 +127,7 @@ def model_spec(
             "embedding": recipe.embedding,
             "group_size": recipe.groups,
             "dropout": recipe.dropout,
-            "t_scale": {"linear": 1.0, "betas": 1.0, "cosine": 1000.0, "flow": 1000.0}.get(schedule["kind"], 250.0),
+            "t_scale": _t_scale(schedule),
             **({"classes": len(classes)} if classes else {}),
             **({"augment": augment} if augment else {}),
         }
