@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests import typecheck
+
 ASSETS = Path(__file__).parent.parent / "src" / "alphabar" / "assets"
 N_TRAIN, N_TEST = 4000, 600
 
 torch.set_num_threads(1)  # two workers share two cores, and one thread gives the same bits everywhere
+
+
+def pytest_runtest_protocol() -> None:
+    typecheck.begin()  # before the fixtures of a test, which count as its own
 
 
 def write_idx(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
