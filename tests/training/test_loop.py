@@ -20,6 +20,7 @@ from alphabar.data.augment import SAID, Geometry
 from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.progress import track
 from alphabar.record import Run, read_jsonl
+from alphabar.report import load as told_by
 from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_checkpoint, load_model
 from alphabar.training.hooks import HeldOutLoss, Hook, Training
@@ -277,6 +278,27 @@ def test_an_exploding_rate_is_noticed(pixels: NDArray[np.uint8], folder: Path) -
     recipe = small_recipe(images=12800, policy="constant", lr=30.0, warmup=1280, clip=0.0, optimizer="adam")
     with pytest.raises(Diverged):
         train(small_model(), pixels, np.arange(200), recipe, Run(folder), progress=False)
+
+
+class Forget(Hook):
+    """Takes away what the network has learned, as too high a rate does: it says zero from then on."""
+
+    def on_step(self, training: Training) -> None:
+        if training.images == 6400:
+            with torch.no_grad():
+                for p in training.model.parameters():
+                    p.zero_()
+
+
+def test_a_loss_that_rose_and_stays_is_told_once(pixels: NDArray[np.uint8], folder: Path) -> None:
+    recipe = small_recipe(images=9600, log_every=640, checkpoint_every=0, lr=2e-3)
+    with pytest.warns(UserWarning, match=r"after 8\d\d\d images the loss is .* has not come back.*--train\.lr") as told:
+        train(small_model(), pixels, np.arange(200), recipe, Run(folder), hooks=[Forget()], progress=False)
+    assert len(told) == 1
+    (event,) = [e for e in read_jsonl(folder / "events.jsonl") if e["event"] == "risen"]
+    assert event["loss"] > 1.5 * event["lowest"]
+    assert event["lowest"] == min(e["loss"] for e in read_jsonl(folder / "events.jsonl") if e["event"] == "loss")
+    assert "finished; on the way the loss rose from" in told_by.state(told_by.load_run(folder)).words
 
 
 def test_resuming_what_is_another_run_or_none_is_refused(pixels: NDArray[np.uint8], folder: Path) -> None:

@@ -247,6 +247,9 @@ def state(run: RunData) -> State:
     else:
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(times[-1])) + " UTC" if times else "an unknown time"
         words = f"still running, or cut off: its record ends at {when} without saying so"
+    risen = [pair for row in run.of("risen") if None not in (pair := (number(row, "lowest"), number(row, "loss")))]
+    if risen:
+        words += f"; on the way the loss rose from {risen[0][0]:.3g} to {risen[0][1]:.3g} and stayed there"
     return State(kind, words, images, budget, seconds, measured)
 
 

@@ -230,7 +230,8 @@ def train(
     heldout_labels their classes. fingerprint: of recipe and data; a checkpoint made under another
     is refused. resume: go on from the run's last checkpoint, on the exact images and noise.
     Stops cleanly, with a checkpoint, on Ctrl-C and SIGTERM (raising KeyboardInterrupt).
-    Raises Diverged when the loss is NaN or explodes, FileNotFoundError when there is nothing to resume.
+    Raises Diverged when the loss is NaN or explodes, FileNotFoundError when there is nothing to resume. Warns when the loss has
+    risen and stays.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
@@ -393,6 +394,9 @@ def train(
                 last_log = (now, state.images)
                 if main:
                     state.report("loss", loss=state.loss, lr=lr, images_per_second=round(per_second, 1))
+                    if (risen := guard.risen()) is not None:
+                        state.report("risen", lowest=risen[0], loss=risen[1])
+                        warnings.warn(_risen(*risen, state.images), stacklevel=2)
             if sharded and any(due(hook.every) and (hook.every or done) for hook in hooks):
                 shown.load_state_dict(whole_state(ema.state_dict()))
             for hook in active:
@@ -420,11 +424,28 @@ def train(
     return shown
 
 
+def _risen(lowest: float, loss: float, images: int) -> str:
+    return (
+        f"after {images} images the loss is {loss:.3g}, was {lowest:.3g} before and has not come back: the training has lost "
+        "what it had learned. It goes on; to begin anew, in another folder, take a lower rate (--train.lr), a longer warm-up "
+        "(--train.warmup) or stronger clipping (--train.clip)"
+    )
+
+
 class _Guard:
-    """Stops a run whose loss is no number or has grown tenfold over what it was."""
+    """Stops a run whose loss is no number or has grown tenfold over what it was, and notices one that rose by half and stayed."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
+        self.told = False
+
+    def risen(self) -> tuple[float, float] | None:
+        """(lowest loss, last loss) once the last three all lie above one and a half times the lowest before them; only once."""
+        before, last = self.seen[:-3], self.seen[-3:]
+        if self.told or not before or min(last) <= 1.5 * min(before):
+            return None
+        self.told = True
+        return min(before), last[-1]
 
     def check(self, loss: float, images: int, run: Run) -> None:
         usual = statistics.median(self.seen[-20:]) if self.seen else math.inf
