@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,10 @@ def test_a_killed_training_is_resumed_by_the_same_words(small_data: Path, tmp_pa
     assert "go on with: alphabar train fashion_mnist --out run --resume" in err
     seen = json.loads(last.read_text())["images"]
     assert "already holds a run: add --resume" in alphabar(*command, cwd=tmp_path, ok=False).stderr
+    shutil.rmtree(last.parent.with_name("last.old"), ignore_errors=True)
+    shutil.copytree(last.parent, last.parent.with_name("last.old"))
+    harmed = last.parent / "model.safetensors"
+    harmed.write_bytes(harmed.read_bytes()[:-1])
     resumed = subprocess.Popen(
         [sys.executable, "-m", "alphabar.cli", "train", "fashion_mnist", "--out", "run", "--resume"], cwd=tmp_path,
         stderr=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"),
@@ -113,7 +118,9 @@ def test_a_killed_training_is_resumed_by_the_same_words(small_data: Path, tmp_pa
     except FileNotFoundError:  # between the two renames of a checkpoint
         pass
     resumed.send_signal(signal.SIGINT)
-    resumed.communicate(timeout=60)
+    _, err = resumed.communicate(timeout=60)
+    (line,) = [line for line in err.splitlines() if "Going on from the checkpoint before it" in line]
+    assert line.startswith("alphabar: run/checkpoints/last")  # a warning is its words, not a line of code
     images = [e["images"] for e in read_jsonl(tmp_path / "run/events.jsonl") if e["event"] == "loss"]
     assert images == sorted(images)
     assert images[-1] > seen

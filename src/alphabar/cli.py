@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -1479,6 +1480,14 @@ def main(words: Sequence[str] | None = None) -> None:
 
     A wrong input ends in one line that says what to type, a training that diverged (FloatingPointError) in one that says what to
     try; anything else is shown whole."""
+    usual = warnings.formatwarning
+
+    def said(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        """A warning of ours as its words alone, without the line of code that gave it."""
+        ours = category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent)
+        return f"alphabar: {message}\n" if ours else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = said
     try:
         app(words)
     except (ValueError, OSError, ImportError, FloatingPointError) as e:
@@ -1486,6 +1495,8 @@ def main(words: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    finally:
+        warnings.formatwarning = usual
 
 
 if __name__ == "__main__":
