@@ -424,11 +424,13 @@ def train(
     return shown
 
 
+GENTLER = "a lower rate (--train.lr), a longer warm-up (--train.warmup) or stronger clipping (--train.clip)"
+
+
 def _risen(lowest: float, loss: float, images: int) -> str:
     return (
         f"after {images} images the loss is {loss:.3g}, was {lowest:.3g} before and has not come back: the training has lost "
-        "what it had learned. It goes on; to begin anew, in another folder, take a lower rate (--train.lr), a longer warm-up "
-        "(--train.warmup) or stronger clipping (--train.clip)"
+        f"what it had learned. It goes on; to begin anew, in another folder, take {GENTLER}"
     )
 
 
@@ -456,7 +458,7 @@ class _Guard:
         what = "is not a number" if not math.isfinite(loss) else f"rose to {loss:.3g} from {usual:.3g}"
         raise Diverged(
             f"after {images} images the loss {what}. The last good checkpoint is kept in {run.checkpoint()}: "
-            "begin anew with a lower rate (--train.lr), a longer warm-up (--train.warmup) or stronger clipping (--train.clip)"
+            f"begin anew with {GENTLER}"
         )
 
 
