@@ -20,11 +20,11 @@ import torch
 
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.build import Model, ModelRecipe, build
-from alphabar.denoiser.fast import METHODS, Fast, fasten, unavailable
-from alphabar.record import machine
-from alphabar.sampling.ddim import ddim
+from alphabar.denoiser.runtime.methods import METHODS, Fast, fasten, unavailable
+from alphabar.core.run import machine
+from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.grid import make_grid
-from alphabar.seeds import starting_noise
+from alphabar.core.seeds import starting_noise
 from alphabar.training.checkpoint import BUNDLED, load_model
 
 Ways = dict[str, Fast]

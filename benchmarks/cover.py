@@ -68,7 +68,7 @@ def tasks(x: Any, y: Any, k: int) -> dict[str, Callable[[], dict[str, float]]]:
     import tvshim  # noqa: F401  (before the other)
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    from alphabar.evaluation.cover import METRICS, cover
+    from alphabar.evaluation.prdc import METRICS, cover
 
     def ours() -> dict[str, float]:
         result = cover(real=x, generated=y, k=k)
@@ -170,7 +170,7 @@ CASES = {  # real, generated
 def simulate(numbers: list[int], dims: list[int], cases: list[str], sets: int, k: int, paired: bool) -> list[dict[str, Any]]:
     import numpy as np
 
-    from alphabar.evaluation.cover import METRICS, cover
+    from alphabar.evaluation.prdc import METRICS, cover
     from alphabar.evaluation.estimate import difference
 
     print("each cell: mean value / share of 95 % intervals that hold it / mean stated se over the true one\n")

@@ -23,21 +23,21 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from alphabar.api import best_device
+from alphabar.verbs.train import best_device
 from alphabar.data.images import to_pixels
 from alphabar.data.sources import load, parse_set
-from alphabar.denoiser.fast import fasten
+from alphabar.denoiser.runtime.methods import fasten
 from alphabar.evaluation.compare import compare_measured
-from alphabar.evaluation.evaluate import ImageEval, Measured
-from alphabar.evaluation.extract import extract
-from alphabar.evaluation.extractor import load_extractor
-from alphabar.evaluation.features import FeatureStats
-from alphabar.evaluation.frechet import frechet
-from alphabar.progress import track
-from alphabar.record import machine
-from alphabar.sampling.draw import Samples, sample
+from alphabar.evaluation.image_eval import ImageEval, Measured
+from alphabar.features.store import extract
+from alphabar.features.extractor import load_extractor
+from alphabar.features.stats import FeatureStats
+from alphabar.evaluation.fid import frechet
+from alphabar.core.progress import track
+from alphabar.core.run import machine
+from alphabar.sampling.sample import Samples, sample
 from alphabar.schedule.grid import GRIDS, make_grid
-from alphabar.seeds import starting_noise
+from alphabar.core.seeds import starting_noise
 from alphabar.training.checkpoint import load_model
 
 OURS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -143,7 +143,7 @@ class Bench:
         words = "".join(f"-{k}_{v}" for k, v in (more or {}).items())
         name = f"{sampler}{words}-{grid}-{steps}-seed{seed}-{n}".replace(":", "_")
         if sampler.startswith("tuned"):  # a new fit is another sampler
-            from alphabar.sampling.tuned import find_tuned, folders_of
+            from alphabar.sampling.fitted import find_tuned, folders_of
 
             fit = find_tuned(folders_of(self.model), self.model.fingerprint, steps, sampler.partition(":")[2] or None)
             name = f"tuned-{fit.name}-{fit.digest}-{steps}-seed{seed}-{n}"

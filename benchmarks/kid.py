@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from alphabar.data.sources import load, parse_set
-from alphabar.evaluation.extract import extract
-from alphabar.evaluation.extractor import load_extractor
-from alphabar.evaluation.kernel import kid, within
-from alphabar.judge import load_samples
+from alphabar.features.store import extract
+from alphabar.features.extractor import load_extractor
+from alphabar.evaluation.kid import kid, within
+from alphabar.verbs.score import load_samples
 
 
 def by_subsets(x: Tensor, y: Tensor, seed: int) -> tuple[float, float]:

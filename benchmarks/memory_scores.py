@@ -94,8 +94,8 @@ class Linear:
 
 
 def measure(way: str, n: int, folder: Path) -> dict[str, Any]:
-    from alphabar.evaluation.extract import extract
-    from alphabar.evaluation.features import stream
+    from alphabar.features.store import extract
+    from alphabar.features.stats import stream
 
     def peak() -> int:  # not ru_maxrss, which begins with the peak of the process that started this one
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -88,11 +88,11 @@ def tasks(x: Any, y: Any) -> dict[str, dict[str, Task]]:
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    from alphabar.evaluation.cover import cover
-    from alphabar.evaluation.features import FeatureStats
-    from alphabar.evaluation.frechet import frechet
-    from alphabar.evaluation.influence import ROWS, expand
-    from alphabar.evaluation.kernel import kid
+    from alphabar.evaluation.prdc import cover
+    from alphabar.features.stats import FeatureStats
+    from alphabar.evaluation.fid import frechet
+    from alphabar.evaluation.fid_uncertainty import ROWS, expand
+    from alphabar.evaluation.kid import kid
 
     class Given(torch.nn.Module):  # torchmetrics wants a network: here the "images" are features already
         num_features = x.shape[1]
@@ -192,7 +192,7 @@ def measure(n: int, widths: list[int], repeats: int, out: Path | None) -> None:
                 }
             )
     table(rows)
-    from alphabar.evaluation.influence import bootstrap
+    from alphabar.evaluation.fid_uncertainty import bootstrap
 
     x, y = features(min(n, 2000), widths[0])
     start = time.perf_counter()

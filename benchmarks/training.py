@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from alphabar.api import new_model
+from alphabar.verbs.train import new_model
 from alphabar.data.sources import load
-from alphabar.recipe import Recipe, resolve
-from alphabar.record import Run, machine
+from alphabar.training.config import Recipe, resolve
+from alphabar.core.run import Run, machine
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import Stream, pad_pixels, train
 

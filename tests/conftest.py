@@ -13,6 +13,8 @@ from tests import typecheck
 ASSETS = Path(__file__).parent.parent / "src" / "alphabar" / "assets"
 N_TRAIN, N_TEST = 4000, 600
 
+pytest_plugins = ["tests.fixtures.sets", "tests.fixtures.runs", "tests.fixtures.oracles", "tests.fixtures.training"]
+
 torch.set_num_threads(1)  # two workers share two cores, and one thread gives the same bits everywhere
 
 

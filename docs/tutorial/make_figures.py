@@ -27,16 +27,16 @@ from torch import nn
 
 import alphabar
 from alphabar.data.images import to_model, to_pixels
-from alphabar.evaluation.check import check
+from alphabar.evaluation.corruption_check import check
 from alphabar.evaluation.compare import Comparison, compare_measured
-from alphabar.evaluation.evaluate import Measured
-from alphabar.evaluation.foreign import ModuleExtractor
+from alphabar.evaluation.image_eval import Measured
+from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.evaluation.score import TITLES
-from alphabar.evaluation.trials import over_seeds
-from alphabar.record import machine
+from alphabar.evaluation.training_seeds import over_seeds
+from alphabar.core.run import machine
 from alphabar.schedule.noising import add_noise, alphabar_of
 from alphabar.schedule.vp import Scaled, Schedule
-from alphabar.seeds import starting_noise
+from alphabar.core.seeds import starting_noise
 
 HERE = Path(__file__).parent
 PAGES = (*sorted(HERE.glob("*.md")), HERE.parent / "experiments.md")  # that show figures
@@ -359,7 +359,7 @@ def extractor(work: Path, n: int = 896) -> Drawn:
         "FID of damaged garments by two extractors, over FID of undamaged ones",
         f"FID of {n:,} damaged real garments over that of the same garments undamaged, by the bundled extractor and by one "
         f"that sees 7 x 7 pixels. "
-        "A good extractor rises everywhere; both are judged by `alphabar.evaluation.check.check`.",
+        "A good extractor rises everywhere; both are judged by `alphabar.evaluation.corruption_check.check`.",
         numbers,
         table(["damage", "extractor", "FID, none", "weakest", "strongest", "ranked"], rows),
     )
@@ -709,7 +709,7 @@ def main() -> None:
             extra["image_set"] = given.set
         if name in ("range", "schedule", "tracking") and given.experiment is None and not (experiment / "index.html").exists():
             subprocess.run(
-                [sys.executable, "-m", "alphabar.cli", "experiment", str(HERE / "short.toml"), "--out", str(experiment)],
+                [sys.executable, "-m", "alphabar.cli.main", "experiment", str(HERE / "short.toml"), "--out", str(experiment)],
                 check=True,
             )
         told = given.experiment and name in ("range", "schedule", "tracking", "experiments")

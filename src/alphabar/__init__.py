@@ -5,23 +5,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alphabar.api import train
-    from alphabar.averaging import choose_length
+    from alphabar.verbs.train import train
+    from alphabar.verbs.ema import choose_length
     from alphabar.data.sources import ImageSet, load
     from alphabar.evaluation.compare import compare
-    from alphabar.evaluation.evaluate import ImageEval
-    from alphabar.evaluation.extractor import load_extractor
-    from alphabar.evaluation.learn import train_extractor
-    from alphabar.experimenting import experiment
-    from alphabar.hypothesis import read_experiment
-    from alphabar.judge import score
-    from alphabar.recipe import Recipe, resolve
-    from alphabar.sampling.draw import Samples, sample
+    from alphabar.evaluation.image_eval import ImageEval
+    from alphabar.features.extractor import load_extractor
+    from alphabar.features.supervised import train_extractor
+    from alphabar.verbs.experiment import experiment
+    from alphabar.results.experiments import read_experiment
+    from alphabar.verbs.score import score
+    from alphabar.training.config import Recipe, resolve
+    from alphabar.sampling.sample import Samples, sample
     from alphabar.schedule.noising import add_noise, add_noise_vp
     from alphabar.schedule.vp import Cosine, Linear
-    from alphabar.sweeping import sweep
+    from alphabar.verbs.sweep import sweep
     from alphabar.training.checkpoint import load_model
-    from alphabar.tuning import tune
+    from alphabar.verbs.tune import tune
 
 _WHERE = {
     "Cosine": "schedule.vp",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alphabar.data.augment import SAID, Geometry, moved
-from alphabar.seeds import generator, starting_noise
+from alphabar.core.seeds import generator, starting_noise
 
 
 def said(**columns: float) -> torch.Tensor:

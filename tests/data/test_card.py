@@ -11,7 +11,7 @@ from PIL import Image
 import alphabar.data.card as cards
 from alphabar.data.augment import flip, shift
 from alphabar.data.card import data_card, unused_depth
-from alphabar.data.sheet import contact_sheet, shown, shown_note
+from alphabar.data.contact_sheet import contact_sheet, shown, shown_note
 from alphabar.data.sources import load
 
 

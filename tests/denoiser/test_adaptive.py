@@ -8,13 +8,13 @@ from alphabar.data.toy import Gaussian, Mixture
 from alphabar.denoiser.adaptive import GROWTH, LONGEST, AdaptiveCalls, distribution, planned
 from alphabar.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from alphabar.denoiser.plan import adaptive, every
-from alphabar.denoiser.wrap import ClipX0, CountCalls, SkipCalls
-from alphabar.sampling.ddim import ddim
-from alphabar.sampling.ddpm import ddpm
-from alphabar.sampling.heun import heun
+from alphabar.denoiser.wrappers import ClipX0, CountCalls, SkipCalls
+from alphabar.sampling.samplers.ddim import ddim
+from alphabar.sampling.samplers.ddpm import ddpm
+from alphabar.sampling.samplers.heun import heun
 from alphabar.schedule.grid import even_time
 from alphabar.schedule.vp import Cosine, Linear, LogSigma
-from alphabar.seeds import SeededNoise, starting_noise
+from alphabar.core.seeds import SeededNoise, starting_noise
 
 GRID = even_time(Cosine(), 200)
 SHAPE = (1, 4, 4)

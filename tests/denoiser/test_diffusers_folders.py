@@ -15,16 +15,16 @@ from alphabar.data.images import to_pixels
 from alphabar.denoiser.build import ModelRecipe, build, load_weights, save_weights
 from alphabar.denoiser.from_diffusers import HARMLESS, SCHEDULER, read_diffusers, read_scheduler
 from alphabar.denoiser.to_diffusers import export_diffusers
-from alphabar.denoiser.wrap import ClipX0, ThresholdX0
-from alphabar.sampling.ddim import ddim
-from alphabar.sampling.ddpm import ddpm
-from alphabar.sampling.dpmpp_2m import dpmpp_2m
-from alphabar.sampling.draw import sample
-from alphabar.sampling.tune import Coefficients
-from alphabar.sampling.tuned import Tuned, folders_of, save_tuned
+from alphabar.denoiser.wrappers import ClipX0, ThresholdX0
+from alphabar.sampling.samplers.ddim import ddim
+from alphabar.sampling.samplers.ddpm import ddpm
+from alphabar.sampling.samplers.dpmpp_2m import dpmpp_2m
+from alphabar.sampling.sample import sample
+from alphabar.fitting.descent import Coefficients
+from alphabar.sampling.fitted import Tuned, folders_of, save_tuned
 from alphabar.schedule.grid import at_times, make_grid, timesteps_of
 from alphabar.schedule.vp import CURVES, Betas
-from alphabar.seeds import SeededNoise, starting_noise
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.training.checkpoint import load_model
 
 diffusers = pytest.importorskip("diffusers")
@@ -481,7 +481,7 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path, folder):
 
 @pytest.mark.usefixtures("small_data")
 def test_a_folder_is_a_run_of_every_command(tmp_path, networks, monkeypatch, capsys):
-    from alphabar.cli import app
+    from alphabar.cli.main import app
 
     monkeypatch.chdir(tmp_path)
     small = unet(1, size=28, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
@@ -509,7 +509,7 @@ def test_a_folder_is_a_run_of_every_command(tmp_path, networks, monkeypatch, cap
 
 @pytest.mark.usefixtures("small_data")
 def test_export_from_the_command_line(tmp_path, monkeypatch, capsys):
-    from alphabar.cli import app
+    from alphabar.cli.main import app
 
     train, export = (line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar ") and "unet2d" in line)
     app([*train, "--dry-run"], result_action="return_value")
@@ -523,7 +523,7 @@ def test_export_from_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_fitted_samplers_become_timesteps(tmp_path, folder, capsys):
     """Of a fit with levels between timesteps and two on one, the list that diffusers takes, from the docs' own command."""
-    from alphabar.cli import app
+    from alphabar.cli.main import app
 
     model = load_model(f"diffusers:{folder}")
     (line,) = (line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar export") and "timesteps" in line)

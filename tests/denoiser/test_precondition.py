@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.denoiser.precondition import Preconditioned
-from alphabar.sampling.ddim import ddim
+from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.noising import PREDICTIONS, add_noise_vp
 from alphabar.schedule.vp import Betas, Cosine, Flow, Linear, LogSigma
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from alphabar.evaluation.compare import compare, compare_measured, holm, same_noise
-from alphabar.evaluation.evaluate import ImageEval
+from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import HIGHER, METRICS, ProtocolError
-from tests.evaluation.conftest import Linear, stripes
+from tests.fixtures.sets import Linear, stripes
 
 RECORD = {"sampler": "ddim", "seed": 3, "first_index": 0, "nfe": 10.0}
 

@@ -20,19 +20,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 import alphabar
-from alphabar import judge
-from alphabar.api import new_model
+from alphabar.verbs import score as judge
+from alphabar.verbs.train import new_model
 from alphabar.data.images import to_model
-from alphabar.data.sheet import contact_sheet
+from alphabar.data.contact_sheet import contact_sheet
 from alphabar.data.values import to_depth
-from alphabar.evaluation.evaluate import ImageEval
-from alphabar.evaluation.extractor import load_extractor
-from alphabar.evaluation.foreign import ModuleExtractor
-from alphabar.evaluation.kernel import kid
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.features.extractor import load_extractor
+from alphabar.features.module_extractor import ModuleExtractor
+from alphabar.evaluation.kid import kid
 from alphabar.evaluation.score import METRICS, PROTOCOL, ProtocolError, Score
-from alphabar.recipe import resolve
+from alphabar.training.config import resolve
 from alphabar.training.loop import Stream
-from tests.evaluation.conftest import Linear, image_set, stripes
+from tests.fixtures.sets import Linear, image_set, stripes
 
 RECORD = {"sampler": "ddim", "eta": 0.0, "steps": 10, "nfe": 10.0, "seed": 3, "first_index": 0, "n": 60, "model": "abc"}
 

@@ -10,7 +10,7 @@ from alphabar.data.toy import Gaussian
 from alphabar.denoiser.exact import FiniteDenoiser, GaussianDenoiser
 from alphabar.evaluation.heldout import _summary, heldout_loss, losses_by_level
 from alphabar.schedule.vp import Cosine
-from tests.training.conftest import small_model
+from tests.fixtures.training import small_model
 
 STD = torch.tensor([0.05, 0.1, 0.2, 0.15], dtype=torch.float64).reshape(1, 2, 2)
 GAUSS = Gaussian(torch.tensor([0.1, -0.2, 0.0, 0.3], dtype=torch.float64).reshape(1, 2, 2), STD)

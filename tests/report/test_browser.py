@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphabar.evaluation.evaluate import ImageEval
-from alphabar.judge import Opened, compare
-from alphabar.report.book import write_report
-from alphabar.sampling.draw import Samples
-from tests.evaluation.conftest import Linear, stripes
-from tests.report.conftest import add_sheets, add_way, drawn, fill
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.verbs.score import Opened, compare
+from alphabar.report.report_page import write_report
+from alphabar.sampling.sample import Samples
+from tests.fixtures.sets import Linear, stripes
+from tests.fixtures.runs import add_sheets, add_way, drawn, fill
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking"]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alphabar.record import append_jsonl
-from alphabar.report.book import write_report
+from alphabar.core.run import append_jsonl
+from alphabar.report.report_page import write_report
 from alphabar.report.page import bracket, count, duration, kid, sig
-from alphabar.report.pictures import strip
-from tests.report.conftest import MakeRun, score
-from tests.report.test_load import FAULTS
+from alphabar.report.png import strip
+from tests.fixtures.runs import MakeRun, score
+from tests.results.test_runs import FAULTS
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "use"}
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from alphabar.report import sheets
-from alphabar.report.load import load_run
+from alphabar.results.runs import load_run
 from alphabar.report.sheets import Cell, chosen, nearest, side_by_side
-from tests.report.conftest import MakeRun, add_sheets, drawn
+from tests.fixtures.runs import MakeRun, add_sheets, drawn
 
 
 def picture(cell: Cell | None) -> np.ndarray:

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from alphabar.denoiser.build import Model, build
-from alphabar.recipe import resolve
-from alphabar.record import Run
+from alphabar.training.config import resolve
+from alphabar.core.run import Run
 from alphabar.report import trajectory
-from alphabar.report.load import load_run
+from alphabar.results.runs import load_run
 from alphabar.report.trajectory import ways
-from alphabar.sampling.draw import Samples, sample
+from alphabar.sampling.sample import Samples, sample
 from alphabar.sampling.preview import Preview, watched
 from alphabar.sampling.trajectory import spread_out
 from alphabar.training.checkpoint import save_checkpoint
 from alphabar.training.hooks import Training
-from tests.report.conftest import MakeRun, add_way
+from tests.fixtures.runs import MakeRun, add_way
 
 RECIPE = resolve("garments", ["--model.channels", "8", "--model.embedding", "16"])
 

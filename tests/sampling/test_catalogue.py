@@ -9,18 +9,18 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from alphabar.denoiser.wrap import CountCalls
+from alphabar.denoiser.wrappers import CountCalls
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find, steps_for
-from alphabar.sampling.ddim import ddim
-from alphabar.sampling.ddpm import ddpm
-from alphabar.sampling.deis import deis
-from alphabar.sampling.dpmpp_3m import dpmpp_3m
-from alphabar.sampling.euler import euler
-from alphabar.sampling.euler_ancestral import euler_ancestral
-from alphabar.sampling.ipndm import ipndm
-from alphabar.sampling.unipc import unipc
-from alphabar.seeds import SeededNoise, starting_noise
-from tests.sampling.conftest import CASES, draws, gentle_grid, order, smooth_grid
+from alphabar.sampling.samplers.ddim import ddim
+from alphabar.sampling.samplers.ddpm import ddpm
+from alphabar.sampling.samplers.deis import deis
+from alphabar.sampling.samplers.dpmpp_3m import dpmpp_3m
+from alphabar.sampling.samplers.euler import euler
+from alphabar.sampling.samplers.euler_ancestral import euler_ancestral
+from alphabar.sampling.samplers.ipndm import ipndm
+from alphabar.sampling.samplers.unipc import unipc
+from alphabar.core.seeds import SeededNoise, starting_noise
+from tests.fixtures.oracles import CASES, draws, gentle_grid, order, smooth_grid
 
 STEPS = (64, 128, 256)
 every_case = pytest.mark.parametrize(("entry", "options"), CASES.values(), ids=list(CASES))

@@ -8,21 +8,21 @@ import torch
 from torch import nn
 
 from alphabar.denoiser.precondition import Preconditioned
-from alphabar.denoiser.wrap import ClipX0, ThresholdX0
-from alphabar.sampling.ddim import ddim
-from alphabar.sampling.ddpm import ddpm
-from alphabar.sampling.deis import deis
-from alphabar.sampling.dpmpp_2m import dpmpp_2m, dpmpp_2m_sde
-from alphabar.sampling.dpmpp_2s import dpmpp_2s, dpmpp_sde
-from alphabar.sampling.dpmpp_3m import dpmpp_3m, dpmpp_3m_sde
-from alphabar.sampling.euler_ancestral import euler_ancestral
-from alphabar.sampling.heun import heun
-from alphabar.sampling.ipndm import ipndm
-from alphabar.sampling.unipc import unipc
+from alphabar.denoiser.wrappers import ClipX0, ThresholdX0
+from alphabar.sampling.samplers.ddim import ddim
+from alphabar.sampling.samplers.ddpm import ddpm
+from alphabar.sampling.samplers.deis import deis
+from alphabar.sampling.samplers.dpmpp_2m import dpmpp_2m, dpmpp_2m_sde
+from alphabar.sampling.samplers.dpmpp_2s import dpmpp_2s, dpmpp_sde
+from alphabar.sampling.samplers.dpmpp_3m import dpmpp_3m, dpmpp_3m_sde
+from alphabar.sampling.samplers.euler_ancestral import euler_ancestral
+from alphabar.sampling.samplers.heun import heun
+from alphabar.sampling.samplers.ipndm import ipndm
+from alphabar.sampling.samplers.unipc import unipc
 from alphabar.schedule.grid import leading, trailing
 from alphabar.schedule.vp import Linear
-from alphabar.seeds import SeededNoise, starting_noise
-from tests.sampling.conftest import gentle_grid
+from alphabar.core.seeds import SeededNoise, starting_noise
+from tests.fixtures.oracles import gentle_grid
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers hands tensors to numpy

@@ -19,7 +19,7 @@ from alphabar.schedule.noising import (
     to_x0,
 )
 from alphabar.schedule.vp import Cosine, Linear
-from alphabar.seeds import starting_noise
+from alphabar.core.seeds import starting_noise
 
 
 @pytest.fixture

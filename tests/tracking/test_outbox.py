@@ -18,10 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar import api
-from alphabar.cli import app
+from alphabar.verbs import train as api
+from alphabar.cli.main import app
 from alphabar.denoiser.build import load_weights
-from alphabar.record import Run, read_jsonl
+from alphabar.core.run import Run, read_jsonl
 from alphabar.tracking import outbox
 from alphabar.tracking.feed import configuration, messages
 from alphabar.tracking.outbox import Outbox, Tracking, sync
@@ -196,8 +196,8 @@ def test_a_harmed_note_of_what_was_sent_begins_anew(copy: Path, log: Log, nonsen
 LONG = """
 import sys
 from pathlib import Path
-from alphabar import api
-from alphabar.recipe import resolve
+from alphabar.verbs import train as api
+from alphabar.training.config import resolve
 from alphabar.tracking import outbox
 import torch
 torch.set_num_threads(1)

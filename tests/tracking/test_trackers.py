@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alphabar.record import Run
+from alphabar.core.run import Run
 from alphabar.tracking.feed import messages
 from alphabar.tracking.outbox import sync
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alphabar import judge
-from alphabar.cli import app
+from alphabar.verbs import score as judge
+from alphabar.cli.main import app
 from alphabar.tracking.outbox import sync
 from alphabar.tracking.workspace import comparison_report
 

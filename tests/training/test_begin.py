@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphabar import api
+from alphabar.verbs import train as api
 from alphabar.data.sources import load
 from alphabar.denoiser.build import build, save_weights
 from alphabar.denoiser.to_diffusers import export_diffusers
-from alphabar.recipe import Recipe, resolve
+from alphabar.training.config import Recipe, resolve
 from alphabar.training.checkpoint import load_model
 from alphabar.training.hooks import Hook, Training
 

@@ -11,16 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar import api, judge
-from alphabar.cli import app
+from alphabar.verbs import train as api
+
+from alphabar.verbs import score as judge
+from alphabar.cli.main import app
 from alphabar.data.images import to_model
 from alphabar.data.png import png_16
 from alphabar.data.sources import ImageSet, load
 from alphabar.data.values import to_depth, to_values
 from alphabar.denoiser.build import Model, load_weights, save_weights
-from alphabar.evaluation.learn import augment, train_extractor
-from alphabar.recipe import Recipe, resolve
-from alphabar.sampling.draw import Samples, sample
+from alphabar.features.supervised import augment, train_extractor
+from alphabar.training.config import Recipe, resolve
+from alphabar.sampling.sample import Samples, sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.loop import Stream
 

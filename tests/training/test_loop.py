@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from alphabar import seeds
+from alphabar.core import seeds
 from alphabar.data.augment import SAID, Geometry
 from alphabar.denoiser.build import ModelRecipe, build
-from alphabar.progress import track
-from alphabar.record import Run, read_jsonl
-from alphabar.report import load as told_by
+from alphabar.core.progress import track
+from alphabar.core.run import Run, read_jsonl
+from alphabar.results import runs as told_by
 from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_checkpoint, load_model
 from alphabar.training.hooks import HeldOutLoss, Hook, Training
@@ -167,8 +167,8 @@ import sys, pathlib, numpy as np
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from tests.training.conftest import small_model, small_recipe
-from alphabar.record import Run
+from tests.fixtures.training import small_model, small_recipe
+from alphabar.core.run import Run
 from alphabar.training.loop import train
 from alphabar.training.hooks import Hook, HeldOutLoss
 pixels = np.load(sys.argv[2])

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alphabar.record import Run, read_jsonl
+from alphabar.core.run import Run, read_jsonl
 from alphabar.training.checkpoint import load_checkpoint
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import train

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alphabar.recipe import resolve
+from alphabar.training.config import resolve
 from alphabar.training.rates import rate
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alphabar.data.values import scale_of
-from alphabar.types import Images, Pixels
+from alphabar.core.types import Images, Pixels
 
 
 def flip(pixels: Pixels, rng: np.random.Generator, probability: float = 0.5) -> Pixels:

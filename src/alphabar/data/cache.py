@@ -22,8 +22,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from alphabar.data.split import image_hashes
 from alphabar.data.values import SCALE
-from alphabar.progress import track
-from alphabar.types import Pixels
+from alphabar.core.progress import track
+from alphabar.core.types import Pixels
 
 VERSION = 2  # part of every key: raise it when decoding changes, and old entries are no longer found
 

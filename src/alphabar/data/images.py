@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from alphabar.data.values import MAX_CHANNELS, SCALE, Axes, Survey, check_range, scale_of, stored_dtype, to_stored
-from alphabar.types import Images, Pixels
+from alphabar.core.types import Images, Pixels
 
 _TENSORS = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
 

@@ -36,7 +36,7 @@ from alphabar.data.decode import SUFFIXES, BrokenError, Shape, decode, probe
 from alphabar.data.idx import read_idx
 from alphabar.data.images import as_pixels, channels_last, layout, stored_for
 from alphabar.data.values import Range, Reading, Survey, reading_of, stored_dtype, to_stored
-from alphabar.types import Pixels
+from alphabar.core.types import Pixels
 
 SPLITS = ("train", "test")
 _OTHER_SPLITS = ("val", "valid", "validation", "dev")  # may lie beside train/ and test/; not read

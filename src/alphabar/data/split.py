@@ -5,7 +5,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from alphabar.types import Pixels
+from alphabar.core.types import Pixels
 
 HOLDOUT = 0.17  # the usual share; of Fashion-MNIST's 60,000 a few more than 10,000, as many as its test set
 

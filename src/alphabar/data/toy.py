@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphabar.seeds import generator
+from alphabar.core.seeds import generator
 
 _PICK, _NORMAL = 0, 1  # draws of their own, so that the first images of a seed do not depend on how many follow
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from alphabar.types import Pixels
+from alphabar.core.types import Pixels
 
 SCALE = {"uint8": 255, "uint16": 65535, "float32": 1}  # the top of the scale of each type that images are stored in
 MAX_CHANNELS = 64

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alphabar.schedule.vp import Schedule
-from alphabar.types import Grid, Times
+from alphabar.core.types import Grid, Times
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphabar.denoiser.build import DiffusersNet, Model
 from alphabar.denoiser.from_diffusers import PREDICTIONS, WEIGHTS, DiffusersModel
-from alphabar.record import write_atomically
+from alphabar.core.run import write_atomically
 from alphabar.schedule.vp import Betas, Linear
 
 

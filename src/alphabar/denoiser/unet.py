@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alphabar.types import Images, Labels, Timesteps
+from alphabar.core.types import Images, Labels, Timesteps
 
 
 class Embedding(nn.Module):

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy.typing import DTypeLike, NDArray
 
-from alphabar import seeds
+from alphabar.core import seeds
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.images import check_images
 from alphabar.data.sources import NAMED, ImageSet, load, parse_set
 from alphabar.data.split import holdout, image_hashes
 from alphabar.data.values import to_depth
-from alphabar.types import Pixels
+from alphabar.core.types import Pixels
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.evaluation.estimate import LEVEL
-from alphabar.report.plots import short
+from alphabar.report.svg import short
 
 TEMPLATES = Path(__file__).parent / "templates"
 INTERVAL = f"{100 * LEVEL:g} % interval"

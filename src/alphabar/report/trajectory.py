@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from alphabar.record import Run
-from alphabar.report.load import BUNDLED, RunData
+from alphabar.core.run import Run
+from alphabar.results.runs import BUNDLED, RunData
 from alphabar.report.page import duration, sig
-from alphabar.report.pictures import png, smaller, strip, uri
-from alphabar.sampling.draw import Samples
+from alphabar.report.png import png, smaller, strip, uri
+from alphabar.sampling.sample import Samples
 
 STEPS = 25  # calls of a way that is drawn for a page
 PATIENCE = 15.0  # seconds that a page may spend on drawing unless it is asked for
@@ -109,7 +109,7 @@ def _draw(run: RunData, name: str, seconds: float | None) -> Samples | str:
     """The way of the last checkpoint's images; or why there is none. seconds: what it may take, by one measured call."""
     import torch
 
-    from alphabar.evaluation.extractor import best_device
+    from alphabar.features.extractor import best_device
     from alphabar.sampling.preview import WATCHED, watched
     from alphabar.training.checkpoint import load_model
 

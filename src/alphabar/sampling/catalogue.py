@@ -9,18 +9,18 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
-from alphabar.sampling.ddim import ddim
-from alphabar.sampling.ddpm import ddpm
-from alphabar.sampling.deis import deis
-from alphabar.sampling.dpmpp_2m import dpmpp_2m, dpmpp_2m_sde
-from alphabar.sampling.dpmpp_2s import dpmpp_2s, dpmpp_sde
-from alphabar.sampling.dpmpp_3m import dpmpp_3m, dpmpp_3m_sde
-from alphabar.sampling.euler import euler
-from alphabar.sampling.euler_ancestral import euler_ancestral
-from alphabar.sampling.heun import heun
-from alphabar.sampling.ipndm import ipndm
-from alphabar.sampling.unipc import unipc
-from alphabar.types import Images
+from alphabar.sampling.samplers.ddim import ddim
+from alphabar.sampling.samplers.ddpm import ddpm
+from alphabar.sampling.samplers.deis import deis
+from alphabar.sampling.samplers.dpmpp_2m import dpmpp_2m, dpmpp_2m_sde
+from alphabar.sampling.samplers.dpmpp_2s import dpmpp_2s, dpmpp_sde
+from alphabar.sampling.samplers.dpmpp_3m import dpmpp_3m, dpmpp_3m_sde
+from alphabar.sampling.samplers.euler import euler
+from alphabar.sampling.samplers.euler_ancestral import euler_ancestral
+from alphabar.sampling.samplers.heun import heun
+from alphabar.sampling.samplers.ipndm import ipndm
+from alphabar.sampling.samplers.unipc import unipc
+from alphabar.core.types import Images
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alphabar.data.sheet import shown
-from alphabar.sampling.draw import Model, Samples, every_class, sample
+from alphabar.data.contact_sheet import shown
+from alphabar.sampling.sample import Model, Samples, every_class, sample
 from alphabar.sampling.trajectory import spread_out
 from alphabar.training.hooks import Hook, Training
 

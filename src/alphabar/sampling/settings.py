@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from alphabar.sampling.catalogue import SAMPLERS, find, steps_for
-from alphabar.sampling.draw import Model, sample
-from alphabar.types import Images, Levels
+from alphabar.sampling.sample import Model, sample
+from alphabar.core.types import Images, Levels
 
 TUNED = "tuned"  # the plan that was fitted to the model for so many steps: it has its own grid, eta and coefficients
 CALLS = (5, 8, 10, 15, 20, 50)

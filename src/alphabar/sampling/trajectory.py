@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from alphabar.data.images import to_pixels
-from alphabar.types import Pixels
+from alphabar.core.types import Pixels
 
 
 def chosen(keep: bool | Sequence[int], steps: int) -> tuple[int, ...]:

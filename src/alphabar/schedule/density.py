@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from alphabar.schedule.vp import Schedule
-from alphabar.types import Times
+from alphabar.core.types import Times
 
 
 class Density(ABC):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from alphabar.schedule.vp import Schedule
-from alphabar.types import Grid
+from alphabar.core.types import Grid
 
 
 def check_grid(sigmas: Grid) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphabar.types import Times
+from alphabar.core.types import Times
 
 
 class Schedule(ABC):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alphabar.record import ENDS, Run, flat
+from alphabar.core.run import ENDS, Run, flat
 
 
 @dataclass(frozen=True)

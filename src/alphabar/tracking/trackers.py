@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from alphabar.record import Run
+from alphabar.core.run import Run
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker

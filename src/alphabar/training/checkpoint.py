@@ -20,8 +20,8 @@ from torch import Tensor
 
 from alphabar.denoiser.build import Model, load_weights, save_weights
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
-from alphabar.record import Run
-from alphabar.training.average import post_hoc
+from alphabar.core.run import Run
+from alphabar.training.ema import post_hoc
 from alphabar.training.shard import alike, whole_state
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")

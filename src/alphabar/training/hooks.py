@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphabar import seeds
+from alphabar.core import seeds
 from alphabar.denoiser.build import Model
-from alphabar.record import Run
+from alphabar.core.run import Run
 from alphabar.training.loss import image_losses
 
 if TYPE_CHECKING:

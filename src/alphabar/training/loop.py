@@ -22,14 +22,14 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alphabar import seeds
+from alphabar.core import seeds
 from alphabar.data.augment import SAID, Geometry, moved
 from alphabar.data.images import to_model
 from alphabar.denoiser.build import Model
-from alphabar.progress import track
-from alphabar.record import Run
+from alphabar.core.progress import track
+from alphabar.core.run import Run
 from alphabar.schedule.density import Density, LogNormal, UniformTime
-from alphabar.training.average import PowerAverages, ema_decay, ema_update, save_snapshots
+from alphabar.training.ema import PowerAverages, ema_decay, ema_update, save_snapshots
 from alphabar.training.checkpoint import (
     SNAPSHOTS,
     copy_checkpoint,
@@ -43,7 +43,7 @@ from alphabar.training.loss import LossModule, Weighting
 from alphabar.training.optim import make_optimizer
 from alphabar.training.rates import Policy, rate
 from alphabar.training.shard import shard, whole_state
-from alphabar.types import Pixels
+from alphabar.core.types import Pixels
 
 
 @dataclass(frozen=True)

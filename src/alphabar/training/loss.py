@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from alphabar import seeds
+from alphabar.core import seeds
 from alphabar.data.images import to_model
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import snr
-from alphabar.types import Images, Labels, Levels, Pixels
+from alphabar.core.types import Images, Labels, Levels, Pixels
 
 Weighting = Literal["plain", "min_snr", "soft_min_snr"]
 

@@ -1,0 +1,1 @@
+"""What everything else stands on: types, seeds, files, the run folder, processes."""

@@ -1,0 +1,108 @@
+"""Contact sheets: many images on one, the same bytes for the same images."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from alphabar.data.values import scale_of
+from alphabar.core.types import Pixels
+
+_PAPER = 255
+_MARGIN = 4  # pixels between a caption and what surrounds it
+_SIDE_BY_SIDE = 4  # channels shown of images that are neither grey nor RGB
+
+
+def contact_sheet(
+    pixels: Pixels,
+    columns: int | None = None,
+    scale: int = 1,
+    pad: int = 1,
+    captions: Sequence[str] | None = None,
+) -> Image.Image:
+    """Images row by row on white paper, grey (mode L) or RGB.
+
+    pixels: as they are stored (n, h, w, c); what 8-bit grey or RGB cannot show is shown as `shown` says, with a line
+    under the sheet that says so. columns: images in a row; None makes the sheet about square, or with captions gives
+    one row a caption. scale: each pixel becomes scale x scale, unsmoothed. pad: white pixels round every image.
+    captions: one a row, written to its left (rows lower than 12 pixels are too close for text: raise scale). The last
+    row may be short.
+    """
+    if pixels.ndim != 4 or 0 in pixels.shape:
+        raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: wanted images (n, h, w, c), n > 0")
+    scale_of(pixels.dtype)  # or refused
+    note = shown_note(pixels)
+    pixels = shown(pixels)
+    n, h, w, c = pixels.shape
+    if columns is None:
+        columns = math.ceil(n / len(captions)) if captions else math.ceil(math.sqrt(n))
+    if columns < 1 or scale < 1 or pad < 0:
+        raise ValueError(f"columns = {columns}, scale = {scale}, pad = {pad}: give columns >= 1, scale >= 1, pad >= 0")
+    rows = math.ceil(n / columns)
+    if captions is not None and len(captions) != rows:
+        raise ValueError(f"{len(captions)} captions for {rows} rows of {columns} images: give one a row")
+
+    high, wide = h * scale + pad, w * scale + pad
+    paper = np.full((rows * high + pad, columns * wide + pad, c), _PAPER, dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = pad + i // columns * high, pad + i % columns * wide
+        paper[top : top + h * scale, left : left + w * scale] = image.repeat(scale, 0).repeat(scale, 1)
+    sheet = Image.fromarray(paper[..., 0] if c == 1 else paper)
+    sheet = sheet if captions is None else _captioned(sheet, captions, high, pad)
+    return sheet if note is None else _footed(sheet, note)
+
+
+def shown(pixels: Pixels) -> UInt8[np.ndarray, "n h v k"]:
+    """Pixels as a screen can show them, uint8 with 1 or 3 channels: for the eye only, never for a score.
+
+    uint16 and float32 are divided by the whole scale of their type and rounded (nothing is stretched: dark is dark). Of
+    images with 2, 4 or more channels the first four stand side by side in grey, (n, h, 4 w, 1).
+    """
+    scale = scale_of(pixels.dtype)
+    some = pixels if pixels.shape[3] in (1, 3) else pixels[..., :_SIDE_BY_SIDE]
+    if scale != 255:
+        some = np.rint(some.astype(np.float64) * (255 / scale)).astype(np.uint8)
+    if some.shape[3] not in (1, 3):
+        n, h, w, c = some.shape
+        some = some.transpose(0, 1, 3, 2).reshape(n, h, c * w, 1)
+    return np.ascontiguousarray(some)
+
+
+def shown_note(pixels: Pixels) -> str | None:
+    """What `shown` changes, in words, or None where it changes nothing."""
+    told = []
+    if (scale := scale_of(pixels.dtype)) != 255:
+        told.append(f"{pixels.dtype}, 0..{scale} shown as 0..255")
+    if (c := pixels.shape[3]) not in (1, 3):
+        told.append(f"{c} channels, {'all' if c <= _SIDE_BY_SIDE else f'the first {_SIDE_BY_SIDE}'} side by side")
+    return "; ".join(told) or None
+
+
+def _captioned(sheet: Image.Image, captions: Sequence[str], row: int, pad: int) -> Image.Image:
+    font = ImageFont.load_default()
+    boxes = [font.getbbox(text) for text in captions]
+    gutter = math.ceil(max(right for _, _, right, _ in boxes)) + 2 * _MARGIN
+    tallest = math.ceil(max(bottom for *_, bottom in boxes))
+    out = Image.new(sheet.mode, (gutter + sheet.width, max(sheet.height, tallest)), _white(sheet.mode))
+    out.paste(sheet, (gutter, 0))
+    draw = ImageDraw.Draw(out)
+    for k, (text, (_, upper, _, lower)) in enumerate(zip(captions, boxes, strict=True)):
+        middle = pad + k * row + (row - pad) / 2
+        draw.text((_MARGIN, max(0.0, middle - (upper + lower) / 2)), text, fill=0, font=font)
+    return out
+
+
+def _footed(sheet: Image.Image, note: str) -> Image.Image:
+    font = ImageFont.load_default()
+    _, _, right, bottom = font.getbbox(note)
+    height = sheet.height + math.ceil(bottom) + 2 * _MARGIN
+    out = Image.new(sheet.mode, (max(sheet.width, math.ceil(right) + 2 * _MARGIN), height), _white(sheet.mode))
+    out.paste(sheet, (0, 0))
+    ImageDraw.Draw(out).text((_MARGIN, sheet.height + _MARGIN), note, fill=0, font=font)
+    return out
+
+
+def _white(mode: str) -> int | tuple[int, int, int]:
+    return _PAPER if mode == "L" else (_PAPER, _PAPER, _PAPER)

@@ -1,0 +1,1 @@
+"""Ways to execute a network: eager, compiled, and through other runtimes."""

@@ -1,0 +1,222 @@
+"""How sure an FID is: its standard error, its bias and its limit, from the expansion of the Fréchet distance at two samples.
+
+Write a = tr((A B)^(1/2)) for the covariances A and B. With B = F F^T, N = F^T A F = V S^2 V^T, the images of the first
+side become w = V^T F^T (x - mean), whose covariance is S^2; those of the second side, by way of G = A F V S^-1 (for which
+G G^T = A and G^T B G = S^2), become w = G^T (y - mean), with the same covariance. In these coordinates, for an image:
+
+- influence, the first derivative towards it:  2 (mean_a - mean_b) . (x - mean_a) + |x - mean_a|^2 - sum_k w_k^2 / s_k,
+  less its mean; and with the first sign turned for the second side. Its variance over n is FID's (the delta method).
+- with u = w w^T / sqrt(s s^T) - S, the covariances' part of the second order is 1/2 sum_kl (u_a - u_b)_kl^2 / (s_k + s_l),
+  for u_a and u_b averaged over the images of either side. Its expectation is FID's bias, of order 1/n, which is why an
+  FID falls when images are added.
+
+The closed forms are those of the Bures-Wasserstein geometry (Bhatia, Jain & Lim 2019, arXiv:1712.01504); the influence
+function is von Mises' (Serfling 1980, ch. 6).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from alphabar.core import seeds
+from alphabar.core import processes as spread
+from alphabar.evaluation.estimate import Expansion, steepness
+from alphabar.features.stats import FeatureStats, same_extractor, scatter_of
+from alphabar.evaluation.fid import cholesky, frechet, roots_are_exact
+from alphabar.core.progress import track
+from alphabar.core.types import Features
+
+ROWS = 1536  # images a side that the variance is taken from: a standard error is then known to 2 or 3 %
+FEW = 96  # images a side, all pairs of which give the size of the second order
+PARTS = 4  # the smallest sets of the regression are a quarter of all images
+NEAR = 1.75  # images for every feature, below which sample covariances have directions that are hardly there at all
+LEAST = 50  # images a side, below which nothing is said of the chance in them
+MARGIN = 8.0  # images for every feature that counts, below which the expansion is not trusted
+
+
+def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Tensor, "m d"]) -> Expansion:
+    """FID of two samples with its influences, its bias and the size of its second order.
+
+    Where a covariance is singular, or images are too few for the features that count, `trouble` says so.
+    rows_a, rows_b: features [.., d] of a sample of either side's images (all of them at best, `ROWS` are plenty).
+    Raises ValueError for different extractors.
+    """
+    same_extractor(a, b)
+    cov_a, cov_b = a.cov, b.cov
+    # a feature that is constant on one side has no part in the root of the product, as in `frechet`
+    live = (cov_a.diagonal() > 0) & (cov_b.diagonal() > 0)
+    e, f = (cholesky(cov[live][:, live]) if bool(live.any()) else None for cov in (cov_a, cov_b))
+    if e is None or f is None:
+        few = min(a.n, b.n) <= a.dim
+        why = f"{min(a.n, b.n)} images for {a.dim} features" if few else "features that repeat each other, or all constant"
+        empty = torch.empty(0, dtype=torch.float64)
+        singular = f"no interval: a covariance is singular ({why})"
+        return Expansion(frechet(a, b).value, a.n, b.n, empty, empty, trouble=singular)
+    ef = e.T @ f
+    values, v = torch.linalg.eigh(scatter_of(ef))  # F^T A F, from A = E E^T
+    af = e.float() @ ef.float()
+    s = values.clamp_min(0).sqrt()
+    apart = a.mean - b.mean
+    scale = float(apart.square().sum() + cov_a.trace() + cov_b.trace())
+    value = scale - 2 * float(s.sum()) if roots_are_exact(values, scale) else frechet(a, b).value
+    s = s.clamp_min(torch.finfo(torch.float32).eps * float(s[-1]))
+    half_inverse, small = _cauchy(s), v.float()
+    own, other = (
+        _Side.of(side, rows, live, to_w, s, half_inverse, towards)
+        for side, rows, to_w, towards in (
+            (a, rows_a, f.float() @ small, apart),
+            (b, rows_b, af @ small / s.float(), -apart),
+        )
+    )
+    close, k = _pairs(torch.cat([own.x, other.x]), torch.cat([own.z, other.z]), s, half_inverse), len(own.x)
+    square = close.square()
+    aa, bb = (
+        2 / side.n**2 * float(block.sum() - block.diagonal().sum()) / (len(block) * (len(block) - 1))
+        for side, block in ((a, square[:k, :k]), (b, square[k:, k:]))
+    )
+    ab = 4 / (a.n * b.n) * float(square[:k, k:].mean())
+    effective, least = float(s.sum().square() / s.square().sum()), min(a.n, b.n)
+    # Taken at the samples, whose spectra are wider than the truth's, the bias is too small by about this much, and the next
+    # order adds to it (for Gaussians of one spectrum: -c/4 and +c/8 a side at c = d / n; both sides together c/2, by simulation).
+    bias_a, bias_b = (
+        (float(side.cov.trace()) + of_side.curvature) / side.n * (1 + effective / (2 * side.n))
+        for side, of_side in ((a, own), (b, other))
+    )
+    wanted = max(math.ceil(NEAR * a.dim), math.ceil(MARGIN * effective), LEAST)
+    trouble = None
+    if least < wanted:
+        trouble = (
+            f"no interval: {least} images for {a.dim} features ({effective:.0f} effective ones) are too few for it; give at "
+            f"least {wanted}"
+        )
+    return Expansion(
+        max(value, 0.0), a.n, b.n, own.influence, other.influence, second=aa + bb + ab, second_x=aa + ab, bias=bias_a + bias_b,
+        quadratic=max(value, 0.0), steepness=steepness(close, a.n, b.n), trouble=trouble,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One side's influences, its part of the covariances' bias times n, and a few of its images for the second order.
+
+    x: float64, centred. z: w / sqrt(s), of covariance S, float32: rounding is far below the sampling error it measures.
+    """
+
+    influence: Float64[Tensor, " n"]
+    curvature: float
+    x: Float64[Tensor, "k d"]
+    z: Float[Tensor, "k l"]
+
+    @staticmethod
+    def of(
+        stats: FeatureStats,
+        rows: Features,
+        live: Bool[Tensor, " d"],
+        to_w: Float[Tensor, "l l"],
+        s: Float64[Tensor, " l"],
+        half_inverse: Float[Tensor, "l r"],
+        apart: Float64[Tensor, " d"],
+    ) -> "_Side":
+        x = rows.to(torch.float64) - stats.mean
+        z = (x.float() if bool(live.all()) else x[:, live].float()) @ (to_w / s.sqrt().float())
+        few = np.linspace(0, len(x) - 1, min(len(x), FEW)).astype(np.int64)  # from all over a set that may be sorted
+        x_few, z_few = x[few], z[few]
+        z.square_()
+        influence = 2 * x @ apart + x.square().sum(1) - z.sum(1, dtype=torch.float64)
+        curvature = (z @ half_inverse).to(torch.float64).square().sum(1).mean()
+        return _Side(influence - influence.mean(), 0.5 * float(curvature - s.sum() / 2), x_few, z_few)
+
+
+def _pairs(
+    x: Float64[Tensor, "k d"], z: Float[Tensor, "k l"], s: Float64[Tensor, " l"], half_inverse: Float[Tensor, "l r"]
+) -> Float64[Tensor, "k k"]:
+    """g(x, y) = x . y + 1/2 sum_kl u_kl(x) u_kl(y) / (s_k + s_l) of all pairs: the kernel of the second order."""
+    together = torch.zeros((len(z), len(z)), dtype=torch.float32, device=z.device)
+    for column in half_inverse.T:  # sum_kl z_k z_l z'_k z'_l / (s_k + s_l), one step of the quadrature at a time
+        together += ((z * column) @ z.T).square_()
+    own = z.square().sum(1).to(torch.float64)
+    return x @ x.T + 0.5 * (together - 0.5 * (own + own[:, None]) + 0.5 * s.sum())
+
+
+def _cauchy(s: Float64[Tensor, " d"]) -> Float[Tensor, "d r"]:
+    """C with C C^T = 1 / (s_k + s_l) to about 1e-3: 1 / x is the integral of exp(t - x e^t) over all t, here a sum at unit
+    steps, which for this integrand is far better than its step (Trefethen & Weideman 2014, "The exponentially convergent
+    trapezoidal rule")."""
+    low, high = math.log(float(s[-1])), math.log(float(s[0]))
+    t = torch.arange(math.floor(-low - 11), math.ceil(-high + 4), dtype=torch.float64)
+    return torch.exp(t / 2 - s[:, None] * t.exp()).float()
+
+
+def parts(chunks: Iterable[Tensor], n: int, extractor: str, seed: int = 0) -> list[FeatureStats]:
+    """Statistics of PARTS disjoint random parts of n images, as equal in size as can be, in one pass over their features.
+
+    The part of an image follows from (seed, n), whatever the chunks. Raises ValueError for fewer than 2 images a part.
+    """
+    if n < 2 * PARTS:
+        raise ValueError(f"{n} images cannot be split into {PARTS} parts of 2 and more: give at least {2 * PARTS}")
+    part = seeds.generator(seed, draw=n, stream=seeds.SUBSET).permutation(np.arange(n) % PARTS)
+    found: list[FeatureStats | None] = [None] * PARTS
+    at = 0
+    for chunk in chunks:
+        of_rows = torch.from_numpy(part[at : at + len(chunk)])
+        at += len(chunk)
+        for k in range(PARTS):
+            if len(own := chunk[of_rows == k]):
+                stats, before = FeatureStats.of(own, extractor), found[k]
+                found[k] = stats if before is None else before + stats
+    return [stats for stats in found if stats is not None]
+
+
+def infinity(whole: Expansion, a: Sequence[FeatureStats], b: Sequence[FeatureStats]) -> Expansion:
+    """FID-infinity (Chong & Forsyth 2020, arXiv:1911.07023): FID regressed on 1/n, read off at 1/n = 0; both sides shrink.
+
+    whole: the expansion at all images. a, b: `parts` of the same images. The regression's three points are FID of all
+    images, the mean over two disjoint halves, and over four disjoint quarters, at 1, 2 and 4 times 1/n. Every image counts
+    as often as any other, so to first order the intercept varies as FID does; its second order is 3/2 of FID's.
+    """
+    quarters = [frechet(x, y).value for x, y in zip(a, b, strict=True)]
+    halves = [frechet(a[k] + a[k + 1], b[k] + b[k + 1]).value for k in range(0, PARTS, 2)]
+    # The least-squares intercept of three values at 1, 2 and 4 has these weights; pairs of images that share a quarter, a half
+    # or only the whole are counted 4, 2 and 1 times in the three, which gives sum_kl w_k w_l min(k, l) = 3/2.
+    value = whole.value + 0.5 * float(np.mean(halves)) - 0.5 * float(np.mean(quarters))
+    second, second_x = 1.5 * whole.second, 1.5 * whole.second_x
+    return replace(whole, value=value, bias=0.0, second=second, second_x=second_x, noise=whole.excess)
+
+
+def bootstrap(
+    x: Features, y: Float[Tensor, "m d"], replicates: int = 1000, *, seed: int = 0, progress: bool = False
+) -> Float64[Tensor, " r"]:
+    """FID of x and y drawn again from themselves with replacement, `replicates` times (Efron 1979).
+
+    Its standard deviation is the check of `expand`'s standard error (it is larger where the second order is not small: drawn
+    again, that part is there three times). Replicate k depends on (seed, k) alone, and under torchrun the replicates are
+    dealt to the processes. Raises ValueError for fewer than 2 replicates.
+    """
+    if replicates < 2:
+        raise ValueError(f"replicates = {replicates}: give at least 2, as in 1000")
+    sides = [f.to(torch.float64) - f.to(torch.float64).mean(0) for f in (x, y)]
+    apart = x.to(torch.float64).mean(0) - y.to(torch.float64).mean(0)
+    found = torch.zeros(replicates, dtype=torch.float64)
+    with track(replicates, "bootstrap", "replicates", show=progress and spread.world()[0] == 0) as advance:
+        for k in spread.share(replicates):
+            rng = seeds.generator(seed, draw=k, stream=seeds.SUBSET)
+            a, b = (_drawn_again(f, rng) for f in sides)
+            a = replace(a, mean=a.mean + apart)
+            found[k] = frechet(a, b).value
+            advance(spread.world()[1])
+    return spread.total(found)
+
+
+def _drawn_again(centred: Float64[Tensor, "n d"], rng: np.random.Generator) -> FeatureStats:
+    n = len(centred)
+    times = torch.from_numpy(np.bincount(rng.integers(0, n, n), minlength=n))
+    rows = torch.nonzero(times).flatten()  # 63 % of them
+    weight = times[rows].to(torch.float64)
+    own = centred[rows]
+    mean = weight @ own / n
+    return FeatureStats("bootstrap", n, mean, scatter_of((own - mean) * weight.sqrt()[:, None]))

@@ -1,0 +1,33 @@
+"""FID and KID of the averaged model while it trains, in the run's log."""
+
+import sys
+
+from alphabar.core import processes as spread
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.core.run import append_jsonl
+from alphabar.sampling.sample import every_class, sample
+from alphabar.training.hooks import Hook, Training
+
+METRICS = ("fid", "kid")  # the others take as long as training in between does
+
+
+class ScoreSamples(Hook):
+    """Every `every` images: n samples by DDIM in `steps` calls, always from the same seeds, against real images; of all
+    classes in turns where the model knows some."""
+
+    def __init__(self, evaluator: ImageEval, every: int, n: int = 1024, steps: int = 25, seed: int = 1) -> None:
+        self.evaluator, self.every, self.n, self.steps, self.seed = evaluator, every, n, steps, seed
+
+    def on_interval(self, training: Training) -> None:
+        with spread.alone():  # hooks run in process 0
+            samples = sample(
+                training.ema, self.n, steps=self.steps, seed=self.seed, classes=every_class(training.ema), progress=False
+            )
+            scores = self.evaluator.score(samples.images, record=samples.record, metrics=METRICS)
+            for score in scores:
+                append_jsonl(training.run.scores, {"images": training.images, **score.to_json()})
+                if score.metric == "fid":
+                    training.improved("fid", score.value)
+        training.report("score", scores=[s.to_json() for s in scores])
+        line = ", ".join(f"{s.metric.upper()} {s.value:.4g} (real against real {s.floor:.4g})" for s in scores)
+        print(f"after {training.images} images, {self.n} samples, {self.steps} calls: {line}", file=sys.stderr)

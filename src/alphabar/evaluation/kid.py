@@ -1,0 +1,270 @@
+"""KID: the squared maximum mean discrepancy of features under a polynomial kernel (Bińkowski et al. 2018,
+arXiv:1801.01401), over all pairs of images at once, so that it has no subsets and no seed, with its standard error."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alphabar.core import processes as spread
+from alphabar.evaluation.estimate import Expansion, steepness
+from alphabar.features.stats import as_features
+
+FEW = 160  # images a side, all pairs of which tell along which directions the samples vary most
+
+
+def kid(
+    x: Float[Tensor, "n dx"] | NDArray[np.floating],
+    y: "Float[Tensor, 'm dy'] | NDArray[np.floating] | Within",
+    *,
+    degree: int = 3,
+    block: int = 1024,
+    dtype: torch.dtype = torch.float32,
+) -> Expansion:
+    """The unbiased U-statistic of MMD^2 with k(x, y) = (x . y / d + 1)^degree. Around 0, and below it half of the time,
+    when both sets come from one distribution. `.value` is the number, `.estimate()` has the interval.
+
+    Its variance is estimated without bias from the same sums (Sutherland 2019, arXiv:1906.02104, here for unlike n and m):
+    the mean square of the statistic less the mean over pairs of its terms that share no image. It is never taken for less
+    than what pairs alone give it, and is unknown for fewer than 4 images.
+
+    x, y: features [n, d] and [m, d] of the same extractor, n, m >= 2; y also as `within(y)`, which then serves for any number
+    of x. degree: a whole number >= 1. block: beside
+    two centred copies of the features, memory is two tiles of block x block. dtype: of the products; their
+    sums are float64. Under torchrun the tiles are dealt to the processes, which all hold the same features.
+
+    Raises ValueError for unlike widths, fewer than 2 images, or NaN and infinity.
+    """
+    x = as_features(x)
+    ready = y if isinstance(y, Within) else None
+    f = None if isinstance(y, Within) else as_features(y)
+    m, width = (ready.n, ready.dim) if ready is not None else (len(f), f.shape[1])  # type: ignore[arg-type,union-attr]
+    if x.shape[1] != width:
+        raise ValueError(f"features {x.shape[1]} and {width} wide: extract both sets with the same extractor")
+    n = len(x)
+    if n < 2 or m < 2:
+        raise ValueError(f"{n} and {m} images: the unbiased KID needs at least 2 on either side")
+    if ready is None and f is not None:
+        centre = (x.sum(0, dtype=torch.float64) + f.sum(0, dtype=torch.float64)) / (n + m)
+        ready = within(f, centre=centre, degree=degree, block=block, dtype=dtype)
+    if ready is None or ready.degree != degree:
+        raise ValueError(
+            f"sums for degree {ready and ready.degree} cannot serve for degree {degree}: make them with within(y, degree)"
+        )
+    centre, linear, powers, b, yy = ready.centre, ready.linear, ready.powers, ready.side, ready.sums
+    a = _Side.of(x, centre, b.left.dtype)
+    if not bool(torch.isfinite(a.total).all()):
+        raise ValueError("NaN or infinity among the features: look at the images and at the extractor's weights")
+    xx, xy = _sums(a, a, linear, powers, block), _sums(a, b, linear, powers, block)
+
+    within_x, within_y, between = xx.total / (n * (n - 1)), yy.total / (m * (m - 1)), xy.total / (n * m)
+    influence_x = 2 * (xx.rows / (n - 1) - xy.rows / m)
+    influence_y = 2 * (yy.rows / (m - 1) - xy.columns / n)
+    variance = second = second_x = None
+    if n > 3 and m > 3:
+        # products of two kernels that share no image, and their means: unbiased for products of expectations
+        apart_x, apart_y = xx.apart(), yy.apart()
+        apart = (xy.total**2 - xy.rows.square().sum() - xy.columns.square().sum() + xy.squares) / (n * (n - 1) * m * (m - 1))
+        apart_xx = (xx.total * xy.total - 2 * xx.rows @ xy.rows) / (n * (n - 1) * (n - 2) * m)
+        apart_yy = (yy.total * xy.total - 2 * yy.rows @ xy.columns) / (m * (m - 1) * (m - 2) * n)
+        variance = float(
+            (within_x**2 - apart_x) + (within_y**2 - apart_y) + 4 * (between**2 - apart)
+            - 4 * (within_x * between - apart_xx) - 4 * (within_y * between - apart_yy)
+        )  # fmt: skip
+        # variance of a kernel whose means over either image were taken off
+        pair_x = xx.squares / (n * (n - 1)) - 2 * xx.shared() + apart_x
+        pair_y = yy.squares / (m * (m - 1)) - 2 * yy.shared() + apart_y
+        shared = (xy.rows.square().sum() - xy.squares) / (n * m * (m - 1))
+        shared = shared + (xy.columns.square().sum() - xy.squares) / (m * n * (n - 1))
+        pair = float((xy.squares / (n * m) - shared + apart).clamp_min(0))
+        second_x = 2 * float(pair_x.clamp_min(0)) / (n * (n - 1)) + 4 * pair / (n * m)
+        second = second_x + 2 * float(pair_y.clamp_min(0)) / (m * (m - 1))
+        variance = max(variance, second)
+    # with the images' kernels with themselves in the means it is a square, |mean feature of x - of y|^2
+    square = within_x + within_y - 2 * between + (xx.own / n - within_x) / n + (yy.own / m - within_y) / m
+    return Expansion(
+        float(within_x + within_y - 2 * between),
+        n,
+        m,
+        influence_x - influence_x.mean(),
+        influence_y - influence_y.mean(),
+        second=second or 0.0,
+        second_x=second_x or 0.0,
+        known_variance=variance,
+        quadratic=float(square),
+        steepness=steepness(_few(a, b, linear, powers), n, m),
+        trouble=None if variance is not None else "no interval: the variance of KID needs at least 4 images on either side",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """One side's features, ready for products, and its own sums: what many sets that are scored against it share."""
+
+    side: "_Side"
+    sums: "_Sums"
+    centre: Tensor
+    linear: float
+    powers: list[float]
+    degree: int
+
+    @property
+    def n(self) -> int:
+        return len(self.side.own)
+
+    @property
+    def dim(self) -> int:
+        return len(self.centre)
+
+
+def within(
+    y: Float[Tensor, "m d"],
+    *,
+    centre: Float64[Tensor, " d"] | None = None,
+    degree: int = 3,
+    block: int = 1024,
+    dtype: torch.dtype = torch.float32,
+) -> Within:
+    """For `kid`: the sums within y. centre: what is taken off all features first, for precision's sake; None: y's mean."""
+    if degree < 1 or degree != int(degree):
+        raise ValueError(f"degree = {degree}: give a whole number >= 1 (3 is KID's)")
+    centre = y.mean(0, dtype=torch.float64) if centre is None else centre
+    if not bool(torch.isfinite(centre).all()):
+        raise ValueError("NaN or infinity among the features: look at the images and at the extractor's weights")
+    base = 1 + float(centre @ centre) / y.shape[1]
+    # With x = centre + sqrt(d) u, the kernel is (base + z + own_i + own_j)^degree, where z = u_i . u_j and own belongs to
+    # one image alone. What depends on one image, or on none, cancels in the statistic and in its variance, and the sums of
+    # z need no pairs. So only the powers from the second on go through the tiles, and large features cost no digits.
+    linear = degree * base ** (degree - 1)
+    powers = [math.comb(degree, k) * base ** (degree - k) for k in range(2, degree + 1)]
+    side = _Side.of(y, centre, dtype)
+    return Within(side, _sums(side, side, linear, powers, block), centre, linear, powers, degree)
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """left @ right.T of two sides is z + own_i + own_j. u, own: float64 sums are made from them. total: of u."""
+
+    left: Tensor  # [u, own, 1]
+    right: Tensor  # [u, 1, own]
+    own: Tensor  # float64
+    lengths: Tensor  # u . u, float64
+    total: Tensor
+
+    @staticmethod
+    def of(f: Tensor, centre: Tensor, dtype: torch.dtype) -> "_Side":
+        n, d = f.shape
+        left, right = torch.ones((2, n, d + 2), dtype=dtype, device=f.device)
+        own, lengths = torch.empty((2, n), dtype=torch.float64, device=f.device)
+        total = torch.zeros_like(centre)
+        for k in range(0, n, 4096):  # float64 in passing only
+            rows = slice(k, k + 4096)
+            u = (f[rows].to(torch.float64) - centre) / d**0.5
+            own[rows], lengths[rows] = u @ centre / d**0.5, u.square().sum(1)
+            left[rows, :d] = right[rows, :d] = u.to(dtype)
+            left[rows, d] = right[rows, d + 1] = own[rows].to(dtype)
+            total += u.sum(0)
+        return _Side(left, right, own, lengths, total)
+
+    def towards(self, total: Tensor) -> Tensor:
+        """u_i . total for every image, float64."""
+        d = len(total)
+        return torch.cat([self.left[k : k + 4096, :d].to(torch.float64) @ total for k in range(0, len(self.left), 4096)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums of the kernel over pairs of different images: of each row, of each column, of all, and of all squares.
+
+    own: the sum over every image with itself, of one side.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    squares: Tensor
+    own: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.rows.sum()
+
+    def shared(self) -> Tensor:
+        """Mean of k_ij k_il over three different images of one side."""
+        n = len(self.rows)
+        return (self.rows.square().sum() - self.squares) / (n * (n - 1) * (n - 2))
+
+    def apart(self) -> Tensor:
+        """Mean of k_ij k_lm over four different images of one side."""
+        n = len(self.rows)
+        return (self.total**2 - 4 * self.rows.square().sum() + 2 * self.squares) / (n * (n - 1) * (n - 2) * (n - 3))
+
+
+def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) -> _Sums:
+    """Of linear z + sum_k powers[k] (z + own_i + own_j)^(k + 2) over all pairs; within one side (a is b), of different images."""
+    n, m, same = len(a.own), len(b.own), a is b
+    # what comes from the tiles: sums of the powers over rows and over columns, and of (powers^2, powers * b, b^2)
+    found = torch.zeros(n + m + 3, dtype=torch.float64, device=a.own.device)
+    rows, columns, squares = found[:n], found[n : n + m], found[n + m :]
+    room = torch.empty((2, block * block), dtype=a.left.dtype, device=a.left.device)
+    tiles = [(i, j) for i in range(0, n, block) for j in range(i if same else 0, m, block)]
+    for i, j in spread.deal(tiles):
+        left, right = a.left[i : i + block], b.right[j : j + block]
+        tile, of_powers = _tile(left, right, powers, room)
+        if same and i == j:
+            tile.fill_diagonal_(0)
+            of_powers.fill_diagonal_(0)
+        rows[i : i + block] += of_powers.sum(1)  # torch adds up in pairs, so its float32 loses nothing
+        columns[j : j + block] += of_powers.sum(0)
+        flat, flat_powers = tile.flatten(), of_powers.flatten()
+        three = torch.stack([flat_powers @ flat_powers, flat_powers @ flat, flat @ flat]).to(torch.float64)
+        squares += three if not same or i == j else 2 * three
+        if same and i != j:  # the tile below the diagonal is this one turned
+            rows[j : j + block] += of_powers.sum(0)
+            columns[i : i + block] += of_powers.sum(1)
+    found = spread.total(found).to(found)
+    rows, columns, squares = found[:n], found[n : n + m], found[n + m :]
+
+    z_rows, z_columns = a.towards(b.total), b.towards(a.total)
+    if same:
+        z_rows, z_columns = z_rows - a.lengths, z_columns - b.lengths
+    # b = z + own_i + own_j, so that the squares of linear z + powers follow from the sums above
+    own_squares = m * a.own.square().sum() + n * b.own.square().sum() + 2 * a.own.sum() * b.own.sum()
+    if same:
+        own_squares = own_squares - 4 * a.own.square().sum()
+    z_own = a.own @ z_rows + b.own @ z_columns
+    powers_z = squares[1] - a.own @ rows - b.own @ columns
+    z_squares = squares[2] - 2 * z_own - own_squares
+    itself = a.lengths + 2 * a.own
+    return _Sums(
+        linear * z_rows + rows, linear * z_columns + columns, squares[0] + 2 * linear * powers_z + linear**2 * z_squares,
+        linear * a.lengths.sum() + sum(p * (itself ** (k + 2)).sum() for k, p in enumerate(powers)),
+    )  # fmt: skip
+
+
+def _few(a: _Side, b: _Side, linear: float, powers: list[float]) -> Tensor:
+    """The kernel at all pairs of some images from all over both sides, centred: float64."""
+    rows = [np.linspace(0, len(side.own) - 1, min(len(side.own), FEW)).astype(np.int64) for side in (a, b)]
+    left, right = torch.cat([a.left[rows[0]], b.left[rows[1]]]), torch.cat([a.right[rows[0]], b.right[rows[1]]])
+    tile, of_powers = _tile(left, right, powers, torch.empty((2, len(left) ** 2), dtype=left.dtype, device=left.device))
+    k = (linear * tile + of_powers).to(torch.float64)
+    return k - k.mean(0) - k.mean(1)[:, None] + k.mean()
+
+
+def _tile(left: Tensor, right: Tensor, powers: list[float], room: Tensor) -> tuple[Tensor, Tensor]:
+    """b = left @ right.T and sum_k powers[k] b^(k + 2), in room of two tiles."""
+    size = len(left) * len(right)
+    b: Tensor = room[0, :size].view(len(left), len(right))
+    out: Tensor = room[1, :size].view(len(left), len(right))
+    torch.mm(left, right.T, out=b)
+    if not powers:
+        return b, out.zero_()
+    if len(powers) == 1:
+        return b, torch.mul(b, b, out=out)  # the highest power's factor is 1
+    torch.add(b, powers[-2], out=out)
+    for power in reversed(powers[:-2]):
+        out.mul_(b).add_(power)
+    return b, out.mul_(b).mul_(b)

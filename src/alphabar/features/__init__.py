@@ -1,0 +1,1 @@
+"""Feature extractors, and the store of the features that they compute."""

@@ -1,0 +1,153 @@
+"""Statistics of features that add up: they stream, shard and merge without a second pass."""
+
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alphabar.features.extractor import FeatureExtractor
+from alphabar.core.types import Features, Pixels
+
+_TILE = 256  # a scatter matrix is symmetric, so only the tiles on and above its diagonal are multiplied
+
+
+def scatter_of(centred: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
+    """centred^T @ centred, at little more than half the cost of the plain product."""
+    d = centred.shape[1]
+    if d <= 2 * _TILE:
+        return centred.T @ centred
+    out = torch.empty((d, d), dtype=centred.dtype, device=centred.device)
+    for start in range(0, d, _TILE):
+        stop = min(start + _TILE, d)
+        strip = centred[:, start:stop].T @ centred[:, start:]
+        out[start:stop, start:] = strip
+        out[start:, start:stop] = strip.T
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureStats:
+    """Count, mean and scatter of features. They add up (Chan, Golub & LeVeque 1983), so they stream and shard."""
+
+    extractor: str  # fingerprint of weights and preprocessing; two of them never mix
+    n: int
+    mean: Float64[Tensor, " d"]
+    scatter: Float64[Tensor, "d d"]  # sum over images of (f - mean)(f - mean)^T
+
+    @classmethod
+    def of(cls, features: Features | NDArray[np.floating], extractor: str) -> "FeatureStats":
+        """Statistics of features [n, d], n >= 1, worked out in float64.
+
+        Raises ValueError for another shape, no features, or NaN and infinity among them.
+        """
+        f = torch.as_tensor(features)
+        if f.ndim != 2 or len(f) == 0:
+            raise ValueError(f"features of shape {tuple(f.shape)}: wanted (n, d) with n >= 1")
+        f = f.to(torch.float64)
+        mean = f.mean(0)
+        if not bool(torch.isfinite(mean).all()):  # the cheap sign of it
+            check_finite(f)
+            raise ValueError("the sum of the features is beyond float64: look at the extractor's weights")
+        return cls(extractor, len(f), mean, scatter_of(f - mean))
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean)
+
+    @property
+    def cov(self) -> Float64[Tensor, "d d"]:
+        """Unbiased covariance, scatter / (n - 1). Raises ValueError for a single image."""
+        if self.n < 2:
+            raise ValueError(f"{self.n} image(s) have no covariance: give at least 2")
+        return self.scatter / (self.n - 1)
+
+    def __add__(self, other: "FeatureStats") -> "FeatureStats":
+        """Statistics of both sets together (Chan, Golub & LeVeque 1983, eq. 2.1, for vectors)."""
+        same_extractor(self, other)
+        n = self.n + other.n
+        delta = other.mean - self.mean
+        scatter = self.scatter + other.scatter + torch.outer(delta, delta) * (self.n * other.n / n)
+        return FeatureStats(self.extractor, n, self.mean + delta * (other.n / n), scatter)
+
+
+def same_extractor(a: FeatureStats, b: FeatureStats) -> None:
+    """Raises ValueError when two statistics come from different extractors."""
+    if a.extractor != b.extractor or a.dim != b.dim:
+        raise ValueError(
+            f"features of extractor {a.extractor} ({a.dim} wide) and of {b.extractor} ({b.dim} wide) cannot be "
+            "compared: extract both sets of images with the same extractor"
+        )
+
+
+def stream(
+    images: Pixels | Iterable[NDArray[np.generic]], extractor: FeatureExtractor, *, chunk: int = 4096, keep: bool = False
+) -> tuple[FeatureStats, Features | None]:
+    """Statistics of the features of images, chunk by chunk, in memory of one chunk.
+
+    images: one array [n, h, w, c] (a memory map is read chunk by chunk and does not fill the memory), or any number of
+    them, one at a time. keep: also return the features [n, d]. Unlike `extract`, in one process, and nothing is cached.
+    """
+    total: FeatureStats | None = None
+    kept: list[Tensor] = []
+    seen = 0
+    for array in [images] if isinstance(images, np.ndarray) else images:
+        for block in pieces(array, range(0, len(array), chunk), chunk):
+            f = extractor.features(block)
+            check_finite(f, seen)
+            seen += len(f)
+            stats = FeatureStats.of(f, extractor.fingerprint)
+            total = stats if total is None else total + stats
+            if keep:
+                kept.append(f)
+    if total is None:
+        raise ValueError("no images came: give at least one array of images, (n, h, w, c)")
+    return total, torch.cat(kept) if keep else None
+
+
+def pieces(images: Pixels, starts: Iterable[int], chunk: int) -> Iterator[Pixels]:
+    """images[start : start + chunk] for every start. Of a memory map, what was read is handed back to the system.
+
+    Pages of a mapped file count as memory of the process until they are handed back; they stay in the system's cache.
+    """
+    backing = _mapping(images)
+    for start in starts:
+        block = images[start : start + chunk]
+        yield np.array(block) if backing is not None else np.asarray(block)
+        if backing is not None:
+            backing.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: NDArray[np.generic]) -> mmap.mmap | None:
+    """The mapped file that an array looks into, when nothing but the file holds its pages (modes r and r+)."""
+    mode, base = None, array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            mode = base.mode
+        base = base.base  # type: ignore[assignment]
+    known = isinstance(base, mmap.mmap) and mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED")
+    return base if known else None
+
+
+def check_finite(features: Features, first: int = 0) -> None:
+    """Raises ValueError, naming the image's number, where a feature is NaN or infinite. first: the number of row 0."""
+    good = torch.isfinite(features).all(1)
+    if not bool(good.all()):
+        bad = torch.nonzero(~good).flatten()
+        others = f" and {len(bad) - 1} after it" if len(bad) > 1 else ""
+        raise ValueError(
+            f"NaN or infinity among the features of image {first + int(bad[0])} (the first is image 0){others}: look at "
+            "that image, and at the extractor's weights"
+        )
+
+
+def as_features(features: Float[Tensor, "n d"] | NDArray[np.floating]) -> Features:
+    """Features as a tensor of shape (n, d), or a ValueError."""
+    f = torch.as_tensor(features)
+    if f.ndim != 2 or not f.is_floating_point():
+        raise ValueError(f"features of type {f.dtype} and shape {tuple(f.shape)}: wanted floats of shape (n, d)")
+    return f

@@ -1,0 +1,1 @@
+"""Fitting the levels and coefficients of a sampler to a model."""

@@ -1,0 +1,1 @@
+"""What runs, sweeps and experiments contain, as values."""

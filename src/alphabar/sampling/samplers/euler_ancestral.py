@@ -1,0 +1,44 @@
+"""Euler's method with ancestral noise, the "Euler a" of k-diffusion.
+
+It is `ddim` with the same eta, arrived at from the other end: an Euler step on the ODE of Karras et al. 2022
+(arXiv:2206.00364), eq. 3, that goes further down than s', and noise that brings it back up to s'.
+"""
+
+from itertools import pairwise
+
+import torch
+
+from alphabar.sampling.samplers.checks import check_eta
+from alphabar.schedule.grid import check_grid
+from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
+
+
+@torch.no_grad()
+def euler_ancestral(
+    denoise: Denoiser,
+    x: Images,
+    sigmas: Grid,
+    *,
+    eta: float = 1.0,
+    noise: Noise | None = None,
+    on_step: OnStep | None = None,
+) -> Images:
+    """Images from the noise x of level sigmas[0]. n + 1 levels cost n calls of `denoise`.
+
+    eta: share of the ancestral noise, 0 (Euler) to 1. noise: needed when eta > 0, not touched when eta = 0.
+    on_step: told (step, sigma, x, x0_hat) once a step, before x moves on.
+    Raises ValueError for a bad grid, for eta outside [0, 1], and for eta > 0 without noise.
+    """
+    check_grid(sigmas)
+    check_eta(eta, noise)
+    for i, (s, s_next) in enumerate(pairwise(sigmas.tolist())):
+        x0_hat = denoise(x, x.new_full((len(x),), s))
+        if on_step is not None:
+            on_step(i, s, x, x0_hat)
+        up = eta * (s_next**2 * (s**2 - s_next**2) / s**2) ** 0.5
+        down = (s_next**2 - up**2) ** 0.5
+        slope = (x - x0_hat).div_(s)
+        x = torch.add(x0_hat, slope, alpha=down)  # x + (down - s) slope, with no digits lost where s is far above down
+        if noise is not None and up > 0:
+            x.add_(noise(i, x), alpha=up)
+    return x

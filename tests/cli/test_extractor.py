@@ -1,0 +1,73 @@
+"""`alphabar extractor train` without labels and `alphabar extractor check`, run as a user runs them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from alphabar.cli.main import train_extractor
+from alphabar.features import simclr as selfsup
+from alphabar.features.extractor import read_extractor
+from tests.cli.test_cli import alphabar
+
+TINY = ["--self-supervised", "--epochs", "1", "--widths", "8", "16", "--batch", "64"]
+
+
+def unlabelled(folder: Path, n: int = 160) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(n):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    return folder
+
+
+def test_trained_without_labels_checked_and_marked(small_data: Path, tmp_path: Path) -> None:
+    told = json.loads(
+        alphabar("extractor", "train", "fashion_mnist", "--out", "x/x.safetensors", *TINY, "--json", cwd=tmp_path).stdout
+    )
+    assert told["method"] == "self-supervised: SimCLR"
+    path = tmp_path / "x" / "x.safetensors"
+    command = ["extractor", "check", str(path), "--against", "fashion_mnist:test", "--n", "64", "--json"]
+    assert read_extractor(path).warrant == "not checked"
+    found = json.loads(alphabar(*command, cwd=tmp_path).stdout)
+    assert found["marked"]
+    assert (tmp_path / "x_check.png").exists()
+    marked = read_extractor(path)
+    assert marked.warrant == found["verdict"]
+    assert marked.fingerprint == told["fingerprint"]
+    assert marked.warrant_of("fid") == "not checked"  # 64 images are too few for it
+
+
+def test_a_set_without_labels_says_what_to_type(tmp_path: Path) -> None:
+    unlabelled(tmp_path / "photos")
+    done = alphabar("extractor", "train", "photos/", "--out", "x.safetensors", cwd=tmp_path, ok=False)
+    assert "has no labels" in done.stderr
+    assert "alphabar extractor train SET --self-supervised --out PATH" in done.stderr
+    assert not (tmp_path / "x.safetensors").exists()
+    alphabar("extractor", "train", "photos/", "--out", "x.safetensors", *TINY, cwd=tmp_path)
+    assert read_extractor(tmp_path / "x.safetensors").image_shape == (3, 12, 12)
+
+
+def test_a_stopped_training_writes_nothing(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C in the middle: the views of the third batch are where it falls."""
+    seen = []
+
+    def interrupted(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(len(x))
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return x
+
+    monkeypatch.setattr(selfsup, "views", interrupted)
+    out = tmp_path / "x.safetensors"
+    with pytest.raises(SystemExit) as stopped:
+        train_extractor("fashion_mnist", out=out, self_supervised=True, epochs=1, batch=64, widths=(8,))
+    assert stopped.value.code == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,178 @@
+"""Two real processes over gloo end with the numbers of one, bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alphabar.core import processes as spread
+from alphabar.features.stats import FeatureStats
+
+HERE = Path(__file__).resolve().parent
+
+CHILD = """
+import hashlib, json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import torch
+from alphabar.features import store as module
+from alphabar.core import processes as spread
+from alphabar.features.store import extract
+from alphabar.features.stats import FeatureStats
+from alphabar.evaluation.fid import frechet
+from tests.fixtures.sets import Linear, stripes
+
+out = Path(sys.argv[2])
+module._BLOCK = 32  # blocks of the statistics
+torch.set_num_threads(1)
+rank, size = spread.world()
+said = {"size": size}
+
+def digest(*tensors):
+    return hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
+
+real = extract(stripes(101, 1), Linear(), cache=False, chunk=10)
+for n in (230, 65, 10, 1):  # no multiple of the chunk or of the blocks, or of the processes; one chunk alone
+    for cached in (True, False):
+        extractor = Linear()
+        store = extract(stripes(n, 0), extractor, cache=str(out / "cache") if cached else False, chunk=10)
+        stats = store.stats()
+        said[f"{n} {cached}"] = [digest(store.all()), digest(stats.mean, stats.scatter), stats.n]
+        said[f"{n} {cached} seen"] = [int(r[0, 0]) for r in spread.gather_rows(torch.tensor([[extractor.seen]]))]
+        if n > 4:
+            said[f"{n} {cached} fid"] = frechet(stats, real.stats()).value
+again = Linear()
+extract(stripes(230, 0), again, cache=str(out / "cache"))
+said["again"] = again.seen
+said["entries"] = sorted(p.name for p in (out / "cache" / "features").iterdir())
+spread.everyone(True)  # both have looked
+
+# what was begun by one process goes on in all of them
+class Stops(Linear):
+    def features(self, pixels):
+        if self.seen >= 40:
+            raise KeyboardInterrupt
+        return super().features(pixels)
+if rank == 0:
+    try:
+        with spread.alone():
+            extract(stripes(230, 5), Stops(), cache=str(out / "cache"), chunk=10)
+    except KeyboardInterrupt:
+        pass
+spread.everyone(True)
+rest = Linear()
+store = extract(stripes(230, 5), rest, cache=str(out / "cache"), chunk=10)
+said["resumed"] = digest(store.all())
+said["resumed seen"] = int(spread.total(torch.tensor(rest.seen)))
+
+class Bad(Linear):
+    def features(self, pixels):
+        f = super().features(pixels)
+        if self.seen == len(pixels) and rank == size - 1:  # the first chunk of the last process
+            f[3, 1] = float("nan")
+        return f
+for name, images, extractor in (("other", stripes(50, 7 + rank), Linear()), ("bad", stripes(50, 7), Bad())):
+    try:
+        extract(images, extractor, cache=False, chunk=10)
+        said[name] = "went through"
+    except ValueError as error:
+        said[name] = str(error)
+
+# the pure functions
+said["share"] = list(spread.share(5))
+said["deal"] = spread.deal("abcde")
+said["total"] = spread.total(torch.tensor([1.5 + rank, 2.0])).tolist()
+said["from first"] = spread.from_first(10 + rank)
+said["everyone"] = [spread.everyone(True), spread.everyone(rank == 0), spread.alike("a"), spread.alike("a" * (1 + rank))]
+with spread.rank_zero_first():
+    marker = out / f"{size}-marker"
+    said["marker"] = marker.exists()
+    marker.touch()
+(out / f"{size}-{rank}.json").write_text(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What one process said, and each of two."""
+    folder = tmp_path_factory.mktemp("spread")
+    script = folder / "child.py"
+    script.write_text(CHILD)
+    env = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    env.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    for name, command in (
+        ("1", [sys.executable]),
+        ("2", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
+    ):
+        out = folder / name
+        out.mkdir()
+        done = subprocess.run(
+            [*command, str(script), str(HERE.parents[1]), str(out)], env=env, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    return {f.stem: json.loads(f.read_text()) for f in folder.glob("*/*.json")}
+
+
+def test_two_processes_end_with_the_bits_of_one(said: dict[str, dict[str, Any]]) -> None:
+    one, *two = said["1-0"], said["2-0"], said["2-1"]
+    assert [s["size"] for s in (one, *two)] == [1, 2, 2]
+    keys = [f"{n} {cached}" for n in (230, 65, 10, 1) for cached in (True, False)]
+    for key in [*keys, *(f"{k} fid" for k in keys if not k.startswith("1 ")), "resumed", "entries"]:
+        assert one[key] == two[0][key] == two[1][key], key
+    assert one["230 True"] == one["230 False"]
+    assert one["230 True"] != one["65 True"]
+
+
+def test_no_image_is_counted_twice_and_both_work(said: dict[str, dict[str, Any]]) -> None:
+    for cached in (True, False):
+        assert said["1-0"][f"230 {cached} seen"] == [230]
+        assert said["2-1"][f"230 {cached} seen"] == [120, 110]
+        assert said["2-1"][f"65 {cached} seen"] == [35, 30]
+        assert said["2-1"][f"1 {cached} seen"] == [1, 0]
+    assert said["1-0"]["again"] == said["2-0"]["again"] == said["2-1"]["again"] == 0
+    assert said["1-0"]["resumed seen"] == said["2-0"]["resumed seen"] == said["2-1"]["resumed seen"] == 190
+    assert len(said["2-0"]["entries"]) == 4
+
+
+def test_both_refuse_together(said: dict[str, dict[str, Any]]) -> None:
+    assert said["1-0"]["other"] == "went through"
+    assert said["2-0"]["other"] == said["2-1"]["other"]
+    assert "the processes were given different images" in said["2-0"]["other"]
+    assert "features of image 3 " in said["1-0"]["bad"]
+    assert "features of image 13 " in said["2-0"]["bad"]
+    assert said["2-0"]["bad"] == said["2-1"]["bad"]
+
+
+def test_the_pure_functions(said: dict[str, dict[str, Any]]) -> None:
+    assert [said[k]["share"] for k in ("1-0", "2-0", "2-1")] == [[0, 1, 2, 3, 4], [0, 2, 4], [1, 3]]
+    assert [said[k]["deal"] for k in ("1-0", "2-0", "2-1")] == [list("abcde"), list("ace"), list("bd")]
+    assert [said[k]["total"] for k in ("1-0", "2-0", "2-1")] == [[1.5, 2.0], [4.0, 4.0], [4.0, 4.0]]
+    assert [said[k]["from first"] for k in ("1-0", "2-0", "2-1")] == [10, 10, 10]
+    assert said["1-0"]["everyone"] == [True, True, True, True]
+    assert said["2-0"]["everyone"] == said["2-1"]["everyone"] == [True, False, True, False]
+    assert [said[k]["marker"] for k in ("1-0", "2-0", "2-1")] == [False, False, True]
+
+
+def test_one_process_starts_nothing() -> None:
+    assert spread.world() == (0, 1)
+    assert not torch.distributed.is_initialized()
+    f = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    assert spread.gather_rows(f)[0] is f
+    parts = [FeatureStats.of(part, "e") for part in f.split(6)]
+    total = spread.reduce_stats(parts, 4, 3, "e")
+    np.testing.assert_allclose(total.cov, np.cov(f.double().numpy(), rowvar=False), rtol=1e-12)
+    assert total.n == 20
+    with pytest.raises(ValueError, match="no statistics"):
+        spread.reduce_stats([], 0, 3, "e")
+
+
+def test_the_second_gets_its_turn_when_the_first_fails() -> None:
+    with pytest.raises(OSError, match="disk"), spread.rank_zero_first():
+        raise OSError("disk")

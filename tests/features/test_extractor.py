@@ -1,0 +1,169 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alphabar.features.extractor import BUNDLED, Classifier, Extractor, fingerprint, load_extractor
+from alphabar.features.supervised import Epoch, augment, train_extractor
+from tests.fixtures.sets import stripes
+
+
+def test_learns_and_says_how(toy_extractor: Extractor) -> None:
+    about = toy_extractor.training_record
+    assert about["accuracy"] > 0.9  # chance is 0.5
+    assert about["images"] + about["held_out_images"] == 600
+    assert about["held_out_images"] > 50
+    assert about["set_fingerprint"] == stripes(600, 0).fingerprint
+    assert toy_extractor.classes == ("class 0", "class 1")
+    pixels = stripes(50, 9)
+    assert toy_extractor.features(pixels.pixels).shape == (50, 16)
+    assert toy_extractor.logits(pixels.pixels).shape == (50, 2)
+    assert bool((toy_extractor.logits(pixels.pixels).argmax(1).numpy() == pixels.labels).mean() > 0.8)
+
+
+def test_an_image_has_its_features_whatever_its_batch(toy_extractor: Extractor) -> None:
+    pixels = stripes(70, 2).pixels
+    whole = toy_extractor.features(pixels)
+    np.testing.assert_allclose(toy_extractor.features(pixels, batch=7), whole, atol=1e-5)
+    np.testing.assert_allclose(toy_extractor.features(pixels[::-1]).flip(0), whole, atol=1e-5)
+
+
+def test_folding_changes_nothing_but_the_form() -> None:
+    network = Classifier(2, (4, 6), 8, 3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):  # running statistics that are not 0 and 1
+        network(torch.randn(8, 2, 10, 10, generator=generator) * 2 + 1)
+    for p in network.parameters():
+        p.data.add_(0.1)
+    network.eval()
+    x = torch.randn(4, 2, 10, 10, generator=generator)
+    with torch.no_grad():
+        before = network(x)
+        network.fold()
+        torch.testing.assert_close(network(x), before, rtol=1e-4, atol=1e-5)
+        network.train()
+        torch.testing.assert_close(network(x), before, rtol=1e-4, atol=1e-5)  # no batch norm is left
+    assert not [name for name in network.state_dict() if "norm" in name]
+
+
+def test_saved_and_loaded(toy_extractor: Extractor, tmp_path: Path) -> None:
+    again = load_extractor(toy_extractor.save(tmp_path / "deep" / "x.safetensors"))
+    assert again.fingerprint == toy_extractor.fingerprint
+    assert (again.name, again.dim, again.image_shape, again.classes) == ("toy", 16, (3, 9, 12), ("class 0", "class 1"))
+    assert again.training_record == toy_extractor.training_record
+    pixels = stripes(20, 3).pixels
+    assert bool((again.features(pixels) == toy_extractor.features(pixels)).all())
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.safetensors"]
+
+
+def test_the_fingerprint_sees_weights_and_preprocessing() -> None:
+    weights = {"b": torch.ones(2), "a": torch.zeros(3)}
+    base = fingerprint({"shape": [1]}, weights)
+    assert len(base) == 16
+    assert base == fingerprint({"shape": [1]}, dict(reversed(weights.items())))
+    assert base != fingerprint({"shape": [2]}, weights)
+    assert base != fingerprint({"shape": [1]}, weights | {"b": torch.tensor([1.0, 1.0000001])})
+    assert base != fingerprint({"shape": [1]}, {"a": weights["b"], "b": weights["a"]})
+
+
+def test_a_changed_file_is_refused(toy_extractor: Extractor, tmp_path: Path) -> None:
+    path = toy_extractor.save(tmp_path / "x.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"says that its fingerprint is .* its content gives"):
+        load_extractor(path)
+
+
+def test_files_that_are_no_extractor(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError, match="give 'bundled', or the path"):
+        load_extractor(tmp_path / "nothing.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights at all")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load_extractor(tmp_path / "text.safetensors")
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="holds weights but no extractor"):
+        load_extractor(tmp_path / "model.safetensors")
+    save_file({"w": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"alphabar_extractor": json.dumps({"format": 99})})
+    with pytest.raises(ValueError, match="update alphabar"):
+        load_extractor(tmp_path / "new.safetensors")
+
+
+def test_other_sizes_are_refused_with_what_is_wanted(toy_extractor: Extractor) -> None:
+    for shape in ((5, 12, 9, 3), (5, 9, 12, 1), (5, 28, 28, 1)):
+        with pytest.raises(
+            ValueError, match=r"wants uint8, uint16 or float32 of shape \(n, 9, 12, 3\).*alphabar extractor train"
+        ):
+            toy_extractor.features(np.zeros(shape, np.uint8))
+
+
+def test_sets_that_cannot_teach() -> None:
+    toy = stripes(100, 0)
+    with pytest.raises(ValueError, match=r"has no labels.*one subfolder a class"):
+        train_extractor(replace(toy, labels=None), progress=False)
+    with pytest.raises(ValueError, match="at least two classes"):
+        train_extractor(replace(toy, labels=np.zeros(100, np.int64), classes=("one",)), progress=False)
+    with pytest.raises(ValueError, match="fewer than one batch of 128"):
+        train_extractor(toy, progress=False)
+
+
+def test_training_is_repeatable_and_leaves_the_global_generator_alone() -> None:
+    seen: list[Epoch] = []
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+
+    def train(seed: int) -> str:
+        return train_extractor(
+            stripes(120, 0), epochs=1, batch=32, widths=(4, 4), dim=4, seed=seed, progress=False, on_epoch=seen.append
+        ).fingerprint
+
+    assert train(0) == train(0) != train(1)
+    assert bool((torch.get_rng_state() == before).all())
+    assert [e.epoch for e in seen] == [1, 1, 1]
+    assert seen[0].accuracy is not None
+
+
+def test_augment_shifts_and_mirrors_whole_images() -> None:
+    image = np.arange(30, dtype=np.uint8).reshape(1, 5, 6, 1)
+    many = augment(np.repeat(image, 200, 0), np.random.default_rng(0), flip=True, shift=1)
+    padded = np.pad(image[0, :, :, 0], 1, mode="edge")
+    shifted = {padded[i : i + 5, j : j + 6].tobytes() for i in range(3) for j in range(3)}
+    mirrored = {np.frombuffer(a, np.uint8).reshape(5, 6)[:, ::-1].tobytes() for a in shifted}
+    assert {a.tobytes() for a in many} == shifted | mirrored
+    still = augment(image, np.random.default_rng(0), flip=False, shift=0)
+    assert still.tobytes() == image.tobytes()
+
+
+def test_augment_hides_a_square_in_the_share_that_is_asked_for() -> None:
+    images = np.full((400, 24, 24, 1), 7, dtype=np.uint8)
+    changed = (augment(images, np.random.default_rng(0), flip=True, shift=1, erase=0.25) != 7).mean((1, 2, 3))
+    assert 60 < (changed > 0).sum() < 140
+    assert changed.max() < 0.18
+
+
+def test_the_bundled_extractor() -> None:
+    extractor = load_extractor("bundled")
+    assert BUNDLED.stat().st_size < 5.5e6
+    assert extractor.dim == 512
+    assert extractor.image_shape == (1, 28, 28)
+    assert extractor.classes is not None
+    assert len(extractor.classes) == 10
+    assert extractor.training_record["accuracy"] >= 0.93  # of Fashion-MNIST's 10,000 test images
+    assert extractor.training_record["test_images"] == 10_000
+
+
+def test_the_bundled_extractor_is_as_accurate_as_it_says() -> None:
+    from alphabar.data.sources import load
+
+    try:
+        test = load("fashion_mnist", "test")
+    except (FileNotFoundError, OSError, ImportError) as error:
+        pytest.skip(f"Fashion-MNIST is not on this machine: {str(error)[:80]}")
+    extractor = load_extractor("bundled")
+    right = (extractor.logits(test.pixels[:2000]).argmax(1).numpy() == test.labels[:2000]).mean()
+    assert abs(right - extractor.training_record["accuracy"]) < 0.02

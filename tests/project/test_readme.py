@@ -1,0 +1,165 @@
+"""README's commands run, in the order they stand there, shrunk to a small set and few images but otherwise as typed."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+SMALL_TRAINING = shlex.split(
+    "--images 256 --model.channels 8 --model.embedding 16 --watch.preview_steps 2 --watch.preview_n 4 "
+    "--watch.score_n 520 --watch.preview_every 256"
+)
+
+
+# All commands in one process, each as the program itself would carry it out: torch is loaded once, not forty times.
+PROGRAM = """
+import json, sys, time
+from alphabar.cli.main import main
+for words in json.load(sys.stdin):
+    begun = time.monotonic()
+    try:
+        main(words)
+    except SystemExit as e:
+        if e.code:
+            raise SystemExit(f"{' '.join(words)} ended with {e.code}")
+    print(f"{time.monotonic() - begun:.1f} s: {' '.join(words)}", file=sys.stderr, flush=True)
+"""
+
+
+def commands() -> list[list[str]]:
+    lines = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("alphabar ")]
+
+
+def shrunk(command: list[str]) -> list[str]:
+    """The same command with smaller numbers: no word is left out, an option that is given is given another value."""
+    out = list(command)
+
+    def put(option: str, value: str) -> None:
+        if option in out:
+            out[out.index(option) + 1] = value
+        else:
+            out.extend([option, value])
+
+    if out[1] == "train" and "--dry-run" not in out:
+        for option, value in zip(SMALL_TRAINING[::2], SMALL_TRAINING[1::2], strict=True):
+            put(option, value)
+    if out[1] == "sample":
+        put("--n", "520" if int(out[out.index("--n") + 1]) > 1000 else "4")
+        if "tuned" not in out:  # a fitted sampler is found by its number of calls
+            put("--steps", "60" if "--plan" in out else "2")
+    if out[1:3] == ["extractor", "train"]:
+        put("--epochs", "1")
+    if out[1:3] == ["extractor", "check"]:
+        put("--n", "200")
+    if out[1] == "tune":
+        put("--n", "8")
+    if out[1] == "sweep":
+        put("--n", "520")
+        out[out.index("--calls") + 1 : out.index("--calls") + 3] = ["2", "10"]
+        out[out.index("--samplers") + 1 : out.index("--samplers") + 5] = ["unipc", "tuned"]
+    if out[1] == "app":
+        put("--port", str(free_port()))
+    if out[1] == "loss":
+        put("--n", "32")
+    return out
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def serves(command: list[str], folder: Path) -> None:
+    """A command that serves a page until it is stopped: the page is there, and Ctrl-C ends it well."""
+    log = folder / "app.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "alphabar.cli.main", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
+        end = time.monotonic() + 240
+        while url not in log.read_text() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        assert url in log.read_text(), log.read_text()
+        with urllib.request.urlopen(f"{url}/config", timeout=60) as page:
+            assert json.load(page)["title"] == "alphabar"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
+
+
+def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None:
+    ran = commands()
+    assert len(ran) >= 10
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    g = np.random.default_rng(0)
+    for k in range(80):
+        Image.fromarray(g.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(photos / f"{k}.png")
+    served = [command for command in ran if command[1] == "app"]
+    others = [shrunk(command)[1:] for command in ran if command[1] != "app"]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=json.dumps(others), cwd=tmp_path, capture_output=True, text=True, timeout=900
+    )
+    print(done.stderr)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert len(served) == 1
+    serves(shrunk(served[0]), tmp_path)
+    for path in (
+        "garments.npz",
+        "garments.html",
+        "runs/garments/recipe.toml",
+        "photos_out/000000.png",
+        "skipped.npz",
+        "karras.png",
+        "garments.score.png",
+        "garments.score.pairs_pixels.png",
+        "compare.png",
+        "runs/garments/loss.png",
+        "runs/garments/comparisons.jsonl",
+        "runs/garments/samples/trajectory.npz",
+        "ten_calls.npz",
+        "ten_fitted.npz",
+        "classes.png",
+        "runs/garments/sweeps/default/index.html",
+    ):
+        assert (tmp_path / path).exists(), path
+
+
+def test_the_python_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None:
+    (code,) = [block for kind, block in BLOCKS if kind == "python"]
+    small = code.replace("640", "520").replace("steps=25", "steps=2")
+    done = subprocess.run([sys.executable, "-c", small], cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "FID" in done.stdout
+    assert "KID" in done.stdout
+
+
+def test_make_knows_the_two_commands() -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for name in re.findall(r"^make (\w+)$", README, re.MULTILINE):
+        assert f"\n{name}:" in makefile
+    assert (
+        shutil.which("make") is None
+        or subprocess.run(
+            ["make", "-n", "demo"], cwd=Path(__file__).parent.parent, capture_output=True, env=dict(os.environ), check=False
+        ).returncode
+        == 0
+    )

@@ -1,0 +1,140 @@
+"""Images to be scored, wherever they lie: which ones they are, and which ones a run was trained on."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alphabar.verbs import score as judge
+from alphabar.data.sources import load
+from alphabar.data.split import HOLDOUT, holdout
+from alphabar.data.values import to_values
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.training.config import resolve
+from alphabar.core.run import Run
+from alphabar.sampling.sample import Samples
+from tests.fixtures.sets import Linear
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path / "cache"))
+
+
+def pictures(n: int, seed: int = 0, high: int = 256, dtype: str = "uint8") -> Any:
+    return np.random.default_rng(seed).integers(0, high, (n, 8, 8, 1)).astype(dtype)
+
+
+def saved(path: Path, n: int = 20, **more: Any) -> Samples:
+    made = Samples(pictures(n), {"seed": 3, "first_index": 0, "n": n, "nfe": 2.0, **more})
+    made.save(path)
+    return made
+
+
+def test_a_part_of_a_path_that_has_brackets(tmp_path: Path) -> None:
+    made = saved(tmp_path / "s[1].npz")
+    for text, start, stop in (("s[1].npz", 0, 20), ("s[1].npz[5:]", 5, 20), ("s[1].npz[:7]", 0, 7), ("s[1].npz[5:99]", 5, 20)):
+        opened = judge.open_samples(tmp_path / text)
+        np.testing.assert_array_equal(opened.pixels, made.images[start:stop])
+        assert opened.record is not None
+        assert (opened.record["first_index"], opened.record["n"]) == (start, stop - start)
+    opened = judge.open_samples(tmp_path / "s[1].npz[5:]", n=4)
+    np.testing.assert_array_equal(opened.pixels, made.images[5:9])
+    for part in ("[20:]", "[7:7]"):
+        with pytest.raises(ValueError, match="is empty"):
+            judge.open_samples(f"{tmp_path}/s[1].npz{part}")
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_images_are_not_all_images_and_not_all_but_one(tmp_path: Path, n: int) -> None:
+    saved(tmp_path / "s.npz")
+    for what in (str(tmp_path / "s.npz"), "bundled"):
+        with pytest.raises(ValueError, match=f"n = {n}: give the number of images"):
+            judge.open_samples(what, n=n)
+
+
+def test_a_model_has_no_parts() -> None:
+    with pytest.raises(ValueError, match=r"bundled\[5:9\]: a model has as many images as one draws"):
+        judge.open_samples("bundled[5:9]")
+
+
+def test_samples_that_some_were_taken_from_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "s.npz", n=20)
+    saved(tmp_path / "cut.npz", n=20)
+    with np.load(tmp_path / "cut.npz", allow_pickle=False) as file:
+        held = dict(file)
+    np.savez(tmp_path / "cut.npz", **{**held, "images": held["images"][1:]})
+    with pytest.raises(ValueError, match="holds 19 images, but its record is of 20"):
+        judge.open_samples(tmp_path / "cut.npz")
+    made = Samples(pictures(5), {"seed": 3, "first_index": 0, "n": 5})
+    made.save(f"{tmp_path}/pngs/")
+    assert len(judge.open_samples(tmp_path / "pngs").pixels) == 5
+    next((tmp_path / "pngs").glob("*3.png")).unlink()
+    with pytest.raises(ValueError, match="holds 4 images, but its record is of 5"):
+        judge.open_samples(tmp_path / "pngs")
+
+
+def test_a_damaged_npz_is_said_in_words(tmp_path: Path) -> None:
+    saved(tmp_path / "s.npz")
+    whole = (tmp_path / "s.npz").read_bytes()
+    (tmp_path / "s.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"s\.npz"):
+        judge.open_samples(tmp_path / "s.npz")
+
+
+def test_what_a_run_was_trained_on_is_in_its_recipe(tmp_path: Path) -> None:
+    """Other shares, limits and ranges than the usual ones: taken for granted, they put trained images among the unseen."""
+    np.save(tmp_path / "a.npy", pictures(200, high=4096, dtype="uint16"))
+    name = str(tmp_path / "a.npy")
+    run = Run(tmp_path / "run")
+    run.recipe.parent.mkdir(parents=True)
+    made = resolve(
+        "garments",
+        ["--data.set", name, "--data.limit", "150", "--data.holdout", "0.4", "--data.range", "0", "4095", "--train.flip"],
+    )
+    run.recipe.write_text(made.toml())
+    whole = load(name, value_range=(0, 4095))
+    images, kept, held, flip = judge._trained(run.recipe.parent, name, None)
+    assert len(images) == 150
+    assert images.value_range == (0.0, 4095.0)
+    assert flip
+    want = holdout(whole.pixels[:150], 0.4)
+    np.testing.assert_array_equal(kept, want[0])
+    np.testing.assert_array_equal(held, want[1])
+    # no run, or one that was trained on something else
+    np.save(tmp_path / "b.npy", pictures(200, 1))
+    for place, other in ((None, name), (run.recipe.parent, str(tmp_path / "b.npy"))):
+        images, kept, held, flip = judge._trained(place, other, None)
+        assert len(images) == 200
+        assert images.value_range is None
+        assert not flip
+        np.testing.assert_array_equal(held, holdout(images.pixels, HOLDOUT)[1])
+
+
+def test_copies_are_found_at_the_declared_range(tmp_path: Path) -> None:
+    """The training images are read as the real ones are: else copies are 16 times as bright as what they were made of."""
+    np.save(tmp_path / "a.npy", pictures(400, high=4096, dtype="uint16"))
+    reading = {"value_range": (0, 4095)}
+    real = load(tmp_path / "a.npy", **reading)
+    kept, _ = holdout(real.pixels)
+    record = {"seed": 0, "first_index": 0, "n": 60, "value_range": [0.0, 4095.0]}
+    opened = judge.Opened("copies", real.pixels[kept[:60]], record)
+    ruler = ImageEval(DeepLinear(), real)
+    found = judge.copied(ruler, opened, str(tmp_path / "a.npy"), reading=reading)
+    assert found.pixels.verdict == "copies found"
+    np.testing.assert_array_equal(found.train[:60], real.pixels[kept[:60]])
+    assert np.rint(to_values(found.train, real.value_range)).max() <= 4095
+    with pytest.raises(ValueError, match=r"samples' range is \(0.0, 4095.0\)"):
+        judge.copied(ruler, opened, str(tmp_path / "a.npy"))
+    with pytest.raises(ValueError, match=r"samples' range is None"):
+        judge.copied(ruler, replace(opened, record={**record, "value_range": None}), str(tmp_path / "a.npy"), reading=reading)
+
+
+class DeepLinear(Linear):
+    """`Linear` of any depth."""
+
+    def features(self, pixels: Any) -> Any:
+        scale = np.iinfo(pixels.dtype).max
+        return super().features(pixels.astype(np.float64) * (255 / scale))
