@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from alphabar.core.run import machine
+from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.build import Model, ModelRecipe, build
 from alphabar.denoiser.runtime.methods import METHODS, Fast, fasten, unavailable
-from alphabar.core.run import machine
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.grid import make_grid
-from alphabar.core.seeds import starting_noise
 from alphabar.training.checkpoint import BUNDLED, load_model
 
 Ways = dict[str, Fast]

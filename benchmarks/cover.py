@@ -170,8 +170,8 @@ CASES = {  # real, generated
 def simulate(numbers: list[int], dims: list[int], cases: list[str], sets: int, k: int, paired: bool) -> list[dict[str, Any]]:
     import numpy as np
 
-    from alphabar.evaluation.prdc import METRICS, cover
     from alphabar.evaluation.estimate import difference
+    from alphabar.evaluation.prdc import METRICS, cover
 
     print("each cell: mean value / share of 95 % intervals that hold it / mean stated se over the true one\n")
     print("| n | d | case | " + " | ".join(METRICS) + " |\n" + "|--" * (3 + len(METRICS)) + "|", flush=True)

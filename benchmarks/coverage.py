@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from alphabar.evaluation.estimate import Estimate, Expansion, difference
-from alphabar.features.stats import FeatureStats
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.fid_uncertainty import ROWS, expand, infinity, parts
 from alphabar.evaluation.kid import kid
+from alphabar.features.stats import FeatureStats
 
 CASES = ("equal", "shifted", "mixtures", "flat")
 
@@ -165,8 +165,8 @@ def simulate_difference(d: int, n: int, sets: int) -> dict[str, Any]:
 
 def simulate_real(image_set: str, extractor: str, n: int, sets: int) -> dict[str, Any]:
     from alphabar.data.sources import load
+    from alphabar.features.load import load_extractor
     from alphabar.features.store import extract
-    from alphabar.features.extractor import load_extractor
 
     torch.set_num_threads(1)
     images = load(image_set)

@@ -23,22 +23,22 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from alphabar.verbs.train import best_device
+from alphabar.core.progress import track
+from alphabar.core.run import machine
+from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.data.sources import load, parse_set
 from alphabar.denoiser.runtime.methods import fasten
 from alphabar.evaluation.compare import compare_measured
-from alphabar.evaluation.image_eval import ImageEval, Measured
-from alphabar.features.store import extract
-from alphabar.features.extractor import load_extractor
-from alphabar.features.stats import FeatureStats
 from alphabar.evaluation.fid import frechet
-from alphabar.core.progress import track
-from alphabar.core.run import machine
+from alphabar.evaluation.image_eval import ImageEval, Measured
+from alphabar.features.load import load_extractor
+from alphabar.features.stats import FeatureStats
+from alphabar.features.store import extract
 from alphabar.sampling.sample import Samples, sample
 from alphabar.schedule.grid import GRIDS, make_grid
-from alphabar.core.seeds import starting_noise
 from alphabar.training.checkpoint import load_model
+from alphabar.verbs.train import best_device
 
 OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ddim", {}), ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {}), ("unipc", {"bh": 2}), ("ipndm", {}), ("deis", {}),

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from alphabar.data.sources import load, parse_set
-from alphabar.features.store import extract
-from alphabar.features.extractor import load_extractor
 from alphabar.evaluation.kid import kid, within
+from alphabar.features.load import load_extractor
+from alphabar.features.store import extract
 from alphabar.verbs.score import load_samples
 
 

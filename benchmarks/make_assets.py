@@ -26,7 +26,8 @@ from safetensors.torch import save_file
 from alphabar.data.idx import read_idx
 from alphabar.data.sources import NAMED, load
 from alphabar.denoiser.build import save_weights
-from alphabar.features.extractor import Extractor, load_extractor
+from alphabar.features.extractor import Extractor
+from alphabar.features.load import load_extractor
 from alphabar.training.checkpoint import load_model
 
 ASSETS = Path(__file__).parents[1] / "src" / "alphabar" / "assets"

@@ -88,11 +88,11 @@ def tasks(x: Any, y: Any) -> dict[str, dict[str, Task]]:
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    from alphabar.evaluation.prdc import cover
-    from alphabar.features.stats import FeatureStats
     from alphabar.evaluation.fid import frechet
     from alphabar.evaluation.fid_uncertainty import ROWS, expand
     from alphabar.evaluation.kid import kid
+    from alphabar.evaluation.prdc import cover
+    from alphabar.features.stats import FeatureStats
 
     class Given(torch.nn.Module):  # torchmetrics wants a network: here the "images" are features already
         num_features = x.shape[1]

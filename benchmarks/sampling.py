@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alphabar.core.run import machine
 from alphabar.denoiser.build import Model, ModelRecipe, build
 from alphabar.denoiser.runtime.methods import METHODS, fasten
-from alphabar.core.run import machine
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import BUNDLED, load_model

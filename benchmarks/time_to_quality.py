@@ -38,21 +38,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphabar.core import seeds
-from alphabar.verbs.train import best_device, train
+from alphabar.core.progress import track
+from alphabar.core.run import machine, write_atomically
 from alphabar.data.images import to_model
 from alphabar.data.sources import ImageSet, load, parse_set
 from alphabar.data.split import holdout
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.image_eval import ImageEval, Measured
-from alphabar.verbs.experiment import images_per_second
-from alphabar.core.progress import track
-from alphabar.training.config import Recipe, resolve
-from alphabar.core.run import machine, write_atomically
 from alphabar.sampling.sample import Samples, sample
 from alphabar.schedule.vp import Betas, Linear, Schedule
 from alphabar.training.checkpoint import load_model
+from alphabar.training.config import Recipe, resolve
 from alphabar.training.loop import pad_pixels
+from alphabar.verbs.experiment import images_per_second
+from alphabar.verbs.train import best_device, train
 
 PAD = 2  # 28x28 becomes 32x32, which their networks need
 

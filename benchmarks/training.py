@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from alphabar.verbs.train import new_model
+from alphabar.core.run import Run, machine
 from alphabar.data.sources import load
 from alphabar.training.config import Recipe, resolve
-from alphabar.core.run import Run, machine
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import Stream, pad_pixels, train
+from alphabar.verbs.train import new_model
 
 WARM = 2  # steps before the clock starts
 KINDS = {

@@ -26,17 +26,17 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import alphabar
+from alphabar.core.run import machine
+from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_model, to_pixels
-from alphabar.evaluation.corruption_check import check
 from alphabar.evaluation.compare import Comparison, compare_measured
+from alphabar.evaluation.corruption_check import check
 from alphabar.evaluation.image_eval import Measured
-from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.evaluation.score import TITLES
 from alphabar.evaluation.training_seeds import over_seeds
-from alphabar.core.run import machine
+from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.schedule.noising import add_noise, alphabar_of
 from alphabar.schedule.vp import Scaled, Schedule
-from alphabar.core.seeds import starting_noise
 
 HERE = Path(__file__).parent
 PAGES = (*sorted(HERE.glob("*.md")), HERE.parent / "experiments.md")  # that show figures
@@ -709,7 +709,7 @@ def main() -> None:
             extra["image_set"] = given.set
         if name in ("range", "schedule", "tracking") and given.experiment is None and not (experiment / "index.html").exists():
             subprocess.run(
-                [sys.executable, "-m", "alphabar.cli.main", "experiment", str(HERE / "short.toml"), "--out", str(experiment)],
+                [sys.executable, "-m", "alphabar", "experiment", str(HERE / "short.toml"), "--out", str(experiment)],
                 check=True,
             )
         told = given.experiment and name in ("range", "schedule", "tracking", "experiments")

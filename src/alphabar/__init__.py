@@ -5,47 +5,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alphabar.verbs.train import train
-    from alphabar.verbs.ema import choose_length
     from alphabar.data.sources import ImageSet, load
     from alphabar.evaluation.compare import compare
     from alphabar.evaluation.image_eval import ImageEval
-    from alphabar.features.extractor import load_extractor
+    from alphabar.features.load import load_extractor
     from alphabar.features.supervised import train_extractor
-    from alphabar.verbs.experiment import experiment
     from alphabar.results.experiments import read_experiment
-    from alphabar.verbs.score import score
-    from alphabar.training.config import Recipe, resolve
     from alphabar.sampling.sample import Samples, sample
     from alphabar.schedule.noising import add_noise, add_noise_vp
     from alphabar.schedule.vp import Cosine, Linear
-    from alphabar.verbs.sweep import sweep
     from alphabar.training.checkpoint import load_model
+    from alphabar.training.config import Recipe, resolve
+    from alphabar.verbs.ema import choose_length
+    from alphabar.verbs.experiment import experiment
+    from alphabar.verbs.score import score
+    from alphabar.verbs.sweep import sweep
+    from alphabar.verbs.train import train
     from alphabar.verbs.tune import tune
 
 _WHERE = {
     "Cosine": "schedule.vp",
-    "ImageEval": "evaluation.evaluate",
+    "ImageEval": "evaluation.image_eval",
     "ImageSet": "data.sources",
     "Linear": "schedule.vp",
-    "Recipe": "recipe",
-    "Samples": "sampling.draw",
+    "Recipe": "training.config",
+    "Samples": "sampling.sample",
     "add_noise": "schedule.noising",
     "add_noise_vp": "schedule.noising",
-    "choose_length": "averaging",
+    "choose_length": "verbs.ema",
     "compare": "evaluation.compare",
-    "experiment": "experimenting",
+    "experiment": "verbs.experiment",
     "load": "data.sources",
-    "load_extractor": "evaluation.extractor",
+    "load_extractor": "features.load",
     "load_model": "training.checkpoint",
-    "read_experiment": "hypothesis",
-    "resolve": "recipe",
-    "sample": "sampling.draw",
-    "score": "judge",
-    "sweep": "sweeping",
-    "train": "api",
-    "train_extractor": "evaluation.learn",
-    "tune": "tuning",
+    "read_experiment": "results.experiments",
+    "resolve": "training.config",
+    "sample": "sampling.sample",
+    "score": "verbs.score",
+    "sweep": "verbs.sweep",
+    "train": "verbs.train",
+    "train_extractor": "features.supervised",
+    "tune": "verbs.tune",
 }
 
 __all__ = [

@@ -93,7 +93,7 @@ def test_train_sample_score_report(run: Path) -> None:
 
 def test_a_killed_training_is_resumed_by_the_same_words(small_data: Path, tmp_path: Path) -> None:
     command = ["train", "fashion_mnist", "--out", "run", "--images", "200000", *TINY, "--watch.score_every", "0"]
-    process = subprocess.Popen([sys.executable, "-m", "alphabar.cli.main", *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    process = subprocess.Popen([sys.executable, "-m", "alphabar", *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
                                env=dict(os.environ, OMP_NUM_THREADS="1"))  # fmt: skip
     last = tmp_path / "run/checkpoints/last/state.json"
     while not last.exists():
@@ -109,7 +109,7 @@ def test_a_killed_training_is_resumed_by_the_same_words(small_data: Path, tmp_pa
     harmed = last.parent / "model.safetensors"
     harmed.write_bytes(harmed.read_bytes()[:-1])
     resumed = subprocess.Popen(
-        [sys.executable, "-m", "alphabar.cli.main", "train", "fashion_mnist", "--out", "run", "--resume"], cwd=tmp_path,
+        [sys.executable, "-m", "alphabar", "train", "fashion_mnist", "--out", "run", "--resume"], cwd=tmp_path,
         stderr=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"),
     )  # fmt: skip
     try:

@@ -97,7 +97,7 @@ def test_two_processes_print_the_scores_of_one(small_data: Path, drawn: Path, tm
     one = json.loads(alphabar(*arguments, "--picture", "one.png", cwd=tmp_path).stdout)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ALPHABAR_CACHE": str(tmp_path / "other")}
     two = subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "alphabar.cli.main"),
+        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "alphabar"),
          *arguments, "--picture", "two.png"],
         cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240,
     )  # fmt: skip

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.core import processes as spread
-from alphabar.features.stats import FeatureStats
+from alphabar.core import processes
+from alphabar.features.stats import FeatureStats, reduce_stats
 
 HERE = Path(__file__).resolve().parent
 
@@ -23,7 +23,7 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 import torch
 from alphabar.features import store as module
-from alphabar.core import processes as spread
+from alphabar.core import processes
 from alphabar.features.store import extract
 from alphabar.features.stats import FeatureStats
 from alphabar.evaluation.fid import frechet
@@ -32,7 +32,7 @@ from tests.fixtures.sets import Linear, stripes
 out = Path(sys.argv[2])
 module._BLOCK = 32  # blocks of the statistics
 torch.set_num_threads(1)
-rank, size = spread.world()
+rank, size = processes.world()
 said = {"size": size}
 
 def digest(*tensors):
@@ -45,14 +45,14 @@ for n in (230, 65, 10, 1):  # no multiple of the chunk or of the blocks, or of t
         store = extract(stripes(n, 0), extractor, cache=str(out / "cache") if cached else False, chunk=10)
         stats = store.stats()
         said[f"{n} {cached}"] = [digest(store.all()), digest(stats.mean, stats.scatter), stats.n]
-        said[f"{n} {cached} seen"] = [int(r[0, 0]) for r in spread.gather_rows(torch.tensor([[extractor.seen]]))]
+        said[f"{n} {cached} seen"] = [int(r[0, 0]) for r in processes.gather_rows(torch.tensor([[extractor.seen]]))]
         if n > 4:
             said[f"{n} {cached} fid"] = frechet(stats, real.stats()).value
 again = Linear()
 extract(stripes(230, 0), again, cache=str(out / "cache"))
 said["again"] = again.seen
 said["entries"] = sorted(p.name for p in (out / "cache" / "features").iterdir())
-spread.everyone(True)  # both have looked
+processes.everyone(True)  # both have looked
 
 # what was begun by one process goes on in all of them
 class Stops(Linear):
@@ -62,15 +62,15 @@ class Stops(Linear):
         return super().features(pixels)
 if rank == 0:
     try:
-        with spread.alone():
+        with processes.alone():
             extract(stripes(230, 5), Stops(), cache=str(out / "cache"), chunk=10)
     except KeyboardInterrupt:
         pass
-spread.everyone(True)
+processes.everyone(True)
 rest = Linear()
 store = extract(stripes(230, 5), rest, cache=str(out / "cache"), chunk=10)
 said["resumed"] = digest(store.all())
-said["resumed seen"] = int(spread.total(torch.tensor(rest.seen)))
+said["resumed seen"] = int(processes.total(torch.tensor(rest.seen)))
 
 class Bad(Linear):
     def features(self, pixels):
@@ -86,12 +86,13 @@ for name, images, extractor in (("other", stripes(50, 7 + rank), Linear()), ("ba
         said[name] = str(error)
 
 # the pure functions
-said["share"] = list(spread.share(5))
-said["deal"] = spread.deal("abcde")
-said["total"] = spread.total(torch.tensor([1.5 + rank, 2.0])).tolist()
-said["from first"] = spread.from_first(10 + rank)
-said["everyone"] = [spread.everyone(True), spread.everyone(rank == 0), spread.alike("a"), spread.alike("a" * (1 + rank))]
-with spread.rank_zero_first():
+said["share"] = list(processes.share(5))
+said["deal"] = processes.deal("abcde")
+said["total"] = processes.total(torch.tensor([1.5 + rank, 2.0])).tolist()
+said["from first"] = processes.from_first(10 + rank)
+said["everyone"] = [processes.everyone(True), processes.everyone(rank == 0)]
+said["everyone"] += [processes.alike("a"), processes.alike("a" * (1 + rank))]
+with processes.rank_zero_first():
     marker = out / f"{size}-marker"
     said["marker"] = marker.exists()
     marker.touch()
@@ -161,18 +162,18 @@ def test_the_pure_functions(said: dict[str, dict[str, Any]]) -> None:
 
 
 def test_one_process_starts_nothing() -> None:
-    assert spread.world() == (0, 1)
+    assert processes.world() == (0, 1)
     assert not torch.distributed.is_initialized()
     f = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    assert spread.gather_rows(f)[0] is f
+    assert processes.gather_rows(f)[0] is f
     parts = [FeatureStats.of(part, "e") for part in f.split(6)]
-    total = spread.reduce_stats(parts, 4, 3, "e")
+    total = reduce_stats(parts, 4, 3, "e")
     np.testing.assert_allclose(total.cov, np.cov(f.double().numpy(), rowvar=False), rtol=1e-12)
     assert total.n == 20
     with pytest.raises(ValueError, match="no statistics"):
-        spread.reduce_stats([], 0, 3, "e")
+        reduce_stats([], 0, 3, "e")
 
 
 def test_the_second_gets_its_turn_when_the_first_fails() -> None:
-    with pytest.raises(OSError, match="disk"), spread.rank_zero_first():
+    with pytest.raises(OSError, match="disk"), processes.rank_zero_first():
         raise OSError("disk")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.data.augment import SAID, Geometry, moved
 from alphabar.core.seeds import generator, starting_noise
+from alphabar.data.augment import SAID, Geometry, moved
 
 
 def said(**columns: float) -> torch.Tensor:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.toy import Gaussian, Mixture
 from alphabar.denoiser.adaptive import GROWTH, LONGEST, AdaptiveCalls, distribution, planned
 from alphabar.denoiser.exact import GaussianDenoiser, MixtureDenoiser
@@ -14,7 +15,6 @@ from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.sampling.samplers.heun import heun
 from alphabar.schedule.grid import even_time
 from alphabar.schedule.vp import Cosine, Linear, LogSigma
-from alphabar.core.seeds import SeededNoise, starting_noise
 
 GRID = even_time(Cosine(), 200)
 SHAPE = (1, 4, 4)

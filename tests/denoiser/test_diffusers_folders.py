@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.build import ModelRecipe, build, load_weights, save_weights
 from alphabar.denoiser.from_diffusers import HARMLESS, SCHEDULER, read_diffusers, read_scheduler
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.denoiser.wrappers import ClipX0, ThresholdX0
+from alphabar.fitting.descent import Coefficients
+from alphabar.sampling.fitted import Tuned, folders_of, save_tuned
+from alphabar.sampling.sample import sample
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.sampling.samplers.dpmpp_2m import dpmpp_2m
-from alphabar.sampling.sample import sample
-from alphabar.fitting.descent import Coefficients
-from alphabar.sampling.fitted import Tuned, folders_of, save_tuned
 from alphabar.schedule.grid import at_times, make_grid, timesteps_of
 from alphabar.schedule.vp import CURVES, Betas
-from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.training.checkpoint import load_model
 
 diffusers = pytest.importorskip("diffusers")

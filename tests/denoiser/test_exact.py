@@ -6,11 +6,11 @@ import torch
 from scipy import stats
 from scipy.integrate import quad, solve_ivp
 
+from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.data.toy import Gaussian, Mixture
 from alphabar.denoiser.exact import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
 from alphabar.sampling.sample import sample
-from alphabar.core.seeds import starting_noise
 
 
 def f64(values):

@@ -17,18 +17,18 @@ import pytest
 import torch
 from torch import nn
 
+from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.data.toy import Gaussian
-from alphabar.denoiser.runtime import methods as fast_module
 from alphabar.denoiser.adaptive import AdaptiveCalls
 from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.denoiser.exact import GaussianDenoiser
-from alphabar.denoiser.runtime.methods import METHODS, Fast, fasten, unavailable
 from alphabar.denoiser.precondition import Preconditioned
+from alphabar.denoiser.runtime import methods as fast_module
+from alphabar.denoiser.runtime.methods import METHODS, Fast, fasten, unavailable
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.grid import even_time
 from alphabar.schedule.vp import Cosine
-from alphabar.core.seeds import starting_noise
 
 SHAPE = (1, 8, 8)
 BATCH = 4

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.toy import Mixture
 from alphabar.denoiser.adaptive import AdaptiveCalls
 from alphabar.denoiser.exact import MixtureDenoiser
@@ -11,7 +12,6 @@ from alphabar.denoiser.wrappers import ClipX0, CountCalls, Guided, Labelled, Ski
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.schedule.vp import LogSigma
-from alphabar.core.seeds import SeededNoise, starting_noise
 
 GRID = torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
 

@@ -20,18 +20,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 import alphabar
-from alphabar.verbs import score as judge
-from alphabar.verbs.train import new_model
-from alphabar.data.images import to_model
 from alphabar.data.contact_sheet import contact_sheet
+from alphabar.data.images import to_model
 from alphabar.data.values import to_depth
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features.extractor import load_extractor
-from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.evaluation.kid import kid
 from alphabar.evaluation.score import METRICS, PROTOCOL, ProtocolError, Score
+from alphabar.features.load import load_extractor
+from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.training.config import resolve
 from alphabar.training.loop import Stream
+from alphabar.verbs import score as judge
+from alphabar.verbs.train import new_model
 from tests.fixtures.sets import Linear, image_set, stripes
 
 RECORD = {"sampler": "ddim", "eta": 0.0, "steps": 10, "nfe": 10.0, "seed": 3, "first_index": 0, "n": 60, "model": "abc"}

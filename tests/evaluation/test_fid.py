@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.features.stats import FeatureStats
 from alphabar.evaluation.fid import NotConvergedError, frechet, newton_schulz
+from alphabar.features.stats import FeatureStats
 from tests.references.features import CASES, features
 
 PEERS = json.loads((Path(__file__).parents[1] / "references" / "peers.json").read_text())

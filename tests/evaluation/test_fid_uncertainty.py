@@ -11,10 +11,10 @@ from torch import Tensor
 
 from alphabar.core import seeds
 from alphabar.evaluation.estimate import Estimate, Expansion, difference, steepness
-from alphabar.features.stats import FeatureStats
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.fid_uncertainty import _cauchy, bootstrap, expand, infinity, parts
 from alphabar.evaluation.kid import kid
+from alphabar.features.stats import FeatureStats
 
 D = 8
 MIX = torch.from_numpy(np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0])

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from alphabar.evaluation import floor as floor_module
-from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features.stats import FeatureStats
-from alphabar.evaluation.floor import real_images
 from alphabar.evaluation.fid import frechet
+from alphabar.evaluation.floor import real_images
+from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.kid import kid
 from alphabar.evaluation.score import PROTOCOL, Difference, ProtocolError, Score
+from alphabar.features.stats import FeatureStats
 from tests.fixtures.sets import Linear, image_set, stripes
 
 RECORD = {"sampler": "ddim", "eta": 0.0, "steps": 10, "nfe": 10.0, "seed": 3, "first_index": 0, "n": 60, "model": "abc"}

@@ -10,7 +10,6 @@ from scipy.spatial import cKDTree
 
 from alphabar.data.images import to_model
 from alphabar.denoiser.exact import FiniteDenoiser
-from alphabar.features.extractor import load_extractor
 from alphabar.evaluation.memorisation import (
     Tail,
     _tail,
@@ -22,6 +21,7 @@ from alphabar.evaluation.memorisation import (
     pairs_sheet,
     pixel_features,
 )
+from alphabar.features.load import load_extractor
 from alphabar.sampling.sample import sample
 
 ASSETS = Path(__file__).parents[2] / "src" / "alphabar" / "assets"

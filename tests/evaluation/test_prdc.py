@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from alphabar.evaluation import prdc as module
-from alphabar.evaluation.prdc import METRICS, Cover, cover
 from alphabar.evaluation.estimate import difference
+from alphabar.evaluation.prdc import METRICS, Cover, cover
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -236,12 +236,12 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
-from alphabar.core import processes as spread
+from alphabar.core import processes
 from alphabar.evaluation.prdc import METRICS, cover
 from tests.evaluation.test_prdc import normal
 
 torch.set_num_threads(1)
-rank, size = spread.world()
+rank, size = processes.world()
 real, generated = normal(1300, 8, 0), normal(1100, 8, 1)
 said = {"size": size}
 for name, pair in (("normal", (real, generated)), ("copies", (real.round(), generated.round()))):

@@ -21,9 +21,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from alphabar.features import inception
-from alphabar.features.extractor import FeatureExtractor, load_extractor
-from alphabar.features.module_extractor import ModuleExtractor
+from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.inception import InceptionExtractor, InceptionV3
+from alphabar.features.load import load_extractor
+from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.features.resize import resize, resize_matrix
 from tests.features.test_read_pth import served
 

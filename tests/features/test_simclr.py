@@ -11,8 +11,8 @@ from torch import nn
 
 from alphabar.data.sources import ImageSet
 from alphabar.features.extractor import Classifier, Extractor, read_extractor
-from alphabar.features.supervised import train_extractor
 from alphabar.features.simclr import METHOD, Epoch, nearest_accuracy, train_self_supervised, views
+from alphabar.features.supervised import train_extractor
 from tests.fixtures.sets import image_set, stripes
 
 SMALL = {"batch": 64, "widths": (8, 12), "dim": 16, "projection": 16, "progress": False}

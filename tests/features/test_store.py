@@ -14,8 +14,8 @@ from torch import Tensor
 
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.split import image_hashes
-from alphabar.features.store import FeatureStore, evict_features, extract, feature_cache_size, sample_rows
 from alphabar.features.stats import FeatureStats
+from alphabar.features.store import FeatureStore, evict_features, extract, feature_cache_size, sample_rows
 from tests.fixtures.sets import Linear, image_set, stripes
 
 HERE = Path(__file__).resolve().parent

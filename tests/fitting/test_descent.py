@@ -8,14 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.toy import Gaussian
 from alphabar.denoiser.exact import GaussianDenoiser
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.wrappers import ClipX0
-from alphabar.sampling.catalogue import find
-from alphabar.sampling.samplers.ddim import ddim
-from alphabar.sampling.sample import fingerprint, sample
-from alphabar.sampling.samplers.heun import heun
 from alphabar.fitting.descent import (
     Coefficients,
     Free,
@@ -32,10 +29,13 @@ from alphabar.fitting.descent import (
     step_costs,
     unroll,
 )
+from alphabar.sampling.catalogue import find
 from alphabar.sampling.fitted import Tuned, run_tuned
+from alphabar.sampling.sample import fingerprint, sample
+from alphabar.sampling.samplers.ddim import ddim
+from alphabar.sampling.samplers.heun import heun
 from alphabar.schedule.grid import make_grid
 from alphabar.schedule.vp import Betas, Cosine, Linear, LogSigma
-from alphabar.core.seeds import SeededNoise, starting_noise
 from tests.fixtures.oracles import smooth_grid
 
 LEVELS = LogSigma(0.01, 10.0)

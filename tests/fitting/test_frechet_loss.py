@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from alphabar.data.images import to_model
+from alphabar.evaluation.fid import frechet
 from alphabar.features.extractor import Extractor
 from alphabar.features.stats import FeatureStats
-from alphabar.evaluation.fid import frechet
 from alphabar.fitting.frechet_loss import Embeds, FrechetPull
 from tests.fixtures.sets import Linear, stripes
 

@@ -89,7 +89,7 @@ def serves(command: list[str], folder: Path) -> None:
     log = folder / "app.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "alphabar.cli.main", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "alphabar", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT
         )
     try:
         url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.verbs.score import Opened, compare
 from alphabar.report.report_page import write_report
 from alphabar.sampling.sample import Samples
-from tests.fixtures.sets import Linear, stripes
+from alphabar.verbs.score import Opened, compare
 from tests.fixtures.runs import add_sheets, add_way, drawn, fill
+from tests.fixtures.sets import Linear, stripes
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking"]

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from alphabar.core.run import append_jsonl, read_jsonl
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.verbs.score import Opened, compare
-from alphabar.core.run import append_jsonl, read_jsonl
+from alphabar.report.comparisons import comparisons, interval_bar
 from alphabar.report.report_page import write_report
 from alphabar.results.runs import load_run
-from alphabar.report.comparisons import comparisons, interval_bar
-from tests.fixtures.sets import Linear, stripes
+from alphabar.verbs.score import Opened, compare
 from tests.fixtures.runs import MakeRun
+from tests.fixtures.sets import Linear, stripes
 
 REAL = stripes(300, 0)
 

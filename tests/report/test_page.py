@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from alphabar.core.run import append_jsonl
-from alphabar.report.report_page import write_report
 from alphabar.report.page import bracket, count, duration, kid, sig
 from alphabar.report.png import strip
+from alphabar.report.report_page import write_report
 from tests.fixtures.runs import MakeRun, score
 from tests.results.test_runs import FAULTS
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from alphabar.report import sheets
-from alphabar.results.runs import load_run
 from alphabar.report.sheets import Cell, chosen, nearest, side_by_side
+from alphabar.results.runs import load_run
 from tests.fixtures.runs import MakeRun, add_sheets, drawn
 
 

@@ -19,8 +19,8 @@ from alphabar.evaluation.estimate import Expansion
 from alphabar.evaluation.image_eval import ImageEval, Measured
 from alphabar.evaluation.pareto import front, load_measured, save_measured, standings
 from alphabar.evaluation.score import METRICS, Score
-from alphabar.report.sweep_page import Row, Sweep, explained, said, stand, table, ticks, write_page
 from alphabar.report.svg import Line, plot
+from alphabar.report.sweep_page import Row, Sweep, explained, said, stand, table, ticks, write_page
 from alphabar.sampling.sample import Samples
 from alphabar.sampling.settings import LeftOut, Setting
 from tests.fixtures.sets import Linear, stripes

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.denoiser.build import Model, build
-from alphabar.training.config import resolve
 from alphabar.core.run import Run
+from alphabar.denoiser.build import Model, build
 from alphabar.report import trajectory
-from alphabar.results.runs import load_run
 from alphabar.report.trajectory import ways
-from alphabar.sampling.sample import Samples, sample
+from alphabar.results.runs import load_run
 from alphabar.sampling.preview import Preview, watched
+from alphabar.sampling.sample import Samples, sample
 from alphabar.sampling.trajectory import spread_out
 from alphabar.training.checkpoint import save_checkpoint
+from alphabar.training.config import resolve
 from alphabar.training.hooks import Training
 from tests.fixtures.runs import MakeRun, add_way
 

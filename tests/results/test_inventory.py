@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alphabar.verbs import train as api
 from alphabar.cli.main import app
-from alphabar.denoiser.build import save_weights
-from alphabar.training.config import Recipe, resolve
 from alphabar.core.run import Run, append_jsonl
+from alphabar.denoiser.build import save_weights
 from alphabar.results.inventory import find_runs, origin, plan_removals, remove, table
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_model
+from alphabar.training.config import Recipe, resolve
+from alphabar.verbs import train as api
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 from alphabar.core.run import Run, append_jsonl
-from alphabar.results.runs import bands, curves, differing, interval, load_run, names, protocol, rewound, score_rows, series, state
+from alphabar.results.runs import (
+    bands,
+    curves,
+    differing,
+    interval,
+    load_run,
+    names,
+    protocol,
+    rewound,
+    score_rows,
+    series,
+    state,
+)
 from tests.fixtures.runs import MakeRun, score
 
 

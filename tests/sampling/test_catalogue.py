@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.denoiser.wrappers import CountCalls
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find, steps_for
 from alphabar.sampling.samplers.ddim import ddim
@@ -19,7 +20,6 @@ from alphabar.sampling.samplers.euler import euler
 from alphabar.sampling.samplers.euler_ancestral import euler_ancestral
 from alphabar.sampling.samplers.ipndm import ipndm
 from alphabar.sampling.samplers.unipc import unipc
-from alphabar.core.seeds import SeededNoise, starting_noise
 from tests.fixtures.oracles import CASES, draws, gentle_grid, order, smooth_grid
 
 STEPS = (64, 128, 256)

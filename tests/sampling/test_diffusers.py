@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.wrappers import ClipX0, ThresholdX0
 from alphabar.sampling.samplers.ddim import ddim
@@ -21,7 +22,6 @@ from alphabar.sampling.samplers.ipndm import ipndm
 from alphabar.sampling.samplers.unipc import unipc
 from alphabar.schedule.grid import leading, trailing
 from alphabar.schedule.vp import Linear
-from alphabar.core.seeds import SeededNoise, starting_noise
 from tests.fixtures.oracles import gentle_grid
 
 diffusers = pytest.importorskip("diffusers")

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.denoiser.wrappers import ClipX0
-from alphabar.sampling.catalogue import find
-from alphabar.sampling.samplers.ddim import ddim
-from alphabar.sampling.sample import fingerprint, sample
-from alphabar.sampling.samplers.heun import heun
 from alphabar.fitting.descent import Coefficients, coefficients_of
+from alphabar.sampling.catalogue import find
 from alphabar.sampling.fitted import (
     PRIORITY,
     Tuned,
@@ -26,8 +24,10 @@ from alphabar.sampling.fitted import (
     run_tuned,
     save_tuned,
 )  # fmt: skip
+from alphabar.sampling.sample import fingerprint, sample
+from alphabar.sampling.samplers.ddim import ddim
+from alphabar.sampling.samplers.heun import heun
 from alphabar.schedule.grid import make_grid
-from alphabar.core.seeds import SeededNoise, starting_noise
 from tests.fixtures.oracles import CASES, draws, smooth_grid, tiny_network
 
 

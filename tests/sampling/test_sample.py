@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.build import ModelRecipe, build
-from alphabar.denoiser.runtime.methods import fasten
 from alphabar.denoiser.plan import every, predicate
+from alphabar.denoiser.runtime.methods import fasten
 from alphabar.sampling import sample as draw
-from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.sample import Samples, fingerprint, sample
+from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.grid import karras, make_grid
 from alphabar.schedule.vp import Linear
-from alphabar.core.seeds import SeededNoise, starting_noise
 from tests.fixtures.oracles import tiny_network
 
 

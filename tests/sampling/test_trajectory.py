@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.core.seeds import starting_noise
 from alphabar.sampling.sample import sample
 from alphabar.sampling.trajectory import KeepX0, chosen, cropped
 from alphabar.schedule.grid import make_grid
-from alphabar.core.seeds import starting_noise
 
 
 @pytest.mark.parametrize(

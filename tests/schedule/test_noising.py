@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alphabar.core.seeds import starting_noise
 from alphabar.schedule.noising import (
     PREDICTIONS,
     add_noise,
@@ -19,7 +20,6 @@ from alphabar.schedule.noising import (
     to_x0,
 )
 from alphabar.schedule.vp import Cosine, Linear
-from alphabar.core.seeds import starting_noise
 
 
 @pytest.fixture

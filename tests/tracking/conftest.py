@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from accelerate.tracking import GeneralTracker
 
-from alphabar.verbs import train as api
-from alphabar.training.config import Recipe, resolve
 from alphabar.core.run import Run
+from alphabar.training.config import Recipe, resolve
+from alphabar.verbs import train as api
 
 SMALL = [
     "--model.channels", "8", "16", "--model.groups", "4", "--model.embedding", "8", "--train.batch", "32", "--train.warmup", "0",

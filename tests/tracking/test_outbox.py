@@ -18,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar.verbs import train as api
 from alphabar.cli.main import app
-from alphabar.denoiser.build import load_weights
 from alphabar.core.run import Run, read_jsonl
+from alphabar.denoiser.build import load_weights
 from alphabar.tracking import outbox
 from alphabar.tracking.feed import configuration, messages
 from alphabar.tracking.outbox import Outbox, Tracking, sync
+from alphabar.verbs import train as api
 from tests.tracking.conftest import Broken, Diary, small
 
 Log = Callable[[str], list[tuple[Any, ...]]]

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alphabar.verbs import score as judge
 from alphabar.cli.main import app
 from alphabar.tracking.outbox import sync
 from alphabar.tracking.workspace import comparison_report
+from alphabar.verbs import score as judge
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphabar.verbs import train as api
 from alphabar.data.sources import load
 from alphabar.denoiser.build import build, save_weights
 from alphabar.denoiser.to_diffusers import export_diffusers
-from alphabar.training.config import Recipe, resolve
 from alphabar.training.checkpoint import load_model
+from alphabar.training.config import Recipe, resolve
 from alphabar.training.hooks import Hook, Training
+from alphabar.verbs import train as api
 
 SMALL = ["--model.channels", "16", "--train.images", "96", "--train.batch", "32", "--watch.preview-every", "0"]
 

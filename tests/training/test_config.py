@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from alphabar.verbs.train import train
-from alphabar.training.config import Recipe, resolve, shipped
 from alphabar.core.run import read_jsonl
 from alphabar.sampling.sample import sample
+from alphabar.training.config import Recipe, resolve, shipped
+from alphabar.verbs.train import train
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -11,9 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar.verbs import train as api
-
-from alphabar.verbs import score as judge
 from alphabar.cli.main import app
 from alphabar.data.images import to_model
 from alphabar.data.png import png_16
@@ -21,10 +18,12 @@ from alphabar.data.sources import ImageSet, load
 from alphabar.data.values import to_depth, to_values
 from alphabar.denoiser.build import Model, load_weights, save_weights
 from alphabar.features.supervised import augment, train_extractor
-from alphabar.training.config import Recipe, resolve
 from alphabar.sampling.sample import Samples, sample
 from alphabar.training.checkpoint import load_model
+from alphabar.training.config import Recipe, resolve
 from alphabar.training.loop import Stream
+from alphabar.verbs import score as judge
+from alphabar.verbs import train as api
 
 SMALL = ["--train.images", "64", "--train.batch", "32", "--model.channels", "16", "16", "--model.embedding", "16"]
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from alphabar.core import seeds
-from alphabar.data.augment import SAID, Geometry
-from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.core.progress import track
 from alphabar.core.run import Run, read_jsonl
+from alphabar.data.augment import SAID, Geometry
+from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.results import runs as told_by
 from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_checkpoint, load_model

@@ -20,7 +20,17 @@ WORDS = (
     "--model.conditional --train.augment 0.2 --train.ema-snapshots 3"
 )
 SMALL = WORDS.split()
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "alphabar.cli.main", "--"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc_per_node",
+    "2",
+    "-m",
+    "alphabar.cli.main",
+    "--",
+]
 
 
 def train(command: list[str], out: str, where: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.verbs import demo
-from alphabar.verbs.demo import SETTINGS, Demo, Result, Setting, bundled_images, run
+from alphabar.core.run import machine
 from alphabar.denoiser.build import Model, ModelRecipe, build
 from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.score import Score
 from alphabar.features.extractor import BUNDLED as BUNDLED_EXTRACTOR
 from alphabar.features.extractor import Classifier, Extractor
-from alphabar.evaluation.score import Score
-from alphabar.core.run import machine
 from alphabar.report.page import bracket, kid
 from alphabar.sampling.sample import Samples
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
+from alphabar.verbs import demo
+from alphabar.verbs.demo import SETTINGS, Demo, Result, Setting, bundled_images, run
 from tests.report.test_page import Page, fetches_nothing
 
 SMALL = (

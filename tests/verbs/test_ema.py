@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alphabar.verbs.ema import choose_length
 from alphabar.cli.main import app
 from alphabar.core.run import Run
 from alphabar.sampling.sample import Samples, sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.loop import train
-from tests.verbs.test_tune import made_up_extractor
+from alphabar.verbs.ema import choose_length
 from tests.fixtures.training import small_model, small_recipe
+from tests.verbs.test_tune import made_up_extractor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as it is by a user
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphabar.verbs import experiment as experimenting
 from alphabar.cli.main import app
-from alphabar.evaluation.estimate import Estimate
-from alphabar.verbs.experiment import experiment
-from alphabar.results.experiments import Budget, Experiment, read_experiment, shipped_experiments
 from alphabar.core.run import read_jsonl
+from alphabar.evaluation.estimate import Estimate
+from alphabar.report.experiment_page import Outcome, _verdict, conclude
 from alphabar.report.report_page import write_report
+from alphabar.results.experiments import Budget, Experiment, read_experiment, shipped_experiments
 from alphabar.sampling.sample import Samples
 from alphabar.training.checkpoint import load_model
-from alphabar.report.experiment_page import Outcome, _verdict, conclude
+from alphabar.verbs import experiment as experimenting
+from alphabar.verbs.experiment import experiment
 from tests.verbs.test_tune import made_up_extractor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as it is by a user

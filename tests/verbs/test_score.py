@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphabar.verbs import score as judge
+from alphabar.core.run import Run
 from alphabar.data.sources import load
 from alphabar.data.split import HOLDOUT, holdout
 from alphabar.data.values import to_values
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.training.config import resolve
-from alphabar.core.run import Run
 from alphabar.sampling.sample import Samples
+from alphabar.training.config import resolve
+from alphabar.verbs import score as judge
 from tests.fixtures.sets import Linear
 
 

@@ -19,20 +19,20 @@ import pytest
 import torch
 
 from alphabar.cli.main import app
+from alphabar.core.run import read_jsonl
 from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
 from alphabar.features.extractor import Classifier, Extractor
-from alphabar.training.config import resolve
-from alphabar.core.run import read_jsonl
+from alphabar.fitting.descent import Coefficients
 from alphabar.report.report_page import write_report
 from alphabar.report.sweep_page import Sweep, lead, read_sweep
 from alphabar.sampling import sample as draw
+from alphabar.sampling.fitted import Tuned, save_tuned
 from alphabar.sampling.sample import Samples, sample
 from alphabar.sampling.settings import Setting, calls_of, settings
-from alphabar.fitting.descent import Coefficients
-from alphabar.sampling.fitted import Tuned, save_tuned
 from alphabar.schedule.grid import make_grid
-from alphabar.verbs.sweep import dealt, sweep
 from alphabar.training.checkpoint import load_model
+from alphabar.training.config import resolve
+from alphabar.verbs.sweep import dealt, sweep
 
 N = 64
 FEW: dict[str, Any] = {"samplers": ("ddim", "heun"), "calls": (2, 3), "n": N, "batch": 16, "progress": False, "shown": 5}
@@ -445,7 +445,7 @@ def alike(a: Sweep, b: Sweep, standing: bool = True) -> None:
 def test_two_processes_make_what_one_makes(place: Path, done: Sweep, tmp_path: Path) -> None:
     env = {**os.environ, **ENV, "ALPHABAR_CACHE": str(tmp_path / "cache")}
     told = subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "alphabar.cli.main", "--"),
+        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "alphabar", "--"),
          *command(place, tmp_path / "s", "--json")],
         env=env, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
@@ -465,7 +465,7 @@ def test_machines_make_what_one_process_makes(place: Path, done: Sweep, tmp_path
     """One node of Ray stands for them; one setting is a two-call sampler's, one is stochastic."""
     few = ["--samplers", "ddim", "heun", "--calls", "3", "--eta", "0", "1", "--ray", "local", "--json"]
     told = subprocess.run(
-        [sys.executable, "-m", "alphabar.cli.main", *command(place, tmp_path / "s", *few)],
+        [sys.executable, "-m", "alphabar", *command(place, tmp_path / "s", *few)],
         env={**os.environ, **ENV}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr[-3000:]

@@ -13,20 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar.verbs import tune as tuning
 from alphabar.cli.main import app, main
+from alphabar.core.seeds import starting_noise
 from alphabar.data.sources import load
 from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
 from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features.extractor import Classifier, Extractor, load_extractor
+from alphabar.features.extractor import Classifier, Extractor
+from alphabar.features.load import load_extractor
 from alphabar.fitting import descent as fits
-from alphabar.sampling.sample import Samples, sample
 from alphabar.sampling.fitted import Tuned, load_tuned, run_tuned, save_tuned
+from alphabar.sampling.sample import Samples, sample
 from alphabar.schedule.grid import make_grid
-from alphabar.core.seeds import starting_noise
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
 from alphabar.training.checkpoint import load_model
+from alphabar.verbs import tune as tuning
 from alphabar.verbs.tune import Descent, tune
 from tests.fixtures.sets import Linear
 

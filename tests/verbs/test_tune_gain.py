@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from alphabar.cli.main import app
+from alphabar.core.seeds import starting_noise
+from alphabar.core.types import Pixels
 from alphabar.data.images import to_model
 from alphabar.denoiser.build import Model, ModelRecipe, build
 from alphabar.denoiser.to_diffusers import export_diffusers
-from alphabar.features.stats import FeatureStats
 from alphabar.evaluation.fid import frechet
+from alphabar.features.stats import FeatureStats
 from alphabar.fitting import descent as fits
-from alphabar.sampling.sample import sample
 from alphabar.sampling.fitted import Tuned
+from alphabar.sampling.sample import sample
 from alphabar.schedule.grid import make_grid
-from alphabar.core.seeds import starting_noise
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.tune import Descent, tune
-from alphabar.core.types import Pixels
 from tests.verbs.test_tune import made_up_extractor
 
 diffusers = pytest.importorskip("diffusers")

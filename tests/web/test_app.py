@@ -24,12 +24,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alphabar.web.app import sheet
 from alphabar.cli.main import main
 from alphabar.sampling.sample import Samples, sample
 from alphabar.training.checkpoint import load_model
-from tests.web.test_playground import fill, small
+from alphabar.web.app import sheet
 from tests.verbs.test_tune import run_of
+from tests.web.test_playground import fill, small
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'alphabar[app]'")
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -66,7 +66,7 @@ def start(root: Path, temporary: Path, *arguments: str) -> Server:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADIO_")}
     environment |= {"TMPDIR": str(temporary), "ALPHABAR_CACHE": str(temporary / "cache")}
     environment |= {"GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/", "GRADIO_SERVER_NAME": "0.0.0.0"}  # to no avail
-    command = [sys.executable, "-m", "alphabar.cli.main", "app", str(root), "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "alphabar", "app", str(root), "--port", str(port), *arguments]
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, text=True, cwd=root.parent)
     end = time.monotonic() + 120
@@ -226,7 +226,7 @@ def test_two_settings_from_the_same_noise_and_all_that_can_be_taken_home(visit: 
     assert words[:3] == ["alphabar", "sample", str(server.root / "small")]
     assert words[-2:] == ["--out", "B.npz"]
     (tmp_path / "again").mkdir()
-    subprocess.run([sys.executable, "-m", "alphabar.cli.main", *words[1:]], cwd=tmp_path / "again", check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "alphabar", *words[1:]], cwd=tmp_path / "again", check=True, capture_output=True)
     lines = page.input_value("#python-B textarea").replace("B.npz", "python.npz")
     subprocess.run([sys.executable, "-c", lines], cwd=tmp_path / "again", check=True, capture_output=True)
     for name in ("B.npz", "python.npz"):
@@ -534,7 +534,7 @@ def test_another_host_than_this_machine_is_warned_of_and_ctrl_c_ends_well(tmp_pa
     log = tmp_path / "log.txt"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "alphabar.cli.main", "app", "--host", "0.0.0.0", "--port", str(free_port())],
+            [sys.executable, "-m", "alphabar", "app", "--host", "0.0.0.0", "--port", str(free_port())],
             cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(tmp_path)},
         )  # fmt: skip
     end = time.monotonic() + 120

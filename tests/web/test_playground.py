@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphabar.verbs import score as judge
 from alphabar.cli.main import app as command_line
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
-from alphabar.web.playground import MOST_SEED, Frame, Job, Playground, Scored, Way, done_words, whole
 from alphabar.sampling.sample import Samples, sample
 from alphabar.training.checkpoint import load_model
+from alphabar.verbs import score as judge
+from alphabar.web.playground import MOST_SEED, Frame, Job, Playground, Scored, Way, done_words, whole
 from tests.verbs.test_tune import made_up_extractor, run_of
 
 SMALL = ModelRecipe(channels=(8,), embedding=8, groups=4)

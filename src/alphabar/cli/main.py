@@ -106,10 +106,10 @@ def data(
     """
     import numpy as np
 
+    from alphabar.core.seeds import generator
     from alphabar.data.card import data_card
     from alphabar.data.contact_sheet import contact_sheet, shown_note
     from alphabar.data.sources import load, parse_set
-    from alphabar.core.seeds import generator
 
     images = load(*parse_set(image_set), **asdict(reading))
     card = data_card(images)
@@ -164,9 +164,9 @@ def train(
     dry_run
         print the resolved recipe and the cost, and train nothing.
     """
-    from alphabar.verbs import train as api
-    from alphabar.training.config import resolve
     from alphabar.core.run import Run
+    from alphabar.training.config import resolve
+    from alphabar.verbs import train as api
 
     source: str | Path = recipe
     if resume:
@@ -276,10 +276,10 @@ def sample(
     device
         cpu, cuda, mps; the best there is if left out.
     """
-    from alphabar.verbs.train import best_device
     from alphabar.sampling.sample import class_numbers
     from alphabar.sampling.sample import sample as draw
     from alphabar.training.checkpoint import load_model
+    from alphabar.verbs.train import best_device
 
     model = load_model(run, checkpoint)
     try:
@@ -435,8 +435,8 @@ def experiment(
     if dry_run:
         print(json.dumps(told.to_json(), indent=None if as_json else 1))
         return
-    from alphabar.verbs import experiment as experimenting
     from alphabar.report.experiment_page import table
+    from alphabar.verbs import experiment as experimenting
 
     try:
         found = experimenting.experiment(
@@ -568,9 +568,9 @@ def tune(
     device
         cpu, cuda, mps; the best there is if left out.
     """
-    from alphabar.verbs import tune as tuning
     from alphabar.report.figures import draw_levels
     from alphabar.training.checkpoint import load_model
+    from alphabar.verbs import tune as tuning
 
     descent = tuning.Descent(rounds=rounds, steps=steps, batch=batch, rate=rate, eta=eta, bf16=bf16)
     done = tuning.tune(
@@ -644,9 +644,9 @@ def score(
     picture
         where the picture goes; beside the samples if left out.
     """
-    from alphabar.verbs import score as judge
-    from alphabar.evaluation.score import METRICS
     from alphabar.core.processes import world
+    from alphabar.evaluation.score import METRICS
+    from alphabar.verbs import score as judge
 
     ruler, real = judge.evaluator(against, extractor, reading=asdict(reading))
     opened = judge.open_samples(samples, n=n, steps=steps, eta=eta, reading=asdict(reading))
@@ -748,9 +748,9 @@ def compare(
     wandb_report
         save the verdicts as a report in Weights & Biases too, with the curves of A and B where they are tracked runs.
     """
-    from alphabar.verbs import score as judge
-    from alphabar.evaluation.score import METRICS
     from alphabar.core.processes import world
+    from alphabar.evaluation.score import METRICS
+    from alphabar.verbs import score as judge
 
     if wandb_report:
         from alphabar.tracking.workspace import check_server
@@ -875,9 +875,9 @@ def sweep(
     dry_run
         list the settings and what was left out, and draw nothing.
     """
-    from alphabar.verbs import sweep as sweeping
     from alphabar.core.processes import world
     from alphabar.sampling.settings import CALLS
+    from alphabar.verbs import sweep as sweeping
 
     wanted: dict[str, Any] = {
         "samplers": samplers, "calls": CALLS if calls is None and not steps else calls or (), "steps": steps,
@@ -964,8 +964,8 @@ def export(
     checkpoint
         last or best.
     """
-    from alphabar.denoiser.to_diffusers import export_diffusers
     from alphabar.core.run import write_atomically
+    from alphabar.denoiser.to_diffusers import export_diffusers
     from alphabar.sampling.timesteps import fitted_timesteps
     from alphabar.training.checkpoint import load_model
 
@@ -1006,8 +1006,8 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
     picture
         where the plot goes; beside the run if left out.
     """
-    from alphabar.verbs import score as judge
     from alphabar.report.figures import draw_losses
+    from alphabar.verbs import score as judge
 
     found = judge.loss(run, trained_on, n=n)
     path = draw_losses(found, picture or _beside(run, "loss.png"))
@@ -1197,9 +1197,9 @@ def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
     to
         wandb, tensorboard, mlflow, trackio, or module:Class of your own; none: those in the run's recipe.
     """
-    from alphabar.training.config import resolve
     from alphabar.core.run import Run
     from alphabar.tracking.outbox import sync as send
+    from alphabar.training.config import resolve
 
     if not runs:
         raise ValueError("name a run folder, as in `alphabar sync runs/garments --to tensorboard`")
@@ -1366,8 +1366,8 @@ def check_extractor(
         write the verdict into the file; --no-mark leaves it alone. Neither the bundled extractor nor one that was shown some
         ladders only is marked.
     """
-    from alphabar.features import extractor as files
     from alphabar.evaluation.corruption_check import check
+    from alphabar.features import extractor as files
     from alphabar.report.corruption_sheet import draw_check, table
 
     try:
@@ -1484,7 +1484,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
     def said(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
         """A warning of ours as its words alone, without the line of code that gave it."""
-        ours = category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent)
+        ours = category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1])
         return f"alphabar: {message}\n" if ours else usual(message, category, filename, lineno, line)
 
     warnings.formatwarning = said

@@ -8,7 +8,7 @@ alone, without a word.
 
 import atexit
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -17,8 +17,6 @@ from typing import TypeVar
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
-
-from alphabar.features.stats import FeatureStats
 
 T = TypeVar("T")
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -80,30 +78,6 @@ def total(values: Shaped[Tensor, "..."]) -> Tensor:
     for part in parts[1:]:
         out = out + part
     return out.reshape(values.shape)
-
-
-def reduce_stats(own: Iterable[FeatureStats], count: int, dim: int, extractor: str) -> FeatureStats:
-    """The sum of `count` statistics, number 0 first and number count - 1 last, whoever worked them out.
-
-    own: those of `share(count)`, in that order; taken one at a time, so that memory is one of each process.
-    Floats do not add up alike in every order; this order does not depend on the number of processes.
-    """
-    _, size = world()
-    mine = iter(own)
-    result: FeatureStats | None = None
-    for _ in range(0, count, size):
-        stats = next(mine, None)
-        packed = torch.empty((0, dim), dtype=torch.float64)
-        if stats is not None:
-            n = torch.full((1, dim), float(stats.n), dtype=torch.float64)
-            packed = torch.cat([n, stats.mean[None], stats.scatter])
-        for part in gather_rows(packed):
-            if len(part):
-                new = FeatureStats(extractor, int(part[0, 0]), part[1], part[2:])
-                result = new if result is None else result + new
-    if result is None:
-        raise ValueError("no statistics to add up: give at least one")
-    return result
 
 
 def everyone(yes: bool) -> bool:

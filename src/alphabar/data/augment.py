@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from alphabar.data.values import scale_of
 from alphabar.core.types import Images, Pixels
+from alphabar.data.values import scale_of
 
 
 def flip(pixels: Pixels, rng: np.random.Generator, probability: float = 0.5) -> Pixels:

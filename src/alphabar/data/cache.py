@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from alphabar.data.split import image_hashes
-from alphabar.data.values import SCALE
 from alphabar.core.progress import track
 from alphabar.core.types import Pixels
+from alphabar.data.split import image_hashes
+from alphabar.data.values import SCALE
 
 VERSION = 2  # part of every key: raise it when decoding changes, and old entries are no longer found
 

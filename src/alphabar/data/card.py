@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alphabar.core.types import Pixels
 from alphabar.data.sources import ImageSet
 from alphabar.data.values import scale_of, to_values
-from alphabar.core.types import Pixels
 
 _CHUNK_BYTES = 1 << 26
 _LOW_USE = 0.25  # of the scale: 12 bits in 16 use a sixteenth

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from alphabar.data.values import scale_of
 from alphabar.core.types import Pixels
+from alphabar.data.values import scale_of
 
 _PAPER = 255
 _MARGIN = 4  # pixels between a caption and what surrounds it

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from alphabar.data.values import MAX_CHANNELS, SCALE, Axes, Survey, check_range, scale_of, stored_dtype, to_stored
 from alphabar.core.types import Images, Pixels
+from alphabar.data.values import MAX_CHANNELS, SCALE, Axes, Survey, check_range, scale_of, stored_dtype, to_stored
 
 _TENSORS = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
 

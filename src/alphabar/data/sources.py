@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alphabar.core.types import Pixels
 from alphabar.data.cache import (
     Decoded,
     Entry,
@@ -36,7 +37,6 @@ from alphabar.data.decode import SUFFIXES, BrokenError, Shape, decode, probe
 from alphabar.data.idx import read_idx
 from alphabar.data.images import as_pixels, channels_last, layout, stored_for
 from alphabar.data.values import Range, Reading, Survey, reading_of, stored_dtype, to_stored
-from alphabar.core.types import Pixels
 
 SPLITS = ("train", "test")
 _OTHER_SPLITS = ("val", "valid", "validation", "dev")  # may lie beside train/ and test/; not read

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alphabar.core.types import Denoiser, Grid, Images, Levels, Times
 from alphabar.denoiser.plan import Adaptive, Plan
 from alphabar.denoiser.wrappers import SkipCalls, part
 from alphabar.schedule.grid import check_grid
 from alphabar.schedule.noising import per_image
-from alphabar.core.types import Denoiser, Grid, Images, Levels, Times
 
 GROWTH = 3.0  # a gap is at most so many times as long as the last one, since an error may be small by accident
 LONGEST = np.pi / 8  # and spans at most this angle of the pi / 2 from pure noise to the image

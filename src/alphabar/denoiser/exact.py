@@ -7,9 +7,9 @@ so that `sample` draws from them as from any model.
 import torch
 from torch import Tensor
 
+from alphabar.core.types import Images, Levels
 from alphabar.data.toy import Gaussian, Mixture
 from alphabar.schedule.vp import LogSigma, Schedule
-from alphabar.core.types import Images, Levels
 
 EDM_LEVELS = LogSigma(0.002, 80.0)  # Karras et al. 2022 (arXiv:2206.00364), table 1
 

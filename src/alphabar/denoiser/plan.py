@@ -13,8 +13,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor
 
-from alphabar.schedule.vp import Schedule
 from alphabar.core.types import Grid, Times
+from alphabar.schedule.vp import Schedule
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from alphabar.core.types import Images, Labels, Levels, Timesteps
 from alphabar.schedule.noising import PREDICTIONS, add_noise, input_scale, per_image, target, to_x0
 from alphabar.schedule.vp import Scaled, Schedule
-from alphabar.core.types import Images, Labels, Levels, Timesteps
 
 HIGHEST_FOR_EPS = 1e6  # sigma multiplies the error of eps_hat in x0_hat, to as much as x0 has digits in float32
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alphabar.core.types import Denoiser, Grid, Images, Labels, Levels, Times
 from alphabar.denoiser.plan import Plan
 from alphabar.schedule.grid import check_grid
-from alphabar.core.types import Denoiser, Grid, Images, Labels, Levels, Times
 
 
 class CountCalls:

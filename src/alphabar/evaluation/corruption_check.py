@@ -23,21 +23,22 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.data.sources import NAMED, ImageSet, load, parse_set
-from alphabar.data.split import image_hashes
-from alphabar.evaluation.corruptions import DAMAGE, clusters, copies, without_classes
-from alphabar.evaluation.estimate import Estimate, Expansion
-from alphabar.features.store import extract, sample_rows
-from alphabar.features.extractor import FeatureExtractor, load_extractor
-from alphabar.features.stats import FeatureStats, check_finite
-from alphabar.evaluation.floor import real_images
-from alphabar.evaluation.fid import frechet
-from alphabar.evaluation.fid_uncertainty import ROWS, expand
-from alphabar.evaluation.kid import kid
 from alphabar.core.progress import track
 from alphabar.core.run import versions
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Features, Pixels
+from alphabar.data.sources import NAMED, ImageSet, load, parse_set
+from alphabar.data.split import image_hashes
+from alphabar.evaluation.corruptions import DAMAGE, clusters, copies, without_classes
+from alphabar.evaluation.estimate import Estimate, Expansion
+from alphabar.evaluation.fid import frechet
+from alphabar.evaluation.fid_uncertainty import ROWS, expand
+from alphabar.evaluation.floor import real_images
+from alphabar.evaluation.kid import kid
+from alphabar.features.extractor import FeatureExtractor
+from alphabar.features.load import load_extractor
+from alphabar.features.stats import FeatureStats, check_finite
+from alphabar.features.store import extract, sample_rows
 
 METRICS = ("fid", "kid")
 LADDERS = (*DAMAGE, "missing classes", "duplicates")

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.data.images import to_model
-from alphabar.data.values import SCALE
 from alphabar.core.seeds import SUBSET, Addressed, generator
 from alphabar.core.types import Pixels
+from alphabar.data.images import to_model
+from alphabar.data.values import SCALE
 
 Levels = NDArray[np.float32]  # images [n, h, w, c], 0..1
 Numbers = Sequence[int] | NDArray[np.int64]  # one an image: the address of what is random about it

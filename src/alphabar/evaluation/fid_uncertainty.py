@@ -23,13 +23,12 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from alphabar.core import seeds
-from alphabar.core import processes as spread
-from alphabar.evaluation.estimate import Expansion, steepness
-from alphabar.features.stats import FeatureStats, same_extractor, scatter_of
-from alphabar.evaluation.fid import cholesky, frechet, roots_are_exact
+from alphabar.core import processes, seeds
 from alphabar.core.progress import track
 from alphabar.core.types import Features
+from alphabar.evaluation.estimate import Expansion, steepness
+from alphabar.evaluation.fid import cholesky, frechet, roots_are_exact
+from alphabar.features.stats import FeatureStats, same_extractor, scatter_of
 
 ROWS = 1536  # images a side that the variance is taken from: a standard error is then known to 2 or 3 %
 FEW = 96  # images a side, all pairs of which give the size of the second order
@@ -202,14 +201,14 @@ def bootstrap(
     sides = [f.to(torch.float64) - f.to(torch.float64).mean(0) for f in (x, y)]
     apart = x.to(torch.float64).mean(0) - y.to(torch.float64).mean(0)
     found = torch.zeros(replicates, dtype=torch.float64)
-    with track(replicates, "bootstrap", "replicates", show=progress and spread.world()[0] == 0) as advance:
-        for k in spread.share(replicates):
+    with track(replicates, "bootstrap", "replicates", show=progress and processes.world()[0] == 0) as advance:
+        for k in processes.share(replicates):
             rng = seeds.generator(seed, draw=k, stream=seeds.SUBSET)
             a, b = (_drawn_again(f, rng) for f in sides)
             a = replace(a, mean=a.mean + apart)
             found[k] = frechet(a, b).value
-            advance(spread.world()[1])
-    return spread.total(found)
+            advance(processes.world()[1])
+    return processes.total(found)
 
 
 def _drawn_again(centred: Float64[Tensor, "n d"], rng: np.random.Generator) -> FeatureStats:

@@ -9,12 +9,12 @@ from jaxtyping import Shaped
 from numpy.typing import DTypeLike, NDArray
 
 from alphabar.core import seeds
+from alphabar.core.types import Pixels
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.images import check_images
 from alphabar.data.sources import NAMED, ImageSet, load, parse_set
 from alphabar.data.split import holdout, image_hashes
 from alphabar.data.values import to_depth
-from alphabar.core.types import Pixels
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float64, Int64, Num
 from torch import Tensor, nn
 
+from alphabar.core.progress import track
+from alphabar.core.types import Denoiser, Images, Labels, Levels, Pixels
 from alphabar.denoiser.wrappers import Labelled
 from alphabar.evaluation.estimate import LEVEL, Estimate, quantile
-from alphabar.core.progress import track
 from alphabar.schedule.noising import add_noise
 from alphabar.training.loop import pad_pixels
 from alphabar.training.loss import image_losses
-from alphabar.core.types import Denoiser, Images, Labels, Levels, Pixels
 
 LOWEST, HIGHEST, COUNT = 0.05, 20.0, 9  # of the levels that are looked at where none are given
 

@@ -2,9 +2,9 @@
 
 import sys
 
-from alphabar.core import processes as spread
-from alphabar.evaluation.image_eval import ImageEval
+from alphabar.core import processes
 from alphabar.core.run import append_jsonl
+from alphabar.evaluation.image_eval import ImageEval
 from alphabar.sampling.sample import every_class, sample
 from alphabar.training.hooks import Hook, Training
 
@@ -19,7 +19,7 @@ class ScoreSamples(Hook):
         self.evaluator, self.every, self.n, self.steps, self.seed = evaluator, every, n, steps, seed
 
     def on_interval(self, training: Training) -> None:
-        with spread.alone():  # hooks run in process 0
+        with processes.alone():  # hooks run in process 0
             samples = sample(
                 training.ema, self.n, steps=self.steps, seed=self.seed, classes=every_class(training.ema), progress=False
             )

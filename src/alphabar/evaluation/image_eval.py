@@ -14,20 +14,21 @@ import torch
 from numpy.typing import DTypeLike
 
 from alphabar.core import seeds
+from alphabar.core.run import versions
+from alphabar.core.types import Features, Pixels
 from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet
 from alphabar.data.values import to_depth
-from alphabar.evaluation import prdc as cover_module
 from alphabar.evaluation import fid_uncertainty as influence
+from alphabar.evaluation import prdc as cover_module
 from alphabar.evaluation.estimate import Estimate, Expansion
-from alphabar.features.store import FeatureStore, extract, sample_rows
-from alphabar.features.extractor import FeatureExtractor, load_extractor
-from alphabar.features.stats import FeatureStats
 from alphabar.evaluation.floor import Real, floor_sets, real_images
 from alphabar.evaluation.kid import Within, kid, within
 from alphabar.evaluation.score import METRICS, TITLES, Score, of_samples
-from alphabar.core.run import versions
-from alphabar.core.types import Features, Pixels
+from alphabar.features.extractor import FeatureExtractor
+from alphabar.features.load import load_extractor
+from alphabar.features.stats import FeatureStats
+from alphabar.features.store import FeatureStore, extract, sample_rows
 
 LIMIT = 50_000  # images a side whose pairs are looked at, by KID and by precision, recall, density and coverage
 NEIGHBOUR = 5  # the k of these four

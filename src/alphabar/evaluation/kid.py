@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.core import processes as spread
+from alphabar.core import processes
 from alphabar.evaluation.estimate import Expansion, steepness
 from alphabar.features.stats import as_features
 
@@ -211,7 +211,7 @@ def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) ->
     rows, columns, squares = found[:n], found[n : n + m], found[n + m :]
     room = torch.empty((2, block * block), dtype=a.left.dtype, device=a.left.device)
     tiles = [(i, j) for i in range(0, n, block) for j in range(i if same else 0, m, block)]
-    for i, j in spread.deal(tiles):
+    for i, j in processes.deal(tiles):
         left, right = a.left[i : i + block], b.right[j : j + block]
         tile, of_powers = _tile(left, right, powers, room)
         if same and i == j:
@@ -225,7 +225,7 @@ def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) ->
         if same and i != j:  # the tile below the diagonal is this one turned
             rows[j : j + block] += of_powers.sum(0)
             columns[i : i + block] += of_powers.sum(1)
-    found = spread.total(found).to(found)
+    found = processes.total(found).to(found)
     rows, columns, squares = found[:n], found[n : n + m], found[n + m :]
 
     z_rows, z_columns = a.towards(b.total), b.towards(a.total)

@@ -28,10 +28,10 @@ from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alphabar.core.types import Features, Pixels
 from alphabar.data.images import to_model
 from alphabar.evaluation.estimate import LEVEL, Estimate, quantile
 from alphabar.features.stats import as_features, check_finite
-from alphabar.core.types import Features, Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from alphabar.core.run import write_npz
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, quantile
 from alphabar.evaluation.image_eval import Measured
 from alphabar.evaluation.score import HIGHER, Score
-from alphabar.core.run import write_npz
 
 
 def front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:

@@ -27,10 +27,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.core import processes as spread
+from alphabar.core import processes
+from alphabar.core.seeds import generator
 from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, quantile
 from alphabar.features.stats import as_features, check_finite
-from alphabar.core.seeds import generator
 
 METRICS = ("precision", "recall", "density", "coverage")
 WORDS = 2  # of 64 cuts each: a standard error is then known to 6 %
@@ -225,7 +225,7 @@ def balls(features: Float[Tensor, "n d"] | NDArray[np.floating], k: int = 5, *, 
     bound = _bounds(s, most, block)
     smallest = _Smallest(n, most, f.device, s.u.dtype)
     room = torch.empty(block * block, dtype=s.u.dtype, device=f.device)
-    for i, j in spread.deal(_upper(n, block)):
+    for i, j in processes.deal(_upper(n, block)):
         h = _tile(s, s, i, j, room)
         if i == j:
             h.fill_diagonal_(math.inf)
@@ -275,10 +275,10 @@ def _bounds(s: _Scaled, most: int, block: int) -> Tensor:
     expected = most * size / n
     rank = min(int(expected + 3 * expected**0.5 + 4), size)  # one for the image itself, where it is in the sample
     bound = torch.zeros(n, dtype=s.half.dtype, device=s.u.device)
-    for a in spread.deal(range(0, n, block)):
+    for a in processes.deal(range(0, n, block)):
         rows = slice(a, a + block)
         bound[rows] = _tile(s, sample, rows, slice(None)).kthvalue(rank, dim=1).values
-    return spread.total(bound).to(bound)
+    return processes.total(bound).to(bound)
 
 
 def _kth(f: Tensor, near: Tensor, squares: Tensor, least: Tensor, most: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -367,9 +367,9 @@ class _Smallest:
     def gather(self) -> None:
         """From all processes."""
         self._drop()
-        if spread.world()[1] > 1:
+        if processes.world()[1] > 1:
             rows, columns, values = self.parts[0]
-            every = torch.cat(spread.gather_rows(torch.stack([rows, columns, values.to(torch.float64)], 1)))
+            every = torch.cat(processes.gather_rows(torch.stack([rows, columns, values.to(torch.float64)], 1)))
             every = every[torch.argsort(every[:, 1], stable=True)].to(rows.device)
             self.parts = [(every[:, 0].to(torch.int64), every[:, 1].to(torch.int64), every[:, 2].to(values.dtype))]
             self._drop()
@@ -412,7 +412,7 @@ def _pairs(x: Balls, y: Balls, k: int, block: int) -> tuple[_Inside, _Inside]:
     in_x, in_y = _Finder(x, y, sx, k), _Finder(y, x, sy, k)
     room = torch.empty(block * block, dtype=sx.u.dtype, device=sx.u.device)
     tiles = [(i, j) for i in range(0, len(x.f), block) for j in range(0, len(y.f), block)]
-    for a, b in spread.deal(tiles):
+    for a, b in processes.deal(tiles):
         i, j = slice(a, a + block), slice(b, b + block)
         h = _tile(sx, sy, i, j, room)
         rows, columns = torch.nonzero((h <= in_x.bound[i, None]) | (h <= in_y.bound[j]), as_tuple=True)
@@ -459,7 +459,7 @@ class _Finder:
         self.by_ball.add(ball, point, rank)
 
     def result(self) -> _Inside:
-        hits, holds, ranks = (spread.total(t).numpy() for t in (self.hits, self.holds, self.ranks))
+        hits, holds, ranks = (processes.total(t).numpy() for t in (self.hits, self.holds, self.ranks))
         return _Inside(hits, holds, _kept(self.by_point), _kept(self.by_ball), ranks)
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alphabar.core.types import Features, Images, Pixels
 from alphabar.data.images import to_model
 from alphabar.data.values import SCALE
-from alphabar.core.types import Features, Images, Pixels
 
 FORMAT = 1  # of the file; a later one is refused
 NOT_CHECKED = "not checked"
@@ -242,22 +242,6 @@ def best_device() -> torch.device:
         rank = os.environ.get("LOCAL_RANK")
         return torch.device("cuda") if rank is None else torch.device("cuda", int(rank) % torch.cuda.device_count())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
-    """Read an extractor: "bundled" (Fashion-MNIST's garments), the path of a file that `Extractor.save` wrote, or
-    "inception:original" and "inception:clean" (see `alphabar.features.inception.load_inception`). It stands on a GPU where
-    there is one.
-
-    Raises FileNotFoundError when there is none, ValueError for a file that is not an extractor, or whose content does
-    not match its own fingerprint.
-    """
-    name = str(name_or_path)
-    if name == "inception" or name.startswith("inception:"):
-        from alphabar.features.inception import load_inception
-
-        return load_inception(name)
-    return read_extractor(BUNDLED if name == "bundled" else name_or_path).to(best_device())
 
 
 def read_extractor(path: str | Path) -> Extractor:

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alphabar.core.types import Features, Pixels
 from alphabar.data.images import to_model
 from alphabar.features.extractor import best_device, fingerprint
 from alphabar.features.resize import RESIZES, resize
-from alphabar.core.types import Features, Pixels
 
 _FLOATS = 2**24  # numbers of resized images that are worked on at once, about 64 MiB
 

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar.core import seeds
+from alphabar.core.progress import track
+from alphabar.core.types import Images, Pixels
 from alphabar.data.images import to_model
 from alphabar.data.split import HOLDOUT
 from alphabar.data.split import holdout as split_off
 from alphabar.features.extractor import Classifier, Extractor
-from alphabar.core.progress import track
-from alphabar.core.types import Images, Pixels
 
 if TYPE_CHECKING:
     from alphabar.data.sources import ImageSet

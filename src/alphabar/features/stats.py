@@ -10,8 +10,9 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.features.extractor import FeatureExtractor
+from alphabar.core import processes
 from alphabar.core.types import Features, Pixels
+from alphabar.features.extractor import FeatureExtractor
 
 _TILE = 256  # a scatter matrix is symmetric, so only the tiles on and above its diagonal are multiplied
 
@@ -151,3 +152,27 @@ def as_features(features: Float[Tensor, "n d"] | NDArray[np.floating]) -> Featur
     if f.ndim != 2 or not f.is_floating_point():
         raise ValueError(f"features of type {f.dtype} and shape {tuple(f.shape)}: wanted floats of shape (n, d)")
     return f
+
+
+def reduce_stats(own: Iterable[FeatureStats], count: int, dim: int, extractor: str) -> FeatureStats:
+    """The sum of `count` statistics, number 0 first and number count - 1 last, whoever worked them out.
+
+    own: those of `share(count)`, in that order; taken one at a time, so that memory is one of each process.
+    Floats do not add up alike in every order; this order does not depend on the number of processes.
+    """
+    _, size = processes.world()
+    mine = iter(own)
+    result: FeatureStats | None = None
+    for _ in range(0, count, size):
+        stats = next(mine, None)
+        packed = torch.empty((0, dim), dtype=torch.float64)
+        if stats is not None:
+            n = torch.full((1, dim), float(stats.n), dtype=torch.float64)
+            packed = torch.cat([n, stats.mean[None], stats.scatter])
+        for part in processes.gather_rows(packed):
+            if len(part):
+                new = FeatureStats(extractor, int(part[0, 0]), part[1], part[2:])
+                result = new if result is None else result + new
+    if result is None:
+        raise ValueError("no statistics to add up: give at least one")
+    return result

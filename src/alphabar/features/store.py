@@ -28,16 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.core import seeds
-from alphabar.data.cache import cache_folder
-from alphabar.data.sources import ImageSet
-from alphabar.data.split import image_hashes
-from alphabar.core import processes as spread
-from alphabar.features.extractor import FeatureExtractor
-from alphabar.features.stats import FeatureStats, check_finite, pieces
+from alphabar.core import processes, seeds
 from alphabar.core.progress import track
 from alphabar.core.run import versions, write_atomically
 from alphabar.core.types import Features, Pixels
+from alphabar.data.cache import cache_folder
+from alphabar.data.sources import ImageSet
+from alphabar.data.split import image_hashes
+from alphabar.features.extractor import FeatureExtractor
+from alphabar.features.stats import FeatureStats, check_finite, pieces, reduce_stats
 
 try:
     import fcntl
@@ -110,14 +109,14 @@ class FeatureStore:
         """
         if self._stats is None:
             found = self._source.stats(self.extractor) if isinstance(self._source, _File) else None
-            if not spread.everyone(found is not None):
+            if not processes.everyone(found is not None):
                 blocks = range(0, self.n, _BLOCK)
                 own = (
                     FeatureStats.of(self._read(start, min(start + _BLOCK, self.n)), self.extractor)
-                    for start in spread.deal(blocks)
+                    for start in processes.deal(blocks)
                 )
-                found = spread.reduce_stats(own, len(blocks), self.dim, self.extractor)
-                if isinstance(self._source, _File) and spread.world()[0] == 0:
+                found = reduce_stats(own, len(blocks), self.dim, self.extractor)
+                if isinstance(self._source, _File) and processes.world()[0] == 0:
                     self._source.keep_stats(found)
             self._stats = found
         if self._stats is None:
@@ -147,7 +146,7 @@ def extract(
 
     Under torchrun every process calls this with the same images, and chunks are dealt to them in turn: no image is
     counted twice, and every process has the same complete features. The cache must be one folder that all of them see.
-    A process that works by itself says so with `spread.alone()`.
+    A process that works by itself says so with `processes.alone()`.
 
     Raises ValueError for features that are NaN or infinite (with the image's number), of another shape than promised,
     for no images, for a fingerprint of other images, and where processes were given different images; OSError where the
@@ -170,7 +169,7 @@ def extract(
         "images": fingerprint,
         "extractor": extractor.fingerprint,
     }
-    if not spread.alike(json.dumps([about, chunk, keep])):
+    if not processes.alike(json.dumps([about, chunk, keep])):
         raise ValueError(
             "the processes were given different images, extractors or chunks: give all of them the same whole set (images "
             "that each process made for itself must be gathered first)"
@@ -182,24 +181,24 @@ def extract(
             at += len(rows)
         return FeatureStore(extractor.fingerprint, fingerprint, features)
 
-    main = spread.world()[0] == 0
+    main = processes.world()[0] == 0
     parent = cache_folder(None if isinstance(cache, bool) else cache) / "features"
     place = parent / _key(about)
     file = _open(place, about, verify=main)
-    if not spread.everyone(file is not None):
+    if not processes.everyone(file is not None):
         file = None  # lets go of it
         part = _Part(parent, place.name, about, chunk) if main else None
         with part or contextlib.nullcontext():
-            done = spread.from_first(part.done if part is not None else 0)
+            done = processes.from_first(part.done if part is not None else 0)
             for rows in _extracted(images, extractor, chunk, done, progress, what):
                 if part is not None:
                     part.append(rows)
             if part is not None:
                 file = part.finish(place, extractor)
-        spread.everyone(True)  # written by now
+        processes.everyone(True)  # written by now
         if not main:
             file = _open_soon(place, about)
-        if not spread.everyone(file is not None):
+        if not processes.everyone(file is not None):
             raise OSError(
                 f"not every process finds {place}, which process 0 has written: set ALPHABAR_CACHE to a folder that all "
                 "machines share, or pass cache=False"
@@ -266,7 +265,7 @@ def _extracted(
     images: Pixels, extractor: FeatureExtractor, chunk: int, done: int, progress: bool, what: str
 ) -> Iterator[Features]:
     """The features of chunk number `done` and all after it, in order; in every process, each from the one it fell to."""
-    rank, size = spread.world()
+    rank, size = processes.world()
     count = -(-len(images) // chunk)
     mine = range(done + rank, count, size)
     blocks = pieces(images, (k * chunk for k in mine), chunk)
@@ -275,7 +274,7 @@ def _extracted(
         for _ in range(done, count, size):
             block = next(blocks, None)
             features = torch.empty((0, extractor.dim)) if block is None else _checked(extractor, block)
-            for rows in spread.gather_rows(features):
+            for rows in processes.gather_rows(features):
                 if len(rows):
                     check_finite(rows, at)  # here, where all processes see it
                     at += len(rows)

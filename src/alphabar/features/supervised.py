@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar.core import seeds
+from alphabar.core.progress import track
+from alphabar.core.types import Pixels
 from alphabar.data.images import to_model
 from alphabar.data.split import HOLDOUT
 from alphabar.data.split import holdout as split_off
 from alphabar.data.values import scale_of
 from alphabar.features.extractor import Classifier, Extractor
-from alphabar.core.progress import track
-from alphabar.core.types import Pixels
 
 if TYPE_CHECKING:
     from alphabar.data.sources import ImageSet

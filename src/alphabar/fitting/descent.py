@@ -25,17 +25,17 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from alphabar.core.progress import track
+from alphabar.core.seeds import SUBSET, SeededNoise, generator, starting_noise
+from alphabar.core.types import Denoiser, Grid, Images
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.wrappers import Labelled
-from alphabar.core.progress import track
 from alphabar.sampling.catalogue import find
-from alphabar.sampling.samplers.heun import HIGHEST
 from alphabar.sampling.fitted import Tuned
+from alphabar.sampling.samplers.heun import HIGHEST
 from alphabar.schedule.grid import check_grid
 from alphabar.schedule.noising import input_scale, per_image, to_x0
 from alphabar.schedule.vp import Schedule
-from alphabar.core.seeds import SUBSET, SeededNoise, generator, starting_noise
-from alphabar.core.types import Denoiser, Grid, Images
 
 FINE = 80  # levels of the fine trajectory, without its 0
 TEACHER = "heun"

@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from alphabar.features.stats import FeatureStats
 from alphabar.core.types import Features, Images
+from alphabar.features.stats import FeatureStats
 
 
 @runtime_checkable

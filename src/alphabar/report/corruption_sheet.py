@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.data.values import scale_of
 from alphabar.evaluation.corruption_check import Check, Ladder, Rung
 from alphabar.evaluation.estimate import Estimate
-from alphabar.core.types import Pixels
 
 _COLOURS = {"fid": "#1f5fa8", "kid": "#b4530a"}
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alphabar.core.run import flat, write_atomically
+from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown as as_shown
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.image_eval import Measured
 from alphabar.evaluation.score import HIGHER, TITLES
 from alphabar.evaluation.training_seeds import over_seeds
-from alphabar.results.experiments import Experiment
-from alphabar.core.run import flat, write_atomically
 from alphabar.report import page
 from alphabar.report import svg as plots
-from alphabar.report.sweep_page import column
 from alphabar.report.png import png_uri, strip
+from alphabar.report.sweep_page import column
+from alphabar.results.experiments import Experiment
 from alphabar.sampling.sample import Samples
-from alphabar.core.types import Pixels
 
 if TYPE_CHECKING:
     from rich.table import Table

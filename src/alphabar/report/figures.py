@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.evaluation.compare import Comparison
-from alphabar.evaluation.image_eval import CurvePoint
 from alphabar.evaluation.heldout import DenoisingLoss
+from alphabar.evaluation.image_eval import CurvePoint
 from alphabar.evaluation.score import HIGHER, TITLES, Score
 from alphabar.sampling.fitted import Tuned
 from alphabar.schedule.grid import GRIDS, make_grid
 from alphabar.schedule.vp import Schedule
-from alphabar.core.types import Pixels
 
 _INK, _REAL, _OWN, _GOOD, _BAD = "#333333", "#6b7280", "#1f5fa8", "#17803d", "#b42318"
 

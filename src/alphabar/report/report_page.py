@@ -6,18 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alphabar.evaluation.score import INTERVALS
 from alphabar.core.run import write_atomically
+from alphabar.evaluation.score import INTERVALS
+from alphabar.report import comparisons as verdicts
+from alphabar.report import run_section as one
 from alphabar.report import sheets, trajectory
 from alphabar.report import sweep_page as frontier
-from alphabar.results import runs as load
-from alphabar.report import run_section as one
-from alphabar.report import comparisons as verdicts
-from alphabar.results.runs import RunData, in_words, number, score_rows, series
-from alphabar.report.run_section import floor_words, loss_by_sigma
 from alphabar.report.page import INTERVAL, as_toml, render, sig, stamp
 from alphabar.report.png import png_uri, smaller, strip
+from alphabar.report.run_section import floor_words, loss_by_sigma
 from alphabar.report.svg import Level, Line, plot
+from alphabar.results import runs as load
+from alphabar.results.runs import RunData, in_words, number, score_rows, series
 from alphabar.sampling.sample import Samples
 
 OPEN = 3  # runs that are shown unfolded

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES
-from alphabar.results import runs as load
-from alphabar.results.runs import RunData, in_words, number, score_rows, series
 from alphabar.report.page import INTERVAL, as_toml, bracket, machine_words, sig
 from alphabar.report.png import fitted, read_png, uri
 from alphabar.report.svg import Level, Line, plot
+from alphabar.results import runs as load
+from alphabar.results.runs import RunData, in_words, number, score_rows, series
 
 # what decides a protocol and yet is written with every score: shown once for all scores that share it
 _OWN = (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from alphabar.results.runs import RunData, number
 from alphabar.report.png import png, read_png, smaller, strip, uri
+from alphabar.results.runs import RunData, number
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
+from alphabar.core.run import write_atomically
+from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown_note
 from alphabar.evaluation.estimate import LEVEL
 from alphabar.evaluation.image_eval import Measured
 from alphabar.evaluation.pareto import Standing, front, load_measured, standings
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES, Score
-from alphabar.core.run import write_atomically
 from alphabar.report import page
 from alphabar.report import svg as plots
 from alphabar.report.png import png_uri, smaller, strip
 from alphabar.sampling.sample import Samples
 from alphabar.sampling.settings import LeftOut, Setting
-from alphabar.core.types import Pixels
 
 if TYPE_CHECKING:
     from rich.table import Table

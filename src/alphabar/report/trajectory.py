@@ -10,9 +10,9 @@ from typing import Any
 from zipfile import BadZipFile
 
 from alphabar.core.run import Run
-from alphabar.results.runs import BUNDLED, RunData
 from alphabar.report.page import duration, sig
 from alphabar.report.png import png, smaller, strip, uri
+from alphabar.results.runs import BUNDLED, RunData
 from alphabar.sampling.sample import Samples
 
 STEPS = 25  # calls of a way that is drawn for a page

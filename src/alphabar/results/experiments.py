@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.evaluation.score import METRICS
-from alphabar.training.config import Recipe, check_keys, parse, resolve
 from alphabar.sampling.catalogue import find
+from alphabar.training.config import Recipe, check_keys, parse, resolve
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,31}")
 
@@ -171,4 +171,4 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def shipped_experiments() -> dict[str, Path]:
     """The experiments that come with alphabar, by name."""
-    return {p.stem: p for p in sorted((Path(__file__).parent / "experiments").glob("*.toml"))}
+    return {p.stem: p for p in sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))}

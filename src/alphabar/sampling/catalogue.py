@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
+from alphabar.core.types import Images
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.sampling.samplers.deis import deis
@@ -20,7 +21,6 @@ from alphabar.sampling.samplers.euler_ancestral import euler_ancestral
 from alphabar.sampling.samplers.heun import heun
 from alphabar.sampling.samplers.ipndm import ipndm
 from alphabar.sampling.samplers.unipc import unipc
-from alphabar.core.types import Images
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from alphabar.core.run import write_atomically
-from alphabar.schedule.grid import check_grid
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
+from alphabar.schedule.grid import check_grid
 
 FORMAT = 1
 MOST = 1000  # calls of a fitted sampler: its coefficients grow with their square

@@ -17,22 +17,22 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor, nn
 
+from alphabar.core.progress import track
+from alphabar.core.run import versions, write_atomically, write_npz
+from alphabar.core.seeds import Ahead, SeededNoise, starting_noise
+from alphabar.core.types import Denoiser, Grid, Images, Levels, Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.images import to_pixels
 from alphabar.data.png import write_png
 from alphabar.denoiser.adaptive import AdaptiveCalls, distribution, planned
-from alphabar.denoiser.runtime.methods import Fast, evaluating, fasten
 from alphabar.denoiser.plan import Adaptive, Plan, parse_plan, timesteps
+from alphabar.denoiser.runtime.methods import Fast, evaluating, fasten
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, Guided, Labelled, ThresholdX0
-from alphabar.core.progress import track
-from alphabar.core.run import versions, write_atomically, write_npz
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find
-from alphabar.sampling.trajectory import KeepX0, chosen, cropped
 from alphabar.sampling.fitted import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
+from alphabar.sampling.trajectory import KeepX0, chosen, cropped
 from alphabar.schedule.grid import check_grid, default_grid, make_grid
 from alphabar.schedule.vp import Schedule
-from alphabar.core.seeds import Ahead, SeededNoise, starting_noise
-from alphabar.core.types import Denoiser, Grid, Images, Levels, Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -181,7 +181,7 @@ def sample(
     seed gets classes[k % len(classes)]; None: of no class in particular. guidance: weight w of classifier-free guidance, which
     calls twice where it acts (`Guided`); 1 is none. guidance_interval: levels (low, high) within which it acts.
 
-    fast: how the network is run, a method of `alphabar.denoiser.runtime.methods`, or "auto", the one that finishes soonest here by
+    fast: how the network is run, a method of `denoiser.runtime.methods`, or "auto", the one that finishes soonest here by
     measurement; None as the model is. precision: "bf16" multiplies in bfloat16, which changes images a little.
     indices: which images of the seed, None for 0 .. n - 1. device: moves the model there; None leaves it where it is.
     channels_last: run the network in that memory layout, which suits some networks and harms others.

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 from torch import Tensor
 
-from alphabar.data.images import to_pixels
 from alphabar.core.types import Pixels
+from alphabar.data.images import to_pixels
 
 
 def chosen(keep: bool | Sequence[int], steps: int) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from alphabar.schedule.vp import Schedule
 from alphabar.core.types import Times
+from alphabar.schedule.vp import Schedule
 
 
 class Density(ABC):

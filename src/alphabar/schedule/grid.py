@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from alphabar.schedule.vp import Schedule
 from alphabar.core.types import Grid
+from alphabar.schedule.vp import Schedule
 
 
 def check_grid(sigmas: Grid) -> None:

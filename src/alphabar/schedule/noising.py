@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from alphabar.schedule.vp import Schedule
 from alphabar.core.types import Images, Levels, Times
+from alphabar.schedule.vp import Schedule
 
 Prediction = Literal["eps", "x0", "v", "flow"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)

@@ -12,8 +12,10 @@ from typing import Any, Literal, get_type_hints
 
 from alphabar.data.split import HOLDOUT
 from alphabar.denoiser.build import ModelRecipe
+from alphabar.schedule.density import Density, LogNormal, UniformTime
 from alphabar.schedule.vp import KINDS
-from alphabar.training.loop import TrainRecipe
+from alphabar.training.loss import Weighting
+from alphabar.training.rates import Policy
 
 # Keys that are younger than the first runs, which must go on as they began: at their usual value they do not count.
 YOUNGER = {
@@ -77,6 +79,80 @@ class ScheduleRecipe:
         """Plain data of the keys that this kind uses."""
         known = KINDS[self.kind].__dataclass_fields__
         return {"kind": self.kind, **{k: v for k, v in asdict(self).items() if k in known}}
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """How a model is trained. Amounts are in images seen, so that they mean the same at every batch size."""
+
+    images: int = 1_600_000
+    """Budget: images seen in all."""
+    batch: int = 64
+    """Images an optimiser step, over all processes together."""
+    seed: int = 0
+    """Of the weights, the order of images, their flips, levels and noise."""
+    begin: str = ""
+    """Begin with the averaged weights of this run, file, diffusers:PATH or bundled, in place of new ones (fine-tuning)."""
+    optimizer: Literal["adam", "adamw", "muon"] = "adamw"
+    """All from torch; muon takes the matrices and leaves the rest to adamw."""
+    lr: float = 2e-3
+    """Highest learning rate."""
+    policy: Policy = "cosine"
+    """Learning rate over the budget: constant, cosine (both after a warm-up) or one_cycle."""
+    warmup: int = 12_800
+    """Images over which the rate rises from 0 (not for one_cycle)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of the optimiser; one_cycle sets the first one itself."""
+    eps: float = 1e-8
+    """Of the optimiser."""
+    weight_decay: float = 0.01
+    """Of the optimiser."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 clips nothing."""
+    weighting: Weighting = "plain"
+    """Of the loss: plain, min_snr or soft_min_snr."""
+    gamma: float = 5.0
+    """Of min_snr and soft_min_snr: the signal-to-noise ratio above which an error of x0 weighs no more."""
+    density: Literal["time", "log_normal"] = "time"
+    """Which levels training sees: uniform in the schedule's time, or log sigma normal."""
+    density_mean: float = -1.2
+    """Mean of log sigma, for log_normal."""
+    density_std: float = 1.2
+    """Standard deviation of log sigma, for log_normal."""
+    stratified: bool = True
+    """Spread the levels of a batch evenly over the density."""
+    label_dropout: float = 0.1
+    """Share of images whose class is hidden from a conditional model, which guidance needs (Ho & Salimans 2022)."""
+    augment: float = 0.0
+    """Probability of each of mirrors, scaling, rotation, stretching, shift; the network is told, so samples are not moved. EDM:
+    0.12."""
+    flip: bool = False
+    """Mirror every second image. Mirrored images are learnt too: every shoe of Fashion-MNIST points left."""
+    ema_half_life: float = 100_000.0
+    """Half-life of the weights' moving average, in images."""
+    ema_ramp: float = 0.05
+    """The half-life is at most this share of the images seen."""
+    ema_snapshots: int = 0
+    """Snapshots over the budget, from which an average of any length is made afterwards (alphabar ema); 0 keeps none."""
+    heldout_every: int = 50_000
+    """Images between two looks at the held-out loss."""
+    checkpoint_every: int = 50_000
+    """Images between two checkpoints."""
+    log_every: int = 6_400
+    """Images between two lines of the log."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes: ddp gives each all weights; fsdp a part of weights, gradients, moments and averages."""
+    accumulate: int = 1
+    """Parts that a process's share of a batch is cut into, one after another, where it does not fit into memory at once."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision, through accelerate. Noise and loss stay in float32."""
+    compile: bool = False
+    """Compile the network with torch.compile; goes on without, with a warning, where no compiler is found."""
+    channels_last: bool = True
+    """Memory layout of the convolutions; faster on most CPUs and GPUs."""
+
+    def density_value(self) -> Density:
+        return LogNormal(self.density_mean, self.density_std) if self.density == "log_normal" else UniformTime()
 
 
 @dataclass(frozen=True)

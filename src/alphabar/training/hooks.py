@@ -1,19 +1,17 @@
 """Hooks: what else happens while a model trains (the lesson's callbacks). Subclass Hook, override what you need."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from alphabar.core import seeds
-from alphabar.denoiser.build import Model
 from alphabar.core.run import Run
+from alphabar.denoiser.build import Model
+from alphabar.training.config import TrainRecipe
 from alphabar.training.loss import image_losses
-
-if TYPE_CHECKING:
-    from alphabar.training.loop import TrainRecipe
 
 
 @dataclass
@@ -21,7 +19,7 @@ class Training:
     """What a hook sees. `ema` is the averaged model, ready to sample; only the main process calls hooks."""
 
     run: Run
-    recipe: "TrainRecipe"
+    recipe: TrainRecipe
     model: Model
     ema: Model
     device: torch.device

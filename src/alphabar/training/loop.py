@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar.core import seeds
+from alphabar.core.progress import track
+from alphabar.core.run import Run
+from alphabar.core.types import Pixels
 from alphabar.data.augment import SAID, Geometry, moved
 from alphabar.data.images import to_model
 from alphabar.denoiser.build import Model
-from alphabar.core.progress import track
-from alphabar.core.run import Run
-from alphabar.schedule.density import Density, LogNormal, UniformTime
-from alphabar.training.ema import PowerAverages, ema_decay, ema_update, save_snapshots
 from alphabar.training.checkpoint import (
     SNAPSHOTS,
     copy_checkpoint,
@@ -38,86 +37,13 @@ from alphabar.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from alphabar.training.config import TrainRecipe
+from alphabar.training.ema import PowerAverages, ema_decay, ema_update, save_snapshots
 from alphabar.training.hooks import Hook, Training
-from alphabar.training.loss import LossModule, Weighting
+from alphabar.training.loss import LossModule
 from alphabar.training.optim import make_optimizer
-from alphabar.training.rates import Policy, rate
+from alphabar.training.rates import rate
 from alphabar.training.shard import shard, whole_state
-from alphabar.core.types import Pixels
-
-
-@dataclass(frozen=True)
-class TrainRecipe:
-    """How a model is trained. Amounts are in images seen, so that they mean the same at every batch size."""
-
-    images: int = 1_600_000
-    """Budget: images seen in all."""
-    batch: int = 64
-    """Images an optimiser step, over all processes together."""
-    seed: int = 0
-    """Of the weights, the order of images, their flips, levels and noise."""
-    begin: str = ""
-    """Begin with the averaged weights of this run, file, diffusers:PATH or bundled, in place of new ones (fine-tuning)."""
-    optimizer: Literal["adam", "adamw", "muon"] = "adamw"
-    """All from torch; muon takes the matrices and leaves the rest to adamw."""
-    lr: float = 2e-3
-    """Highest learning rate."""
-    policy: Policy = "cosine"
-    """Learning rate over the budget: constant, cosine (both after a warm-up) or one_cycle."""
-    warmup: int = 12_800
-    """Images over which the rate rises from 0 (not for one_cycle)."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """Of the optimiser; one_cycle sets the first one itself."""
-    eps: float = 1e-8
-    """Of the optimiser."""
-    weight_decay: float = 0.01
-    """Of the optimiser."""
-    clip: float = 1.0
-    """Largest norm of the gradient; 0 clips nothing."""
-    weighting: Weighting = "plain"
-    """Of the loss: plain, min_snr or soft_min_snr."""
-    gamma: float = 5.0
-    """Of min_snr and soft_min_snr: the signal-to-noise ratio above which an error of x0 weighs no more."""
-    density: Literal["time", "log_normal"] = "time"
-    """Which levels training sees: uniform in the schedule's time, or log sigma normal."""
-    density_mean: float = -1.2
-    """Mean of log sigma, for log_normal."""
-    density_std: float = 1.2
-    """Standard deviation of log sigma, for log_normal."""
-    stratified: bool = True
-    """Spread the levels of a batch evenly over the density."""
-    label_dropout: float = 0.1
-    """Share of images whose class is hidden from a conditional model, which guidance needs (Ho & Salimans 2022)."""
-    augment: float = 0.0
-    """Probability of each of mirrors, scaling, rotation, stretching, shift; the network is told, so samples are not moved. EDM:
-    0.12."""
-    flip: bool = False
-    """Mirror every second image. Mirrored images are learnt too: every shoe of Fashion-MNIST points left."""
-    ema_half_life: float = 100_000.0
-    """Half-life of the weights' moving average, in images."""
-    ema_ramp: float = 0.05
-    """The half-life is at most this share of the images seen."""
-    ema_snapshots: int = 0
-    """Snapshots over the budget, from which an average of any length is made afterwards (alphabar ema); 0 keeps none."""
-    heldout_every: int = 50_000
-    """Images between two looks at the held-out loss."""
-    checkpoint_every: int = 50_000
-    """Images between two checkpoints."""
-    log_every: int = 6_400
-    """Images between two lines of the log."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Of several processes: ddp gives each all weights; fsdp a part of weights, gradients, moments and averages."""
-    accumulate: int = 1
-    """Parts that a process's share of a batch is cut into, one after another, where it does not fit into memory at once."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision, through accelerate. Noise and loss stay in float32."""
-    compile: bool = False
-    """Compile the network with torch.compile; goes on without, with a warning, where no compiler is found."""
-    channels_last: bool = True
-    """Memory layout of the convolutions; faster on most CPUs and GPUs."""
-
-    def density_value(self) -> Density:
-        return LogNormal(self.density_mean, self.density_std) if self.density == "log_normal" else UniformTime()
 
 
 class Diverged(FloatingPointError):

@@ -8,10 +8,10 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from alphabar.core import seeds
+from alphabar.core.types import Images, Labels, Levels, Pixels
 from alphabar.data.images import to_model
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import snr
-from alphabar.core.types import Images, Labels, Levels, Pixels
 
 Weighting = Literal["plain", "min_snr", "soft_min_snr"]
 

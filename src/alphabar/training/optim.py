@@ -1,16 +1,15 @@
 """The optimiser of a run: Adam and AdamW as torch has them, and Muon for the matrices of a network with AdamW for the rest."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from alphabar.training.loop import TrainRecipe
+from alphabar.training.config import TrainRecipe
 
 
-def make_optimizer(recipe: "TrainRecipe", model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
     """The optimiser that a recipe names, for a model that is on its device in its memory layout already.
 
     Raises ValueError for Muon with precision fp16, whose loss scaling does not see Muon's gradients.
@@ -22,7 +21,7 @@ def make_optimizer(recipe: "TrainRecipe", model: nn.Module, device: torch.device
     return _adam(recipe, list(model.parameters()), device)
 
 
-def _adam(recipe: "TrainRecipe", parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Adam:
+def _adam(recipe: TrainRecipe, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Adam:
     kind: type[torch.optim.Adam] = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     fused = device.type in ("cpu", "cuda", "mps")
     return kind(parameters, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=fused)
@@ -45,7 +44,7 @@ class MuonAdamW(torch.optim.Optimizer):
     learning rate and one weight decay serve both. Its param_groups are Muon's and then AdamW's; its state is counted alike.
     """
 
-    def __init__(self, recipe: "TrainRecipe", model: nn.Module, device: torch.device) -> None:
+    def __init__(self, recipe: TrainRecipe, model: nn.Module, device: torch.device) -> None:
         taken = matrices(model)
         mine = {id(p) for p in taken}
         rest = [p for p in model.parameters() if id(p) not in mine]

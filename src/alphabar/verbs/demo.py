@@ -14,26 +14,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from alphabar.core.progress import track
+from alphabar.core.run import machine, write_atomically
+from alphabar.core.types import Features, Images, Levels, Pixels
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet
 from alphabar.data.split import image_hashes
 from alphabar.denoiser.plan import parse_plan, timesteps
-from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features.extractor import FeatureExtractor, load_extractor
 from alphabar.evaluation.floor import floor_sets
+from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import INTERVALS, TITLES, Score
-from alphabar.core.progress import track
-from alphabar.core.run import machine, write_atomically
+from alphabar.features.extractor import FeatureExtractor
+from alphabar.features.load import load_extractor
 from alphabar.sampling.sample import Model, Samples, fingerprint, sample
 from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import load_model
-from alphabar.core.types import Features, Images, Levels, Pixels
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-REAL_IMAGES = Path(__file__).parent / "assets" / "fashion_mnist_test.npz"
+REAL_IMAGES = Path(__file__).parents[1] / "assets" / "fashion_mnist_test.npz"
 MOST = 2_000  # images a setting
 PATIENCE = 6 * 60  # seconds: a machine that needs more for the fewest images is told so
 _ROUND = 40  # images a setting are a multiple of it

@@ -19,23 +19,23 @@ from typing import Any
 
 import torch
 
-from alphabar.verbs import score as judge
-from alphabar.verbs.train import best_device, limited, model_for
-from alphabar.verbs.train import train as train_recipe
 from alphabar.core.cluster import import_ray, joined
+from alphabar.core.progress import track
+from alphabar.core.run import Run, machine, versions, write_atomically
 from alphabar.data.sources import ImageSet, load
 from alphabar.data.split import holdout
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.pareto import load_measured, save_measured
+from alphabar.report.experiment_page import Outcome, Trial, conclude, write_page
 from alphabar.results.experiments import Experiment
-from alphabar.core.progress import track
-from alphabar.training.config import Recipe, parse
-from alphabar.core.run import Run, machine, versions, write_atomically
 from alphabar.sampling.sample import Samples, every_class, sample
 from alphabar.training.checkpoint import load_model
+from alphabar.training.config import Recipe, parse
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import train as train_loop
-from alphabar.report.experiment_page import Outcome, Trial, conclude, write_page
+from alphabar.verbs import score as judge
+from alphabar.verbs.train import best_device, limited, model_for
+from alphabar.verbs.train import train as train_recipe
 
 METRICS = ("fid", "kid")
 WARM, TIMED = 3, 8  # steps of a training that is timed: before the clock starts, and on it

@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphabar.verbs.train import best_device
+from alphabar.core import processes
+from alphabar.core.run import Run, append_jsonl
+from alphabar.core.types import Pixels
 from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet, load, parse_set
 from alphabar.data.split import HOLDOUT, holdout
-from alphabar.core import processes as spread
 from alphabar.evaluation.compare import Comparison, compare_measured
-from alphabar.evaluation.image_eval import ImageEval, Measured
-from alphabar.features.store import extract
-from alphabar.features.extractor import load_extractor
 from alphabar.evaluation.heldout import DenoisingLoss, heldout_loss
+from alphabar.evaluation.image_eval import ImageEval, Measured
 from alphabar.evaluation.memorisation import Memorisation, memorisation, pixel_features
 from alphabar.evaluation.score import METRICS, ProtocolError, Score
-from alphabar.training.config import resolve
-from alphabar.core.run import Run, append_jsonl
+from alphabar.features.load import load_extractor
+from alphabar.features.store import extract
 from alphabar.sampling.sample import Samples, every_class, sample
 from alphabar.training.checkpoint import home_of, load_model
-from alphabar.core.types import Pixels
+from alphabar.training.config import resolve
+from alphabar.verbs.train import best_device
 
 _PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on
 DRAWN = 2000  # images that are drawn of a run unless their number is said
@@ -109,11 +109,11 @@ def _drawn(text: str, n: int, steps: int, eta: float, seed: int, progress: bool)
         name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
         out = Run(home).samples / f"{name}.npz"
         out.parent.mkdir(parents=True, exist_ok=True)
-    with spread.rank_zero_first():
+    with processes.rank_zero_first():
         if out is not None and out.exists():
             made = Samples.load(out)
         else:
-            show = progress and spread.world()[0] == 0
+            show = progress and processes.world()[0] == 0
             made = sample(
                 model, n, steps=steps, eta=eta, seed=seed, classes=every_class(model), out=out, device=best_device(),
                 channels_last=True, progress=show,
@@ -145,14 +145,14 @@ def evaluator(
 ) -> tuple[ImageEval, ImageSet]:
     """An ImageEval against SET[:SPLIT], and those real images."""
     real = load(*parse_set(against), **dict(reading or {}))
-    return ImageEval(load_extractor(extractor), real, progress=progress and spread.world()[0] == 0), real
+    return ImageEval(load_extractor(extractor), real, progress=progress and processes.world()[0] == 0), real
 
 
 def measure(judge: ImageEval, real: ImageSet, opened: Opened, metrics: Sequence[str] = METRICS) -> Measured:
     """Scores of opened images; a run's are added to its scores.jsonl."""
     _check_range(opened.record, real)
     measured = judge.measure(opened.images, opened.record, metrics)
-    if opened.run is not None and spread.world()[0] == 0:
+    if opened.run is not None and processes.world()[0] == 0:
         for row in measured.scores.values():
             append_jsonl(Run(opened.run).scores, row.to_json())
     return measured
@@ -205,7 +205,7 @@ def compare(
         "models": [(x.record or {}).get("model") for x in (a, b)], "comparisons": [c.to_json() for c in found],
     }  # fmt: skip
     runs = [run for run in (a.run, b.run, *keep) if run is not None]
-    if spread.world()[0] == 0:
+    if processes.world()[0] == 0:
         for path in dict.fromkeys(Run(run).comparisons.resolve() for run in runs):
             append_jsonl(path, row)
     return found

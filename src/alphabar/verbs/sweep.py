@@ -18,21 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from alphabar.verbs import score as judge
-from alphabar.verbs.train import best_device
+from alphabar.core import processes
 from alphabar.core.cluster import import_ray, joined
-from alphabar.data.sources import ImageSet, parse_set
-from alphabar.denoiser.from_diffusers import PREFIX
-from alphabar.core import processes as spread
-from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.pareto import load_measured, save_measured
 from alphabar.core.progress import track
 from alphabar.core.run import machine, versions, write_atomically
+from alphabar.data.sources import ImageSet, parse_set
+from alphabar.denoiser.from_diffusers import PREFIX
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.pareto import load_measured, save_measured
 from alphabar.report.sweep_page import Row, Sweep, read_rows, stand, write_page
+from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
 from alphabar.sampling.sample import Samples, every_class, fingerprint, sample
 from alphabar.sampling.settings import CALLS, LeftOut, Setting, settings
-from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
 from alphabar.training.checkpoint import load_model
+from alphabar.verbs import score as judge
+from alphabar.verbs.train import best_device
 
 METRICS = ("fid", "kid")  # taken unless others are named
 
@@ -115,7 +115,7 @@ def sweep(
         raise ValueError(f"n = {n}, batch = {batch}, shown = {shown}: give 1 or more of each")
     if not metrics:
         raise ValueError("no metrics were named: give at least one, as fid")
-    rank, size = spread.world()
+    rank, size = processes.world()
     if ray is not None and size > 1:
         raise ValueError("torchrun and Ray both spread the settings: use one of them")
     job = _Job(
@@ -135,10 +135,10 @@ def sweep(
         raise ValueError(f"no setting is left: {'; '.join(str(one) for one in left_out) or 'name samplers and calls'}")
     _check(bench)
     store = _Store(_folder(bench, name) if out is None else Path(out))
-    with spread.rank_zero_first():
+    with processes.rank_zero_first():
         store.claim(_protocol(bench), [s for s, _ in wanted])
     todo = [(setting, cost) for setting, cost in wanted if not store.finished(setting, metrics)]
-    if not spread.alike(json.dumps([s.name for s, _ in todo])):  # nobody begins before everybody has looked
+    if not processes.alike(json.dumps([s.name for s, _ in todo])):  # nobody begins before everybody has looked
         raise ValueError(f"the processes do not find the same settings in {store.folder}: give a folder that all of them see")
 
     if ray is None and todo:
@@ -150,7 +150,7 @@ def sweep(
             if ray is not None:
                 _over_ray(ray, bench, todo, store)
             elif todo:
-                with spread.alone():
+                with processes.alone():
                     _warm(bench)
                     for setting, _ in dealt(todo, size)[rank]:
                         _finish(bench, setting, store, size, _fit(bench, setting))
@@ -172,7 +172,7 @@ def sweep(
     rows = _current(store.rows(metrics), [s for s, _ in wanted])
     if not rows:
         raise ValueError(f"every setting was refused: {'; '.join(str(one) for one in refused)}")
-    with spread.rank_zero_first():
+    with processes.rank_zero_first():
         if rank == 0:
             store.write_results()
             return _result(bench, store, rows, [*left_out, *refused], shown)

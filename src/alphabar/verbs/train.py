@@ -9,21 +9,23 @@ from typing import Any
 
 import torch
 
+from alphabar.core import processes
+from alphabar.core.run import Run, write_atomically
 from alphabar.data.augment import SAID
 from alphabar.data.card import unused_depth
 from alphabar.data.sources import ImageSet, class_names, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.build import Model, build
 from alphabar.denoiser.runtime.methods import evaluating
-from alphabar.features import extractor as extractors
-from alphabar.core import processes as spread
+from alphabar.evaluation.hooks import ScoreSamples
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.training.config import Recipe
-from alphabar.core.run import Run, write_atomically
+from alphabar.features import extractor as extractors
+from alphabar.features.load import load_extractor
 from alphabar.sampling.preview import Preview
 from alphabar.schedule.vp import Schedule
 from alphabar.tracking.outbox import Tracking
 from alphabar.training.checkpoint import has_checkpoint, load_model
+from alphabar.training.config import Recipe
 from alphabar.training.hooks import HeldOutLoss, Hook
 from alphabar.training.loop import train as _train
 
@@ -123,7 +125,7 @@ def train(
     Raises FileExistsError where `out` already holds a run and resume is False.
     """
     run = Run(out)
-    first = spread.world()[0] == 0  # of several processes one writes
+    first = processes.world()[0] == 0  # of several processes one writes
     if resume and run.recipe.exists() and not has_checkpoint(run.checkpoint()):
         warnings.warn(f"{run.path} was stopped before its first checkpoint: it begins anew", stacklevel=2)
         resume = False
@@ -184,8 +186,6 @@ def train(
 
 
 def _scorer(recipe: Recipe, image_set: ImageSet) -> Hook | None:
-    from alphabar.evaluation.hooks import ScoreSamples
-
     name = recipe.watch.extractor
     if name == "auto":
         name = "bundled" if recipe.data.set == "fashion_mnist" else "none"
@@ -196,7 +196,7 @@ def _scorer(recipe: Recipe, image_set: ImageSet) -> Hook | None:
     except FileNotFoundError:  # a set without a test split is scored against its held-out images
         _, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
         reference = image_set.subset(held)
-    watch, eye = recipe.watch, extractors.load_extractor(name)
+    watch, eye = recipe.watch, load_extractor(name)
     return ScoreSamples(ImageEval(eye, reference), watch.score_every, watch.score_n, watch.preview_steps)
 
 

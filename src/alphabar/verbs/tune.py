@@ -10,20 +10,20 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from alphabar.verbs.train import best_device
+from alphabar.core.progress import track
+from alphabar.core.run import versions
+from alphabar.core.seeds import SeededNoise, starting_noise
+from alphabar.core.types import Denoiser, Grid, Images
 from alphabar.data.sources import ImageSet, load, parse_set
 from alphabar.denoiser.wrappers import Labelled
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features.store import extract
-from alphabar.features.extractor import load_extractor
+from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats
-from alphabar.fitting.frechet_loss import Embeds, FrechetPull
-from alphabar.core.progress import track
-from alphabar.core.run import versions
+from alphabar.features.store import extract
 from alphabar.fitting import descent as fits
+from alphabar.fitting.frechet_loss import Embeds, FrechetPull
 from alphabar.sampling.catalogue import SAMPLERS
-from alphabar.sampling.sample import Model, every_class, held, sample
 from alphabar.sampling.fitted import (
     Tuned,
     all_tuned,
@@ -35,10 +35,10 @@ from alphabar.sampling.fitted import (
     run_tuned,
     save_tuned,
 )
+from alphabar.sampling.sample import Model, every_class, held, sample
 from alphabar.schedule.grid import GRIDS, default_grid, make_grid
-from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.training.checkpoint import load_model
-from alphabar.core.types import Denoiser, Grid, Images
+from alphabar.verbs.train import best_device
 
 Fit = Literal["grid", "solver", "images", "features"]
 FITS: tuple[str, ...] = get_args(Fit)

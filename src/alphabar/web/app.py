@@ -1,4 +1,4 @@
-"""`alphabar app`: a page in the browser for `alphabar.web.playground`. Only what a visitor sees and sends is here; gradio (the extra
+"""`alphabar app`: a page in the browser for `playground.py`. Only what a visitor sees and sends is here; gradio (the extra
 `app`) is imported when the page is made."""
 
 import base64
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet, shown
 from alphabar.evaluation.score import TITLES
-from alphabar.web.playground import MOST_IMAGES, MOST_SCORED, Frame, Job, Playground, Scored, Way
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.sample import Samples
 from alphabar.schedule.grid import GRIDS
-from alphabar.core.types import Pixels
+from alphabar.web.playground import MOST_IMAGES, MOST_SCORED, Frame, Job, Playground, Scored, Way
 
 SIDES = ("A", "B")
 WAY = tuple(field.name for field in fields(Way))

@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from alphabar.verbs import score as judge
-from alphabar.verbs.train import best_device
+from alphabar.core.run import Run
+from alphabar.core.types import Pixels
 from alphabar.data.images import to_pixels
 from alphabar.data.sources import ImageSet
 from alphabar.data.values import scale_of
@@ -28,14 +28,14 @@ from alphabar.denoiser.plan import Adaptive, parse_plan
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
-from alphabar.training.config import resolve
-from alphabar.core.run import Run
 from alphabar.sampling.catalogue import find
 from alphabar.sampling.sample import Moment, Samples, class_numbers, sample
 from alphabar.sampling.settings import TUNED, dry_run, settings
 from alphabar.sampling.trajectory import cropped
 from alphabar.training.checkpoint import BUNDLED, find_checkpoint, has_checkpoint, load_model
-from alphabar.core.types import Pixels
+from alphabar.training.config import resolve
+from alphabar.verbs import score as judge
+from alphabar.verbs.train import best_device
 
 BUNDLED_RUN = "bundled"
 MOST_IMAGES = 256  # shown

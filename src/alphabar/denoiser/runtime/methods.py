@@ -31,11 +31,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.data.cache import cache_folder
-from alphabar.denoiser.precondition import Preconditioned
 from alphabar.core.run import machine, write_atomically
 from alphabar.core.seeds import starting_noise
 from alphabar.core.types import Denoiser, Images, Labels, Levels
+from alphabar.data.cache import cache_folder
+from alphabar.denoiser.precondition import Preconditioned
 
 METHODS = ("eager", "channels_last", "compile", "onnxruntime", "openvino", "mnn", "cuda_graphs")
 PRECISIONS = ("float32", "bf16")

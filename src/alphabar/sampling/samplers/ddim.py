@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import torch
 
+from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.sampling.samplers.checks import check_eta
 from alphabar.schedule.grid import check_grid
-from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 
 
 @torch.no_grad()

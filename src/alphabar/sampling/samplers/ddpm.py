@@ -24,8 +24,8 @@ from typing import Literal, get_args
 
 import torch
 
-from alphabar.schedule.grid import check_grid
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
+from alphabar.schedule.grid import check_grid
 
 Variance = Literal["posterior", "beta"]
 VARIANCES: tuple[str, ...] = get_args(Variance)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.sampling.samplers.checks import check_order
 from alphabar.sampling.samplers.quadrature import weights
 from alphabar.schedule.grid import check_grid
-from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 
 Variable = Literal["t", "log_sigma"]
 VARIABLES: tuple[str, ...] = get_args(Variable)

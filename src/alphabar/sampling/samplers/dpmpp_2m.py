@@ -10,9 +10,9 @@ from math import log
 
 import torch
 
+from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.sampling.samplers.checks import check_eta
 from alphabar.schedule.grid import check_grid
-from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 
 
 @torch.no_grad()

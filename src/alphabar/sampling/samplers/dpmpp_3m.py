@@ -14,10 +14,10 @@ from math import log
 
 import torch
 
+from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.sampling.samplers.checks import check_eta, check_order
 from alphabar.sampling.samplers.quadrature import exponential_moments, weights
 from alphabar.schedule.grid import check_grid
-from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import torch
 
-from alphabar.schedule.grid import check_grid
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
+from alphabar.schedule.grid import check_grid
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from math import inf
 
 import torch
 
-from alphabar.schedule.grid import check_grid
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
+from alphabar.schedule.grid import check_grid
 
 HIGHEST = 1e6  # far above any level with signal left; zero terminal SNR stands at 2^32
 

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 
 import torch
 
+from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.sampling.samplers.checks import check_order
 from alphabar.sampling.samplers.quadrature import weights
 from alphabar.schedule.grid import check_grid
-from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 
 Coefficients = Literal["fixed", "exact"]
 COEFFICIENTS: tuple[str, ...] = get_args(Coefficients)
