@@ -3,7 +3,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test lint site
+.PHONY: demo test lint site figures
 
 # The environment is made anew only when what it is made of changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -28,3 +28,6 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check src tests examples benchmarks docs
 	$(BIN)/ruff format --check src tests examples benchmarks docs
 	$(BIN)/mypy
+
+figures:
+	$(PYTHON) benchmarks/figures.py

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphabar.core.run import machine
+from alphabar.core.machine import machine
 from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.build import Model, ModelRecipe, build

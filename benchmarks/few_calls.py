@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from alphabar.core.machine import best_device, machine
 from alphabar.core.progress import track
-from alphabar.core.run import machine
 from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.data.sources import load, parse_set
@@ -38,7 +38,6 @@ from alphabar.features.store import extract
 from alphabar.sampling.sample import Samples, sample
 from alphabar.schedule.grid import GRIDS, make_grid
 from alphabar.training.checkpoint import load_model
-from alphabar.verbs.train import best_device
 
 OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ddim", {}), ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {}), ("unipc", {"bh": 2}), ("ipndm", {}), ("deis", {}),

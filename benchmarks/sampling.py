@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.core.run import machine
+from alphabar.core.machine import machine
 from alphabar.denoiser.build import Model, ModelRecipe, build
 from alphabar.denoiser.runtime.methods import METHODS, fasten
 from alphabar.sampling.catalogue import SAMPLERS

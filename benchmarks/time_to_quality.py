@@ -38,8 +38,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphabar.core import seeds
+from alphabar.core.files import write_atomically
+from alphabar.core.machine import best_device, machine
 from alphabar.core.progress import track
-from alphabar.core.run import machine, write_atomically
 from alphabar.data.images import to_model
 from alphabar.data.sources import ImageSet, load, parse_set
 from alphabar.data.split import holdout
@@ -52,7 +53,7 @@ from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.loop import pad_pixels
 from alphabar.verbs.experiment import images_per_second
-from alphabar.verbs.train import best_device, train
+from alphabar.verbs.train import train
 
 PAD = 2  # 28x28 becomes 32x32, which their networks need
 

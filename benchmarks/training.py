@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from alphabar.core.run import Run, machine
+from alphabar.core.machine import machine
+from alphabar.core.run import Run
 from alphabar.data.sources import load
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.hooks import Hook, Training

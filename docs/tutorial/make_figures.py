@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import alphabar
-from alphabar.core.run import machine
+from alphabar.core.machine import machine
 from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_model, to_pixels
 from alphabar.evaluation.compare import Comparison, compare_measured

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from alphabar.cli.main import main
-from alphabar.core.run import read_jsonl
+from alphabar.core.files import read_jsonl
 
 TINY = shlex.split(
     "--model.channels 8 --model.embedding 16 --watch.preview_every 256 --watch.preview_n 4 --watch.preview_steps 2 "

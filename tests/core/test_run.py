@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from alphabar.core.run import Run, append_jsonl, machine, read_jsonl, write_atomically
+from alphabar.core.files import append_jsonl, read_jsonl, write_atomically
+from alphabar.core.machine import machine
+from alphabar.core.run import Run
 
 
 def test_a_torn_line_costs_only_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -12,7 +14,7 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path, capsys: pytest.CaptureFix
         f.write('{"a": 2, "b"')  # what a crash leaves
     append_jsonl(path, {"a": 3})
     assert [row["a"] for row in read_jsonl(path)] == [1, 3]
-    assert "line 2 is torn" in capsys.readouterr().err
+    assert "line 2 is truncated" in capsys.readouterr().err
 
 
 def test_a_run_starts_with_recipe_and_machine(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alphabar.core.run import append_jsonl, read_jsonl
+from alphabar.core.files import append_jsonl, read_jsonl
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.report.comparisons import comparisons, interval_bar

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alphabar.core.run import append_jsonl
+from alphabar.core.files import append_jsonl
 from alphabar.report.page import bracket, count, duration, kid, sig
 from alphabar.report.png import strip
 from alphabar.report.report_page import write_report

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alphabar.core.run import Run, append_jsonl
+from alphabar.core.files import append_jsonl
+from alphabar.core.run import Run
 from alphabar.results.runs import (
     bands,
     curves,

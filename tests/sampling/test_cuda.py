@@ -8,7 +8,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from alphabar.core.run import Run, read_jsonl
+from alphabar.core.files import read_jsonl
+from alphabar.core.machine import best_device
+from alphabar.core.run import Run
 from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.denoiser.runtime.methods import fasten
 from alphabar.evaluation.image_eval import ImageEval
@@ -16,7 +18,6 @@ from alphabar.features.load import load_extractor
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_checkpoint, load_model
 from alphabar.training.loop import train
-from alphabar.verbs.train import best_device
 from alphabar.verbs.tune import Descent, tune
 from tests.fixtures.training import small_model, small_recipe
 from tests.verbs.test_tune import made_up_extractor

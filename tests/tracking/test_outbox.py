@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from alphabar.cli.main import app
-from alphabar.core.run import Run, read_jsonl
+from alphabar.core.files import read_jsonl
+from alphabar.core.run import Run
 from alphabar.denoiser.build import load_weights
 from alphabar.tracking import outbox
 from alphabar.tracking.feed import configuration, messages

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alphabar.core.run import read_jsonl
+from alphabar.core.files import read_jsonl
 from alphabar.sampling.sample import sample
 from alphabar.training.config import Recipe, resolve, shipped
 from alphabar.verbs.train import train

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from alphabar.core import seeds
+from alphabar.core.files import read_jsonl
 from alphabar.core.progress import track
-from alphabar.core.run import Run, read_jsonl
+from alphabar.core.run import Run
 from alphabar.data.augment import SAID, Geometry
 from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.results import runs as told_by

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from alphabar.core.run import Run, read_jsonl
+from alphabar.core.files import read_jsonl
+from alphabar.core.run import Run
 from alphabar.training.checkpoint import load_checkpoint
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import Diverged, train

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alphabar.core.run import Run, read_jsonl
+from alphabar.core.files import read_jsonl
+from alphabar.core.run import Run
 from alphabar.training.checkpoint import load_checkpoint
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import train

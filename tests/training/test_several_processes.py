@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from alphabar.cli.main import app
-from alphabar.core.run import read_jsonl
+from alphabar.core.files import read_jsonl
 
 WORDS = (
     "--images 384 --model.channels 8 --model.embedding 16 --train.batch 32 --train.log_every 64 --train.warmup 64 "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.core.run import machine
+from alphabar.core.machine import machine
 from alphabar.denoiser.build import Model, ModelRecipe, build
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score

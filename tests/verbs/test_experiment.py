@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alphabar.cli.main import app
-from alphabar.core.run import read_jsonl
+from alphabar.core.files import read_jsonl
 from alphabar.evaluation.estimate import Estimate
 from alphabar.report.experiment_page import Outcome, _verdict, conclude
 from alphabar.report.report_page import write_report

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from alphabar.cli.main import app
-from alphabar.core.run import read_jsonl
+from alphabar.core.files import read_jsonl
 from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
 from alphabar.features.extractor import Classifier, Extractor
 from alphabar.fitting.descent import Coefficients

@@ -276,10 +276,10 @@ def sample(
     device
         cpu, cuda, mps; the best there is if left out.
     """
+    from alphabar.core.machine import best_device
     from alphabar.sampling.sample import class_numbers
     from alphabar.sampling.sample import sample as draw
     from alphabar.training.checkpoint import load_model
-    from alphabar.verbs.train import best_device
 
     model = load_model(run, checkpoint)
     try:
@@ -964,7 +964,7 @@ def export(
     checkpoint
         last or best.
     """
-    from alphabar.core.run import write_atomically
+    from alphabar.core.files import write_atomically
     from alphabar.denoiser.to_diffusers import export_diffusers
     from alphabar.sampling.timesteps import fitted_timesteps
     from alphabar.training.checkpoint import load_model

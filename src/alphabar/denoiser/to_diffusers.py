@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from alphabar.core.run import write_atomically
+from alphabar.core.files import write_atomically
 from alphabar.denoiser.build import DiffusersNet, Model
 from alphabar.denoiser.from_diffusers import PREDICTIONS, WEIGHTS, DiffusersModel
 from alphabar.schedule.vp import Betas, Linear

@@ -23,8 +23,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alphabar.core.machine import versions
 from alphabar.core.progress import track
-from alphabar.core.run import versions
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Features, Pixels
 from alphabar.data.sources import NAMED, ImageSet, load, parse_set

@@ -3,7 +3,7 @@
 import sys
 
 from alphabar.core import processes
-from alphabar.core.run import append_jsonl
+from alphabar.core.files import append_jsonl
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.sampling.sample import every_class, sample
 from alphabar.training.hooks import Hook, Training

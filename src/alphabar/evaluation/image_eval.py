@@ -14,7 +14,7 @@ import torch
 from numpy.typing import DTypeLike
 
 from alphabar.core import seeds
-from alphabar.core.run import versions
+from alphabar.core.machine import versions
 from alphabar.core.types import Features, Pixels
 from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphabar.core.run import write_npz
+from alphabar.core.files import write_npz
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, quantile
 from alphabar.evaluation.image_eval import Measured

@@ -6,7 +6,6 @@ The file is safetensors with JSON in its header; nothing is ever unpickled.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -233,15 +232,6 @@ def fingerprint(preprocessing: Mapping[str, Any], weights: Mapping[str, Tensor])
     for name in sorted(weights):
         digest.update(name.encode() + b"\0" + weights[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def best_device() -> torch.device:
-    """CUDA where there is one, else Apple's GPU, else the CPU. Under torchrun each process takes a CUDA device of its own, as far
-    as there are any."""
-    if torch.cuda.is_available():
-        rank = os.environ.get("LOCAL_RANK")
-        return torch.device("cuda") if rank is None else torch.device("cuda", int(rank) % torch.cuda.device_count())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def read_extractor(path: str | Path) -> Extractor:

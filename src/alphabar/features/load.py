@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from alphabar.features.extractor import BUNDLED, FeatureExtractor, best_device, read_extractor
+from alphabar.core.machine import best_device
+from alphabar.features.extractor import BUNDLED, FeatureExtractor, read_extractor
 from alphabar.features.inception import load_inception
 
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alphabar.core.machine import best_device
 from alphabar.core.types import Features, Pixels
 from alphabar.data.images import to_model
-from alphabar.features.extractor import best_device, fingerprint
+from alphabar.features.extractor import fingerprint
 from alphabar.features.resize import RESIZES, resize
 
 _FLOATS = 2**24  # numbers of resized images that are worked on at once, about 64 MiB
@@ -63,7 +64,7 @@ class ModuleExtractor:
             "std": self.std,
             **dict(preprocessing or {}),
         }
-        self.device = torch.device(device) if device is not None else best_device()
+        self.device = torch.device(best_device() if device is None else device)
         self.fingerprint = fingerprint(self.preprocessing, _plain(module.state_dict() if weights is None else weights))
         self.network = copy.deepcopy(module).requires_grad_(False).eval()
         self.network.to(device=self.device)

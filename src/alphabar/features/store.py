@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphabar.core import processes, seeds
+from alphabar.core.files import write_atomically
+from alphabar.core.machine import versions
 from alphabar.core.progress import track
-from alphabar.core.run import versions, write_atomically
 from alphabar.core.types import Features, Pixels
 from alphabar.data.cache import cache_folder
 from alphabar.data.sources import ImageSet

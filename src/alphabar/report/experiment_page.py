@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alphabar.core.run import flat, write_atomically
+from alphabar.core.files import write_atomically
+from alphabar.core.run import flat
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown as as_shown
 from alphabar.evaluation.compare import Comparison, compare_measured

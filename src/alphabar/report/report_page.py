@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.run import write_atomically
+from alphabar.core.files import write_atomically
 from alphabar.evaluation.score import INTERVALS
 from alphabar.report import comparisons as verdicts
 from alphabar.report import run_section as one

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-from alphabar.core.run import write_atomically
+from alphabar.core.files import write_atomically
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown_note
 from alphabar.evaluation.estimate import LEVEL

@@ -109,7 +109,7 @@ def _draw(run: RunData, name: str, seconds: float | None) -> Samples | str:
     """The way of the last checkpoint's images; or why there is none. seconds: what it may take, by one measured call."""
     import torch
 
-    from alphabar.features.extractor import best_device
+    from alphabar.core.machine import best_device
     from alphabar.sampling.preview import WATCHED, watched
     from alphabar.training.checkpoint import load_model
 

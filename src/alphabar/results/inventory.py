@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.run import Run, append_jsonl, read_jsonl
+from alphabar.core.files import append_jsonl, read_jsonl
+from alphabar.core.run import Run
 from alphabar.results.runs import RunData, differing, in_words, interval, load_run, number, score_rows, state
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 

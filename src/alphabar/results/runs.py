@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.run import ENDS, Run, flat, read_jsonl
+from alphabar.core.files import read_jsonl
+from alphabar.core.run import ENDS, Run, flat
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
 OUTCOME = "outcome.json"  # what `alphabar experiment` leaves in its folder

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from alphabar.core.run import write_atomically
+from alphabar.core.files import write_atomically
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.schedule.grid import check_grid
 

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor, nn
 
+from alphabar.core.files import write_atomically, write_npz
+from alphabar.core.machine import versions
 from alphabar.core.progress import track
-from alphabar.core.run import versions, write_atomically, write_npz
 from alphabar.core.seeds import Ahead, SeededNoise, starting_noise
 from alphabar.core.types import Denoiser, Grid, Images, Levels, Pixels
 from alphabar.data.decode import decode, probe

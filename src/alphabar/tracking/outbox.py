@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.run import ENDS, Run, write_atomically
+from alphabar.core.files import write_atomically
+from alphabar.core.run import ENDS, Run
 from alphabar.tracking.feed import Message, configuration, messages
 from alphabar.tracking.trackers import Link, link, read_picture
 from alphabar.training.hooks import Hook, Training

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from alphabar.core.files import write_atomically
+from alphabar.core.machine import machine
 from alphabar.core.progress import track
-from alphabar.core.run import machine, write_atomically
 from alphabar.core.types import Features, Images, Levels, Pixels
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.images import check_images
@@ -157,7 +158,7 @@ def run(
     if n is not None and n <= eye.dim:
         raise ValueError(f"n = {n}: FID takes more images than the extractor has features ({eye.dim}); give {least} or more")
     if device is None:
-        from alphabar.verbs.train import best_device
+        from alphabar.core.machine import best_device
 
         device = best_device()
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.run import write_atomically
+from alphabar.core.files import write_atomically
+from alphabar.core.machine import best_device
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
 from alphabar.report.figures import draw_lengths
@@ -14,7 +15,6 @@ from alphabar.sampling.sample import every_class, sample
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 from alphabar.training.ema import some_snapshots
 from alphabar.verbs import score as judge
-from alphabar.verbs.train import best_device
 
 TRIED = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
 

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 from alphabar.core.cluster import import_ray, joined
+from alphabar.core.files import write_atomically
+from alphabar.core.machine import best_device, machine, versions
 from alphabar.core.progress import track
-from alphabar.core.run import Run, machine, versions, write_atomically
+from alphabar.core.run import Run
 from alphabar.data.sources import ImageSet, load
 from alphabar.data.split import holdout
 from alphabar.evaluation.image_eval import ImageEval
@@ -34,7 +36,7 @@ from alphabar.training.config import Recipe, parse
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import train as train_loop
 from alphabar.verbs import score as judge
-from alphabar.verbs.train import best_device, limited, model_for
+from alphabar.verbs.train import limited, model_for
 from alphabar.verbs.train import train as train_recipe
 
 METRICS = ("fid", "kid")

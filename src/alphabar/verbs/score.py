@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from alphabar.core import processes
-from alphabar.core.run import Run, append_jsonl
+from alphabar.core.files import append_jsonl
+from alphabar.core.machine import best_device
+from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.images import check_images
 from alphabar.data.sources import ImageSet, load, parse_set
@@ -28,7 +30,6 @@ from alphabar.features.store import extract
 from alphabar.sampling.sample import Samples, every_class, sample
 from alphabar.training.checkpoint import home_of, load_model
 from alphabar.training.config import resolve
-from alphabar.verbs.train import best_device
 
 _PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on
 DRAWN = 2000  # images that are drawn of a run unless their number is said

@@ -20,8 +20,9 @@ import numpy as np
 
 from alphabar.core import processes
 from alphabar.core.cluster import import_ray, joined
+from alphabar.core.files import write_atomically
+from alphabar.core.machine import best_device, machine, versions
 from alphabar.core.progress import track
-from alphabar.core.run import machine, versions, write_atomically
 from alphabar.data.sources import ImageSet, parse_set
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation.image_eval import ImageEval
@@ -32,7 +33,6 @@ from alphabar.sampling.sample import Samples, every_class, fingerprint, sample
 from alphabar.sampling.settings import CALLS, LeftOut, Setting, settings
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs import score as judge
-from alphabar.verbs.train import best_device
 
 METRICS = ("fid", "kid")  # taken unless others are named
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from alphabar.core import processes
-from alphabar.core.run import Run, write_atomically
+from alphabar.core.files import write_atomically
+from alphabar.core.run import Run
 from alphabar.data.augment import SAID
 from alphabar.data.card import unused_depth
 from alphabar.data.sources import ImageSet, class_names, load
@@ -19,7 +20,6 @@ from alphabar.denoiser.build import Model, build
 from alphabar.denoiser.runtime.methods import evaluating
 from alphabar.evaluation.hooks import ScoreSamples
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features import extractor as extractors
 from alphabar.features.load import load_extractor
 from alphabar.sampling.preview import Preview
 from alphabar.schedule.vp import Schedule
@@ -205,11 +205,6 @@ def with_budget(recipe: Recipe, images: int | None, seed: int | None) -> Recipe:
     now = recipe.train
     wanted = replace(now, images=now.images if images is None else images, seed=now.seed if seed is None else seed)
     return replace(recipe, train=wanted)
-
-
-def best_device() -> str:
-    """cuda, mps or cpu: the first of them that is there."""
-    return str(extractors.best_device())
 
 
 def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:

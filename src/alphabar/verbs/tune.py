@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from alphabar.core.machine import best_device, versions
 from alphabar.core.progress import track
-from alphabar.core.run import versions
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.core.types import Denoiser, Grid, Images
 from alphabar.data.sources import ImageSet, load, parse_set
@@ -38,7 +38,6 @@ from alphabar.sampling.fitted import (
 from alphabar.sampling.sample import Model, every_class, held, sample
 from alphabar.schedule.grid import GRIDS, default_grid, make_grid
 from alphabar.training.checkpoint import load_model
-from alphabar.verbs.train import best_device
 
 Fit = Literal["grid", "solver", "images", "features"]
 FITS: tuple[str, ...] = get_args(Fit)

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
+from alphabar.core.machine import best_device
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.images import to_pixels
@@ -35,7 +36,6 @@ from alphabar.sampling.trajectory import cropped
 from alphabar.training.checkpoint import BUNDLED, find_checkpoint, has_checkpoint, load_model
 from alphabar.training.config import resolve
 from alphabar.verbs import score as judge
-from alphabar.verbs.train import best_device
 
 BUNDLED_RUN = "bundled"
 MOST_IMAGES = 256  # shown

@@ -31,7 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.core.run import machine, write_atomically
+from alphabar.core.files import write_atomically
+from alphabar.core.machine import machine
 from alphabar.core.seeds import starting_noise
 from alphabar.core.types import Denoiser, Images, Labels, Levels
 from alphabar.data.cache import cache_folder

@@ -1,0 +1,52 @@
+"""Options of a verb stand once, in a frozen dataclass: the function, the command line and the record take them from there."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, TypeVar, get_type_hints
+
+from alphabar.core.suggest import did_you_mean
+
+R = TypeVar("R")
+
+
+def takes(kind: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Decorator for a function with a parameter `options: kind`: callers may pass the fields of `kind` as keywords.
+
+    `sample(model, 8, steps=5)` is `sample(model, 8, options=SampleOptions(steps=5))`; with both, keywords replace fields of
+    `options`. The signature that `help` and editors show lists every field with its default.
+
+    Args:
+        kind: a frozen dataclass whose fields all have defaults.
+
+    Raises:
+        TypeError: for a keyword that is neither a parameter of the function nor a field, naming the most similar one.
+    """
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        own = inspect.signature(function)
+        names = [f.name for f in fields(kind)]
+        accepted = [*own.parameters, *names]
+
+        @functools.wraps(function)
+        def call(*args: Any, **keywords: Any) -> R:
+            if unknown := [k for k in keywords if k not in accepted]:
+                raise TypeError(f"{function.__name__} has no argument {unknown[0]!r}: {did_you_mean(unknown[0], accepted)}")
+            changes = {k: keywords.pop(k) for k in names if k in keywords}
+            bound = own.bind(*args, **keywords)
+            if changes or "options" not in bound.arguments:
+                bound.arguments["options"] = replace(bound.arguments.get("options", kind()), **changes)
+            return function(*bound.args, **bound.kwargs)
+
+        hints = get_type_hints(kind)
+        flat = [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=getattr(kind(), f.name), annotation=hints[f.name])
+            for f in fields(kind)
+        ]
+        kept = [p for p in own.parameters.values() if p.name != "options"]
+        order = sorted([*kept, *flat], key=lambda p: p.kind)  # stable: the function's own keywords come before the fields
+        call.__signature__ = own.replace(parameters=order)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
