@@ -3,23 +3,37 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test lint site figures
+.PHONY: demo test test-slow test-all lint site figures
 
-# The environment is made anew only when what it is made of changes.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# Each environment adds to the one before it, and is made anew only when what it is made of changes.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(PIP) --editable .
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+.venv/installed-test: .venv/installed
+	$(PIP) --editable '.[test]'
+	touch $@
+
+.venv/installed-dev: .venv/installed-test
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 demo: .venv/installed
 	$(BIN)/alphabar demo
 
-test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# What a newcomer runs: every feature, in five minutes.
+test: .venv/installed-test
+	$(PYTEST) -m "not slow"
+
+# The rest: browsers, servers, other runtimes, several processes, simulations, kills.
+test-slow: .venv/installed-dev
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 site: .venv/installed-dev
 	$(BIN)/python docs/build_site.py

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 NAMES = re.findall(r"^\|.*?\|.*?\| `(alphabar[\w.]+)` \|", (DOCS / "glossary.md").read_text(), re.MULTILINE)
 
 

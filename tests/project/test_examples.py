@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = {
     "custom_hook.py": ["run", "512"],
     "sample_and_score.py": ["s.npz", "520", "1"],

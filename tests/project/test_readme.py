@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
 SMALL_TRAINING = shlex.split(
     "--images 256 --model.channels 8 --model.embedding 16 --watch.preview_steps 2 --watch.preview_n 4 "
@@ -153,13 +153,13 @@ def test_the_python_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None
 
 
 def test_make_knows_the_two_commands() -> None:
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     for name in re.findall(r"^make (\w+)$", README, re.MULTILINE):
         assert f"\n{name}:" in makefile
     assert (
         shutil.which("make") is None
         or subprocess.run(
-            ["make", "-n", "demo"], cwd=Path(__file__).parent.parent, capture_output=True, env=dict(os.environ), check=False
+            ["make", "-n", "demo"], cwd=Path(__file__).parents[2], capture_output=True, env=dict(os.environ), check=False
         ).returncode
         == 0
     )

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial"
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial"
 CHAPTERS = sorted(TUTORIAL.glob("[0-9]*.md"))
 # the same code with smaller numbers, by chapter: what stands there, what is run
 SMALL = {

@@ -20,8 +20,8 @@ from alphabar.training.checkpoint import load_checkpoint
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import Diverged, train
 
-from .conftest import small_model, small_recipe
-from .test_loop import child, end, same, wait_for_images, weights
+from tests.fixtures.training import small_model, small_recipe
+from tests.training.test_loop import child, end, same, wait_for_images, weights
 
 KILLS = int(os.environ.get("ALPHABAR_KILLS", "6"))
 

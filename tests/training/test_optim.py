@@ -15,7 +15,7 @@ from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import train
 from alphabar.training.optim import MuonAdamW, flattened, make_optimizer, matrices
 
-from .conftest import small_model, small_recipe
+from tests.fixtures.training import small_model, small_recipe
 
 CPU = torch.device("cpu")
 
