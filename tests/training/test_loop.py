@@ -26,7 +26,6 @@ from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_checkpoint, load_model
 from alphabar.training.hooks import HeldOutLoss, Hook, Training
 from alphabar.training.loop import Diverged, Stream, train
-
 from tests.fixtures.training import conditional_model, small_model, small_recipe
 
 HERE = Path(__file__).parent

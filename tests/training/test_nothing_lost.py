@@ -19,7 +19,6 @@ from alphabar.core.run import Run
 from alphabar.training.checkpoint import load_checkpoint
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import Diverged, train
-
 from tests.fixtures.training import small_model, small_recipe
 from tests.training.test_loop import child, end, same, wait_for_images, weights
 

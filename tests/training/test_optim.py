@@ -14,7 +14,6 @@ from alphabar.training.checkpoint import load_checkpoint
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import train
 from alphabar.training.optim import MuonAdamW, flattened, make_optimizer, matrices
-
 from tests.fixtures.training import small_model, small_recipe
 
 CPU = torch.device("cpu")
