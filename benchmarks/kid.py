@@ -24,7 +24,7 @@ from alphabar.data.sources import load, parse_set
 from alphabar.evaluation.kid import kid, within
 from alphabar.features.load import load_extractor
 from alphabar.features.store import extract
-from alphabar.verbs.score import load_samples
+from alphabar.sampling.sample_set import load_samples
 
 
 def by_subsets(x: Tensor, y: Tensor, seed: int) -> tuple[float, float]:

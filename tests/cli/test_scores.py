@@ -80,7 +80,7 @@ def test_compare_has_a_verdict_and_a_picture(small_data: Path, drawn: Path) -> N
         (["compare", "s1.npz", "s3.npz[:300]", "--metrics", "kid"], "n is 560 on the left and 300 on the right"),
         (["compare", "s1.npz", "s3.npz[900:]", "--metrics", "kid"], "s3.npz holds 560 images"),
         (["compare", "s1.npz", "s3.npz", "--n", "600"], "s1.npz holds 560 images, 600 were asked for"),
-        (["compare", "s1.npz", "s3.npz", "--metrics", "kid", "--keep", "nowhere"], "nowhere, which is no run folder"),
+        (["compare", "s1.npz", "s3.npz", "--metrics", "kid", "--keep", "nowhere"], "nowhere: it has no recipe.toml"),
         (["score", "s1.npz", "--metrics", "is"], "metric 'is' is unknown"),
         (["score", "s1.npz", "--n", "100"], "--metrics kid"),
     ],

@@ -28,6 +28,7 @@ from alphabar.evaluation.kid import kid
 from alphabar.evaluation.score import METRICS, PROTOCOL, ProtocolError, Score
 from alphabar.features.load import load_extractor
 from alphabar.features.module_extractor import ModuleExtractor
+from alphabar.sampling.sample_set import SampleSet
 from alphabar.training.config import resolve
 from alphabar.training.loop import Stream
 from alphabar.verbs import score as judge
@@ -362,7 +363,7 @@ def test_every_score_is_kept_and_not_the_best(tmp_path: Path, evaluator: ImageEv
     real = stripes(300, 0)
     for seed in (2, 0, 1):
         record = {**RECORD, "seed": seed, "first_index": 0}
-        judge.measure(evaluator, real, judge.Opened("run", stripes(60, seed).pixels, record, tmp_path), ("fid",))
+        judge.measure(evaluator, real, SampleSet("run", stripes(60, seed).pixels, record, tmp_path), ("fid",))
     rows = [Score.from_json(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [row.seeds["seed"] for row in rows if row.seeds] == [2, 0, 1]
     assert len({row.value for row in rows}) == 3

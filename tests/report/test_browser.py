@@ -15,7 +15,8 @@ import pytest
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.report.report_page import write_report
 from alphabar.sampling.sample import Samples
-from alphabar.verbs.score import Opened, compare
+from alphabar.sampling.sample_set import SampleSet
+from alphabar.verbs.compare import compare
 from tests.fixtures.runs import add_sheets, add_way, drawn, fill
 from tests.fixtures.sets import Linear, stripes
 
@@ -60,7 +61,9 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         add_sheets(run, [640 * (j + 1) for j in range(10)])
         add_way(run, steps=10 - k)
     ruler, real = ImageEval(Linear(), stripes(300, 0), cache=False), stripes(300, 0)
-    compare(Opened("a.npz", stripes(90, 5).pixels, None, runs[0]), Opened("b.npz", stripes(90, 6).pixels, None), ruler, real)
+    compare(
+        SampleSet("a.npz", stripes(90, 5).pixels, None, runs[0]), SampleSet("b.npz", stripes(90, 6).pixels, None), ruler, real
+    )
     (folder / "bare").mkdir()
     return write_report([*runs, folder / "bare"], folder / "page.html", draw=False)
 

@@ -12,7 +12,8 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.report.comparisons import comparisons, interval_bar
 from alphabar.report.report_page import write_report
 from alphabar.results.runs import load_run
-from alphabar.verbs.score import Opened, compare
+from alphabar.sampling.sample_set import SampleSet
+from alphabar.verbs.compare import compare
 from tests.fixtures.runs import MakeRun
 from tests.fixtures.sets import Linear, stripes
 
@@ -23,12 +24,12 @@ def ruler() -> ImageEval:
     return ImageEval(Linear(), REAL, floor_images=stripes(200, 1), cache=False)
 
 
-def opened(name: str, seed: int, run: Path | None = None, noise: int = 0) -> Opened:
+def opened(name: str, seed: int, run: Path | None = None, noise: int = 0) -> SampleSet:
     pixels = stripes(90, seed).pixels
-    return Opened(name, pixels if not noise else (pixels // noise * noise), None, run)
+    return SampleSet(name, pixels if not noise else (pixels // noise * noise), None, run)
 
 
-def compared(a: Opened, b: Opened, *keep: Path) -> list[Comparison]:
+def compared(a: SampleSet, b: SampleSet, *keep: Path) -> list[Comparison]:
     return compare(a, b, ruler(), REAL, ("fid", "kid", "precision"), ("good", "bad"), keep)
 
 
@@ -41,7 +42,7 @@ def test_a_comparison_is_kept_with_the_runs_it_is_of(make_run: MakeRun, tmp_path
     assert (rows[0][0]["names"], rows[0][0]["sets"]) == (["good", "bad"], ["runs/a", "runs/b"])
     compared(opened("x.npz", 5), opened("y.npz", 6), c, c)
     assert len(list(read_jsonl(c / "comparisons.jsonl"))) == 1
-    with pytest.raises(FileNotFoundError, match=r"nothing, which is no run folder: it has no recipe\.toml"):
+    with pytest.raises(FileNotFoundError, match=r"nothing: it has no recipe\.toml"):
         compared(opened("x.npz", 5), opened("y.npz", 6), tmp_path / "nothing")
 
 

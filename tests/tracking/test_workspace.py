@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from alphabar.cli.main import app
+from alphabar.sampling.sample_set import open_samples
 from alphabar.tracking.outbox import sync
 from alphabar.tracking.workspace import comparison_report
-from alphabar.verbs import score as judge
+from alphabar.verbs.compare import compare
+from alphabar.verbs.score import evaluator
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -19,8 +21,8 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_data: Path):
     g = np.random.default_rng(0)
     for name, scale in (("a", 40), ("b", 90)):
         np.save(f"{name}.npy", (g.normal(128, scale, (520, 28, 28, 1))).clip(0, 255).astype(np.uint8))
-    ruler, real = judge.evaluator("fashion_mnist:test", "bundled")
-    return judge.compare(*(judge.open_samples(f"{x}.npy") for x in "ab"), ruler, real, ("fid", "kid"), ("a", "b"))
+    ruler, real = evaluator("fashion_mnist:test", "bundled")
+    return compare(*(open_samples(f"{x}.npy") for x in "ab"), ruler, real, ("fid", "kid"), ("a", "b"))
 
 
 def test_it_says_what_the_comparison_says(compared, copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from alphabar.data.split import HOLDOUT, holdout
 from alphabar.data.values import to_values
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.sampling.sample import Samples
+from alphabar.sampling.sample_set import SampleSet, open_samples
 from alphabar.training.config import resolve
-from alphabar.verbs import score as judge
+from alphabar.verbs.copies import find_copies
+from alphabar.verbs.training_images import training_images
 from tests.fixtures.sets import Linear
 
 
@@ -36,15 +38,15 @@ def saved(path: Path, n: int = 20, **more: Any) -> Samples:
 def test_a_part_of_a_path_that_has_brackets(tmp_path: Path) -> None:
     made = saved(tmp_path / "s[1].npz")
     for text, start, stop in (("s[1].npz", 0, 20), ("s[1].npz[5:]", 5, 20), ("s[1].npz[:7]", 0, 7), ("s[1].npz[5:99]", 5, 20)):
-        opened = judge.open_samples(tmp_path / text)
+        opened = open_samples(tmp_path / text)
         np.testing.assert_array_equal(opened.pixels, made.images[start:stop])
         assert opened.record is not None
         assert (opened.record["first_index"], opened.record["n"]) == (start, stop - start)
-    opened = judge.open_samples(tmp_path / "s[1].npz[5:]", n=4)
+    opened = open_samples(tmp_path / "s[1].npz[5:]", n=4)
     np.testing.assert_array_equal(opened.pixels, made.images[5:9])
     for part in ("[20:]", "[7:7]"):
         with pytest.raises(ValueError, match="is empty"):
-            judge.open_samples(f"{tmp_path}/s[1].npz{part}")
+            open_samples(f"{tmp_path}/s[1].npz{part}")
 
 
 @pytest.mark.parametrize("n", [0, -1])
@@ -52,12 +54,12 @@ def test_no_images_are_not_all_images_and_not_all_but_one(tmp_path: Path, n: int
     saved(tmp_path / "s.npz")
     for what in (str(tmp_path / "s.npz"), "bundled"):
         with pytest.raises(ValueError, match=f"n = {n}: give the number of images"):
-            judge.open_samples(what, n=n)
+            open_samples(what, n=n)
 
 
 def test_a_model_has_no_parts() -> None:
-    with pytest.raises(ValueError, match=r"bundled\[5:9\]: a model has as many images as one draws"):
-        judge.open_samples("bundled[5:9]")
+    with pytest.raises(ValueError, match=r"bundled\[5:9\]: a part can be taken of stored images only"):
+        open_samples("bundled[5:9]")
 
 
 def test_samples_that_some_were_taken_from_are_refused(tmp_path: Path) -> None:
@@ -67,13 +69,13 @@ def test_samples_that_some_were_taken_from_are_refused(tmp_path: Path) -> None:
         held = dict(file)
     np.savez(tmp_path / "cut.npz", **{**held, "images": held["images"][1:]})
     with pytest.raises(ValueError, match="holds 19 images, but its record is of 20"):
-        judge.open_samples(tmp_path / "cut.npz")
+        open_samples(tmp_path / "cut.npz")
     made = Samples(pictures(5), {"seed": 3, "first_index": 0, "n": 5})
     made.save(f"{tmp_path}/pngs/")
-    assert len(judge.open_samples(tmp_path / "pngs").pixels) == 5
+    assert len(open_samples(tmp_path / "pngs").pixels) == 5
     next((tmp_path / "pngs").glob("*3.png")).unlink()
     with pytest.raises(ValueError, match="holds 4 images, but its record is of 5"):
-        judge.open_samples(tmp_path / "pngs")
+        open_samples(tmp_path / "pngs")
 
 
 def test_a_damaged_npz_is_said_in_words(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_a_damaged_npz_is_said_in_words(tmp_path: Path) -> None:
     whole = (tmp_path / "s.npz").read_bytes()
     (tmp_path / "s.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"s\.npz"):
-        judge.open_samples(tmp_path / "s.npz")
+        open_samples(tmp_path / "s.npz")
 
 
 def test_what_a_run_was_trained_on_is_in_its_recipe(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_what_a_run_was_trained_on_is_in_its_recipe(tmp_path: Path) -> None:
     )
     run.recipe.write_text(made.toml())
     whole = load(name, value_range=(0, 4095))
-    images, kept, held, flip = judge._trained(run.recipe.parent, name, None)
+    images, kept, held, flip = training_images(run.recipe.parent, name, None)
     assert len(images) == 150
     assert images.value_range == (0.0, 4095.0)
     assert flip
@@ -106,7 +108,7 @@ def test_what_a_run_was_trained_on_is_in_its_recipe(tmp_path: Path) -> None:
     # no run, or one that was trained on something else
     np.save(tmp_path / "b.npy", pictures(200, 1))
     for place, other in ((None, name), (run.recipe.parent, str(tmp_path / "b.npy"))):
-        images, kept, held, flip = judge._trained(place, other, None)
+        images, kept, held, flip = training_images(place, other, None)
         assert len(images) == 200
         assert images.value_range is None
         assert not flip
@@ -120,16 +122,16 @@ def test_copies_are_found_at_the_declared_range(tmp_path: Path) -> None:
     real = load(tmp_path / "a.npy", **reading)
     kept, _ = holdout(real.pixels)
     record = {"seed": 0, "first_index": 0, "n": 60, "value_range": [0.0, 4095.0]}
-    opened = judge.Opened("copies", real.pixels[kept[:60]], record)
-    ruler = ImageEval(DeepLinear(), real)
-    found = judge.copied(ruler, opened, str(tmp_path / "a.npy"), reading=reading)
+    opened = SampleSet("copies", real.pixels[kept[:60]], record)
+    evaluator = ImageEval(DeepLinear(), real)
+    found = find_copies(evaluator, opened, str(tmp_path / "a.npy"), reading=reading)
     assert found.pixels.verdict == "copies found"
     np.testing.assert_array_equal(found.train[:60], real.pixels[kept[:60]])
     assert np.rint(to_values(found.train, real.value_range)).max() <= 4095
     with pytest.raises(ValueError, match=r"samples' range is \(0.0, 4095.0\)"):
-        judge.copied(ruler, opened, str(tmp_path / "a.npy"))
+        find_copies(evaluator, opened, str(tmp_path / "a.npy"))
     with pytest.raises(ValueError, match=r"samples' range is None"):
-        judge.copied(ruler, replace(opened, record={**record, "value_range": None}), str(tmp_path / "a.npy"), reading=reading)
+        find_copies(evaluator, replace(opened, record={**record, "value_range": None}), str(tmp_path / "a.npy"), reading=reading)
 
 
 class DeepLinear(Linear):

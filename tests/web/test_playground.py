@@ -14,8 +14,10 @@ from alphabar.cli.main import app as command_line
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
 from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample_set import SampleSet
 from alphabar.training.checkpoint import load_model
-from alphabar.verbs import score as judge
+from alphabar.verbs.compare import compare
+from alphabar.verbs.score import evaluator
 from alphabar.web.playground import MOST_SEED, Frame, Job, Playground, Scored, Way, done_words, whole
 from tests.verbs.test_tune import made_up_extractor, run_of
 
@@ -343,9 +345,9 @@ def test_two_settings_are_scored_and_compared_as_the_library_does(judging: Playg
     assert found.note is None
     assert any(w.startswith("A: images 1 to 64 of 80: step") for w in words)
     assert any(w.startswith("B: ") for w in words)
-    evaluate, real = judge.evaluator(str(judging.against), str(judging.extractor), progress=False)
-    opened = [judge.Opened(k, drawn(judging, j).images, drawn(judging, j).record) for k, j in jobs.items()]
-    expected = judge.compare(*opened, evaluate, real, ("fid", "kid"))
+    evaluate, real = evaluator(str(judging.against), str(judging.extractor), progress=False)
+    opened = [SampleSet(k, drawn(judging, j).images, drawn(judging, j).record) for k, j in jobs.items()]
+    expected = compare(*opened, evaluate, real, ("fid", "kid"))
     assert [c.words for c in found.compared] == [c.words for c in expected]
     assert all(c.paired for c in found.compared)
     assert [s.value for s in found.scores["A"]] == [c.a.value for c in expected]

@@ -645,38 +645,16 @@ def score(
         where the picture goes; beside the samples if left out.
     """
     from alphabar.core.processes import world
-    from alphabar.evaluation.score import METRICS
-    from alphabar.verbs import score as judge
+    from alphabar.verbs.options import ScoreReportOptions
+    from alphabar.verbs.score import score_report
 
-    ruler, real = judge.evaluator(against, extractor, reading=asdict(reading))
-    opened = judge.open_samples(samples, n=n, steps=steps, eta=eta, reading=asdict(reading))
-    scores = list(judge.measure(ruler, real, opened, metrics or METRICS).scores.values())
-    points = ruler.curve(opened.images) if curve else []
-    copies = judge.copied(ruler, opened, trained_on, reading=asdict(reading)) if trained_on else None
+    options = ScoreReportOptions(extractor, n, steps, eta, metrics, curve, trained_on, picture)
+    found = score_report(samples, against, options, asdict(reading))
+    scores, points, copies, files = found.scores, found.curve, found.copies, found.pictures
     if world()[0] != 0:  # one process speaks for all
         return
-    import numpy as np
-
-    from alphabar.report.figures import draw_card, draw_curve
-
-    target = picture or _beside(samples, "score.png")
-    files = {"picture": draw_card(scores, opened.pixels, target)}
-    if points:
-        limit = next((s for s in scores if s.metric == "fid_infinity"), None)
-        files["curve"] = draw_curve(points, target.with_name(f"{target.stem}.curve.png"), limit)
-    if copies is not None:
-        from alphabar.evaluation.memorisation import pairs_sheet
-
-        for kind, found in (("features", copies.features), ("pixels", copies.pixels)):
-            files[f"nearest pairs, {kind}"] = path = target.with_name(f"{target.stem}.pairs_{kind}.png")
-            pairs_sheet(found, np.asarray(opened.pixels), copies.train).save(path)
     if as_json:
-        rows: list[dict[str, Any]] = [s.to_json() for s in scores]
-        if copies is not None:
-            rows.append({"metric": "memorisation", **copies.to_json()})
-        if points:
-            rows.append({"metric": "curve", "points": [_point(p) for p in points]})
-        print(json.dumps(rows))
+        print(json.dumps(found.to_json()))
         return
     _show_scores(scores)
     if points:
@@ -750,6 +728,8 @@ def compare(
     """
     from alphabar.core.processes import world
     from alphabar.evaluation.score import METRICS
+    from alphabar.sampling.sample_set import open_samples
+    from alphabar.verbs import compare as comparing
     from alphabar.verbs import score as judge
 
     if wandb_report:
@@ -757,9 +737,9 @@ def compare(
 
         check_server()
     ruler, real = judge.evaluator(against, extractor, reading=asdict(reading))
-    opened = [judge.open_samples(x, n=n, steps=steps, eta=eta, reading=asdict(reading)) for x in (a, b)]
+    opened = [open_samples(x, n=n, steps=steps, eta=eta, reading=asdict(reading)) for x in (a, b)]
     names = (_label(a), _label(b)) if _label(a) != _label(b) else ("A", "B")
-    found = judge.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names, keep)
+    found = comparing.compare(opened[0], opened[1], ruler, real, metrics or METRICS, names, keep)
     if world()[0] != 0:
         return
     from alphabar.report.figures import draw_comparison
@@ -1007,10 +987,11 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
         where the plot goes; beside the run if left out.
     """
     from alphabar.report.figures import draw_losses
-    from alphabar.verbs import score as judge
+    from alphabar.verbs.loss import loss as measure
+    from alphabar.verbs.score import picture_path
 
-    found = judge.loss(run, trained_on, n=n)
-    path = draw_losses(found, picture or _beside(run, "loss.png"))
+    found = measure(run, trained_on, n=n)
+    path = draw_losses(found, picture or picture_path(run, "loss.png"))
     if as_json:
         print(json.dumps(found.to_json()))
         return
@@ -1431,24 +1412,6 @@ def _title(metric: str) -> str:
 def _label(samples: str) -> str:
     name = Path(samples.rstrip("/")).name
     return name.removesuffix(".npz")
-
-
-def _beside(samples: str, ending: str) -> Path:
-    """samples.npz -> samples.score.png; a folder or run -> a file beside or in it."""
-    from alphabar.training.checkpoint import home_of
-
-    name = samples.split("[")[0].rstrip("/")
-    path = Path(name)
-    home = None if name == "bundled" else home_of(name)
-    if home is not None:
-        return home / ending
-    return path.with_name(f"{path.name.removesuffix('.npz')}.{ending}")
-
-
-def _point(point: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(point)
 
 
 def _show_scores(scores: Any) -> None:

@@ -12,6 +12,7 @@ from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
 from alphabar.report.figures import draw_lengths
 from alphabar.sampling.sample import every_class, sample
+from alphabar.sampling.sample_set import open_samples
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 from alphabar.training.ema import some_snapshots
 from alphabar.verbs import score as judge
@@ -73,7 +74,7 @@ def choose_length(
                 model, n, sampler=sampler, steps=steps, seed=seed, classes=every_class(model), out=out, channels_last=True,
                 progress=progress,
             )  # fmt: skip
-        measured[which] = judge.measure(ruler, real, judge.open_samples(out), ("fid", "kid"))
+        measured[which] = judge.measure(ruler, real, open_samples(out), ("fid", "kid"))
     scores = {k: list(measured[f"ema:{k:g}"].scores.values()) for k in lengths}
     best = min(lengths, key=lambda k: measured[f"ema:{k:g}"].scores["fid"].value)
     compared = compare_measured(measured[f"ema:{best:g}"], measured["last"], names=(f"ema:{best:g}", "last"))

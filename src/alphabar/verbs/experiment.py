@@ -31,6 +31,7 @@ from alphabar.evaluation.pareto import load_measured, save_measured
 from alphabar.report.experiment_page import Outcome, Trial, conclude, write_page
 from alphabar.results.experiments import Experiment
 from alphabar.sampling.sample import Samples, every_class, sample
+from alphabar.sampling.sample_set import SampleSet
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, parse
 from alphabar.training.hooks import Hook, Training
@@ -129,7 +130,7 @@ def finish(job: Mapping[str, Any]) -> None:
         classes=every_class(model), out=kept, channels_last=True, progress=job["progress"],
     )  # fmt: skip
     ruler, real = _ruler(how["against"], how["extractor"], tuple(recipe.data.reading().items()))
-    measured = judge.measure(ruler, real, judge.Opened(str(kept), drawn.images, drawn.record, run.path), job["metrics"])
+    measured = judge.measure(ruler, real, SampleSet(str(kept), drawn.images, drawn.record, run.path), job["metrics"])
     target = _row(folder, job)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_measured(target.with_suffix(".npz"), measured)

@@ -30,6 +30,7 @@ from alphabar.evaluation.pareto import load_measured, save_measured
 from alphabar.report.sweep_page import Row, Sweep, read_rows, stand, write_page
 from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
 from alphabar.sampling.sample import Samples, every_class, fingerprint, sample
+from alphabar.sampling.sample_set import SampleSet, check_value_range
 from alphabar.sampling.settings import CALLS, LeftOut, Setting, settings
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs import score as judge
@@ -202,7 +203,7 @@ def _check(bench: _Bench) -> None:
     model, job = bench.model, bench.job
     if job.guidance != 1 and not every_class(model):
         raise ValueError(f"guidance {job.guidance:g}: {job.run} knows no classes, so there is nothing to guide to; leave it out")
-    judge._check_range({"value_range": getattr(model, "value_range", None)}, bench.real)
+    check_value_range({"value_range": getattr(model, "value_range", None)}, bench.real)
     bench.ruler.check_model(model, job.n, job.metrics)
 
 
@@ -251,7 +252,7 @@ def _finish(bench: _Bench, setting: Setting, store: "_Store", processes: int, fi
             return
     record = {**made.record, "value_range": getattr(bench.model, "value_range", None)}
     metrics = tuple(dict.fromkeys((*job.metrics, *store.metrics(setting))))  # none that was taken before is lost
-    measured = judge.measure(bench.ruler, bench.real, judge.Opened(setting.name, made.images, record), metrics)
+    measured = judge.measure(bench.ruler, bench.real, SampleSet(setting.name, made.images, record), metrics)
     save_measured(store.measured_path(setting.name), measured)
     here = machine()
     where = {

@@ -31,6 +31,7 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
 from alphabar.sampling.catalogue import find
 from alphabar.sampling.sample import Moment, Samples, class_numbers, sample
+from alphabar.sampling.sample_set import SampleSet
 from alphabar.sampling.settings import TUNED, dry_run, settings
 from alphabar.sampling.trajectory import cropped
 from alphabar.training.checkpoint import BUNDLED, find_checkpoint, has_checkpoint, load_model
@@ -366,7 +367,7 @@ class Playground:
             measured = {}
             for name, samples in drawn.items():
                 tell(partial("{}: features of {}, of {} and of the floor".format, name, _many(n, "image"), against))
-                opened = judge.Opened(name, samples.images, samples.record)
+                opened = SampleSet(name, samples.images, samples.record)
                 measured[name] = judge.measure(evaluate, real, opened, metrics)
         compared = []
         if len(measured) == 2:

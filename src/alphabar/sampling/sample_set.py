@@ -1,0 +1,152 @@
+"""Generated images to be scored: from an .npz file, a folder of images, or drawn from a run."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+from alphabar.core import processes
+from alphabar.core.machine import best_device
+from alphabar.core.run import Run
+from alphabar.core.types import Pixels
+from alphabar.data.images import check_images
+from alphabar.data.sources import ImageSet, load
+from alphabar.sampling.sample import Samples, every_class, sample
+from alphabar.training.checkpoint import home_of, load_model
+
+_PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on
+DRAWN = 2000  # images that are drawn from a run where their number is not given
+
+
+@dataclass(frozen=True, eq=False)
+class SampleSet:
+    """Images to be scored. `record` is None where another program made them, `run` is the folder that they were drawn from."""
+
+    name: str
+    images: ImageSet | Pixels
+    record: dict[str, Any] | None
+    run: Path | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        return self.images.pixels if isinstance(self.images, ImageSet) else self.images
+
+    def first(self, n: int | None) -> "SampleSet":
+        """The first n images, all of them if n is None. Raises ValueError where there are fewer."""
+        if n is None or n == len(self.pixels):
+            return self
+        if n > len(self.pixels):
+            raise ValueError(f"{self.name} holds {len(self.pixels)} images, {n} were asked for: make more, or pass --n less")
+        return self.part(0, n)
+
+    def part(self, start: int, stop: int) -> "SampleSet":
+        """Images start to stop - 1; the record keeps the place of their noise."""
+        record = self.record
+        if record is not None and record.get("first_index") is not None:
+            record = {**record, "first_index": int(record["first_index"]) + start, "n": stop - start}
+        return SampleSet(self.name, self.pixels[start:stop], record, self.run)
+
+
+def open_samples(
+    samples: str | Path,
+    *,
+    n: int | None = None,
+    steps: int = 50,
+    eta: float = 0.0,
+    seed: int = 0,
+    reading: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> SampleSet:
+    """The images that `score` and `compare` are given.
+
+    Args:
+        samples: an .npz file or a folder of images (PATH[a:b] is images a to b - 1), or a run or file of weights, from which
+            images are drawn by DDIM, of all classes in turn where the model is conditional, and kept in the run's samples/.
+        n: the first n images, or the number to draw from a run; None is all of them, or 2,000 from a run.
+        steps: of DDIM, where images are drawn.
+        eta: of DDIM, where images are drawn: 0 to 1.
+        seed: of the noise, where images are drawn.
+        reading: options of `load` for images of another program. Samples of alphabar are read as they were stored.
+        progress: show a progress bar while images are drawn.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        ValueError: for a part that is empty, a part of a run, or fewer images than n.
+    """
+    text = str(samples)
+    part = None if Path(text).exists() else _PART.fullmatch(text)
+    path = Path(part[1] if part else text)
+    if n is not None and n < 1:
+        raise ValueError(f"n = {n}: give the number of images, 1 or more, or leave it out")
+    if home_of(path) is not None or path.suffix == ".safetensors":
+        if part:
+            raise ValueError(
+                f"{text}: a part can be taken of stored images only, not of a model; pass the number of images (--n), or draw "
+                f"them with `alphabar sample {path} --out PATH` and take a part of PATH"
+            )
+        return _drawn(text, n or DRAWN, steps, eta, seed, progress)
+    images, record = load_samples(path, reading)
+    opened = SampleSet(text, images, record)
+    if part:
+        whole = len(opened.pixels)
+        start, stop = int(part[2] or 0), min(int(part[3] or whole), whole)
+        if start >= stop:
+            raise ValueError(f"{text} is empty: {path} holds {whole} images, numbered from 0")
+        opened = opened.part(start, stop)
+    return opened.first(n)
+
+
+def _drawn(text: str, n: int, steps: int, eta: float, seed: int, progress: bool) -> SampleSet:
+    """n images of a run by DDIM, read from its samples/ where they were drawn before."""
+    model = load_model(text)
+    home = None if text == "bundled" else model.home
+    out = None
+    if home is not None:
+        name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
+        out = Run(home).samples / f"{name}.npz"
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with processes.rank_zero_first():
+        if out is not None and out.exists():
+            made = Samples.load(out)
+        else:
+            show = progress and processes.world()[0] == 0
+            made = sample(
+                model, n, steps=steps, eta=eta, seed=seed, classes=every_class(model), out=out, device=best_device(),
+                channels_last=True, progress=show,
+            )  # fmt: skip
+    return SampleSet(text, made.images, {**made.record, "value_range": model.value_range}, home)
+
+
+def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[ImageSet | Pixels, dict[str, Any] | None]:
+    """Images and their sampling record (None where another program made them) from an .npz file or a folder."""
+    options = dict(reading or {})
+    if not path.exists():
+        raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
+    if path.suffix == ".npz" or (path / "record.json").exists():
+        try:
+            made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
+        except (ValueError, KeyError, BadZipFile):  # an .npz of another program: it has no record, or not one of ours
+            return load(str(path), **options), None
+        if made.record.get("n") not in (None, len(made.images)):
+            raise ValueError(
+                f"{path} holds {len(made.images)} images, but its record is of {made.record['n']}: images were removed or "
+                "added, so their numbers are not known; draw them again"
+            )
+        return check_images(made.images), made.record
+    return load(str(path), **options), None
+
+
+def check_value_range(record: Mapping[str, Any] | None, real: ImageSet) -> None:
+    """Refuses samples whose stored levels stand for other values than those of the real images."""
+    if record is None:
+        return
+    declared = record.get("value_range")
+    made = None if declared is None else (float(declared[0]), float(declared[1]))
+    if made != real.value_range:
+        typed = "leave --range out" if made is None else f"--range {made[0]:.6g} {made[1]:.6g}"
+        raise ValueError(
+            f"the samples' range is {made}, that of {real.name}:{real.split} is {real.value_range}: the same level stands for "
+            f"different values. Read the real images in the range that the model was trained in: {typed}"
+        )

@@ -1,0 +1,58 @@
+"""`compare`: whether one set of images is better than another, by every metric."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from alphabar.core import processes
+from alphabar.core.files import append_jsonl
+from alphabar.core.run import Run
+from alphabar.data.sources import ImageSet
+from alphabar.evaluation.compare import Comparison, compare_measured
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.score import METRICS, ProtocolError
+from alphabar.sampling.sample_set import SampleSet
+from alphabar.verbs.score import measure
+
+
+def compare(
+    a: SampleSet,
+    b: SampleSet,
+    evaluator: ImageEval,
+    real: ImageSet,
+    metrics: Sequence[str] = METRICS,
+    names: tuple[str, str] = ("A", "B"),
+    keep: Sequence[Path] = (),
+) -> list[Comparison]:
+    """The differences of a and b by every metric, with intervals and verdicts.
+
+    They are added to comparisons.jsonl, which `report` reads, of the runs that a or b were drawn from and of those in `keep`.
+
+    Args:
+        a: as `open_samples` gives them.
+        b: as many images.
+        evaluator: of `real`, as `alphabar.verbs.score.evaluator` gives both.
+        real: the real images.
+        metrics: names of metrics.
+        names: of a and b, in the sentences.
+        keep: run folders that keep the comparison too.
+
+    Raises:
+        ProtocolError: if a and b hold unlike numbers of images.
+        FileNotFoundError: if a folder in `keep` is not a run.
+    """
+    for run in keep:
+        if not Run(run).recipe.exists():
+            raise FileNotFoundError(f"the comparison cannot be kept with {run}: it has no recipe.toml, so it is not a run folder")
+    if len(a.pixels) != len(b.pixels):  # before the features are computed, which takes long
+        raise ProtocolError("n", len(a.pixels), len(b.pixels))
+    found = compare_measured(measure(evaluator, real, a, metrics), measure(evaluator, real, b, metrics), names=names)
+    row = {
+        "time": round(time.time(), 3), "names": list(names), "sets": [a.name, b.name],
+        "models": [(x.record or {}).get("model") for x in (a, b)], "comparisons": [c.to_json() for c in found],
+    }  # fmt: skip
+    runs = [run for run in (a.run, b.run, *keep) if run is not None]
+    if processes.world()[0] == 0:
+        for path in dict.fromkeys(Run(run).comparisons.resolve() for run in runs):
+            append_jsonl(path, row)
+    return found
