@@ -20,6 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist work
 
 .venv/installed-dev: .venv/installed-test
 	$(PIP) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers torch-fidelity==0.4.0 clean-fid==0.1.35
 	touch $@
 
 demo: .venv/installed
@@ -31,7 +32,7 @@ test: .venv/installed-test
 
 # The rest: browsers, servers, other runtimes, several processes, simulations, kills.
 test-slow: .venv/installed-dev
-	$(PYTEST) -m slow
+	ALPHABAR_CHECKED_CALLS=all $(PYTEST) -m slow
 
 test-all: test test-slow
 

@@ -1,22 +1,25 @@
-"""The type checker that the tests put on every function of alphabar: beartype, with int accepted where float is said.
+"""The type checker that the tests put on every function of alphabar: beartype, which accepts int where float is annotated.
 
-A check costs more than many a call that it watches, so each test has the first MOST of its calls checked: more than it takes to
-come by everything once, and no more where a loop takes ten thousand steps.
+A check costs more than many of the calls that it watches, so only the first MOST calls of each test are checked: 500 in
+`make test`, all of them where ALPHABAR_CHECKED_CALLS=all, as in `make test-all`.
 """
 
 import functools
+import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-MOST = 5_000
-_left = MOST
+_asked = os.environ.get("ALPHABAR_CHECKED_CALLS", "500")
+MOST = math.inf if _asked == "all" else int(_asked)
+_left: float = MOST
 
 
 def begin() -> None:
-    """A test begins: its calls are checked again."""
+    """Called before each test: its first MOST calls are checked."""
     global _left
     _left = MOST
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -29,8 +32,9 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     def counted(*args: Any, **kwargs: Any) -> Any:
         global _left
         _left -= 1
-        if _left < 0:
-            jaxtyping.config.update("jaxtyping_disable", True)
-        return typed(*args, **kwargs)
+        if _left >= 0:
+            return typed(*args, **kwargs)
+        jaxtyping.config.update("jaxtyping_disable", True)
+        return function(*args, **kwargs)
 
     return counted
