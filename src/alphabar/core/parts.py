@@ -1,0 +1,109 @@
+"""Work that can be interrupted: finished items in a folder that belongs to one protocol."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alphabar.core.files import write_atomically, write_npz
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The names of the fields whose values differ; a missing field counts as None."""
+    return [key for key in {**a, **b} if a.get(key) != b.get(key)]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A folder with finished items and protocol.json, which holds everything that decides what the items are.
+
+    The same work, started again, finds the items that are done; work under another protocol is refused. Items are
+    named files, .npz (a mapping of arrays) or .json (a mapping of plain data), each written whole or not at all.
+
+    >>> import tempfile
+    >>> scratch = tempfile.TemporaryDirectory()
+    >>> parts = Parts(Path(scratch.name) / "out.part", "unfinished samples")
+    >>> parts.claim({"seed": 0, "steps": 50})
+    >>> parts.save("00000000.json", {"nfe": 50})
+    >>> parts.done(), parts.load("00000000.json"), parts.load("00000064.json")
+    (['00000000.json'], {'nfe': 50}, None)
+    >>> scratch.cleanup()
+    """
+
+    folder: Path
+    what: str
+    """What the folder holds, in the plural, for error messages: "unfinished samples"."""
+    subfolder: str = ""
+    """Where in the folder the items stand; "" is the folder itself."""
+
+    def claim(self, protocol: Mapping[str, Any]) -> None:
+        """Makes the folder, or opens it again for the same protocol.
+
+        Args:
+            protocol: plain data as JSON stores it (tuples become lists).
+
+        Raises:
+            ValueError: if the folder holds files made under another protocol (the message names the fields that differ), or
+                files that this class did not write.
+        """
+        wanted = json.loads(json.dumps(protocol))
+        if self._used():
+            if not self._note.exists():
+                raise ValueError(f"{self.folder} holds files that are no {self.what}: choose an empty folder")
+            stored = self.protocol()
+            if fields := differing(stored, wanted):
+                was, now = (f"{p.get(fields[0])!r:.60}" for p in (stored, wanted))
+                raise ValueError(
+                    f"{self.folder} holds {self.what} that differ in {', '.join(fields)} ({fields[0]} was {was}, is now {now}): "
+                    "continue with the earlier arguments, choose another place, or delete the folder"
+                )
+        self.path("").mkdir(parents=True, exist_ok=True)
+        if not self._note.exists() or self.protocol() != wanted:
+            write_atomically(self._note, json.dumps(wanted, indent=1) + "\n")
+
+    def protocol(self) -> dict[str, Any]:
+        """What the folder was claimed for."""
+        stored: dict[str, Any] = json.loads(self._note.read_text(encoding="utf-8"))
+        return stored
+
+    def path(self, name: str) -> Path:
+        """Where an item stands once it is done."""
+        return self.folder / self.subfolder / name
+
+    def done(self, suffix: str = "") -> list[str]:
+        """The names of the finished items, sorted; `suffix` ".npz" or ".json" selects one kind."""
+        return sorted(p.name for p in self.path("").glob(f"[!.]*{suffix}") if p.is_file() and p != self._note)
+
+    def save(self, name: str, item: Mapping[str, Any]) -> None:
+        """Writes one item; the suffix of its name, .npz or .json, decides the format."""
+        if name.endswith(".npz"):
+            write_npz(self.path(name), item)
+        else:
+            write_atomically(self.path(name), json.dumps(item))
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """One item as it was saved, or None if it is not done."""
+        path = self.path(name)
+        if not path.exists():
+            return None
+        if not name.endswith(".npz"):
+            item: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return item
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+
+    def clear(self) -> None:
+        """Deletes the folder and all items."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _note(self) -> Path:
+        return self.folder / "protocol.json"
+
+    def _used(self) -> bool:
+        """Whether the folder holds more than a protocol. Names that begin with a dot are temporary files."""
+        return any(p.is_file() and p != self._note and not p.name.startswith(".") for p in self.folder.rglob("*"))
