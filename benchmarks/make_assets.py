@@ -9,7 +9,8 @@
 
 and, since then, the bundled model trained on, with its fits (RESULTS.md, "The bundled model, trained on"):
 
-    alphabar train fashion_mnist --out runs/more --train.begin bundled --train.images 384000 --train.lr 1e-3 --train.warmup 6400
+    alphabar train fashion_mnist --out runs/more --train.init-from bundled --train.images 384000 --train.lr 1e-3 \
+      --train.warmup 6400
     python benchmarks/make_assets.py --model runs/more
 
 The files of the Debian package are the original ones, so anybody gets the same bytes. Licence of the images: MIT

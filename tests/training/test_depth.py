@@ -126,7 +126,7 @@ def _fingerprint_without_reading(data: dict[str, Any]) -> str:
 
     decided = {k: v for k, v in asdict(Recipe()).items() if k not in ("watch", "track")} | {"data": data}
     del decided["model"]["conditional"]
-    for key in ("begin", "gamma", "label_dropout", "augment", "ema_snapshots", "accumulate", "parallel"):
+    for key in ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "accumulate", "parallel"):
         del decided["train"][key]
     return hashlib.sha256(json.dumps([decided, "x"], sort_keys=True).encode()).hexdigest()[:16]
 

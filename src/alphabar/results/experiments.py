@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.evaluation.score import METRICS
 from alphabar.sampling.catalogue import find
 from alphabar.training.config import Recipe, check_keys, parse, resolve
@@ -152,6 +153,7 @@ def _variants(told: Mapping[str, Any], file: Path) -> dict[str, Recipe]:
             raise ValueError(f"{file}: a variant called {name!r}: use up to 32 letters, digits, '.', '_' and '+'")
         if not isinstance(changes, dict):
             raise ValueError(f"{file}: variants.{name} = {changes!r}: write a table of recipe keys, [variants.{name}]")
+        changes = renamed(changes, RECIPE)
         check_keys(changes, Recipe, f"{file}, variant {name}")
         recipe = parse(_merged(base, changes), (), f"{file}, variant {name}")
         # looking costs time and changes no weight

@@ -12,6 +12,7 @@ from typing import Any
 
 from alphabar.core.files import read_jsonl
 from alphabar.core.run import ENDS, Run, flat
+from alphabar.core.stored_names import RECIPE, renamed
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
 OUTCOME = "outcome.json"  # what `alphabar experiment` leaves in its folder
@@ -101,7 +102,7 @@ def _read(path: Path, name: str) -> RunData:
     run, missing = Run(path), []
     recipe: dict[str, Any] = {}
     try:
-        recipe = flat(tomllib.loads(run.recipe.read_text(encoding="utf-8")))
+        recipe = renamed(flat(tomllib.loads(run.recipe.read_text(encoding="utf-8"))), RECIPE)
     except FileNotFoundError:
         missing.append("There is no recipe.toml, so what was trained is not known.")
     except (OSError, ValueError) as e:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.run import ENDS, Run, flat
+from alphabar.core.stored_names import RECIPE, renamed
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _values(kind: str, row: Mapping[str, Any]) -> dict[str, float]:
 
 def configuration(run: Run) -> dict[str, bool | int | float | str]:
     """The resolved recipe, the data and the machine: flat, and of the few types that every tracker takes."""
-    told: dict[str, Any] = flat(tomllib.loads(run.recipe.read_text(encoding="utf-8")))
+    told = renamed(flat(tomllib.loads(run.recipe.read_text(encoding="utf-8"))), RECIPE)
     for name in ("data", "machine"):
         path = run.path / f"{name}.json"
         if path.exists():

@@ -53,13 +53,13 @@ def new_model(
 
 
 def model_for(recipe: Recipe, images: ImageSet) -> Model:
-    """The model for the images of a set as its training begins: new, or with the weights of `train.begin`.
+    """The model for the images of a set as its training begins: new, or with the weights of `train.init_from`.
 
     Raises ValueError where those belong to another network.
     """
     model = _untrained(recipe, images)
-    if recipe.train.begin:
-        _take_weights(model, load_model(recipe.train.begin), recipe.train.begin)
+    if recipe.train.init_from:
+        _take_weights(model, load_model(recipe.train.init_from), recipe.train.init_from)
     return model
 
 
@@ -89,8 +89,8 @@ def _take_weights(model: Model, there: Model, source: str) -> None:
         differ.append(f"schedule is {there.own_schedule.spec()} there, {model.own_schedule.spec()} here")
     if differ:
         raise ValueError(
-            f"train.begin {source} holds the weights of another network ({'; '.join(differ)}): set this recipe's [model] and "
-            "[schedule] to its own, or leave train.begin out"
+            f"train.init_from {source} holds the weights of another network ({'; '.join(differ)}): set this recipe's [model] and "
+            "[schedule] to its own, or leave train.init_from out"
         )
     model.load_state_dict(there.state_dict())
 
@@ -138,9 +138,11 @@ def train(
     image_set = limited(recipe, image_set)
     kept, held = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
     model = _untrained(recipe, image_set)
-    begin = load_model(recipe.train.begin) if recipe.train.begin and not resume else None  # one that goes on has its own weights
+    begin = (
+        load_model(recipe.train.init_from) if recipe.train.init_from and not resume else None
+    )  # one that goes on has its own weights
     if begin is not None:
-        _take_weights(model, begin, recipe.train.begin)
+        _take_weights(model, begin, recipe.train.init_from)
     watching: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
     if recipe.watch.preview_every:
         watching.append(Preview(recipe.watch.preview_every, recipe.watch.preview_n, recipe.watch.preview_steps))

@@ -1,4 +1,4 @@
-"""`train.begin`: training that begins with the weights of another run."""
+"""`train.init_from`: training that begins with the weights of another run."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def recipe(images: Path, *tokens: str) -> Recipe:
 
 def test_training_begins_with_the_averaged_weights_of_a_run(images: Path, tmp_path: Path) -> None:
     first = api.train(recipe(images), tmp_path / "first", progress=False)
-    wanted = recipe(images, "--train.begin", str(tmp_path / "first"), "--train.lr", "0", "--model.dropout", "0.1")
+    wanted = recipe(images, "--train.init-from", str(tmp_path / "first"), "--train.lr", "0", "--model.dropout", "0.1")
     second = api.train(wanted, tmp_path / "second", progress=False)  # at rate 0 the weights stay what they began with
     assert {k: v.tolist() for k, v in second.state_dict().items()} == {k: v.tolist() for k, v in first.state_dict().items()}
     assert json.loads((tmp_path / "second" / "data.json").read_text())["begun_with"] == first.fingerprint
@@ -42,7 +42,7 @@ def test_training_begins_with_the_averaged_weights_of_a_run(images: Path, tmp_pa
 
 def test_images_of_another_size_begin_with_the_bundled_weights(tmp_path: Path) -> None:
     np.save(tmp_path / "set.npy", np.zeros((4, 32, 32, 1), np.uint8))
-    wanted = resolve("garments", ["--data.set", str(tmp_path / "set.npy"), "--train.begin", "bundled"])
+    wanted = resolve("garments", ["--data.set", str(tmp_path / "set.npy"), "--train.init-from", "bundled"])
     model = api.model_for(wanted, load(str(tmp_path / "set.npy"), "train"))
     assert model.image_shape == (1, 32, 32)
     assert all((a == b).all() for a, b in zip(model.parameters(), load_model("bundled").parameters(), strict=True))
@@ -53,10 +53,10 @@ def test_a_pipeline_of_diffusers_is_a_beginning(images: Path, tmp_path: Path) ->
     own = ["--model.network", "unet2d", "--model.channels", "16", "--model.groups", "4", "--schedule.kind", "linear"]
     first = api.new_model(recipe(images, *own), (1, 8, 8))
     export_diffusers(first, tmp_path / "pipeline")
-    begun = recipe(images, *own, "--train.begin", f"diffusers:{tmp_path / 'pipeline'}")
+    begun = recipe(images, *own, "--train.init-from", f"diffusers:{tmp_path / 'pipeline'}")
     second = api.model_for(begun, load(str(images), "train"))
     assert second.fingerprint == first.fingerprint
-    other = recipe(images, *own, "--schedule.beta-max", "0.01", "--train.begin", f"diffusers:{tmp_path / 'pipeline'}")
+    other = recipe(images, *own, "--schedule.beta-max", "0.01", "--train.init-from", f"diffusers:{tmp_path / 'pipeline'}")
     with pytest.raises(ValueError, match=r"\(schedule is .*'beta_max': 0.02.* there, .*'beta_max': 0.01.* here\)"):
         api.model_for(other, load(str(images), "train"))
 
@@ -80,7 +80,7 @@ def test_schedules_agree_where_they_give_a_time_the_same_noise(
     there: dict[str, Any], same: bool, images: Path, tmp_path: Path
 ) -> None:
     """Whatever they are called: "there" is another description of, or another schedule than, the recipe's linear one."""
-    now = recipe(images, "--schedule.kind", "linear", "--train.begin", str(tmp_path / "weights.safetensors"))
+    now = recipe(images, "--schedule.kind", "linear", "--train.init-from", str(tmp_path / "weights.safetensors"))
     save_weights(tmp_path / "weights.safetensors", build(now.model, there, (1, 8, 8), 0))
     with nullcontext() if same else pytest.raises(ValueError, match=r"schedule is \{.*\} there, \{'kind': 'linear'.*\} here\)"):
         api.model_for(now, load(str(images), "train"))
@@ -88,7 +88,7 @@ def test_schedules_agree_where_they_give_a_time_the_same_noise(
 
 def test_a_run_that_goes_on_needs_its_beginning_no_more(images: Path, tmp_path: Path) -> None:
     api.train(recipe(images), tmp_path / "first", progress=False)
-    begun = recipe(images, "--train.begin", str(tmp_path / "first"))
+    begun = recipe(images, "--train.init-from", str(tmp_path / "first"))
     whole = api.train(begun, tmp_path / "whole", progress=False)
 
     class Stop(Hook):
@@ -105,9 +105,9 @@ def test_a_run_that_goes_on_needs_its_beginning_no_more(images: Path, tmp_path: 
 
 def test_weights_of_another_network_are_refused_and_nothing_is_begun(images: Path, tmp_path: Path) -> None:
     api.train(recipe(images), tmp_path / "first", progress=False)
-    other = recipe(images, "--train.begin", str(tmp_path / "first"), "--model.channels", "32", "--model.prediction", "eps")
+    other = recipe(images, "--train.init-from", str(tmp_path / "first"), "--model.channels", "32", "--model.prediction", "eps")
     with pytest.raises(ValueError, match=r"prediction is v there, eps here; .*channels is \[16\] there, \[16, 32\] here"):
         api.train(other, tmp_path / "second", progress=False)
     with pytest.raises(FileNotFoundError, match="there is no run at"):
-        api.cost(recipe(images, "--train.begin", str(tmp_path / "nowhere")))
+        api.cost(recipe(images, "--train.init-from", str(tmp_path / "nowhere")))
     assert not (tmp_path / "second").exists()
