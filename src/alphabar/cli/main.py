@@ -277,7 +277,6 @@ def sample(
         cpu, cuda, mps; the best there is if left out.
     """
     from alphabar.core.machine import best_device
-    from alphabar.sampling.sample import class_numbers
     from alphabar.sampling.sample import sample as draw
     from alphabar.training.checkpoint import load_model
 
@@ -298,10 +297,10 @@ def sample(
             threshold=threshold,
             variance=variance,
             tuned=tuned,
-            classes=None if classes is None else class_numbers(classes, model),
+            classes=classes,
             guidance=guidance,
             guidance_interval=guidance_interval,
-            fast=None if fast == "none" else fast,
+            fast=fast,
             precision=precision,
             out=out,
             device=device or best_device(),
