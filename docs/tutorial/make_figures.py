@@ -35,8 +35,8 @@ from alphabar.evaluation.image_eval import Measured
 from alphabar.evaluation.score import TITLES
 from alphabar.evaluation.training_seeds import over_seeds
 from alphabar.features.module_extractor import ModuleExtractor
+from alphabar.schedule.base import Scaled, Schedule
 from alphabar.schedule.noising import add_noise, alphabar_of
-from alphabar.schedule.vp import Scaled, Schedule
 
 HERE = Path(__file__).parent
 PAGES = (*sorted(HERE.glob("*.md")), HERE.parent / "experiments.md")  # that show figures

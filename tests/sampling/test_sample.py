@@ -16,8 +16,8 @@ from alphabar.denoiser.runtime.methods import fasten
 from alphabar.sampling import sample as draw
 from alphabar.sampling.sample import Samples, fingerprint, sample
 from alphabar.sampling.samplers.ddim import ddim
+from alphabar.schedule.betas import Linear
 from alphabar.schedule.grid import karras, make_grid
-from alphabar.schedule.vp import Linear
 from tests.fixtures.oracles import tiny_network
 
 

@@ -35,8 +35,8 @@ from alphabar.sampling.catalogue import SAMPLERS, Entry, find
 from alphabar.sampling.fitted import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
 from alphabar.sampling.options import SampleOptions
 from alphabar.sampling.trajectory import KeepX0, chosen, cropped
+from alphabar.schedule.base import Schedule
 from alphabar.schedule.grid import check_grid, default_grid, make_grid
-from alphabar.schedule.vp import Schedule
 
 if TYPE_CHECKING:
     from PIL.Image import Image
