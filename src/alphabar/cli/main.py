@@ -1430,8 +1430,8 @@ def _show_scores(scores: Any) -> None:
         print(note)
     for what in dict.fromkeys(INTERVALS[s.metric] for s in scores if s.interval is not None):
         print(f"interval of {', '.join(_title(s.metric) for s in scores if INTERVALS[s.metric] == what)}: for {what}")
-    found = dict.fromkeys(s.warrant for s in scores if s.warrant)
-    checked = "; ".join(f"{', '.join(_title(s.metric) for s in scores if s.warrant == w)}: {w}" for w in found)
+    found = dict.fromkeys(s.check_result for s in scores if s.check_result)
+    checked = "; ".join(f"{', '.join(_title(s.metric) for s in scores if s.check_result == w)}: {w}" for w in found)
     if checked:
         print(f"the extractor's check (alphabar extractor check) says: {checked}")
     print(f"extractor {first.extractor}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}")
