@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from alphabar.cli.main import train_extractor
+from alphabar.cli.extractor import train as train_extractor
 from alphabar.features import simclr as selfsup
 from alphabar.features.extractor import read_extractor
 from tests.cli.test_cli import alphabar

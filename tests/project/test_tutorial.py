@@ -82,7 +82,7 @@ def small(notebook: nbformat.NotebookNode, chapter: str) -> list[nbformat.Notebo
         lines = []
         for line in source.splitlines():
             if line.startswith("!"):
-                line = f"__import__('alphabar.cli.main').cli.app({shrunk(line)!r}, result_action='return_value')"
+                line = f"__import__('alphabar.cli.main').cli.main.app({shrunk(line)!r}, result_action='return_value')"
             lines.append(line)
         cells.append(nbformat.v4.new_code_cell("\n".join(lines)))
     assert seen == {old for old, _ in SMALL[chapter]}, f"chapter {chapter}: what is to be made smaller is no longer there"

@@ -144,12 +144,12 @@ def test_samples_are_traced_to_a_checkpoint_that_is_gone(place: Path, capsys: py
     assert not Path("runs/a/checkpoints/best").exists() and Path("runs/a/checkpoints/last").is_dir()
     (gone,) = json.loads(told(capsys, "runs", "--model", record["model"], "--json"))
     assert gone == {"run": "runs/a", "checkpoint": "best", "images": 160, "there": False}
-    assert "taken away" in told(capsys, "runs", "--model", record["model"])
+    assert "removed" in told(capsys, "runs", "--model", record["model"])
     assert "none of 2 runs" in told(capsys, "runs", "--model", "0" * 16)
 
 
 def test_it_asks_first(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="nobody is there to ask"):
+    with pytest.raises(ValueError, match="there is no terminal to ask in"):
         app(["runs", "prune", "runs/a", "--keep", "best"], result_action="return_value")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, there in (("", True), ("n", True), ("y", False)):

@@ -43,7 +43,7 @@ SHORT: dict[str, Any] = {"extractor": "extractor.safetensors", "n": 40, "steps":
 
 
 def test_every_length_is_drawn_on_the_same_noise_and_scored() -> None:
-    found = choose_length("run", "real.npy", (0.05, 0.2), **SHORT)
+    found = choose_length("run", "real.npy", lengths=(0.05, 0.2), **SHORT)
     for length, scores in found.scores.items():
         own = sample(load_model("run", f"ema:{length:g}"), 40, sampler="unipc", steps=2, progress=False)
         kept = next(Path("run/averages/samples").glob(f"ema-{length:g}-*-unipc-2-seed0-40.npz"))
@@ -58,8 +58,8 @@ def test_every_length_is_drawn_on_the_same_noise_and_scored() -> None:
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     words = "ema run --against real.npy --extractor extractor.safetensors --n 40 --steps 2 --lengths 0.05 0.1"
     app(words.split(), result_action="return_value")
-    told = capsys.readouterr().out
-    assert "best by FID: --checkpoint ema:" in told and "0.05" in told
+    out = capsys.readouterr().out
+    assert "best by FID: --checkpoint ema:" in out and "0.05" in out
     more = "sample run --checkpoint ema:0.1 --n 2 --steps 2 --out drawn.npz --fast none"
     app(more.split(), result_action="return_value")
     assert Path("drawn.npz").exists()
@@ -68,7 +68,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"train with --train.ema-snapshots 16"):
         choose_length(tmp_path, "real.npy", **SHORT)
-    with pytest.raises(ValueError, match="give unlike ones"):
-        choose_length("run", "real.npy", (0.1, 0.1), **SHORT)
+    with pytest.raises(ValueError, match="give different ones"):
+        choose_length("run", "real.npy", lengths=(0.1, 0.1), **SHORT)
     with pytest.raises(ValueError, match="write ema:LENGTH with a number"):
         load_model("run", "ema:long")

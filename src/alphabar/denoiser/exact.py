@@ -9,8 +9,7 @@ from torch import Tensor
 
 from alphabar.core.types import Images, Levels
 from alphabar.data.toy import Gaussian, Mixture
-from alphabar.schedule.base import Schedule
-from alphabar.schedule.continuous import LogSigma
+from alphabar.schedule.vp import LogSigma, Schedule
 
 EDM_LEVELS = LogSigma(0.002, 80.0)  # Karras et al. 2022 (arXiv:2206.00364), table 1
 

@@ -16,7 +16,7 @@ from alphabar.results.runs import RunData, in_words, number, score_rows, series
 # what decides a protocol and yet is written with every score: shown once for all scores that share it
 _OWN = (
     "metric", "value", "images", "interval", "se", "level", "bias", "note", "floor", "floor_n", "floor_interval", "floor_seed",
-    "floor_sets", "check_result",
+    "floor_sets", "warrant",
 )  # fmt: skip
 
 
@@ -86,12 +86,10 @@ def _without(rows: list[dict[str, Any]]) -> list[str]:
 
 def _warrants(rows: list[dict[str, Any]]) -> str | None:
     """What the check of the extractors found, metric by metric, where the records say it."""
-    found = dict.fromkeys(
-        f"{TITLES.get(row['metric'], row['metric'])}: {row['check_result']}"
-        for row in rows
-        if isinstance(row.get("check_result"), str)
+    told = dict.fromkeys(
+        f"{TITLES.get(row['metric'], row['metric'])}: {row['warrant']}" for row in rows if isinstance(row.get("warrant"), str)
     )
-    return "; ".join(found) or None
+    return "; ".join(told) or None
 
 
 def _facts(run: RunData) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from alphabar.core.types import Times
-from alphabar.schedule.base import Schedule
+from alphabar.schedule.vp import Schedule
 
 
 class Density(ABC):

@@ -1,8 +1,9 @@
 """`compare`: whether one set of images is better than another, by every metric."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
@@ -11,8 +12,10 @@ from alphabar.data.sources import ImageSet
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import METRICS, ProtocolError
-from alphabar.sampling.sample_set import SampleSet
-from alphabar.verbs.score import measure
+from alphabar.report.figures import draw_comparison
+from alphabar.sampling.sample_set import SampleSet, open_samples
+from alphabar.verbs.options import CompareOptions
+from alphabar.verbs.score import evaluator, measure
 
 
 def compare(
@@ -56,3 +59,32 @@ def compare(
         for path in dict.fromkeys(Run(run).comparisons.resolve() for run in runs):
             append_jsonl(path, row)
     return found
+
+
+class CompareReport(NamedTuple):
+    """A comparison of two sets by every metric, and the names that its sentences give them."""
+
+    comparisons: list[Comparison]
+    names: tuple[str, str]
+
+
+def compare_report(
+    a: str, b: str, against: str, options: CompareOptions, reading: Mapping[str, Any] | None = None
+) -> CompareReport:
+    """`compare` of samples by their paths, with a picture. Under torchrun all processes share the work, and the first draws."""
+    if options.wandb_report:
+        from alphabar.tracking.workspace import check_server
+
+        check_server()  # before the features are computed
+    judge, real = evaluator(against, options.extractor, reading=reading)
+    first, second = (open_samples(x, n=options.n, steps=options.steps, eta=options.eta, reading=reading) for x in (a, b))
+    labels = (_label(a), _label(b))
+    names = labels if labels[0] != labels[1] else ("A", "B")
+    found = compare(first, second, judge, real, options.metrics or METRICS, names, options.keep)
+    if processes.world()[0] == 0:
+        draw_comparison(found, (first.pixels, second.pixels), names, options.picture)
+    return CompareReport(found, names)
+
+
+def _label(samples: str) -> str:
+    return Path(samples.rstrip("/")).name.removesuffix(".npz")

@@ -1,13 +1,14 @@
-"""`ema`: which length of the weights' average scores best, of those that a run's snapshots can make."""
+"""`ema`: which length of the weights' average scores best, among those that a run's snapshots can make."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device
+from alphabar.core.options import takes
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
 from alphabar.report.figures import draw_lengths
@@ -15,15 +16,16 @@ from alphabar.sampling.sample import every_class, sample
 from alphabar.sampling.sample_set import open_samples
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 from alphabar.training.ema import some_snapshots
-from alphabar.verbs import score as judge
-
-TRIED = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
+from alphabar.verbs.options import EmaOptions
+from alphabar.verbs.score import evaluator, measure
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Scores by length, and of the average that the run itself samples with (`last`); the best length by FID, and how it
-    compares with the run's own. table, picture: where these are kept."""
+    """Scores by length, and of the average that the run samples with (`last`).
+
+    best: the length of the lowest FID. against_last: that average compared with the run's. table, picture: files with all this.
+    """
 
     scores: dict[float, list[Score]]
     last: list[Score]
@@ -40,47 +42,58 @@ class Lengths:
         }  # fmt: skip
 
 
+@takes(EmaOptions)
 def choose_length(
     run: str | Path,
     against: str,
-    lengths: Sequence[float] = TRIED,
     *,
-    extractor: str = "bundled",
-    n: int = 1000,
-    sampler: str = "unipc",
-    steps: int = 20,
-    seed: int = 0,
-    device: str | None = None,
+    options: EmaOptions = EmaOptions(),
     reading: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Lengths:
-    """Draws n images, on the same noise, from the average of each length, scores them, and keeps table and picture in the run.
+    """Scores the averages of a run's weights of several lengths, on the same noise, and keeps table and picture in the run.
 
-    An interrupted command goes on with the batch it was at. The best of several is best by luck too: score it again with
-    another seed before you quote it.
-    Raises FileNotFoundError for a run without snapshots, ValueError for a length that they cannot make.
+    An interrupted call continues with the batch that it was at. The best of several scores is biased low: score that average
+    again with another seed before you report it.
+
+    Args:
+        run: a run folder with snapshots (--train.ema-snapshots).
+        against: SET[:SPLIT] of real images.
+        options: see `EmaOptions`; its fields may also be passed as keywords.
+        reading: options of `alphabar.load` for the real images.
+        progress: show progress bars.
+
+    Raises:
+        FileNotFoundError: for a run without snapshots.
+        ValueError: for a length that they cannot make.
     """
     folder = Path(run) / SNAPSHOTS
-    some_snapshots(folder)  # refuses now what it would refuse after the first drawing
+    some_snapshots(folder)  # raises now what it would raise after the first sampling
+    lengths, n = options.lengths, options.n
     if not lengths or len(set(lengths)) < len(lengths):
-        raise ValueError(f"lengths = {list(lengths)}: give unlike ones, as 0.03 0.05 0.1")
-    ruler, real = judge.evaluator(against, extractor, reading=reading, progress=progress)
+        raise ValueError(f"lengths = {list(lengths)}: give different ones, as 0.03 0.05 0.1")
+    judge, real = evaluator(against, options.extractor, reading=reading, progress=progress)
     measured = {}
-    for which in ("last", *(f"ema:{k:g}" for k in lengths)):
-        model = load_model(run, which).to(device or best_device())
-        out = folder / "samples" / f"{which.replace(':', '-')}-{model.fingerprint}-{sampler}-{steps}-seed{seed}-{n}.npz"
-        if not out.exists():
-            sample(
-                model, n, sampler=sampler, steps=steps, seed=seed, classes=every_class(model), out=out, channels_last=True,
-                progress=progress,
-            )  # fmt: skip
-        measured[which] = judge.measure(ruler, real, open_samples(out), ("fid", "kid"))
+    for checkpoint in ("last", *(f"ema:{k:g}" for k in lengths)):
+        samples = _samples(run, checkpoint, folder / "samples", options, progress)
+        measured[checkpoint] = measure(judge, real, open_samples(samples), ("fid", "kid"))
     scores = {k: list(measured[f"ema:{k:g}"].scores.values()) for k in lengths}
     best = min(lengths, key=lambda k: measured[f"ema:{k:g}"].scores["fid"].value)
     compared = compare_measured(measured[f"ema:{best:g}"], measured["last"], names=(f"ema:{best:g}", "last"))
-    picture = draw_lengths(
-        {k: v[0] for k, v in scores.items()}, measured["last"].scores["fid"], folder / f"lengths-{n}.png"
-    )  # fmt: skip
+    picture = draw_lengths({k: v[0] for k, v in scores.items()}, measured["last"].scores["fid"], folder / f"lengths-{n}.png")
     found = Lengths(scores, list(measured["last"].scores.values()), best, compared, folder / f"lengths-{n}.json", picture)
     write_atomically(found.table, json.dumps(found.to_json(), indent=1) + "\n")
     return found
+
+
+def _samples(run: str | Path, checkpoint: str, folder: Path, options: EmaOptions, progress: bool) -> Path:
+    """The file of the images that a checkpoint draws; it is made where it does not exist."""
+    model = load_model(run, checkpoint).to(options.device or best_device())
+    name = f"{checkpoint.replace(':', '-')}-{model.fingerprint}-{options.sampler}-{options.steps}-seed{options.seed}-{options.n}"
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        sample(
+            model, options.n, sampler=options.sampler, steps=options.steps, seed=options.seed, classes=every_class(model),
+            out=path, channels_last=True, progress=progress,
+        )  # fmt: skip
+    return path

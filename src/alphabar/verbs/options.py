@@ -42,3 +42,41 @@ class CompareOptions(ScoreOptions):
     """Run folders that keep the comparison too."""
     wandb_report: bool = False
     """Save the comparison as a report in Weights & Biases too, with the curves of A and B where they are tracked runs."""
+
+
+@dataclass(frozen=True)
+class EmaOptions:
+    """How averages of the weights are compared."""
+
+    lengths: tuple[float, ...] = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
+    """Lengths to try, relative to the whole training: more than 0 and less than 0.289."""
+    extractor: str = "bundled"
+    """Extractor of the features: bundled, or a path."""
+    n: int = 1000
+    """Images drawn with each average."""
+    sampler: str = "unipc"
+    """Name of a sampler (`alphabar samplers` lists them)."""
+    steps: int = 20
+    """Steps of the sampler."""
+    seed: int = 0
+    """Seed of the noise, the same for each average."""
+    device: str | None = None
+    """cpu, cuda or mps; the fastest there is if left out."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Where the demo goes, and how long it takes."""
+
+    out: Path = Path("demo")
+    """Folder for the page, the sheets and the results."""
+    minutes: float = 2.5
+    """Minutes of sampling and scoring; more minutes, more images."""
+    n: int | None = None
+    """Images of a scored setting, in place of the number that fits into the minutes."""
+    few: int = 8
+    """Images of a setting that is too slow to be scored, and images in a row of the page."""
+    seed: int = 0
+    """Seed of the noise."""
+    device: str | None = None
+    """cpu, cuda or mps; the fastest there is if left out."""

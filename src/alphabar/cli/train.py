@@ -1,0 +1,75 @@
+"""`alphabar train`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from alphabar.cli import show
+from alphabar.cli.reading import Reading
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReadingOfRecipe(Reading):
+    """How images are read, in place of the recipe's keys [data] range, alpha, skip_broken and axes."""
+
+    alpha: str = ""
+    """Transparent images: refuse, keep (one more channel), or the background: white, black, R,G,B."""
+
+    def settings(self) -> list[str]:
+        """The same as keys of the recipe on the command line."""
+        found = [] if self.value_range is None else ["--data.range", *map(str, self.value_range)]
+        found += ["--data.alpha", self.alpha] if self.alpha else []
+        found += ["--data.skip-broken"] if self.skip_broken else []
+        return found + (["--data.axes", self.axes] if self.axes else [])
+
+
+def train(
+    image_set: str,
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    out: Path,
+    recipe: str = "garments",
+    images: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    reading: ReadingOfRecipe = ReadingOfRecipe(),
+) -> None:
+    """Train a model on a set, into a run folder; previews, held-out loss and FID appear during training.
+
+    ```
+    alphabar train fashion_mnist --out runs/garments
+    alphabar train photos/ --recipe garments --out runs/photos --images 200000 --train.lr 1e-3
+    ```
+
+    Every key of the recipe can be set as --section.key VALUE; --dry-run prints them all, and the cost of the run. Ctrl-C stops
+    with a checkpoint, and the same command with --resume continues from it.
+
+    Args:
+        image_set: fashion_mnist, cifar10, a path, or hf:owner/name.
+        out: the run folder.
+        recipe: garments, ddpm_v2, ddpm_v3, flow, or a TOML file.
+        images: budget in images, in place of the recipe's.
+        seed: in place of the recipe's.
+        resume: continue from the run's last checkpoint; the recipe is the run's.
+        dry_run: print the resolved recipe and the cost, and train nothing.
+    """
+    from alphabar.core.run import Run
+    from alphabar.training.config import resolve
+    from alphabar.verbs.train import cost, train, with_budget
+
+    source: str | Path = recipe
+    if resume:
+        source = Run(out).recipe
+        if not source.exists():
+            raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to start one")
+    settings = [*tokens, *([] if resume else ["--data.set", image_set]), *reading.settings()]
+    resolved = with_budget(resolve(source, settings), images, seed)
+    if dry_run:
+        print(resolved.toml())
+        show.record(cost(resolved), False, "cost")
+        return
+    with show.stopped_by_ctrl_c(f"{{}}\ngo on with: alphabar train {image_set} --out {out} --resume"):
+        train(resolved, out, resume=resume)
