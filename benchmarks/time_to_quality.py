@@ -48,7 +48,8 @@ from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.image_eval import ImageEval, Measured
 from alphabar.sampling.sample import Samples, sample
-from alphabar.schedule.vp import Betas, Linear, Schedule
+from alphabar.schedule.base import Schedule
+from alphabar.schedule.betas import Betas, Linear
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.loop import pad_pixels

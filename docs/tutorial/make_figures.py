@@ -31,12 +31,12 @@ from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_model, to_pixels
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.corruption_check import check
+from alphabar.evaluation.estimate import over_seeds
 from alphabar.evaluation.image_eval import Measured
 from alphabar.evaluation.score import TITLES
-from alphabar.evaluation.training_seeds import over_seeds
 from alphabar.features.module_extractor import ModuleExtractor
+from alphabar.schedule.base import Scaled, Schedule
 from alphabar.schedule.noising import add_noise, alphabar_of
-from alphabar.schedule.vp import Scaled, Schedule
 
 HERE = Path(__file__).parent
 PAGES = (*sorted(HERE.glob("*.md")), HERE.parent / "experiments.md")  # that show figures

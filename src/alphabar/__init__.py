@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from alphabar.features.supervised import train_extractor
     from alphabar.results.experiments import read_experiment
     from alphabar.sampling.sample import Samples, sample
+    from alphabar.schedule.betas import Linear
+    from alphabar.schedule.continuous import Cosine
     from alphabar.schedule.noising import add_noise, add_noise_vp
-    from alphabar.schedule.vp import Cosine, Linear
     from alphabar.training.checkpoint import load_model
     from alphabar.training.config import Recipe, resolve
     from alphabar.verbs.ema import choose_length
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from alphabar.verbs.tune import tune
 
 _WHERE = {
-    "Cosine": "schedule.vp",
+    "Cosine": "schedule.continuous",
     "ImageEval": "evaluation.image_eval",
     "ImageSet": "data.sources",
-    "Linear": "schedule.vp",
+    "Linear": "schedule.betas",
     "Recipe": "training.config",
     "Samples": "sampling.sample",
     "add_noise": "schedule.noising",

@@ -42,7 +42,7 @@ def test_a_score_ends_in_pictures(small_data: Path, drawn: Path) -> None:
             low, high = rows[metric]["interval"]
             assert low < high, metric
         assert rows[metric]["nfe"] == 3
-        assert rows[metric]["warrant"] is not None
+        assert rows[metric]["check_result"] is not None
     for kind in ("features", "pixels"):
         assert rows["memorisation"][kind]["n"] == 560
         assert rows["memorisation"][kind]["verdict"] != "copies found"

@@ -13,8 +13,9 @@ from alphabar.denoiser.wrappers import ClipX0, CountCalls, SkipCalls
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.sampling.samplers.heun import heun
+from alphabar.schedule.betas import Linear
+from alphabar.schedule.continuous import Cosine, LogSigma
 from alphabar.schedule.grid import even_time
-from alphabar.schedule.vp import Cosine, Linear, LogSigma
 
 GRID = even_time(Cosine(), 200)
 SHAPE = (1, 4, 4)

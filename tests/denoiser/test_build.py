@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from alphabar.denoiser.build import ModelRecipe, build, load_weights, save_weights
-from alphabar.schedule.vp import KINDS
+from alphabar.schedule.kinds import KINDS
 
 SMALL = ModelRecipe(channels=(16, 16), embedding=16)
 

@@ -23,8 +23,8 @@ from alphabar.sampling.sample import sample
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.sampling.samplers.dpmpp_2m import dpmpp_2m
+from alphabar.schedule.betas import CURVES, Betas
 from alphabar.schedule.grid import at_times, make_grid, timesteps_of
-from alphabar.schedule.vp import CURVES, Betas
 from alphabar.training.checkpoint import load_model
 
 diffusers = pytest.importorskip("diffusers")

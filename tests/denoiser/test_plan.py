@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alphabar.denoiser.plan import Adaptive, adaptive, every, full, parse_plan, predicate, progressive, timesteps
+from alphabar.schedule.base import Scaled
+from alphabar.schedule.betas import Linear
+from alphabar.schedule.continuous import Cosine
 from alphabar.schedule.grid import even_time, every_kth, trailing
-from alphabar.schedule.vp import Cosine, Linear, Scaled
 
 ALL = timesteps(Linear(), every_kth(Linear(), 1))  # 999, 998, ... 0
 

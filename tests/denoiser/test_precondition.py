@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.sampling.samplers.ddim import ddim
+from alphabar.schedule.betas import Betas, Linear
+from alphabar.schedule.continuous import Cosine, Flow, LogSigma
 from alphabar.schedule.noising import PREDICTIONS, add_noise_vp
-from alphabar.schedule.vp import Betas, Cosine, Flow, Linear, LogSigma
 
 
 class Spy(nn.Module):

@@ -27,8 +27,8 @@ from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.runtime import methods as fast_module
 from alphabar.denoiser.runtime.methods import METHODS, Fast, fasten, unavailable
 from alphabar.sampling.samplers.ddim import ddim
+from alphabar.schedule.continuous import Cosine
 from alphabar.schedule.grid import even_time
-from alphabar.schedule.vp import Cosine
 
 SHAPE = (1, 8, 8)
 BATCH = 4

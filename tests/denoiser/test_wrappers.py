@@ -11,7 +11,7 @@ from alphabar.denoiser.plan import every, full, predicate
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, Guided, Labelled, SkipCalls, ThresholdX0, part
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
-from alphabar.schedule.vp import LogSigma
+from alphabar.schedule.continuous import LogSigma
 
 GRID = torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
 

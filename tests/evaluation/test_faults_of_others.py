@@ -3,10 +3,8 @@
 Faults that a module's own tests hold (16-bit files, sizes, two processes, ranks of covariances, copies) are not repeated.
 """
 
-import ast
 import inspect
 import json
-import sys
 import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -314,19 +312,6 @@ def test_samples_are_scored_at_the_depth_of_the_reference() -> None:
     between = (images + np.random.default_rng(0).uniform(-0.45, 0.45, images.shape)).clip(0, 255) / 255
     assert judged.kid(between).value == judged.kid(images).value
     np.testing.assert_array_equal(own.given[0], images)
-
-
-def test_scipy_is_not_needed(evaluator: ImageEval, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S12: scipy 1.18 took away what five other tools take the root of a matrix with; here nothing imports it."""
-    for path in Path(alphabar.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not any(name.split(".")[0] == "scipy" for name in names), path
-    for name in [m for m in sys.modules if m.split(".")[0] == "scipy"] or ["scipy"]:
-        monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "scipy", None)  # type: ignore[arg-type]
-    assert len(evaluator.score(stripes(60, 5).pixels)) == len(METRICS)
 
 
 def test_features_do_not_depend_on_the_batch() -> None:

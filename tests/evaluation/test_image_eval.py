@@ -233,7 +233,7 @@ def test_like_scores_subtract(evaluator: ImageEval) -> None:
 def test_unlike_scores_do_not_subtract_and_the_field_is_named(evaluator: ImageEval, name: str) -> None:
     a = evaluator.fid(noise(60, 0))
     other = {"metric": "kid", "n": 61, "n_reference": 1, "preprocessing": {}, "options": {"k": 3}}.get(name, "another")
-    with pytest.raises(ProtocolError, match=f"unlike protocol: {name} is") as caught:
+    with pytest.raises(ProtocolError, match=f"different protocols: {name} is") as caught:
         a - replace(a, **{name: other})
     assert caught.value.field == name
 

@@ -8,7 +8,8 @@ import torch
 
 from alphabar.features.extractor import BUNDLED, Classifier, Extractor, fingerprint
 from alphabar.features.load import load_extractor
-from alphabar.features.supervised import Epoch, augment, train_extractor
+from alphabar.features.supervised import augment, train_extractor
+from alphabar.features.train import Epoch
 from tests.fixtures.sets import stripes
 
 
@@ -105,7 +106,7 @@ def test_other_sizes_are_refused_with_what_is_wanted(toy_extractor: Extractor) -
 
 def test_sets_that_cannot_teach() -> None:
     toy = stripes(100, 0)
-    with pytest.raises(ValueError, match=r"has no labels.*one subfolder a class"):
+    with pytest.raises(ValueError, match=r"has no labels.*one subfolder per class"):
         train_extractor(replace(toy, labels=None), progress=False)
     with pytest.raises(ValueError, match="at least two classes"):
         train_extractor(replace(toy, labels=np.zeros(100, np.int64), classes=("one",)), progress=False)

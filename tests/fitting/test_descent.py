@@ -34,8 +34,9 @@ from alphabar.sampling.fitted import Tuned, run_tuned
 from alphabar.sampling.sample import fingerprint, sample
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.heun import heun
+from alphabar.schedule.betas import Betas, Linear
+from alphabar.schedule.continuous import Cosine, LogSigma
 from alphabar.schedule.grid import make_grid
-from alphabar.schedule.vp import Betas, Cosine, Linear, LogSigma
 from tests.fixtures.oracles import smooth_grid
 
 LEVELS = LogSigma(0.01, 10.0)

@@ -20,8 +20,8 @@ from alphabar.sampling.samplers.euler_ancestral import euler_ancestral
 from alphabar.sampling.samplers.heun import heun
 from alphabar.sampling.samplers.ipndm import ipndm
 from alphabar.sampling.samplers.unipc import unipc
+from alphabar.schedule.betas import Linear
 from alphabar.schedule.grid import leading, trailing
-from alphabar.schedule.vp import Linear
 from tests.fixtures.oracles import gentle_grid
 
 diffusers = pytest.importorskip("diffusers")

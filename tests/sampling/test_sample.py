@@ -16,8 +16,8 @@ from alphabar.denoiser.runtime.methods import fasten
 from alphabar.sampling import sample as draw
 from alphabar.sampling.sample import Samples, fingerprint, sample
 from alphabar.sampling.samplers.ddim import ddim
+from alphabar.schedule.betas import Linear
 from alphabar.schedule.grid import karras, make_grid
-from alphabar.schedule.vp import Linear
 from tests.fixtures.oracles import tiny_network
 
 
@@ -432,7 +432,7 @@ def test_whoever_watches_is_told_of_every_step_and_is_not_counted(network):
         time.sleep(0.05)
 
     begun = time.perf_counter()
-    watched = quick(network, 5, batch=3, sampler="heun", keep_x0=True, watch=watch)
+    watched = quick(network, 5, batch=3, sampler="heun", keep_x0=True, on_step=watch)
     took = time.perf_counter() - begun
     assert [s[:4] for s in seen] == [(first, k, 4, 1 + 2 * k) for first in (0, 3) for k in range(4)]
     for first, k, _, _, pixels in seen:
@@ -453,5 +453,5 @@ def test_what_a_watcher_raises_ends_the_sampling(network):
             raise Enough
 
     with pytest.raises(Enough):
-        quick(network, watch=watch)
+        quick(network, on_step=watch)
     assert told == [0, 1]

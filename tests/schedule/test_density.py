@@ -3,8 +3,10 @@
 import numpy as np
 import torch
 
+from alphabar.schedule.base import Scaled
+from alphabar.schedule.betas import Linear
+from alphabar.schedule.continuous import Cosine, LogSigma
 from alphabar.schedule.density import KINDS, LogNormal, UniformTime
-from alphabar.schedule.vp import Cosine, Linear, LogSigma, Scaled
 
 EVEN = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.schedule.base import Scaled
+from alphabar.schedule.betas import Betas, Linear
+from alphabar.schedule.continuous import Cosine, LogSigma
 from alphabar.schedule.grid import GRIDS, at_times, check_grid, default_grid, every_kth, karras, make_grid, timesteps_of
-from alphabar.schedule.vp import Betas, Cosine, Linear, LogSigma, Scaled
 
 INTEGER = ("leading", "trailing", "linspace")
 COUNTS = [*range(1, 61), 250, 300, 333, 350, 500, 501, 600, 750, 999, 1000]

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alphabar.core.seeds import starting_noise
+from alphabar.schedule.betas import Linear
+from alphabar.schedule.continuous import Cosine
 from alphabar.schedule.noising import (
     PREDICTIONS,
     add_noise,
@@ -19,7 +21,6 @@ from alphabar.schedule.noising import (
     target,
     to_x0,
 )
-from alphabar.schedule.vp import Cosine, Linear
 
 
 @pytest.fixture

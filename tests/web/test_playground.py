@@ -196,7 +196,7 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
         (Way("small", clip="perhaps"), "choose yes, no"),
         (Way("small", guidance=2), "guidance leads towards a class"),
         (Way("small", classes="all", guidance=2), "trained without classes"),
-        (Way("small", classes="shoe"), "it knows none"),
+        (Way("small", classes="shoe"), "trained without classes"),
         (Way("classes", classes="shoo"), "did you mean 'shoe'"),
         (Way("small", "tuned", 7), "has no fitted sampler of 7 calls"),
         (Way("bundled", "tuned", 5, eta=0.5), "has its own of everything"),

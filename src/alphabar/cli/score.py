@@ -76,8 +76,8 @@ def _scores(scores: "Sequence[Score]") -> None:
         print(note)
     for what in dict.fromkeys(INTERVALS[s.metric] for s in scores if s.interval is not None):
         print(f"interval of {names([s for s in scores if INTERVALS[s.metric] == what])}: for {what}")
-    found = dict.fromkeys(s.warrant for s in scores if s.warrant)
-    checked = "; ".join(f"{names([s for s in scores if s.warrant == w])}: {w}" for w in found)
+    found = dict.fromkeys(s.check_result for s in scores if s.check_result)
+    checked = "; ".join(f"{names([s for s in scores if s.check_result == w])}: {w}" for w in found)
     if checked:
         print(f"result of the extractor's check (alphabar extractor check): {checked}")
     print(f"extractor {first.extractor}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}")

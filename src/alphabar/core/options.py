@@ -33,7 +33,9 @@ def takes(kind: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
         def call(*args: Any, **keywords: Any) -> R:
             if unknown := [k for k in keywords if k not in accepted]:
                 raise TypeError(f"{function.__name__} has no argument {unknown[0]!r}: {did_you_mean(unknown[0], accepted)}")
+            whole = {"options": keywords.pop("options")} if isinstance(keywords.get("options"), kind) else {}
             changes = {k: keywords.pop(k) for k in names if k in keywords}
+            keywords |= whole  # a field may be called `options` as well: only a value of `kind` is the parameter
             bound = own.bind(*args, **keywords)
             if changes or "options" not in bound.arguments:
                 bound.arguments["options"] = replace(bound.arguments.get("options", kind()), **changes)

@@ -13,7 +13,7 @@ EVENTS: dict[str, str] = {}
 """Lines of events.jsonl."""
 RECORD: dict[str, str] = {}
 """Records of samples: record.json, and `record` in .npz files."""
-SCORE: dict[str, str] = {}
+SCORE = {"warrant": "check_result"}
 """Lines of scores.jsonl and comparisons.jsonl."""
 FITTED: dict[str, str] = {}
 """JSON files of fitted samplers."""

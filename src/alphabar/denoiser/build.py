@@ -15,8 +15,8 @@ from alphabar.core.types import Images, Labels, Timesteps
 from alphabar.data.values import check_range, scale_of
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.unet import UNet
+from alphabar.schedule.kinds import schedule_from
 from alphabar.schedule.noising import Prediction
-from alphabar.schedule.vp import schedule_from
 
 FORMAT = 1  # of the JSON in a weight file's header
 # 2 adds `pixels` and `value_range`, 3 `classes`; each is written only where it is needed: for images that are not uint8 of the

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from alphabar.core.types import Images, Levels
 from alphabar.data.toy import Gaussian, Mixture
-from alphabar.schedule.vp import LogSigma, Schedule
+from alphabar.schedule.base import Schedule
+from alphabar.schedule.continuous import LogSigma
 
 EDM_LEVELS = LogSigma(0.002, 80.0)  # Karras et al. 2022 (arXiv:2206.00364), table 1
 

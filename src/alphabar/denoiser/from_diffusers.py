@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from alphabar.denoiser.build import FORMAT, DiffusersNet, Model
-from alphabar.schedule.vp import CURVES, MOST_STEPS, Betas
+from alphabar.schedule.betas import CURVES, MOST_STEPS, Betas
 
 PREFIX = "diffusers:"
 PIPELINES = ("DDPMPipeline", "DDIMPipeline")

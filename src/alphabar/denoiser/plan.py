@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alphabar.core.types import Grid, Times
-from alphabar.schedule.vp import Schedule
+from alphabar.schedule.base import Schedule
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.core.types import Images, Labels, Levels, Timesteps
+from alphabar.schedule.base import Scaled, Schedule
 from alphabar.schedule.noising import PREDICTIONS, add_noise, input_scale, per_image, target, to_x0
-from alphabar.schedule.vp import Scaled, Schedule
 
 HIGHEST_FOR_EPS = 1e6  # sigma multiplies the error of eps_hat in x0_hat, to as much as x0 has digits in float32
 

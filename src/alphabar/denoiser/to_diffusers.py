@@ -11,7 +11,7 @@ from torch import Tensor
 from alphabar.core.files import write_atomically
 from alphabar.denoiser.build import DiffusersNet, Model
 from alphabar.denoiser.from_diffusers import PREDICTIONS, WEIGHTS, DiffusersModel
-from alphabar.schedule.vp import Betas, Linear
+from alphabar.schedule.betas import Betas, Linear
 
 
 def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddim", "ddpm"] = "ddim") -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, difference, quantile, variances
+from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, difference, normal_quantile, variance_parts
 from alphabar.evaluation.image_eval import ImageEval, Measured
 from alphabar.evaluation.score import HIGHER, METRICS, TITLES, Score
 
@@ -82,7 +82,7 @@ def holm(sizes: Sequence[float], level: float = LEVEL) -> list[bool]:
     decided = [False] * len(sizes)
     order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
     for place, k in enumerate(order):
-        if sizes[k] <= quantile(1 - (1 - level) / (len(sizes) - place)):
+        if sizes[k] <= normal_quantile(1 - (1 - level) / (len(sizes) - place)):
             break
         decided[k] = True
     return decided
@@ -126,8 +126,8 @@ def _compared(
 
 def _more(x: Expansion, y: Expansion, gap: float, paired: bool, level: float) -> int | None:
     """Images a side at which the difference found would be (z of the level + z of the power) standard errors."""
-    wanted = (abs(gap) / (quantile(level) + quantile(2 * POWER - 1))) ** 2
-    own, shared, second = variances(x, y, paired=paired)
+    wanted = (abs(gap) / (normal_quantile(level) + normal_quantile(2 * POWER - 1))) ** 2
+    own, shared, second = variance_parts(x, y, paired=paired)
     target = wanted - shared  # the reference's part stays, however many images are made
     if gap == 0 or target <= 0:
         return None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from alphabar.core.progress import track
 from alphabar.core.types import Denoiser, Images, Labels, Levels, Pixels
 from alphabar.denoiser.wrappers import Labelled
-from alphabar.evaluation.estimate import LEVEL, Estimate, quantile
+from alphabar.evaluation.estimate import LEVEL, Estimate, normal_quantile
 from alphabar.schedule.noising import add_noise
 from alphabar.training.loop import pad_pixels
 from alphabar.training.loss import image_losses
@@ -110,7 +110,7 @@ def heldout_loss(
             raise ValueError(f"{len(pixels)} {name} image(s): give at least 2, a few hundred as a rule")
         if pixels.shape[1:] != heldout.shape[1:]:
             raise ValueError(f"held-out images of shape {heldout.shape[1:]}, training images of {pixels.shape[1:]} (h, w, c)")
-    quantile(level)
+    normal_quantile(level)
     if device is None and isinstance(denoise, nn.Module):
         device = next((p.device for p in denoise.parameters()), None)
     with track(sum(len(p) for p in sets) * len(sigmas) * draws, "denoising", show=progress) as advance:

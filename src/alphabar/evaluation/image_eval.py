@@ -24,7 +24,7 @@ from alphabar.evaluation import prdc as cover_module
 from alphabar.evaluation.estimate import Estimate, Expansion
 from alphabar.evaluation.floor import Real, floor_sets, real_images
 from alphabar.evaluation.kid import Within, kid, within
-from alphabar.evaluation.score import METRICS, TITLES, Score, of_samples
+from alphabar.evaluation.score import METRICS, TITLES, Score, sampling_fields
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats
@@ -154,7 +154,7 @@ class ImageEval:
         """`score`, with what `alphabar.evaluation.compare.compare` takes beside the scores."""
         given, own = self._given(images)
         self._check(given, metrics)  # before the features, which take long
-        about = of_samples(record if record is not None else own)
+        about = sampling_fields(record if record is not None else own)
         return self._of(self._side(given, "features"), about, metrics)
 
     def trajectory(
@@ -175,7 +175,7 @@ class ImageEval:
                 raise ValueError(f"{len(steps)} arrays, but the record's x0_steps names {len(numbers)}: pass samples.x0 whole")
         out = []
         for number, images in zip(numbers, steps, strict=True):
-            about = of_samples(record)
+            about = sampling_fields(record)
             about["nfe"] = None
             about["sampler"] = {**(about.get("sampler") or {}), "x0_step": number}
             given, _ = self._given(images)
@@ -258,7 +258,7 @@ class ImageEval:
                 extractor=self.extractor.fingerprint,
                 preprocessing=dict(self.extractor.preprocessing),
                 options={"k": NEIGHBOUR} if metric in _COVER else {},
-                warrant=self._warrant(metric),
+                check_result=self._check_result(metric),
                 reference=self.real.reference_fingerprint,
                 reference_name=self.real.reference_name,
                 versions=versions(),
@@ -307,7 +307,7 @@ class ImageEval:
             return 2, "it compares pairs"
         return max(self.extractor.dim + 1, 8), f"the extractor has {self.extractor.dim} features"
 
-    def _warrant(self, metric: str) -> str:
+    def _check_result(self, metric: str) -> str:
         """What the extractor's check found: for the metric, where ladders were ranked by it."""
         by = {"fid": "fid", "fid_infinity": "fid", "kid": "kid"}.get(metric)
         if by is not None and (of_metric := getattr(self.extractor, "warrant_of", None)) is not None:

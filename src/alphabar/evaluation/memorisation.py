@@ -30,7 +30,7 @@ from torch import Tensor
 
 from alphabar.core.types import Features, Pixels
 from alphabar.data.images import to_model
-from alphabar.evaluation.estimate import LEVEL, Estimate, quantile
+from alphabar.evaluation.estimate import LEVEL, Estimate, normal_quantile
 from alphabar.features.stats import as_features, check_finite
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def memorisation(
         raise ValueError(f"k = {k}: give at least 2 neighbours, {K} as a rule")
     if bad := [q for q in tails if not 0 < q < 1]:
         raise ValueError(f"a tail of {bad[0]}: give quantiles between 0 and 1, as {TAILS}")
-    quantile(level)
+    normal_quantile(level)
     k = min(k, len(t))
     far_g, which = nearest(g, t, k)
     far_h, _ = nearest(h, t, k)
@@ -235,7 +235,7 @@ def auc(x: Float64[Tensor, " n"], y: Float64[Tensor, " m"], level: float = LEVEL
     if a in (0.0, 1.0):
         end = ((1 - level) / 2) ** (1 / min(len(x), len(y)))
         return Estimate(a, se, (end, 1.0) if a == 1 else (0.0, 1 - end), level)
-    odds, half = math.log(a / (1 - a)), quantile(level) * se / (a * (1 - a))
+    odds, half = math.log(a / (1 - a)), normal_quantile(level) * se / (a * (1 - a))
     low, high = (1 / (1 + math.exp(-min(max(z, -700.0), 700.0))) for z in (odds - half, odds + half))
     return Estimate(a, se, (low, high), level)
 

@@ -11,7 +11,7 @@ import torch
 
 from alphabar.core.files import write_npz
 from alphabar.evaluation.compare import compare_measured
-from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, quantile
+from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, normal_quantile
 from alphabar.evaluation.image_eval import Measured
 from alphabar.evaluation.score import HIGHER, Score
 
@@ -58,7 +58,7 @@ def standings(measured: Sequence[Measured], costs: Sequence[float], metric: str,
     on = front(costs, values)
     pairs = max(len(measured) * (len(measured) - 1) // 2, 1)
     looks = pairs * max((len(m.scores) for m in measured), default=1)
-    strict = quantile(1 - (1 - level) / looks)
+    strict = normal_quantile(1 - (1 - level) / looks)
     out = []
     for k, good in enumerate(on):
         if good:

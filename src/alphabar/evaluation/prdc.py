@@ -29,7 +29,7 @@ from torch import Tensor
 
 from alphabar.core import processes
 from alphabar.core.seeds import generator
-from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, quantile
+from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, normal_quantile
 from alphabar.features.stats import as_features, check_finite
 
 METRICS = ("precision", "recall", "density", "coverage")
@@ -107,7 +107,7 @@ def cover(
         raise ValueError(f"k = {k}: give a whole number >= 1 (5, or 3 as in the paper on precision and recall)")
     if block < 1:
         raise ValueError(f"block = {block}: give a whole number >= 1, as 1024")
-    quantile(level)
+    normal_quantile(level)
     if isinstance(real, Balls) and real.k != k:
         raise ValueError(f"balls to neighbour {real.k} of the real images, and k = {k}: make them with balls(real, k={k})")
     balls_x = real if isinstance(real, Balls) else balls(x, k, block=block, what="real")
@@ -545,7 +545,7 @@ class _Part:
     def estimate(self, level: float) -> Estimate:
         """With a score interval (Wilson 1927): all true values that are no farther from the value than z of their own
         standard errors. It never leaves the range, and has a width where the value is 0 or 1."""
-        z2 = quantile(level) ** 2 * self.relative
+        z2 = normal_quantile(level) ** 2 * self.relative
         p = self.value
         if self.is_share:
             middle, half = (p + z2 / 2) / (1 + z2), math.sqrt(z2 * (p * (1 - p) + z2 / 4)) / (1 + z2)

@@ -1,25 +1,26 @@
-"""A score is a record, not a number: it carries its protocol, and scores of unlike protocol do not subtract."""
+"""A score is a record that carries its protocol. Scores measured under different protocols cannot be compared."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from alphabar.core.stored_names import SCORE, renamed
 from alphabar.evaluation.estimate import LEVEL
 
-# What two scores must share before their values may be compared. Sampler, nfe and seeds are what is compared.
+# Fields that two scores must share before their values may be compared. Sampler, nfe and seeds are what is compared.
 PROTOCOL = ("metric", "options", "extractor", "preprocessing", "reference", "n", "n_reference")
 TITLES = {
     "fid": "FID", "fid_infinity": "FID-infinity", "kid": "KID",
     "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
 }  # fmt: skip
 METRICS = tuple(TITLES)
-HIGHER = frozenset({"precision", "recall", "density", "coverage"})  # is better
-INTERVALS = {  # what the interval of a metric is for
+HIGHER = frozenset({"precision", "recall", "density", "coverage"})  # metrics of which a higher value is better
+INTERVALS = {  # what the interval of each metric is an interval for
     **dict.fromkeys(("fid", "precision", "recall", "density", "coverage"), "its expectation at these numbers of images"),
     **dict.fromkeys(("fid_infinity", "kid"), "the distance of the two distributions, at any number of images"),
 }
-_TELLS = (
+_SAMPLER_KEYS = (  # of a sampling record, kept in the score
     "sampler", "eta", "steps", "grid_name", "plan", "clip", "threshold", "variance", "options", "tuned", "calls",
     "precision", "model", "seconds_per_image",
 )  # fmt: skip
@@ -30,7 +31,7 @@ class ProtocolError(ValueError):
 
     def __init__(self, name: str, a: Any, b: Any) -> None:
         super().__init__(
-            f"scores of unlike protocol: {name} is {a!r} on the left and {b!r} on the right; score both sets of images "
+            f"scores of different protocols: {name} is {a!r} on the left and {b!r} on the right; score both sets of images "
             "with one ImageEval, and as many images on both sides"
         )
         self.field = name
@@ -38,41 +39,35 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True, eq=True)
 class Score:
-    """One metric of one set of images, with what is needed to repeat it.
+    """One metric of one set of images, with everything needed to measure it again.
 
-    value: lower is better for "fid" (>= 0), "fid_infinity" and "kid" (both around 0 at best), higher for "precision",
-    "recall", "density" and "coverage". se: its standard error. interval: (low, high) at `level`; None where there is none, and
-    `note` says why. What the interval is for, `INTERVALS` says: the expectation of the value at this n, or its limit.
-    bias: what FID exceeds its limit by at these n. n, n_reference: images on either side. floor: the metric of floor_n real
-    images that are not in the reference, the mean over floor_sets disjoint draws, with floor_interval; floor_n equals n
-    unless there are too few of them. options: of the metric, as k, the neighbour that a ball reaches to. extractor,
-    reference: fingerprints. warrant: what `alphabar extractor check` found of the extractor. nfe: network calls an image.
-    seeds, sampler: of the samples' record, None for images of unknown origin.
+    The floor is the score of as many real images, which is what a perfect model would get: the mean over `floor_sets` disjoint
+    draws of `floor_n` real images that are not in the reference. `a - b` is a `Difference`, or raises ProtocolError.
     """
 
     metric: str
-    value: float
-    n: int
-    n_reference: int
+    value: float  # lower is better for fid (>= 0), fid_infinity and kid (both about 0 at best), higher for the four others
+    n: int  # images scored
+    n_reference: int  # real images they were compared with
     floor: float | None
-    floor_n: int | None
-    floor_source: str
-    extractor: str
+    floor_n: int | None  # equals n, unless there are too few real images
+    floor_source: str  # in words
+    extractor: str  # fingerprint of weights and preprocessing
     preprocessing: Mapping[str, Any]
-    reference: str
+    reference: str  # fingerprint of the images' content
     reference_name: str
     se: float | None = None
-    interval: tuple[float, float] | None = None
+    interval: tuple[float, float] | None = None  # at `level`, for what `INTERVALS` says; None: unknown, and `note` says why
     level: float = LEVEL
     note: str | None = None
-    bias: float | None = None
+    bias: float | None = None  # of fid: expected excess over its limit at these numbers of images
     floor_interval: tuple[float, float] | None = None
     floor_seed: int | None = None
     floor_sets: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    warrant: str | None = None
-    nfe: float | None = None
-    seeds: Mapping[str, int] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the metric: k, the neighbour that a ball reaches to
+    check_result: str | None = None  # of `alphabar extractor check`, for this metric
+    nfe: float | None = None  # network calls per image
+    seeds: Mapping[str, int] | None = None  # this and the next: of the sampling record, None for images of unknown origin
     sampler: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,8 +92,8 @@ class Score:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | str) -> "Score":
-        """The score that `to_json` made plain (a mapping, or its text). Raises ValueError for missing or other keys."""
-        values = dict(json.loads(data) if isinstance(data, str) else data)
+        """The score that `to_json` wrote (a mapping, or its text). Raises ValueError for missing or unknown keys."""
+        values = renamed(json.loads(data) if isinstance(data, str) else data, SCORE)
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"a score record has no {unknown[0]!r}: its keys are {', '.join(sorted(known))}")
@@ -113,7 +108,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """value = a - b of one metric under one protocol. Two records hold no interval of it: `alphabar.evaluation.compare` has."""
+    """value = a - b of one metric under one protocol. Records alone give no interval: `alphabar.compare` computes one."""
 
     metric: str
     value: float
@@ -124,11 +119,11 @@ class Difference:
         return self.value
 
 
-def of_samples(record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """nfe, seeds and sampler of a sampling record, as a Score keeps them."""
+def sampling_fields(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields nfe, seeds and sampler of a Score, from a sampling record."""
     if record is None:
         return {}
     seeds = {k: int(record[k]) for k in ("seed", "first_index") if record.get(k) is not None}
-    sampler = {k: record[k] for k in _TELLS if k in record}
+    sampler = {k: record[k] for k in _SAMPLER_KEYS if k in record}
     nfe = record.get("nfe")
     return {"nfe": None if nfe is None else float(nfe), "seeds": seeds or None, "sampler": sampler or None}

@@ -11,7 +11,7 @@ class ExtractorOptions:
     epochs: int = 16
     """Passes over the training images, at least 1."""
     batch: int = 128
-    """Images in a training step, at least 2."""
+    """Images in a training step."""
     lr: float = 0.1
     """Highest learning rate of the one-cycle schedule (Smith & Topin 2019, arXiv:1708.07120)."""
     weight_decay: float = 5e-4
@@ -28,6 +28,10 @@ class ExtractorOptions:
     """Share of the images, chosen by content, that is kept out of training, 0 <= holdout < 1."""
     bf16: bool = False
     """Multiply in bfloat16; 2 to 3 times as fast on GPUs and on processors that have it (AMX)."""
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        _check("batch", self.batch, self.batch >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,15 @@ class SimCLROptions(ExtractorOptions):
     """A view's contrast is multiplied by 1 - contrast to 1 + contrast, 0 <= contrast < 1."""
     projection: int = 128
     """Width of the projector's output, on which the loss is computed; the projector is discarded after training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("batch", self.batch, self.batch >= 2, "at least 2")
+        _check("temperature", self.temperature, self.temperature > 0, "a number above 0")
+        _check("crop", self.crop, 0 < self.crop <= 1, "0 < crop <= 1")
+        _check("contrast", self.contrast, 0 <= self.contrast < 1, "0 <= contrast < 1")
+
+
+def _check(name: str, value: float, good: bool, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"{name} = {value}: give {wanted}")

@@ -33,9 +33,9 @@ from alphabar.denoiser.wrappers import Labelled
 from alphabar.sampling.catalogue import find
 from alphabar.sampling.fitted import Tuned
 from alphabar.sampling.samplers.heun import HIGHEST
+from alphabar.schedule.base import Schedule
 from alphabar.schedule.grid import check_grid
 from alphabar.schedule.noising import input_scale, per_image, to_x0
-from alphabar.schedule.vp import Schedule
 
 FINE = 80  # levels of the fine trajectory, without its 0
 TEACHER = "heun"

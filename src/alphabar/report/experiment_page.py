@@ -13,10 +13,9 @@ from alphabar.core.run import flat
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown as as_shown
 from alphabar.evaluation.compare import Comparison, compare_measured
-from alphabar.evaluation.estimate import Estimate
+from alphabar.evaluation.estimate import Estimate, over_seeds
 from alphabar.evaluation.image_eval import Measured
 from alphabar.evaluation.score import HIGHER, TITLES
-from alphabar.evaluation.training_seeds import over_seeds
 from alphabar.report import page
 from alphabar.report import svg as plots
 from alphabar.report.png import png_uri, strip

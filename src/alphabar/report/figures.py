@@ -14,8 +14,8 @@ from alphabar.evaluation.heldout import DenoisingLoss
 from alphabar.evaluation.image_eval import CurvePoint
 from alphabar.evaluation.score import HIGHER, TITLES, Score
 from alphabar.sampling.fitted import Tuned
+from alphabar.schedule.base import Schedule
 from alphabar.schedule.grid import GRIDS, make_grid
-from alphabar.schedule.vp import Schedule
 
 _INK, _REAL, _OWN, _GOOD, _BAD = "#333333", "#6b7280", "#1f5fa8", "#17803d", "#b42318"
 

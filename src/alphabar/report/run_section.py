@@ -16,7 +16,7 @@ from alphabar.results.runs import RunData, in_words, number, score_rows, series
 # what decides a protocol and yet is written with every score: shown once for all scores that share it
 _OWN = (
     "metric", "value", "images", "interval", "se", "level", "bias", "note", "floor", "floor_n", "floor_interval", "floor_seed",
-    "floor_sets", "warrant",
+    "floor_sets", "check_result",
 )  # fmt: skip
 
 
@@ -86,10 +86,12 @@ def _without(rows: list[dict[str, Any]]) -> list[str]:
 
 def _warrants(rows: list[dict[str, Any]]) -> str | None:
     """What the check of the extractors found, metric by metric, where the records say it."""
-    told = dict.fromkeys(
-        f"{TITLES.get(row['metric'], row['metric'])}: {row['warrant']}" for row in rows if isinstance(row.get("warrant"), str)
+    found = dict.fromkeys(
+        f"{TITLES.get(row['metric'], row['metric'])}: {row['check_result']}"
+        for row in rows
+        if isinstance(row.get("check_result"), str)
     )
-    return "; ".join(told) or None
+    return "; ".join(found) or None
 
 
 def _facts(run: RunData) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from alphabar.core.files import read_jsonl
 from alphabar.core.run import ENDS, Run, flat
-from alphabar.core.stored_names import RECIPE, renamed
+from alphabar.core.stored_names import RECIPE, SCORE, renamed
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
 OUTCOME = "outcome.json"  # what `alphabar experiment` leaves in its folder
@@ -266,6 +266,7 @@ def score_rows(run: RunData) -> list[dict[str, Any]]:
             for score in scores
             if isinstance(score, dict)
         ]
+    rows = [renamed(row, SCORE) for row in rows]
     return [row for row in rows if isinstance(row.get("metric"), str) and number(row, "value") is not None]
 
 

@@ -19,21 +19,24 @@ from torch import Tensor, nn
 
 from alphabar.core.files import write_atomically, write_npz
 from alphabar.core.machine import versions
+from alphabar.core.options import takes
 from alphabar.core.progress import track
 from alphabar.core.seeds import Ahead, SeededNoise, starting_noise
+from alphabar.core.suggest import did_you_mean
 from alphabar.core.types import Denoiser, Grid, Images, Levels, Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.images import to_pixels
 from alphabar.data.png import write_png
 from alphabar.denoiser.adaptive import AdaptiveCalls, distribution, planned
-from alphabar.denoiser.plan import Adaptive, Plan, parse_plan, timesteps
+from alphabar.denoiser.plan import Adaptive, parse_plan, timesteps
 from alphabar.denoiser.runtime.methods import Fast, evaluating, fasten
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, Guided, Labelled, ThresholdX0
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find
 from alphabar.sampling.fitted import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
+from alphabar.sampling.options import SampleOptions
 from alphabar.sampling.trajectory import KeepX0, chosen, cropped
+from alphabar.schedule.base import Schedule
 from alphabar.schedule.grid import check_grid, default_grid, make_grid
-from alphabar.schedule.vp import Schedule
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -120,12 +123,17 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
-    """Where `sample` is, as its `watch` is told after each step, before x moves on.
+class SamplingStep:
+    """The state of `sample` after one step, passed to its `on_step`.
 
-    first: place (0 .. n - 1) of the first image of the batch that is being drawn. step: 0 .. steps - 1. sigma: the level that
-    the step began at. x0_hat: what the images of the batch are taken to be, float (b, c, h, w), nominally in [-1, 1], uncropped.
-    calls: network calls an image of the batch so far. seconds: spent on the batch so far, in sampling.
+    Attributes:
+        first: position (0 to n - 1) of the first image of the current batch.
+        step: number of the step, from 0.
+        steps: number of steps.
+        sigma: noise level at which the step began.
+        x0_hat: estimate of the batch's clean images, float (b, c, h, w), nominally in [-1, 1], not cropped.
+        calls: network calls per image of this batch so far.
+        seconds: sampling time of this batch so far.
     """
 
     first: int
@@ -137,75 +145,58 @@ class Moment:
     seconds: float
 
 
+@takes(SampleOptions)
 def sample(
     model: Model,
     n: int,
+    options: SampleOptions = SampleOptions(),
     *,
-    sampler: str = "ddim",
-    steps: int = 50,
-    eta: float | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    grid: str | Grid | None = None,
-    plan: str | Plan | Adaptive | None = None,
-    clip: bool | float | None = None,
-    threshold: float | None = None,
-    variance: str | None = None,
-    tuned: Tuned | str | Path | None = None,
-    classes: int | Sequence[int] | None = None,
-    guidance: float | None = None,
-    guidance_interval: tuple[float, float] | None = None,
-    fast: str | None = None,
-    precision: str = "float32",
-    keep_x0: bool | Sequence[int] = False,
-    indices: Sequence[int] | None = None,
     out: str | Path | None = None,
+    indices: Sequence[int] | None = None,
+    keep_x0: bool | Sequence[int] = False,
     progress: bool = True,
-    watch: Callable[[Moment], None] | None = None,
+    on_step: Callable[[SamplingStep], None] | None = None,
     device: torch.device | str | None = None,
     channels_last: bool = False,
 ) -> Samples:
-    """n images from `model`. Image k of a seed is the same whatever n, the batch and the order.
+    """Makes n images with a model. Image k of a seed is the same whatever n, the batch and the order of the images.
 
-    sampler: a name in the catalogue; "tuned", the one that was fitted to this model with so many steps, or "tuned:NAME" where
-    there are several; tuned: one itself, or its file. steps: of the sampler (50). grid: a grid's name, None for the
-    schedule's default, or levels, which then say how many steps. eta: 0 to 1, None for the sampler's own (0 of ddim, 1 of
-    those that are stochastic by nature). options: further options of the sampler by name, {"s_churn": 40.0}. variance:
-    "posterior" or "beta", of ddpm. plan: steps that call the network, as "every(3, last=50)" or "adaptive(0.02)", or an
-    object; None calls at all of them. clip: hold x0_hat within [-1, 1], or within -clip..clip. threshold: a share for
-    dynamic thresholding of x0_hat (`ThresholdX0`). keep_x0: keep x0_hat of all steps (True) or of those numbered.
-    Where grid, variance, or both clip and threshold are None, a model that has `defaults` (one of diffusers:PATH) decides;
-    any other takes the schedule's own grid, the posterior variance, and holds nothing. The record says what was done.
+    Args:
+        model: a denoiser with a `schedule` and an `image_shape`: what `load_model` returns, or any object that fits `Model`.
+        n: number of images, 1 or more.
+        options: everything that decides the images. Its fields may also be passed as keywords: `sample(model, 8, steps=5)`.
+        out: PATH.npz, or a folder (ending in a slash) for PNGs: the samples are also saved there. Each finished batch is kept
+            in OUT.part until all are complete, and the same call continues after an interruption. None: only returned.
+        indices: which images of the seed to make, n of them. None: 0 to n - 1.
+        keep_x0: steps whose x0_hat is kept in `Samples.x0`: True for all, or their numbers (-1 is the last).
+        progress: whether to show a progress bar.
+        on_step: called after each network step with a `SamplingStep`. Its time is not counted in the record's seconds, and an
+            exception that it raises ends the sampling.
+        device: moves the model there first. None: the model stays where it is.
+        channels_last: run the network in that memory layout, which is faster for some networks and slower for others.
 
-    classes: of a class-conditional model, the class of every image, or several, which images take in turns: image k of the
-    seed gets classes[k % len(classes)]; None: of no class in particular. guidance: weight w of classifier-free guidance, which
-    calls twice where it acts (`Guided`); 1 is none. guidance_interval: levels (low, high) within which it acts.
+    Returns:
+        The images with the record of how they were made and what they cost.
 
-    fast: how the network is run, a method of `denoiser.runtime.methods`, or "auto", the one that finishes soonest here by
-    measurement; None as the model is. precision: "bf16" multiplies in bfloat16, which changes images a little.
-    indices: which images of the seed, None for 0 .. n - 1. device: moves the model there; None leaves it where it is.
-    channels_last: run the network in that memory layout, which suits some networks and harms others.
-    watch: told of every step (`Moment`); its own time is not counted in the record's seconds, and what it raises ends it all.
-
-    out: saves the samples there (`Samples.save`) and, until they are complete, each finished batch in OUT.part, where
-    the same command goes on after an interruption. Other arguments with the same `out` are refused.
-
-    Raises ValueError for n < 1, an unknown name, an option that the sampler has not, or levels the model never saw.
+    Raises:
+        ValueError: for n < 1, an unknown name, an option that the sampler does not have, levels outside those that the model
+            was trained on, or an `out` that holds unfinished samples of other options.
     """
+    sampler, steps, batch, seed = options.sampler, options.steps, options.batch, options.seed
+    eta, grid, clip, threshold = options.eta, options.grid, options.clip, options.threshold
+    precision, fast = options.precision, None if options.fast == "none" else options.fast
     if n < 1 or batch < 1:
         raise ValueError(f"{n} images in batches of {batch}: give 1 or more of each")
     own = getattr(model, "defaults", None)
-    plan = parse_plan(plan) if isinstance(plan, str) else plan
-    fit = _fitted(model, sampler, steps, tuned)
+    plan = parse_plan(options.plan) if isinstance(options.plan, str) else options.plan
+    fit = _fitted(model, sampler, steps, options.tuned)
     if fit is None:
         entry = find(sampler)
         sigmas, grid_name = _grid(model.schedule, steps, own.grid if grid is None and own is not None else grid)
-        settings = _options(entry, model, eta, variance, options)
+        settings = _options(entry, model, eta, options.variance, options.options)
     else:
-        given = {
-            "eta": eta, "options": options, "grid": grid, "plan": plan, "clip": clip, "threshold": threshold, "variance": variance
-        }  # fmt: skip
+        fixed = ("eta", "options", "grid", "plan", "clip", "threshold", "variance")
+        given = {name: getattr(options, name) for name in fixed}
         if unwanted := [k for k, v in given.items() if v is not None]:
             raise ValueError(f"{unwanted[0]} = {given[unwanted[0]]!r}: a fitted sampler has its own of everything, leave it out")
         entry = Entry("tuned", run_tuned, 1, fit.stochastic, lambda n: n, "fitted to this model")
@@ -218,7 +209,7 @@ def sample(
         clip, threshold, largest = own.clip, own.threshold, own.threshold_max
     limit = float(clip or 0)  # 0: not held
     held(model, limit, threshold, largest)  # refuses now what it would refuse below
-    told = _classes(model, classes, guidance, guidance_interval)
+    told = _classes(model, options.classes, options.guidance, options.guidance_interval)
     indices = range(n) if indices is None else indices
     if len(indices) != n:
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
@@ -276,12 +267,12 @@ def sample(
             x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
-            report = _Told(keep, advance, watch, count, start, len(rows), steps, begun)
+            report = _StepReport(keep, advance, on_step, count, start, len(rows), steps, begun)
             noise = SeededNoise(seed, rows) if device.type == "cpu" else Ahead(SeededNoise(seed, rows))
             x = entry.fn(denoise, x, sigmas, noise=noise, on_step=report, **settings)
             images = to_pixels(cropped(x, crop), pixels)  # also waits for the device
             each = skipping.calls.numpy() if isinstance(skipping, AdaptiveCalls) else None
-            made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun - report.watched, each)
+            made[start] = _Part(images, keep.x0(), count.images, time.perf_counter() - begun - report.seconds_reporting, each)
             if parts is not None:
                 parts.save(start, made[start])
 
@@ -309,19 +300,23 @@ def every_class(model: object) -> range | None:
     return range(known) if known else None
 
 
-def class_numbers(words: Sequence[str], model: object) -> list[int]:
-    """Classes as somebody types them, by name or number, or the word all. Raises ValueError for one that the model does not
-    know."""
+def class_numbers(classes: int | str | Sequence[int | str], model: object) -> list[int]:
+    """Numbers of classes given by number or name, or of all classes for "all".
+
+    Raises:
+        ValueError: for a model without classes, and for a name that the model does not know, with the most similar one.
+    """
     names = [str(name) for name in getattr(model, "class_names", ())]
-    if list(words) == ["all"]:
-        return list(range(len(names)))
+    words = [classes] if isinstance(classes, int | str) else list(classes)
+    if not (known := int(getattr(model, "classes", 0))):
+        raise ValueError("this model was trained without classes: leave them out, or train one with --model.conditional")
+    if words == ["all"]:
+        return list(range(known))
     numbers = []
     for word in words:
-        if word not in names and not (word.isdecimal() and int(word) < len(names)):
-            near = get_close_matches(word, names, 1, 0.3)
-            meant = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(names) or 'none'}"
-            raise ValueError(f"class {word!r} is unknown to this run; {meant}")
-        numbers.append(names.index(word) if word in names else int(word))
+        if isinstance(word, str) and word not in names and not (word.isdecimal() and int(word) < len(names)):
+            raise ValueError(f"class {word!r} is unknown to this run; {did_you_mean(word, names, 0.3)}")
+        numbers.append(names.index(word) if isinstance(word, str) and word in names else int(word))
     return numbers
 
 
@@ -420,7 +415,7 @@ class _Classes:
 
 
 def _classes(
-    model: Model, classes: int | Sequence[int] | None, guidance: float | None, interval: tuple[float, float] | None
+    model: Model, classes: int | str | Sequence[int | str] | None, guidance: float | None, interval: tuple[float, float] | None
 ) -> _Classes | None:
     """None where no class was asked for. Raises ValueError for what the model cannot do."""
     known = int(getattr(model, "classes", 0))
@@ -428,14 +423,12 @@ def _classes(
         if guidance is not None or interval is not None:
             raise ValueError("guidance leads towards a class: say which, classes=3, or classes=range(10) for all in turns")
         return None
-    if not known:
-        raise ValueError("this model was trained without classes: leave them out, or train one with --model.conditional")
-    wanted = (classes,) if isinstance(classes, int) else tuple(int(c) for c in classes)
+    wanted = class_numbers(classes, model)
     if not wanted or min(wanted) < 0 or max(wanted) >= known:
-        raise ValueError(f"classes = {list(wanted)}: give numbers from 0 to {known - 1}, the classes of this model")
+        raise ValueError(f"classes = {wanted}: give numbers from 0 to {known - 1}, the classes of this model")
     weight, where = 1.0 if guidance is None else float(guidance), interval or (0.0, math.inf)
     Guided(model, model, weight, where)  # refuses now what it would refuse below
-    return _Classes(wanted, known, weight, (float(where[0]), float(where[1])))
+    return _Classes(tuple(wanted), known, weight, (float(where[0]), float(where[1])))
 
 
 def _place(model: Model, device: torch.device | str | None, channels_last: bool) -> torch.device:
@@ -451,30 +444,30 @@ def _place(model: Model, device: torch.device | str | None, channels_last: bool)
 
 
 @dataclass
-class _Told:
-    """The `on_step` of `sample` for one batch: keeps x0_hat, moves the bar on, and tells whoever watches.
+class _StepReport:
+    """What a sampler calls after each step of one batch: keeps x0_hat, advances the progress bar, and calls `on_step`.
 
-    watched: seconds that were spent on telling.
+    seconds_reporting: time spent in `on_step`, which is not sampling time.
     """
 
     keep: KeepX0
     advance: Callable[[float], None]
-    watch: Callable[[Moment], None] | None
+    on_step: Callable[[SamplingStep], None] | None
     count: CountCalls
     first: int
     rows: int
     steps: int
     begun: float
-    watched: float = 0.0
+    seconds_reporting: float = 0.0
 
     def __call__(self, step: int, sigma: float, x: Tensor, x0_hat: Tensor) -> None:
         self.keep(step, sigma, x, x0_hat)
         self.advance(self.rows / self.steps)
-        if self.watch is not None:
+        if self.on_step is not None:
             now = time.perf_counter()
-            calls, seconds = self.count.images / self.rows, now - self.begun - self.watched
-            self.watch(Moment(self.first, step, self.steps, sigma, x0_hat, calls, seconds))
-            self.watched += time.perf_counter() - now
+            calls, seconds = self.count.images / self.rows, now - self.begun - self.seconds_reporting
+            self.on_step(SamplingStep(self.first, step, self.steps, sigma, x0_hat, calls, seconds))
+            self.seconds_reporting += time.perf_counter() - now
 
 
 @dataclass(frozen=True)

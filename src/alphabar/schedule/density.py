@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from alphabar.core.types import Times
-from alphabar.schedule.vp import Schedule
+from alphabar.schedule.base import Schedule
 
 
 class Density(ABC):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from alphabar.core.types import Grid
-from alphabar.schedule.vp import Schedule
+from alphabar.schedule.base import Schedule
 
 
 def check_grid(sigmas: Grid) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alphabar.core.types import Images, Levels, Times
-from alphabar.schedule.vp import Schedule
+from alphabar.schedule.base import Schedule
 
 Prediction = Literal["eps", "x0", "v", "flow"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)

@@ -14,7 +14,7 @@ from alphabar.core.suggest import did_you_mean
 from alphabar.data.split import HOLDOUT
 from alphabar.denoiser.build import ModelRecipe
 from alphabar.schedule.density import Density, LogNormal, UniformTime
-from alphabar.schedule.vp import KINDS
+from alphabar.schedule.kinds import KINDS
 from alphabar.training.loss import Weighting
 from alphabar.training.rates import Policy
 

@@ -22,7 +22,7 @@ from alphabar.evaluation.hooks import ScoreSamples
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
 from alphabar.sampling.preview import Preview
-from alphabar.schedule.vp import Schedule
+from alphabar.schedule.base import Schedule
 from alphabar.tracking.outbox import Tracking
 from alphabar.training.checkpoint import has_checkpoint, load_model
 from alphabar.training.config import Recipe

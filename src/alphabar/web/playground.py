@@ -30,7 +30,7 @@ from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
 from alphabar.sampling.catalogue import find
-from alphabar.sampling.sample import Moment, Samples, class_numbers, sample
+from alphabar.sampling.sample import Samples, SamplingStep, class_numbers, sample
 from alphabar.sampling.sample_set import SampleSet
 from alphabar.sampling.settings import TUNED, dry_run, settings
 from alphabar.sampling.trajectory import cropped
@@ -324,7 +324,7 @@ class Playground:
         c, h, w = job.model.image_shape
         blank = np.full((job.n, h - 2 * crop, w - 2 * crop, c), scale_of(pixels) / 2, pixels)
 
-        def frame(now: Moment) -> Frame:
+        def frame(now: SamplingStep) -> Frame:
             some = to_pixels(cropped(now.x0_hat, crop), pixels)
             blank[now.first : now.first + len(some)] = some
             return Frame(blank.copy(), _progress(now, job.n, len(some)))
@@ -359,7 +359,7 @@ class Playground:
         n = next(iter(jobs.values())).n
         for name, job in jobs.items():
 
-            def report(now: Moment, name: str = name, job: Job = job) -> None:
+            def report(now: SamplingStep, name: str = name, job: Job = job) -> None:
                 tell(lambda: f"{name}: {_progress(now, job.n, len(now.x0_hat))}")
 
             drawn[name] = _draw(job, report)
@@ -405,14 +405,14 @@ def done_words(record: Mapping[str, Any]) -> str:
     return f"{_many(n, 'image')}, {calls}, {seconds:.1f} s ({1000 * seconds / n:.0f} ms an image)"
 
 
-def _progress(now: Moment, n: int, rows: int) -> str:
+def _progress(now: SamplingStep, n: int, rows: int) -> str:
     where = f"step {now.step + 1} of {now.steps}, {_many(now.calls, 'call')}, {now.seconds:.1f} s"
     return where if rows == n else f"images {now.first + 1} to {now.first + rows} of {n}: {where}"
 
 
-def _draw(job: Job, watch: Callable[[Moment], None]) -> Samples:
+def _draw(job: Job, on_step: Callable[[SamplingStep], None]) -> Samples:
     return sample(
-        job.model, job.n, seed=job.seed, batch=BATCH, channels_last=True, progress=False, watch=watch, **job.arguments
+        job.model, job.n, seed=job.seed, batch=BATCH, channels_last=True, progress=False, on_step=on_step, **job.arguments
     )  # fmt: skip
 
 

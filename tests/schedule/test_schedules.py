@@ -9,7 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphabar.schedule.vp import CURVES, Betas, Cosine, Flow, Linear, LogSigma, Scaled, schedule_from
+from alphabar.schedule.base import Scaled
+from alphabar.schedule.betas import CURVES, Betas, Linear
+from alphabar.schedule.continuous import Cosine, Flow, LogSigma
+from alphabar.schedule.kinds import schedule_from
 
 SCHEDULES = [
     Linear(), Linear(beta_max=0.01), Linear(1e-4, 0.02, 40), Cosine(), Cosine(s=0.02, t_end=0.999), LogSigma(), Flow(),
