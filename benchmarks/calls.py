@@ -21,13 +21,15 @@ import torch
 from alphabar.core.machine import machine
 from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
-from alphabar.denoiser.build import Model, ModelRecipe, build
-from alphabar.denoiser.runtime.methods import METHODS, Fast, fasten, unavailable
+from alphabar.denoiser.model import Model, build
+from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
+from alphabar.denoiser.runtime.methods import METHODS, unavailable
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import BUNDLED, load_model
 
-Ways = dict[str, Fast]
+Ways = dict[str, FastModel]
 
 
 def spread(values: list[float], digits: str = ".3f") -> str:
@@ -51,7 +53,7 @@ def prepare(model: Model, methods: list[str], batch: int, bf16: bool, found: dic
                 continue
             begun = time.perf_counter()
             try:
-                ways[name] = fasten(model, method, batch=batch, precision=precision)
+                ways[name] = speed_up(model, method, batch=batch, precision=precision)
             except RuntimeError as e:
                 print(f"  {name:22} left out: {e}")
                 continue

@@ -28,7 +28,7 @@ from alphabar.core.progress import track
 from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.data.sources import load, parse_set
-from alphabar.denoiser.runtime.methods import fasten
+from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.image_eval import ImageEval, Measured
@@ -117,7 +117,7 @@ class Bench:
     def __init__(self, a: argparse.Namespace) -> None:
         self.a = a
         self.model = load_model(a.run).to(best_device())
-        self.fast = fasten(self.model, a.fast, batch=a.batch)
+        self.fast = speed_up(self.model, a.fast, batch=a.batch)
         a.fast = self.fast.method  # what "auto" has found, once for all; the record names it
         self.theirs = ForDiffusers(self.model, self.fast.network)
         real = load(*parse_set(a.against))

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 from alphabar.data.idx import read_idx
 from alphabar.data.sources import NAMED, load
-from alphabar.denoiser.build import save_weights
+from alphabar.denoiser.model import save_weights
 from alphabar.features.extractor import Extractor
 from alphabar.features.load import load_extractor
 from alphabar.training.checkpoint import load_model

@@ -6,7 +6,7 @@
 Both sides make uint8 images from noise: ours with `alphabar.sample`, theirs with the loop of DDIMPipeline. They take
 turns, in an order that changes from round to round, and every ratio is taken within a round: above 1 ours is faster.
 Own work is the time that ours spends outside the network's forward: noise, noising arithmetic, conversion to pixels. The fast
-path is what `fasten` makes of the model with --fast (auto: measured here, which compiles and takes a minute; calls.py has them
+path is what `speed_up` makes of the model with --fast (auto: measured here, which compiles and takes a minute; calls.py has them
 all).
 """
 
@@ -23,8 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.core.machine import machine
-from alphabar.denoiser.build import Model, ModelRecipe, build
-from alphabar.denoiser.runtime.methods import METHODS, fasten
+from alphabar.denoiser.model import Model, build
+from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.runtime.fast_model import speed_up
+from alphabar.denoiser.runtime.methods import METHODS
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import BUNDLED, load_model
@@ -133,7 +135,7 @@ def main() -> None:
     schedule = {"kind": "linear", "beta_min": BETAS["beta_start"], "beta_max": BETAS["beta_end"]}
     model = build(recipe, schedule, (1, a.size, a.size)).to(a.device or "cpu").eval()
     last = copy.deepcopy(model)
-    quick = fasten(model, a.fast, batch=a.batch)
+    quick = speed_up(model, a.fast, batch=a.batch)
     arguments = vars(a) | {"json": None}
     found: dict[str, Any] = {"machine": machine(), "threads": torch.get_num_threads(), "arguments": arguments}
     print(

@@ -6,7 +6,7 @@ import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.toy import Gaussian, Mixture
-from alphabar.denoiser.adaptive import GROWTH, LONGEST, AdaptiveCalls, distribution, planned
+from alphabar.denoiser.adaptive import GROWTH, LONGEST, AdaptiveCalls, apply_plan, call_statistics
 from alphabar.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from alphabar.denoiser.plan import adaptive, every
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, SkipCalls
@@ -191,15 +191,15 @@ def test_a_stochastic_sampler_follows_the_same_path_the_better_the_smaller_the_t
 
 
 def test_calls_are_counted_into_a_record():
-    d = distribution(np.array([3, 5, 3, 4]))
+    d = call_statistics(np.array([3, 5, 3, 4]))
     assert d == {"min": 3, "median": 3.5, "mean": 3.75, "max": 5, "histogram": {"3": 2, "4": 1, "5": 1}}
     assert sum(int(k) * v for k, v in d["histogram"].items()) == 15
     with pytest.raises(ValueError, match="give the calls of one image or more"):
-        distribution([])
+        call_statistics([])
 
 
 def test_plans_of_either_kind_are_carried_out(oracle, x):
-    fixed, own = planned(oracle, every(5), GRID), planned(oracle, adaptive(0.02), GRID)
+    fixed, own = apply_plan(oracle, every(5), GRID), apply_plan(oracle, adaptive(0.02), GRID)
     assert isinstance(fixed, SkipCalls) and isinstance(own, AdaptiveCalls) and own.tolerance == 0.02
 
 

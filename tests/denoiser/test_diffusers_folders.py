@@ -13,8 +13,10 @@ import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.images import to_pixels
-from alphabar.denoiser.build import ModelRecipe, build, load_weights, save_weights
-from alphabar.denoiser.from_diffusers import HARMLESS, SCHEDULER, read_diffusers, read_scheduler
+from alphabar.denoiser.diffusers_scheduler import DEFAULTS, IGNORED_KEYS, read_scheduler
+from alphabar.denoiser.from_diffusers import read_diffusers
+from alphabar.denoiser.model import build, load_weights, save_weights
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.denoiser.wrappers import ClipX0, ThresholdX0
 from alphabar.fitting.descent import Coefficients
@@ -239,8 +241,8 @@ def test_a_foreign_model_is_stored_like_any_other(tmp_path, folder):
 REFUSED = {
     "latents": ("model_index.json", {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, "latents"),
     "score sde": ("model_index.json", {"_class_name": "ScoreSdeVePipeline"}, "ScoreSdeVePipeline.*variance-exploding"),
-    "own pipeline": ("model_index.json", {"_class_name": ["pipeline", "MyPipeline"]}, "code of their own"),
-    "own network": ("model_index.json", {"unet": ["my_module", "MyUNet"]}, "code that a folder brings along is not run"),
+    "own pipeline": ("model_index.json", {"_class_name": ["pipeline", "MyPipeline"]}, "bring their own code"),
+    "own network": ("model_index.json", {"unet": ["my_module", "MyUNet"]}, "code inside a folder is never run"),
     "pndm": ("model_index.json", {"scheduler": ["diffusers", "PNDMScheduler"]}, "PNDMScheduler.*DDPMPipeline"),
     "more parts": ("model_index.json", {"text_encoder": ["transformers", "CLIPTextModel"]}, "differs in text_encoder"),
     "scheduler of another": ("scheduler/scheduler_config.json", {"_class_name": "EulerDiscreteScheduler"}, "EulerDiscrete"),
@@ -248,9 +250,9 @@ REFUSED = {
     "flow": ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "prediction_type is 'flow_pred.*epsilon"),
     "curve": ("scheduler/scheduler_config.json", {"beta_schedule": "jsd"}, "beta_schedule is 'jsd'.*trained_betas"),
     "spacing": ("scheduler/scheduler_config.json", {"timestep_spacing": "quad"}, "timestep_spacing is 'quad'"),
-    "zero snr": ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "eps at the last timestep.*v_prediction"),
+    "zero snr": ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "no signal is left.*v_prediction"),
     "max": ("scheduler/scheduler_config.json", {"thresholding": True, "sample_max_value": 0.5}, "sample_max_value is 0.5"),
-    "new key": ("scheduler/scheduler_config.json", {"snr_shift": 2.0}, "snr_shift is not known.*take it out"),
+    "new key": ("scheduler/scheduler_config.json", {"snr_shift": 2.0}, "snr_shift is unknown.*remove it"),
     "short table": ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "trained_betas is a list of 2;.*1000"),
     "many steps": ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps is 1000000000000"),
     "nan": ("scheduler/scheduler_config.json", {"beta_end": float("nan")}, "beta_end is nan"),
@@ -261,10 +263,10 @@ REFUSED = {
     "fourier": ("unet/config.json", {"time_embedding_type": "fourier"}, "time_embedding_type is 'fourier'"),
     "other network": ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "only UNet2DModel"),
     "no size": ("unet/config.json", {"sample_size": None}, "sample_size is None; give"),
-    "odd size": ("unet/config.json", {"sample_size": 15}, "2 divides"),
-    "unknown of network": ("unet/config.json", {"use_flash": True}, "use_flash is not known of a UNet2DModel"),
-    "unknown block": ("unet/config.json", {"down_block_types": ["DownBlock2D", "MyBlock"]}, "cannot be made of it"),
-    "wider": ("unet/config.json", {"block_out_channels": [8, 10**7]}, "do not go together"),
+    "odd size": ("unet/config.json", {"sample_size": 15}, "divisible by 2"),
+    "unknown of network": ("unet/config.json", {"use_flash": True}, "use_flash is unknown to UNet2DModel"),
+    "unknown block": ("unet/config.json", {"down_block_types": ["DownBlock2D", "MyBlock"]}, "cannot be made from it"),
+    "wider": ("unet/config.json", {"block_out_channels": [8, 10**7]}, "does not match config.json"),
     "deeper": ("unet/config.json", {"layers_per_block": 10**9}, "layers_per_block is 1000000000"),
 }  # fmt: skip
 
@@ -290,9 +292,9 @@ def test_keys_taken_for_harmless_are():
     """No key on that list is one that diffusers' two schedulers take; all those they take are handled."""
     for scheduler in (diffusers.DDPMScheduler, diffusers.DDIMScheduler):
         own = set(inspect.signature(inspect.unwrap(scheduler.__init__)).parameters) - {"self"}
-        assert own <= set(SCHEDULER) and not own & HARMLESS
+        assert own <= set(DEFAULTS) and not own & IGNORED_KEYS
         taken = inspect.signature(inspect.unwrap(scheduler.__init__)).parameters
-        assert {k: taken[k].default for k in own} == {k: SCHEDULER[k] for k in own}
+        assert {k: taken[k].default for k in own} == {k: DEFAULTS[k] for k in own}
 
 
 def test_weights_are_never_unpickled(folder):
@@ -301,7 +303,7 @@ def test_weights_are_never_unpickled(folder):
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model.fp16.safetensors but no .*rename"):
         read_diffusers(folder)
     weights.with_suffix(".fp16.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"a pickle only \(diffusion_pytorch_model.bin\).*python -c"):
+    with pytest.raises(ValueError, match=r"only as a pickle \(diffusion_pytorch_model.bin\).*python -c"):
         read_diffusers(folder)
 
 
@@ -309,16 +311,16 @@ def test_damaged_folders(tmp_path, folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="is truncated"):
         read_diffusers(folder)
     import safetensors.torch as st
 
     some = st.load(whole)
     st.save_file(dict(list(some.items())[:-1]), weights)
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match=r"does not match config\.json"):
         read_diffusers(folder)
     (folder / "scheduler" / "scheduler_config.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         read_diffusers(folder)
     (folder / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no scheduler/scheduler_config.json"):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,15 @@ from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.data.toy import Gaussian
 from alphabar.denoiser.adaptive import AdaptiveCalls
-from alphabar.denoiser.build import ModelRecipe, build
 from alphabar.denoiser.exact import GaussianDenoiser
+from alphabar.denoiser.model import build
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.precondition import Preconditioned
-from alphabar.denoiser.runtime import methods as fast_module
-from alphabar.denoiser.runtime.methods import METHODS, Fast, fasten, unavailable
+from alphabar.denoiser.runtime import choose
+from alphabar.denoiser.runtime import methods as methods_module
+from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
+from alphabar.denoiser.runtime.job import Job
+from alphabar.denoiser.runtime.methods import METHODS, prepare, unavailable
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.continuous import Cosine
 from alphabar.schedule.grid import even_time
@@ -74,7 +79,7 @@ def prepared():
 
     def get(method):
         if method not in made:
-            made[method] = fasten(small_model(), method, batch=BATCH)
+            made[method] = speed_up(small_model(), method, batch=BATCH)
         return made[method]
 
     return get
@@ -128,7 +133,7 @@ def test_the_model_is_left_as_it_was(model, some, method):
     model.network.to(memory_format=torch.contiguous_format)
     model.network.train()
     before = {k: (v.clone(), v.stride(), v.data_ptr()) for k, v in model.state_dict().items()}
-    fast = fasten(model, method, batch=BATCH)
+    fast = speed_up(model, method, batch=BATCH)
     model.network.train()
     with torch.no_grad():
         out = fast(*some)
@@ -147,7 +152,7 @@ def test_the_model_is_left_as_it_was(model, some, method):
 
 def test_it_says_of_itself_what_the_model_says():
     model = build(ModelRecipe("unet", (8,), groups=4, embedding=8), {"kind": "cosine"}, (1, 8, 8), crop=2, pixels="uint16")
-    fast = fasten(model, "eager", batch=2)
+    fast = speed_up(model, "eager", batch=2)
     for name in ("schedule", "own_schedule", "image_shape", "crop", "pixels", "value_range", "data_range", "prediction", "spec"):
         assert getattr(fast, name) == getattr(model, name)
     assert fast.fingerprint == model.fingerprint
@@ -156,7 +161,7 @@ def test_it_says_of_itself_what_the_model_says():
         next(model.parameters()).add_(1.0)
     assert fast.fingerprint == fingerprint != model.fingerprint
     assert fast.device == CPU and "eager" in repr(fast)
-    assert fasten(fast, "channels_last", batch=2).model is model  # made of the model, not of what was made of it
+    assert speed_up(fast, "channels_last", batch=2).model is model  # made of the model, not of what was made of it
     record = fast.record()
     assert record.pop("prepare_seconds") > 0
     assert record == {"method": "eager", "precision": "float32", "deviation": 0.0}
@@ -168,7 +173,7 @@ def test_weights_of_a_trained_model_are_taken_not_those_it_was_compiled_with(mod
     """Training replaces the forward of the network; a copy that kept it would run the weights of then."""
     plain = model.network.forward
     model.network.forward = lambda y, t: plain(y, t)
-    fast = fasten(model, "channels_last", batch=BATCH)
+    fast = speed_up(model, "channels_last", batch=BATCH)
     with torch.no_grad():
         wanted = model(*some)
         for p in model.parameters():
@@ -177,19 +182,19 @@ def test_weights_of_a_trained_model_are_taken_not_those_it_was_compiled_with(mod
 
 
 def test_bf16_is_another_precision_and_says_so(model, some):
-    fast = fasten(model, "channels_last", batch=BATCH, precision="bf16")
+    fast = speed_up(model, "channels_last", batch=BATCH, precision="bf16")
     off = (fast(*some) - model(*some)).abs().max()
     assert fast.precision == "bf16" and fast(*some).dtype == torch.float32
     assert 1e-4 < off < 0.2 and fast.deviation > 1e-4
     if "onnxruntime" in INSTALLED:
         with pytest.raises(ValueError, match="onnxruntime: it runs in float32 only"):
-            fasten(model, "onnxruntime", batch=BATCH, precision="bf16")
+            speed_up(model, "onnxruntime", batch=BATCH, precision="bf16")
 
 
 def test_an_adaptive_plan_asks_for_few_of_a_batch(model):
     grid = even_time(Cosine(), 40)
     x = grid[0].float() * starting_noise(0, range(6), SHAPE)
-    wanted, fast = AdaptiveCalls(model, 0.05, grid), AdaptiveCalls(fasten(model, "channels_last", batch=6), 0.05, grid)
+    wanted, fast = AdaptiveCalls(model, 0.05, grid), AdaptiveCalls(speed_up(model, "channels_last", batch=6), 0.05, grid)
     assert torch.allclose(ddim(fast, x, grid), ddim(wanted, x, grid), atol=1e-3)
     assert torch.equal(fast.calls, wanted.calls)
 
@@ -204,59 +209,64 @@ def timed(monkeypatch, **seconds):
     def time_(job, methods):
         asked.append(list(methods))
         for m in methods:
-            job.prepare(m)
+            prepare(job, m)
         return {m: seconds[m] for m in methods}
 
-    monkeypatch.setattr(fast_module, "_time", time_)
+    monkeypatch.setattr(choose, "measure", time_)
     return asked
+
+
+def replace_compile(monkeypatch, make):
+    monkeypatch.setitem(METHODS, "compile", replace(METHODS["compile"], make=make))
 
 
 @pytest.fixture
 def only(monkeypatch):
     """Two methods are there, and one that costs much to prepare: onnxruntime, whose place channels_last takes."""
-    monkeypatch.setattr(fast_module, "METHODS", ("eager", "channels_last", "compile"))
-    monkeypatch.setattr(fast_module.Job, "_compile", fast_module.Job._channels_last)
+    usable = ("eager", "channels_last", "compile")
+    monkeypatch.setattr(choose, "unavailable", lambda name, *_: None if name in usable else "not in this test")
+    replace_compile(monkeypatch, METHODS["channels_last"].make)
 
 
 def test_auto_takes_the_fastest_and_remembers(model, tmp_path, monkeypatch, only):
     asked = timed(monkeypatch, eager=3e-3, channels_last=2e-3, compile=1e-3)
-    fast = fasten(model, batch=BATCH, cache=tmp_path)
+    fast = speed_up(model, batch=BATCH, cache=tmp_path)
     assert fast.method == "compile" and fast.milliseconds == pytest.approx({"eager": 3, "channels_last": 2, "compile": 1})
     assert asked == [["eager", "channels_last"], ["channels_last", "compile"]]
-    again = fasten(model, batch=BATCH, cache=tmp_path)
+    again = speed_up(model, batch=BATCH, cache=tmp_path)
     assert again.method == "compile" and len(asked) == 2
-    assert fasten(model, batch=BATCH + 1, cache=tmp_path).method == "compile" and len(asked) == 4  # another batch, another key
+    assert speed_up(model, batch=BATCH + 1, cache=tmp_path).method == "compile" and len(asked) == 4  # another batch, another key
     assert set(json.loads((tmp_path / "fast.json").read_text())) and len(json.loads((tmp_path / "fast.json").read_text())) == 2
 
 
 def test_compiling_is_tried_only_where_it_may_pay(model, tmp_path, monkeypatch, only):
     asked = timed(monkeypatch, eager=1e-3, channels_last=2e-3, compile=0.5e-3)
     # 40 s to compile for a tenth of 100 s: not tried
-    assert fasten(model, batch=BATCH, cache=tmp_path, work=100_000).method == "eager"
+    assert speed_up(model, batch=BATCH, cache=tmp_path, work=100_000).method == "eager"
     assert asked == [["eager", "channels_last"]]
-    assert fasten(model, batch=BATCH, cache=tmp_path, work=1_000_000).method == "compile"
+    assert speed_up(model, batch=BATCH, cache=tmp_path, work=1_000_000).method == "compile"
     assert asked[1:] == [["eager", "compile"]]
 
 
 def test_preparation_is_weighed_once_it_is_known(model, tmp_path, monkeypatch, only):
     timed(monkeypatch, eager=1e-3, channels_last=2e-3, compile=0.5e-3)
-    fasten(model, batch=BATCH, cache=tmp_path)
+    speed_up(model, batch=BATCH, cache=tmp_path)
     file = tmp_path / "fast.json"
     (key,) = (found := json.loads(file.read_text()))
     found[key]["compile"]["prepare"] = 30.0
     file.write_text(json.dumps(found))
-    assert fasten(model, batch=BATCH, cache=tmp_path, work=50_000).method == "eager"  # saves 25 s of 50
-    assert fasten(model, batch=BATCH, cache=tmp_path, work=70_000).method == "compile"
+    assert speed_up(model, batch=BATCH, cache=tmp_path, work=50_000).method == "eager"  # saves 25 s of 50
+    assert speed_up(model, batch=BATCH, cache=tmp_path, work=70_000).method == "compile"
 
 
 def test_little_work_is_not_timed_at_all(model, tmp_path, monkeypatch):
     asked = timed(monkeypatch)
-    assert fasten(model, batch=BATCH, cache=tmp_path, work=8).method == "channels_last"
+    assert speed_up(model, batch=BATCH, cache=tmp_path, work=8).method == "channels_last"
     assert asked == [] and not list(tmp_path.iterdir())
 
 
 def test_a_real_clock_chooses_something(model, tmp_path, some):
-    fast = fasten(model, batch=BATCH, cache=tmp_path, work=2_000)
+    fast = speed_up(model, batch=BATCH, cache=tmp_path, work=2_000)
     assert fast.method in ("eager", "channels_last") and set(fast.milliseconds) == {"eager", "channels_last"}
     assert all(v > 0 for v in fast.milliseconds.values()) and "cuda_graphs" in fast.failed
     assert torch.allclose(fast(*some), model(*some).detach(), atol=1e-5)
@@ -266,52 +276,52 @@ def test_a_real_clock_chooses_something(model, tmp_path, some):
 def test_a_broken_file_of_timings_is_made_anew(model, tmp_path, monkeypatch, only, text):
     timed(monkeypatch, eager=3e-3, channels_last=2e-3, compile=1e-3)
     (tmp_path / "fast.json").write_text(text)
-    assert fasten(model, batch=BATCH, cache=tmp_path).method == "compile"
+    assert speed_up(model, batch=BATCH, cache=tmp_path).method == "compile"
     assert json.loads((tmp_path / "fast.json").read_text())
 
 
 def test_a_method_that_fails_is_passed_over_with_its_reason(model, tmp_path, monkeypatch, only):
-    def broken(self):
+    def broken(job):
         raise RuntimeError("no C++ compiler was found")
 
-    monkeypatch.setattr(fast_module.Job, "_compile", broken)
+    replace_compile(monkeypatch, broken)
     timed(monkeypatch, eager=3e-3, channels_last=2e-3)
-    fast = fasten(model, batch=BATCH, cache=tmp_path)
+    fast = speed_up(model, batch=BATCH, cache=tmp_path)
     assert fast.method == "channels_last" and "no C++ compiler" in fast.failed["compile"]
     with pytest.raises(RuntimeError, match="compile does not work here: RuntimeError: no C\\+\\+ compiler"):
-        fasten(model, "compile", batch=BATCH)
+        speed_up(model, "compile", batch=BATCH)
 
 
 def test_wrong_answers_are_noticed(model, tmp_path, monkeypatch, only):
-    monkeypatch.setattr(fast_module.Job, "_compile", lambda self: lambda y, t: 1.01 * self.model.network(y, t) + 0.01)
-    with pytest.raises(RuntimeError, match=r"compile answers otherwise than the network, by 0.0"):
-        fasten(model, "compile", batch=BATCH)
+    replace_compile(monkeypatch, lambda job: lambda y, t: 1.01 * job.model.network(y, t) + 0.01)
+    with pytest.raises(RuntimeError, match=r"the output of compile deviates from the network's by 0.0"):
+        speed_up(model, "compile", batch=BATCH)
     timed(monkeypatch, eager=3e-3, channels_last=2e-3)
-    assert fasten(model, batch=BATCH, cache=tmp_path).method == "channels_last"
+    assert speed_up(model, batch=BATCH, cache=tmp_path).method == "channels_last"
 
 
 # What is refused.
 
 
 def test_nonsense_is_refused(model):
-    with pytest.raises(ValueError, match="method 'complie' is unknown: use auto or one of eager, channels_last"):
-        fasten(model, "complie", batch=4)
+    with pytest.raises(ValueError, match="method 'complie' is unknown: did you mean 'compile'"):
+        speed_up(model, "complie", batch=4)
     with pytest.raises(ValueError, match="precision 'fp8' is unknown"):
-        fasten(model, precision="fp8", batch=4)
+        speed_up(model, precision="fp8", batch=4)
     with pytest.raises(ValueError, match="batch = 0: give 1 or more"):
-        fasten(model, batch=0)
+        speed_up(model, batch=0)
     with pytest.raises(ValueError, match="GaussianDenoiser has no network"):
-        fasten(GaussianDenoiser(Gaussian(torch.zeros(SHAPE).double(), torch.ones(SHAPE).double())), batch=4)
+        speed_up(GaussianDenoiser(Gaussian(torch.zeros(SHAPE).double(), torch.ones(SHAPE).double())), batch=4)
     with pytest.raises(ValueError, match="the model is on cpu and not on meta: move it there first"):
-        fasten(model, "eager", batch=4, device="meta")
+        speed_up(model, "eager", batch=4, device="meta")
     with pytest.raises(ValueError, match="CUDA graphs need a CUDA device"):
-        fasten(model, "cuda_graphs", batch=4)
+        speed_up(model, "cuda_graphs", batch=4)
 
 
 def test_a_missing_package_is_named_with_the_command(model, monkeypatch):
-    monkeypatch.setattr(fast_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(methods_module, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"onnxruntime: onnx, .*, onnxruntime not installed: pip install 'alphabar\[fast\]'"):
-        fasten(model, "onnxruntime", batch=4)
+        speed_up(model, "onnxruntime", batch=4)
 
 
 # Processes of their own.
@@ -330,8 +340,8 @@ def test_openvino_asks_nobody_on_the_network(tmp_path):
         "def refuse(*a, **k): print('LOOKED UP', a[:2]); raise OSError\n"
         "socket.getaddrinfo = refuse; socket.socket.connect = refuse\n"
         "import sys\n"
-        "from alphabar.denoiser.runtime.methods import _import_openvino\n"
-        "assert hasattr(_import_openvino(), 'Core')\n"
+        "from alphabar.denoiser.runtime.openvino import import_openvino\n"
+        "assert hasattr(import_openvino(), 'Core')\n"
         "assert 'openvino_telemetry' not in sys.modules\n",
         HOME=str(tmp_path),
     )  # fmt: skip
@@ -344,25 +354,19 @@ def workers(prepared):
     """Two processes, one a half of the batch."""
     if "mnn" not in INSTALLED:
         pytest.skip("MNN is not installed")
-    from alphabar.denoiser.runtime.mnn import SHARE, Workers
+    from alphabar.denoiser.runtime.mnn import MIN_SHARE, Workers
 
     with torch.random.fork_rng():
         torch.random.manual_seed(1)
         network = Small().eval()
-    job = fast_module.Job(Preconditioned(network, Cosine(), "v", 0.8, SHAPE), 2 * SHARE + 1, CPU, "float32")
+    job = Job(Preconditioned(network, Cosine(), "v", 0.8, SHAPE), 2 * MIN_SHARE + 1, CPU, "float32")
     inputs = job.example()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter
-        exported = job.onnx()
-    made = Workers(exported, inputs, inputs[0], (["y", "t"], onnx_output(exported)), 2)
+        exported = job.onnx
+    made = Workers(exported, inputs, 2)
     yield made, network, inputs
-    made._end()
-
-
-def onnx_output(model):
-    import onnx
-
-    return onnx.load_from_string(model).graph.output[0].name
+    made.close()
 
 
 def test_two_processes_share_a_batch_and_leave_nothing_behind(workers):
@@ -373,7 +377,7 @@ def test_two_processes_share_a_batch_and_leave_nothing_behind(workers):
             assert torch.allclose(made(sign * inputs[0], inputs[1]), network(sign * inputs[0], inputs[1]), atol=1e-5)
     processes, folder = made.processes, made.folder
     assert folder.is_dir() and all(p.poll() is None for p in processes)
-    made._end()
+    made.close()
     assert not folder.exists() and all(p.poll() == 0 for p in processes)
 
 
@@ -392,10 +396,11 @@ def test_mnn_ends_with_the_program_and_reports_to_nobody(tmp_path):
     out = child(
         "import os, signal, sys, torch\n"
         "from torch import nn\n"
-        "from alphabar.denoiser.runtime.methods import fasten\n"
-        "from alphabar.denoiser.build import ModelRecipe, build\n"
+        "from alphabar.denoiser.runtime.fast_model import speed_up\n"
+        "from alphabar.denoiser.model import build\n"
+        "from alphabar.denoiser.model_recipe import ModelRecipe\n"
         "model = build(ModelRecipe('unet', (8,), groups=4, embedding=8), {'kind': 'cosine'}, (1, 8, 8))\n"
-        "fast = fasten(model, 'mnn', batch=2)\n"
+        "fast = speed_up(model, 'mnn', batch=2)\n"
         "assert not any(m.startswith(('MNN', 'aliyun')) for m in sys.modules)\n"
         "print(fast.network.run.run.processes[0].pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n",
@@ -425,7 +430,7 @@ def alive(pid):
 def test_the_compiler_sees_our_network_as_one_graph_and_no_runtime_is_imported_for_nothing():
     """Without C++, which takes half a minute; benchmarks/calls.py compiles it in earnest."""
     out = child(
-        "import sys, torch, alphabar.denoiser.runtime.methods\n"
+        "import sys, torch, alphabar.denoiser.runtime.fast_model\n"
         "from alphabar.denoiser.unet import UNet\n"
         "assert not {'onnx', 'onnxruntime', 'openvino', 'MNN', 'torch._inductor', 'torch.onnx'} & set(sys.modules)\n"
         "network = UNet(channels=(8, 16), group_size=4, embedding=8, t_scale=1.0).eval()\n"
@@ -445,7 +450,7 @@ def test_our_own_network_is_exported_as_it_is(method, classes):
         torch.random.manual_seed(0)
         for p in model.parameters():
             nn.init.normal_(p, std=0.2)
-    fast = fasten(model.eval(), method, batch=3)
+    fast = speed_up(model.eval(), method, batch=3)
     x, sigma = starting_noise(0, range(5), SHAPE), torch.logspace(-1, 1, 5)
     labels = [torch.tensor([0, 1, 2, 3, 0])] if classes else []
     assert torch.allclose(fast(x, sigma, *labels), model(x, sigma, *labels), atol=1e-5)
@@ -458,8 +463,8 @@ def test_our_own_network_is_exported_as_it_is(method, classes):
 def test_cuda_graphs_answer_as_the_model_does(model, some, n):
     model = model.to("cuda")
     x, sigma = some[0][:n].to("cuda"), some[1][:n].to("cuda")
-    fast = fasten(model, "cuda_graphs", batch=BATCH)
+    fast = speed_up(model, "cuda_graphs", batch=BATCH)
     with torch.inference_mode():
         assert torch.allclose(fast(x, sigma), model(x, sigma), rtol=0, atol=1e-3)  # TF32 may be on
         assert torch.equal(fast(x, sigma), fast(x, sigma))
-    assert isinstance(fast, Fast) and fast.device.type == "cuda" and set(METHODS) > {"cuda_graphs"}
+    assert isinstance(fast, FastModel) and fast.device.type == "cuda" and set(METHODS) > {"cuda_graphs"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alphabar.core.run import Run
-from alphabar.denoiser.build import Model, build
+from alphabar.denoiser.model import Model, build
 from alphabar.report import trajectory
 from alphabar.report.trajectory import ways
 from alphabar.results.runs import load_run

@@ -12,7 +12,7 @@ import pytest
 from alphabar.cli.main import app
 from alphabar.core.files import append_jsonl
 from alphabar.core.run import Run
-from alphabar.denoiser.build import save_weights
+from alphabar.denoiser.model import save_weights
 from alphabar.results.inventory import find_runs, origin, plan_removals, remove, table
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_model

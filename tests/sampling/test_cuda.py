@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from alphabar.core.files import read_jsonl
 from alphabar.core.machine import best_device
 from alphabar.core.run import Run
-from alphabar.denoiser.build import ModelRecipe, build
-from alphabar.denoiser.runtime.methods import fasten
+from alphabar.denoiser.model import build
+from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
 from alphabar.sampling.sample import sample
@@ -60,7 +61,7 @@ def test_every_way_of_running_a_call(method: str) -> None:
 
 def test_a_recorded_call_holds_its_weights_and_leaves_its_answers_alone() -> None:
     model = load_model("bundled").to(GPU)
-    fast = fasten(model, "cuda_graphs", batch=16)
+    fast = speed_up(model, "cuda_graphs", batch=16)
     x, sigma = torch.randn(16, *model.image_shape, device=GPU), torch.rand(16, device=GPU) + 0.1
     with torch.no_grad():
         wanted = model(x, sigma)

@@ -10,9 +10,10 @@ import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.images import to_pixels
-from alphabar.denoiser.build import ModelRecipe, build
+from alphabar.denoiser.model import build
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.plan import every, predicate
-from alphabar.denoiser.runtime.methods import fasten
+from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.sampling import sample as draw
 from alphabar.sampling.sample import Samples, fingerprint, sample
 from alphabar.sampling.samplers.ddim import ddim
@@ -338,7 +339,7 @@ def test_images_take_classes_in_turns():
 @pytest.mark.parametrize("fast", [None, "channels_last", "onnxruntime", "openvino", "mnn"])
 def test_guidance_calls_twice_where_it_acts(fast):
     model = conditional_network()
-    run = model if fast is None else fasten(model, fast, batch=4)
+    run = model if fast is None else speed_up(model, fast, batch=4)
     guided = quick(run, 4, classes=1, guidance=2.0)
     assert guided.record["nfe"] == 8
     grid = make_grid(model.schedule, 4)

@@ -21,9 +21,9 @@ from PIL import Image
 from alphabar.cli.main import app
 from alphabar.core.files import read_jsonl
 from alphabar.core.run import Run
-from alphabar.denoiser.build import load_weights
+from alphabar.denoiser.model import load_weights
 from alphabar.tracking import outbox
-from alphabar.tracking.feed import configuration, messages
+from alphabar.tracking.messages import configuration, messages
 from alphabar.tracking.outbox import Outbox, Tracking, sync
 from alphabar.verbs import train as api
 from tests.tracking.conftest import Broken, Diary, small

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from alphabar.core.run import Run
-from alphabar.tracking.feed import messages
+from alphabar.tracking.messages import messages
 from alphabar.tracking.outbox import sync
 
 pytestmark = [

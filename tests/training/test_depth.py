@@ -16,7 +16,7 @@ from alphabar.data.images import to_model
 from alphabar.data.png import png_16
 from alphabar.data.sources import ImageSet, load
 from alphabar.data.values import to_depth, to_values
-from alphabar.denoiser.build import Model, load_weights, save_weights
+from alphabar.denoiser.model import Model, load_weights, save_weights
 from alphabar.features.supervised import augment, train_extractor
 from alphabar.sampling.sample import Samples, sample
 from alphabar.training.checkpoint import load_model

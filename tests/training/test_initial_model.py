@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alphabar.data.sources import load
-from alphabar.denoiser.build import build, save_weights
+from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve

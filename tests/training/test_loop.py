@@ -20,7 +20,8 @@ from alphabar.core.files import read_jsonl
 from alphabar.core.progress import track
 from alphabar.core.run import Run
 from alphabar.data.augment import SAID, Geometry
-from alphabar.denoiser.build import ModelRecipe, build
+from alphabar.denoiser.model import build
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.results import runs as told_by
 from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_checkpoint, load_model

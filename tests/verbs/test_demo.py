@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from alphabar.core.machine import machine
-from alphabar.denoiser.build import Model, ModelRecipe, build
+from alphabar.denoiser.model import Model, build
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
 from alphabar.features.extractor import BUNDLED as BUNDLED_EXTRACTOR

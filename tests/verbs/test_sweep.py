@@ -20,7 +20,8 @@ import torch
 
 from alphabar.cli.main import app
 from alphabar.core.files import read_jsonl
-from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
+from alphabar.denoiser.model import Model, build, save_weights
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.features.extractor import Classifier, Extractor
 from alphabar.fitting.descent import Coefficients
 from alphabar.report.report_page import write_report
@@ -403,7 +404,7 @@ def test_killed_it_goes_on_where_it_was(place: Path, done: Sweep, tmp_path: Path
 # slows every batch down, so that the kill falls among them
 SLOW = """
 import sys, time
-from alphabar.denoiser.build import Model
+from alphabar.denoiser.model import Model
 from alphabar.cli.main import main
 inner = Model.forward
 def forward(self, *args):

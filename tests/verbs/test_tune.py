@@ -16,7 +16,8 @@ from PIL import Image
 from alphabar.cli.main import app, main
 from alphabar.core.seeds import starting_noise
 from alphabar.data.sources import load
-from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
+from alphabar.denoiser.model import Model, build, save_weights
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.extractor import Classifier, Extractor

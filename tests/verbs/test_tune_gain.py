@@ -13,7 +13,8 @@ from alphabar.cli.main import app
 from alphabar.core.seeds import starting_noise
 from alphabar.core.types import Pixels
 from alphabar.data.images import to_model
-from alphabar.denoiser.build import Model, ModelRecipe, build
+from alphabar.denoiser.model import Model, build
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.evaluation.fid import frechet
 from alphabar.features.stats import FeatureStats

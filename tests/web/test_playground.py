@@ -12,7 +12,8 @@ import pytest
 
 from alphabar.cli.main import app as command_line
 from alphabar.data.contact_sheet import contact_sheet
-from alphabar.denoiser.build import Model, ModelRecipe, build, save_weights
+from alphabar.denoiser.model import Model, build, save_weights
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.sampling.sample import Samples, sample
 from alphabar.sampling.sample_set import SampleSet
 from alphabar.training.checkpoint import load_model

@@ -46,7 +46,7 @@ def compare(
         return
     found = report.comparisons
     if options.wandb_report:
-        from alphabar.tracking.workspace import comparison_report
+        from alphabar.tracking.wandb_report import comparison_report
 
         saved = comparison_report(found, report.names, [Path(x) for x in (a, b) if Path(x).is_dir()]).save()
         print(f"Weights & Biases: {saved.url}", file=sys.stderr)

@@ -123,14 +123,14 @@ class AdaptiveCalls:
         self._x0.index_copy_(0, rows, x0_hat)
 
 
-def planned(denoise: Denoiser, plan: Plan | Adaptive, sigmas: Grid, times: Times | None = None) -> SkipCalls | AdaptiveCalls:
+def apply_plan(denoise: Denoiser, plan: Plan | Adaptive, sigmas: Grid, times: Times | None = None) -> SkipCalls | AdaptiveCalls:
     """The denoiser under a call plan of either kind. times: as for `SkipCalls`."""
     if isinstance(plan, Adaptive):
         return AdaptiveCalls(denoise, plan.tolerance, sigmas)
     return SkipCalls(denoise, plan, sigmas, times)
 
 
-def distribution(calls: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
+def call_statistics(calls: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
     """How calls are spread over images, as plain data for a record: min, median, mean, max, and "histogram", which maps
     a number of calls (as text, as JSON has it) to the number of images that took so many."""
     each = np.asarray(calls, dtype=np.int64)

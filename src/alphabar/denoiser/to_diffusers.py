@@ -9,8 +9,10 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from alphabar.core.files import write_atomically
-from alphabar.denoiser.build import DiffusersNet, Model
-from alphabar.denoiser.from_diffusers import PREDICTIONS, WEIGHTS, DiffusersModel
+from alphabar.denoiser.diffusers_scheduler import PREDICTIONS
+from alphabar.denoiser.diffusers_unet import WEIGHTS, DiffusersUNet
+from alphabar.denoiser.from_diffusers import DiffusersModel
+from alphabar.denoiser.model import Model
 from alphabar.schedule.betas import Betas, Linear
 
 
@@ -31,7 +33,7 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
         raise ImportError("export to diffusers needs it: pip install 'alphabar[diffusers]'") from e
     from safetensors.torch import save_file
 
-    unet = cast(DiffusersNet, model.network).unet
+    unet = cast(DiffusersUNet, model.network).unet
     notes = _notes(model, scheduler)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

@@ -27,9 +27,10 @@ from alphabar.core.types import Denoiser, Grid, Images, Levels, Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.images import to_pixels
 from alphabar.data.png import write_png
-from alphabar.denoiser.adaptive import AdaptiveCalls, distribution, planned
+from alphabar.denoiser.adaptive import AdaptiveCalls, apply_plan, call_statistics
 from alphabar.denoiser.plan import Adaptive, parse_plan, timesteps
-from alphabar.denoiser.runtime.methods import Fast, evaluating, fasten
+from alphabar.denoiser.precondition import eval_mode
+from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, Guided, Labelled, ThresholdX0
 from alphabar.sampling.catalogue import SAMPLERS, Entry, find
 from alphabar.sampling.fitted import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
@@ -247,12 +248,12 @@ def sample(
     done = sum(len(p.images) for p in made.values())
     network: Denoiser = model
     if fast is not None or precision != "float32":
-        network = fasten(
+        network = speed_up(
             model, fast or "channels_last", batch=min(batch, n), precision=precision, work=(n - done) * entry.calls(steps)
         )
 
     bar = track(n, f"sampling, {entry.name} {steps}", unit="images", done=done, show=progress)
-    with bar as advance, evaluating(model), torch.inference_mode():
+    with bar as advance, eval_mode(model), torch.inference_mode():
         for start, rows in batches.items():
             if start in made:
                 continue
@@ -261,7 +262,7 @@ def sample(
             denoise: Denoiser = count if told is None else told.denoiser(count, rows, device)
             skipping = None
             if plan is not None:
-                denoise = skipping = planned(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
+                denoise = skipping = apply_plan(denoise, plan, sigmas, timesteps(model.schedule, sigmas))
             denoise = held(denoise, limit, threshold, largest)
             keep = KeepX0(protocol["x0_steps"], crop, pixels)
             x = starting_noise(seed, rows, model.image_shape).to(device).mul_(float(sigmas[0]))
@@ -282,10 +283,10 @@ def sample(
         "nfe": sum(p.calls for p in finished) / n, "seconds": seconds, "seconds_per_image": seconds / n,
         "device": str(device),
     }  # fmt: skip
-    if isinstance(network, Fast):
+    if isinstance(network, FastModel):
         record["fast"] = network.record()
     if isinstance(plan, Adaptive):
-        record["calls"] = distribution(np.concatenate([p.each for p in finished if p.each is not None]))
+        record["calls"] = call_statistics(np.concatenate([p.each for p in finished if p.each is not None]))
     x0 = [np.concatenate(step) for step in zip(*(p.x0 for p in finished), strict=True)]
     samples = Samples(np.concatenate([p.images for p in finished]), record, x0 or None)
     if out is not None and parts is not None:

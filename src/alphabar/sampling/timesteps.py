@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alphabar.denoiser.build import Model
+from alphabar.denoiser.model import Model
 from alphabar.sampling.fitted import all_tuned, folders_of
 from alphabar.schedule.grid import timesteps_of
 

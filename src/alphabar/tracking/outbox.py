@@ -18,7 +18,7 @@ from typing import Any
 
 from alphabar.core.files import write_atomically
 from alphabar.core.run import ENDS, Run
-from alphabar.tracking.feed import Message, configuration, messages
+from alphabar.tracking.messages import Message, configuration, messages
 from alphabar.tracking.trackers import Link, link, read_picture
 from alphabar.training.hooks import Hook, Training
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from alphabar.core.run import Run
-from alphabar.denoiser.build import Model, load_weights, save_weights
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
+from alphabar.denoiser.model import Model, load_weights, save_weights
 from alphabar.training.ema import post_hoc
 from alphabar.training.shard import alike, whole_state
 

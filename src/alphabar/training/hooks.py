@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alphabar.core import seeds
 from alphabar.core.run import Run
-from alphabar.denoiser.build import Model
+from alphabar.denoiser.model import Model
 from alphabar.training.config import TrainRecipe
 from alphabar.training.loss import image_losses
 

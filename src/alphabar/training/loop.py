@@ -28,7 +28,7 @@ from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.augment import SAID, Geometry, moved
 from alphabar.data.images import to_model
-from alphabar.denoiser.build import Model
+from alphabar.denoiser.model import Model
 from alphabar.training.checkpoint import (
     SNAPSHOTS,
     copy_checkpoint,

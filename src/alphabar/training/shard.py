@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from alphabar.denoiser.build import Model
+from alphabar.denoiser.model import Model
 
 
 def shard(model: Model, device: torch.device, processes: int) -> None:

@@ -73,7 +73,7 @@ def compare_report(
 ) -> CompareReport:
     """`compare` of samples by their paths, with a picture. Under torchrun all processes share the work, and the first draws."""
     if options.wandb_report:
-        from alphabar.tracking.workspace import check_server
+        from alphabar.tracking.wandb_report import check_server
 
         check_server()  # before the features are computed
     judge, real = evaluator(against, options.extractor, reading=reading)

@@ -16,8 +16,8 @@ from alphabar.data.augment import SAID
 from alphabar.data.card import unused_depth
 from alphabar.data.sources import ImageSet, class_names, load
 from alphabar.data.split import holdout
-from alphabar.denoiser.build import Model, build
-from alphabar.denoiser.runtime.methods import evaluating
+from alphabar.denoiser.model import Model, build
+from alphabar.denoiser.precondition import eval_mode
 from alphabar.evaluation.hooks import ScoreSamples
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
@@ -227,6 +227,6 @@ def cost_of_model(model: Model) -> dict[str, Any]:
     """Parameters, and billions of floating-point operations of one network call on one image."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with evaluating(model), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with eval_mode(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *model.image_shape), torch.ones(1))
     return {"parameters": sum(p.numel() for p in model.parameters()), "gflop_a_call": counter.get_total_flops() / 1e9}

@@ -1,1 +1,1 @@
-"""Ways to execute a network: eager, compiled, and through other runtimes."""
+"""Ways of running a network: PyTorch, torch.compile, CUDA graphs, ONNX Runtime, OpenVINO, MNN. See `fast_model.speed_up`."""

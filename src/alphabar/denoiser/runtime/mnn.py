@@ -1,7 +1,7 @@
-"""A network run by MNN (Jiang et al. 2020, arXiv:2002.12418), whose 3x3 convolutions are Winograd's: a third of the products.
+"""The network run by MNN (Jiang et al. 2020, arXiv:2002.12418), whose Winograd 3x3 convolutions need a third of the products.
 
-Its Python binding holds the interpreter while it computes, and its own threads share one small network badly (two threads are
-1.4 times as fast as one here). So each core gets a process of its own and a share of the batch; see `mnn_worker.py`.
+MNN's Python binding keeps the interpreter lock while it computes, and its own threads scale badly on one small network (1.4
+times as fast with two threads here). Therefore each core gets its own process and a share of the batch; see `mnn_worker.py`.
 """
 
 import json
@@ -20,81 +20,100 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SHARE = 8  # images of a process, at least: fewer do not pay for its waking up
-# The package's own command for this installs another one and reports its use to a server. What does the work is `_tools`.
+from alphabar.denoiser.runtime.fixed_batch import FixedBatch
+from alphabar.denoiser.runtime.job import Job, Run
+from alphabar.denoiser.runtime.pytorch import channels_last
+
+MIN_SHARE = 8  # images per process; fewer do not pay for waking it
+EXIT_SECONDS = 10  # that a process gets to end by itself
+# MNN's own converter command installs another package and reports its use to a server. `_tools` does the conversion.
 CONVERT = "import sys, MNN, _tools; sys.exit(0 if _tools.mnnconvert(sys.argv) else 1)"
 
 
-class Workers:
-    """`run(*inputs)` for batches of one size, by `threads` cores. They end with this object, and with the program.
+def mnn_workers(job: Job) -> Run:
+    return FixedBatch(Workers(job.onnx, job.example(), torch.get_num_threads()), job, fallback=channels_last(job))
 
-    Raises RuntimeError where MNN cannot read the model or a process ends, with its last words.
+
+class Workers:
+    """`run(*inputs)` for batches of one size, divided among processes. They end with this object and with the program.
+
+    Args:
+        onnx: the network; its output has the shape of its first input.
+        inputs: examples of the inputs.
+        threads: cores to use.
+
+    Raises:
+        RuntimeError: if MNN cannot convert the model, or if a process ends, with its last message.
     """
 
-    def __init__(
-        self, onnx: bytes, inputs: Sequence[Tensor], out: Tensor, names: tuple[Sequence[str], str], threads: int
-    ) -> None:
-        n = len(inputs[0])
-        count = max(1, min(threads, n // SHARE))
+    def __init__(self, onnx: bytes, inputs: Sequence[Tensor], threads: int) -> None:
+        count = max(1, min(threads, len(inputs[0]) // MIN_SHARE))
         self.folder = Path(tempfile.mkdtemp(prefix="alphabar-mnn-"))
         try:
             _convert(onnx, self.folder)
-            told = [_told(name, v) for name, v in zip(names[0], inputs, strict=True)]
-            answer = _told(names[1], out)
-            edges = np.linspace(0, n, count + 1).round().astype(int).tolist()
-            rows = list(pairwise(edges))
-            (self.folder / "job.json").write_text(json.dumps({"inputs": told, "output": answer, "rows": rows}))
-            self.inputs, self.answer = [self._map(i) for i in told], self._map(answer)
+            names, output_name = _names(onnx)
+            arrays = [_array_spec(name, v) for name, v in zip(names, inputs, strict=True)]
+            output = _array_spec(output_name, inputs[0])
+            edges = np.linspace(0, len(inputs[0]), count + 1).round().astype(int).tolist()
+            (self.folder / "job.json").write_text(json.dumps({"inputs": arrays, "output": output, "rows": [*pairwise(edges)]}))
+            self.inputs, self.output = [self._map(a) for a in arrays], self._map(output)
             self.log = (self.folder / "log").open("wb")
-            worker = Path(__file__).with_name("mnn_worker.py")
-            self.processes = [
-                subprocess.Popen(
-                    [sys.executable, str(worker), str(self.folder), str(k), str(max(1, threads // count))],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0,
-                    start_new_session=True,  # Ctrl-C is for us: the end of their standard input ends them
-                )
-                for k in range(count)
-            ]  # fmt: skip
+            self.processes = [self._start(k, max(1, threads // count)) for k in range(count)]
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
-        self._end = weakref.finalize(self, _end, self.processes, self.log, self.folder)
+        self.close = weakref.finalize(self, _close, self.processes, self.log, self.folder)
         self._wait()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        for to, v in zip(self.inputs, inputs, strict=True):
-            to[:] = v.numpy()
+        for own, v in zip(self.inputs, inputs, strict=True):
+            own[:] = v.numpy()
         for p in self.processes:
             try:
                 _pipe(p.stdin).write(b"g")
-            except OSError:  # it has gone; `_wait` says so
+            except OSError:  # the process has ended; `_wait` reports it
                 break
         self._wait()
-        return torch.from_numpy(np.array(self.answer))
+        return torch.from_numpy(np.array(self.output))
 
-    def _map(self, told: dict[str, Any]) -> NDArray[Any]:
-        return np.memmap(self.folder / told["name"], dtype=told["dtype"], mode="w+", shape=tuple(told["shape"]))
+    def _start(self, index: int, threads: int) -> "subprocess.Popen[bytes]":
+        worker = Path(__file__).with_name("mnn_worker.py")
+        return subprocess.Popen(
+            [sys.executable, str(worker), str(self.folder), str(index), str(threads)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0,
+            start_new_session=True,  # keeps Ctrl-C away from it: it ends when its standard input ends
+        )  # fmt: skip
+
+    def _map(self, array: dict[str, Any]) -> NDArray[Any]:
+        return np.memmap(self.folder / array["name"], dtype=array["dtype"], mode="w+", shape=tuple(array["shape"]))
 
     def _wait(self) -> None:
         for p in self.processes:
             if not _pipe(p.stdout).read(1):
-                said = (self.folder / "log").read_bytes()[-300:].decode(errors="replace").strip()
-                self._end()
-                raise RuntimeError(f"a process of MNN has ended: {said or p.poll()}")
+                message = (self.folder / "log").read_bytes()[-300:].decode(errors="replace").strip()
+                self.close()
+                raise RuntimeError(f"a process of MNN has ended: {message or p.poll()}")
+
+
+def _names(onnx: bytes) -> tuple[list[str], str]:
+    import onnx as onnx_package
+
+    graph = onnx_package.load_from_string(onnx).graph
+    return [i.name for i in graph.input], graph.output[0].name
 
 
 def _convert(onnx: bytes, folder: Path) -> None:
     (folder / "net.onnx").write_bytes(onnx)
-    made = folder / "net.mnn"
-    command = ["-f", "ONNX", "--modelFile", str(folder / "net.onnx"), "--MNNModel", str(made), "--bizCode", "alphabar"]
-    found = subprocess.run([sys.executable, "-c", CONVERT, *command], capture_output=True, text=True, errors="replace")
-    if found.returncode or not made.is_file():
-        lines = (found.stdout + found.stderr).strip().splitlines()
+    target = folder / "net.mnn"
+    command = ["-f", "ONNX", "--modelFile", str(folder / "net.onnx"), "--MNNModel", str(target), "--bizCode", "alphabar"]
+    done = subprocess.run([sys.executable, "-c", CONVERT, *command], capture_output=True, text=True, errors="replace")
+    if done.returncode or not target.is_file():
+        lines = (done.stdout + done.stderr).strip().splitlines()
         raise RuntimeError(f"MNN cannot convert the network: {' '.join(lines[-2:])}")
 
 
-def _told(name: str, v: Tensor) -> dict[str, Any]:
-    """An array as a file and as MNN takes it: whole numbers have 32 bits there."""
+def _array_spec(name: str, v: Tensor) -> dict[str, Any]:
+    """Name, type and shape of a shared array; integers have 32 bits in MNN."""
     return {"name": name, "dtype": "float32" if v.is_floating_point() else "int32", "shape": list(v.shape)}
 
 
@@ -104,12 +123,12 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-def _end(processes: Sequence["subprocess.Popen[bytes]"], log: IO[bytes], folder: Path) -> None:
+def _close(processes: Sequence["subprocess.Popen[bytes]"], log: IO[bytes], folder: Path) -> None:
     for p in processes:
         _pipe(p.stdin).close()
     for p in processes:
         try:
-            p.wait(10)
+            p.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             p.kill()
             p.wait()

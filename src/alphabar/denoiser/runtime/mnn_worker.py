@@ -1,10 +1,10 @@
-"""One process that runs an MNN model on its share of each batch. Started by `mnn.py`; imports nothing of alphabar, whose torch
-would take seconds and a few hundred megabytes for each.
+"""One process that runs an MNN model on its share of each batch, started by `mnn.py`.
 
     python mnn_worker.py FOLDER INDEX THREADS
 
-FOLDER/job.json says what the inputs and the output are and which rows are whose; they lie in files there that both sides map.
-A byte on standard input is one batch, a byte on standard output its end; the end of standard input is the end of the process.
+It imports nothing of alphabar, whose torch would cost seconds and hundreds of megabytes per process. FOLDER/job.json describes
+the inputs, the output and the rows of each process; the arrays are files that both sides map. A byte on standard input starts a
+batch, a byte on standard output reports its end; the end of standard input ends the process.
 """
 
 import json
@@ -16,8 +16,8 @@ from pathlib import Path
 
 def main() -> None:
     folder, index, threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    done = os.dup(1)
-    os.dup2(2, 1)  # MNN prints on standard output what it thinks of the machine
+    reply = os.dup(1)
+    os.dup2(2, 1)  # MNN prints messages on standard output
     import MNN.expr as expr
     import MNN.nn as nn
     import numpy as np
@@ -28,21 +28,21 @@ def main() -> None:
     net = nn.load_module_from_file(str(folder / "net.mnn"), [i["name"] for i in job["inputs"]], [job["output"]["name"]],
                                    runtime_manager=runtime)  # fmt: skip
 
-    def mapped(told: dict) -> "np.ndarray":  # type: ignore[type-arg]
-        return np.memmap(folder / told["name"], dtype=told["dtype"], mode="r+", shape=tuple(told["shape"]))[first:last]
+    def mapped(array: dict) -> "np.ndarray":  # type: ignore[type-arg]
+        return np.memmap(folder / array["name"], dtype=array["dtype"], mode="r+", shape=tuple(array["shape"]))[first:last]
 
-    inputs, answer = [mapped(i) for i in job["inputs"]], mapped(job["output"])
+    inputs, output = [mapped(i) for i in job["inputs"]], mapped(job["output"])
     kinds = {"float32": expr.float, "int32": expr.int}
-    held = [expr.placeholder(list(v.shape), expr.NCHW, kinds[v.dtype.name]) for v in inputs]
-    os.write(done, b"r")
+    placeholders = [expr.placeholder(list(v.shape), expr.NCHW, kinds[v.dtype.name]) for v in inputs]
+    os.write(reply, b"r")
     while os.read(0, 1):
-        for to, v in zip(held, inputs, strict=True):
-            to.write(np.ascontiguousarray(v))
-        out = net.forward(held)
+        for placeholder, v in zip(placeholders, inputs, strict=True):
+            placeholder.write(np.ascontiguousarray(v))
+        out = net.forward(placeholders)
         out = out[0] if isinstance(out, (list, tuple)) else out
-        answer[:] = expr.convert(out, expr.NCHW).read()
-        os.write(done, b"d")
-    shutil.rmtree(folder, ignore_errors=True)  # for a program that was killed and could not
+        output[:] = expr.convert(out, expr.NCHW).read()
+        os.write(reply, b"d")
+    shutil.rmtree(folder, ignore_errors=True)  # in case the parent was killed
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from alphabar.cli.main import app
 from alphabar.sampling.sample_set import open_samples
 from alphabar.tracking.outbox import sync
-from alphabar.tracking.workspace import comparison_report
+from alphabar.tracking.wandb_report import comparison_report
 from alphabar.verbs.compare import compare
 from alphabar.verbs.score import evaluator
 

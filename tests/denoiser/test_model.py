@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from alphabar.denoiser.build import ModelRecipe, build, load_weights, save_weights
+from alphabar.denoiser.model import build, load_weights, save_weights
+from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.schedule.kinds import KINDS
 
 SMALL = ModelRecipe(channels=(16, 16), embedding=16)
@@ -69,7 +70,7 @@ def test_the_lessons_network_trains_in_one_memory_layout() -> None:
 def test_hostile_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     file.write_bytes(b"\x80\x04 no such thing")
-    with pytest.raises(ValueError, match="no safetensors file, or was cut short"):
+    with pytest.raises(ValueError, match="not a safetensors file, or is truncated"):
         load_weights(file)
     save_file({"a": torch.zeros(1)}, file)
     with pytest.raises(ValueError, match="not written by alphabar"):
@@ -78,7 +79,7 @@ def test_hostile_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     for change, words in (
         ({"format": 99}, "reads formats"), ({"network": "exec"}, "use unet or unet2d"),
         ({"image_shape": [1, 8]}, "wanted \\[channels, height, width\\]"), ({"schedule": {"kind": "x"}}, "use one of linear"),
-        ({"arguments": {"nothing": 1}}, "do not go together"),
+        ({"arguments": {"nothing": 1}}, "do not match its specification"),
     ):  # fmt: skip
         save_file({"a": torch.zeros(1)}, file, metadata={"alphabar": json.dumps({**spec, **change})})
         with pytest.raises(ValueError, match=words):
@@ -116,7 +117,7 @@ def test_classes_are_asked_for_and_refused_where_they_have_no_use() -> None:
         plain(torch.zeros(1, 1, 8, 8), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="needs images with labels, and this set has none"):
         build(replace(SMALL, conditional=True), {"kind": "cosine"}, (1, 8, 8))
-    with pytest.raises(ValueError, match=r"train\.augment needs a network that is told"):
+    with pytest.raises(ValueError, match=r"train\.augment needs a network that takes the augmentation"):
         build(replace(SMALL, network="unet2d"), {"kind": "cosine"}, (1, 8, 8), augment=9)
 
 
@@ -124,7 +125,7 @@ def test_hostile_classes_are_refused(tmp_path: Path) -> None:
     spec = build(replace(SMALL, conditional=True), {"kind": "cosine"}, (1, 8, 8), classes=("a", "b")).spec
     for change, words in (
         ({"classes": "ab"}, "wanted a list of names"), ({"classes": [1, 2]}, "wanted a list of names"),
-        ({"classes": ["a"]}, "1 classes have names, and the network is told 2"),
+        ({"classes": ["a"]}, "it names 1 classes, and the network has 2"),
     ):  # fmt: skip
         save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"alphabar": json.dumps({**spec, **change})})
         with pytest.raises(ValueError, match=words):

@@ -1,0 +1,150 @@
+"""The model: a denoiser with its specification, made from a recipe or read from a weight file."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.denoiser.diffusers_unet import DiffusersUNet
+from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import check_spec, model_spec
+from alphabar.denoiser.precondition import Preconditioned
+from alphabar.denoiser.unet import UNet
+from alphabar.schedule.kinds import schedule_from
+
+
+class Model(Preconditioned):
+    """A denoiser that knows its specification, and so can be stored and made again, and its fingerprint.
+
+    Attributes:
+        spec: the specification, plain data (`model_spec`).
+        crop: pixels that padding added on each side in training; they are cut off after sampling.
+        pixels: the type in which its images are stored: "uint8", "uint16" or "float32".
+        value_range: the values that the ends of the scale of pixels stand for, or None where no range was declared.
+        class_names: one name per class; empty for an unconditional model.
+        home: the folder for files derived from the model, as `load_model` sets it; None where it came from no folder.
+    """
+
+    home: Path | None = None
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        check_spec(spec)
+        arguments = dict(spec["arguments"])
+        network = UNet(**arguments) if spec["network"] == "unet" else DiffusersUNet(**arguments)
+        c, h, w = spec["image_shape"]
+        super().__init__(network, schedule_from(spec["schedule"]), spec["prediction"], spec["data_range"], (c, h, w))
+        if isinstance(network, UNet):
+            network.check_size(h, w)
+        self.spec = dict(spec)
+        self.crop: int = spec.get("crop", 0)
+        self.pixels: str = spec.get("pixels", "uint8")
+        declared = spec.get("value_range")
+        self.value_range: tuple[float, float] | None = None if declared is None else (float(declared[0]), float(declared[1]))
+        self.class_names: tuple[str, ...] = tuple(spec.get("classes", ()))
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of a hash of the specification and the present weights."""
+        digest = hashlib.sha256(json.dumps(self.spec, sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def build(
+    recipe: ModelRecipe,
+    schedule: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    seed: int = 0,
+    crop: int = 0,
+    *,
+    pixels: str = "uint8",
+    value_range: tuple[float, float] | None = None,
+    classes: Sequence[str] = (),
+    augment: int = 0,
+) -> Model:
+    """A new model with random weights.
+
+    >>> model = build(ModelRecipe(channels=(8, 16), groups=4), {"kind": "cosine"}, (1, 28, 28), seed=0)
+    >>> model(torch.zeros(2, 1, 28, 28), torch.tensor([0.5, 2.0])).shape
+    torch.Size([2, 1, 28, 28])
+
+    Args:
+        recipe: the network and what it predicts.
+        schedule: the noise schedule as plain data, as `schedule_from` reads it.
+        image_shape: (channels, height, width) of the network's input.
+        seed: of the weights; torch's global random state is left unchanged.
+        crop: pixels that padding added on each side, which sampling cuts off.
+        pixels: the type in which images are stored, and samples too: "uint8", "uint16" or "float32".
+        value_range: the values that the ends of the pixels' scale stand for; None where no range was declared.
+        classes: names of the set's classes; used only by a conditional recipe.
+        augment: length of the vector that describes an image's augmentation; 0 for training without augmentation.
+
+    Raises:
+        ValueError: for a conditional recipe without classes, for `augment` with "unet2d", and for sizes that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(seed)
+        model = Model(
+            model_spec(
+                recipe, schedule, image_shape, crop=crop, pixels=pixels, value_range=value_range, classes=classes, augment=augment
+            )
+        )
+        if recipe.init == "lesson":
+            _lesson_init(model.network)
+    return model
+
+
+def _lesson_init(network: nn.Module) -> None:
+    """Second convolutions of residual blocks and the last convolution are set to zero, down-samplers are made orthogonal."""
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        if name.endswith((".conv2", ".conv_out", ".leave")):
+            nn.init.zeros_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif module.stride == (2, 2):
+            nn.init.orthogonal_(module.weight)
+
+
+def save_weights(path: Path, model: Model, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Writes weights (None: the model's present ones) and the specification, as JSON in the header, to one safetensors file."""
+    from safetensors.torch import save_file
+
+    state = weights if weights is not None else model.state_dict()
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    save_file(tensors, path, metadata={"alphabar": json.dumps(model.spec)})
+
+
+def load_weights(path: Path) -> Model:
+    """The model that a weight file describes, in evaluation mode on the CPU.
+
+    Raises:
+        ValueError: if the file is not a safetensors file of alphabar, is truncated, or does not match its own specification.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    except SafetensorError as e:
+        raise ValueError(f"{path} is not a safetensors file, or is truncated ({e})") from e
+    if "alphabar" not in metadata:
+        raise ValueError(f"{path} holds weights but no specification of their model: it was not written by alphabar")
+    try:
+        model = Model(json.loads(metadata["alphabar"]))
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as e:
+        raise ValueError(f"{path}: its weights do not match its specification: {e}") from e
+    return model.eval()

@@ -1,0 +1,111 @@
+"""The specification of a model: plain data from which the model can be made again, stored in the header of its weight file."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alphabar.data.values import check_range, scale_of
+from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.schedule.kinds import schedule_from
+
+FORMAT = 1
+# Format 2 adds `pixels` and `value_range`, format 3 `classes`. Each is written only where it is needed: for images that are not
+# uint8 of the usual range, and for a class-conditional model.
+FORMATS = (1, 2, 3)
+MAX_CLASSES = 100_000
+MAX_SIDE = 65536
+_TYPES = {
+    "network": str, "arguments": dict, "schedule": dict, "prediction": str, "data_range": (int, float), "image_shape": list
+}  # fmt: skip
+
+
+def model_spec(
+    recipe: ModelRecipe,
+    schedule: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    *,
+    crop: int,
+    pixels: str,
+    value_range: tuple[float, float] | None,
+    classes: Sequence[str],
+    augment: int,
+) -> dict[str, Any]:
+    """The specification of a new model. The arguments are those of `model.build`, which documents them.
+
+    Raises:
+        ValueError: for a conditional recipe without classes, and for augmentation of "unet2d", which takes no augment vector.
+    """
+    if recipe.conditional and not classes:
+        raise ValueError(
+            "model.conditional needs images with labels, and this set has none: leave it out, or use a set with labels"
+        )
+    names = [*classes] if recipe.conditional else []
+    if recipe.network == "unet":
+        arguments = _unet_arguments(recipe, image_shape[0], _time_scale(schedule), len(names), augment)
+    elif augment:
+        raise ValueError(
+            "train.augment needs a network that takes the augmentation as input, and UNet2DModel does not: use "
+            "--model.network unet, or --train.augment 0"
+        )
+    else:
+        arguments = _unet2d_arguments(recipe, image_shape, len(names))
+    depth = {} if pixels == "uint8" and value_range is None else {"pixels": pixels, "value_range": value_range and [*value_range]}
+    return {
+        **depth, **({"classes": names} if names else {}), "format": 3 if names else 2 if depth else FORMAT,
+        "network": recipe.network, "arguments": arguments, "schedule": dict(schedule), "prediction": recipe.prediction,
+        "data_range": recipe.data_range, "image_shape": list(image_shape), "crop": crop,
+    }  # fmt: skip
+
+
+def _unet_arguments(recipe: ModelRecipe, channels: int, t_scale: float, classes: int, augment: int) -> dict[str, Any]:
+    return {
+        "in_channels": channels, "patch": recipe.patch, "channels": list(recipe.channels), "blocks": recipe.blocks,
+        "attention": list(recipe.attention), "embedding": recipe.embedding, "group_size": recipe.groups,
+        "dropout": recipe.dropout, "t_scale": t_scale, **({"classes": classes} if classes else {}),
+        **({"augment": augment} if augment else {}),
+    }  # fmt: skip
+
+
+def _unet2d_arguments(recipe: ModelRecipe, image_shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
+    """Arguments of diffusers' UNet2DModel. It gets one more class than there are, which stands for none."""
+    c, h, w = image_shape
+    attends = [k in recipe.attention for k in range(len(recipe.channels))]
+    return {
+        "sample_size": [h, w], "in_channels": c, "out_channels": c, "block_out_channels": list(recipe.channels),
+        "layers_per_block": recipe.blocks, "norm_num_groups": recipe.groups, "dropout": recipe.dropout,
+        "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        **({"num_class_embeds": classes + 1} if classes else {}),
+    }  # fmt: skip
+
+
+def _time_scale(schedule: Mapping[str, Any]) -> float:
+    """The factor that brings a schedule's time (integer timesteps, 0..1, or log sigma in some form) to a range of about 1000."""
+    if schedule_from(dict(schedule)).steps is not None:
+        return 1.0
+    return 1000.0 if schedule["kind"] in ("cosine", "flow") else 250.0
+
+
+def check_spec(spec: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the key, for a specification (read from a file) that describes no model."""
+    if spec.get("format") not in FORMATS:
+        raise ValueError(f"model description of format {spec.get('format')!r}: this release reads formats {FORMATS}")
+    for key, kind in _TYPES.items():
+        if not isinstance(spec.get(key), kind):  # type: ignore[arg-type]
+            raise ValueError(f"model description: {key} is {spec.get(key)!r}")
+    if spec["network"] not in ("unet", "unet2d"):
+        raise ValueError(f"network {spec['network']!r} is unknown: use unet or unet2d")
+    shape = spec["image_shape"]
+    if len(shape) != 3 or not all(isinstance(k, int) and 0 < k <= MAX_SIDE for k in shape):
+        raise ValueError(f"model description: image_shape is {shape!r}; wanted [channels, height, width]")
+    scale_of(spec.get("pixels", "uint8"))  # raises ValueError for a type that images are not stored in
+    if spec.get("value_range") is not None:
+        check_range(spec["value_range"])
+    names = spec.get("classes", [])
+    if not isinstance(names, list) or len(names) > MAX_CLASSES or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"model description: classes is {names!r:.60}; wanted a list of names")
+    known = spec["arguments"].get("classes", (spec["arguments"].get("num_class_embeds") or 1) - 1)
+    if known != len(names):
+        raise ValueError(f"model description: it names {len(names)} classes, and the network has {known}")
+    if not math.isfinite(spec["data_range"]):
+        raise ValueError(f"model description: data_range is {spec['data_range']!r}")
