@@ -164,7 +164,7 @@ def simulate_difference(d: int, n: int, sets: int) -> dict[str, Any]:
 
 
 def simulate_real(image_set: str, extractor: str, n: int, sets: int) -> dict[str, Any]:
-    from alphabar.data.sources import load
+    from alphabar.data.image_set import load
     from alphabar.features.load import load_extractor
     from alphabar.features.store import extract
 

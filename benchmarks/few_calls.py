@@ -26,8 +26,8 @@ import torch
 from alphabar.core.machine import best_device, machine
 from alphabar.core.progress import track
 from alphabar.core.seeds import starting_noise
+from alphabar.data.image_set import load, parse_set
 from alphabar.data.images import to_pixels
-from alphabar.data.sources import load, parse_set
 from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.fid import frechet

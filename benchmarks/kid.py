@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphabar.data.sources import load, parse_set
+from alphabar.data.image_set import load, parse_set
 from alphabar.evaluation.kid import kid, within
 from alphabar.features.load import load_extractor
 from alphabar.features.store import extract

@@ -24,8 +24,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from alphabar.data.idx import read_idx
-from alphabar.data.sources import NAMED, load
+from alphabar.data.image_set import load
+from alphabar.data.named_sets import NAMED
+from alphabar.data.readers.idx import read_idx
 from alphabar.denoiser.model import save_weights
 from alphabar.features.extractor import Extractor
 from alphabar.features.load import load_extractor

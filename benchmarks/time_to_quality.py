@@ -41,8 +41,8 @@ from alphabar.core import seeds
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device, machine
 from alphabar.core.progress import track
+from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.data.images import to_model
-from alphabar.data.sources import ImageSet, load, parse_set
 from alphabar.data.split import holdout
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alphabar.core.machine import machine
 from alphabar.core.run import Run
-from alphabar.data.sources import load
+from alphabar.data.image_set import load
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.loop import Stream, pad_pixels, train

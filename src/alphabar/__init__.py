@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alphabar.data.sources import ImageSet, load
+    from alphabar.data.image_set import ImageSet, load
     from alphabar.evaluation.compare import compare
     from alphabar.evaluation.image_eval import ImageEval
     from alphabar.features.load import load_extractor
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Cosine": "schedule.continuous",
     "ImageEval": "evaluation.image_eval",
-    "ImageSet": "data.sources",
+    "ImageSet": "data.image_set",
     "Linear": "schedule.betas",
     "Recipe": "training.config",
     "Samples": "sampling.sample",
@@ -36,7 +36,7 @@ _WHERE = {
     "choose_length": "verbs.ema",
     "compare": "evaluation.compare",
     "experiment": "verbs.experiment",
-    "load": "data.sources",
+    "load": "data.image_set",
     "load_extractor": "features.load",
     "load_model": "training.checkpoint",
     "read_experiment": "results.experiments",

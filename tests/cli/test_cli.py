@@ -127,7 +127,7 @@ def test_a_killed_training_is_resumed_by_the_same_words(small_data: Path, tmp_pa
 
 
 def test_samples_of_a_folder_made_by_another_program(small_data: Path, tmp_path: Path) -> None:
-    from alphabar.data.sources import load
+    from alphabar.data.image_set import load
 
     folder = tmp_path / "pictures"
     folder.mkdir()

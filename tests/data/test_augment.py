@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alphabar.core.seeds import generator, starting_noise
-from alphabar.data.augment import SAID, Geometry, moved
+from alphabar.data.augment import AUGMENT_DIM, Geometry, moved
 
 
 def said(**columns: float) -> torch.Tensor:
@@ -17,7 +17,7 @@ def said(**columns: float) -> torch.Tensor:
 
 def test_nothing_said_is_nothing_done() -> None:
     x = starting_noise(0, range(3), (2, 8, 8))
-    assert torch.equal(moved(x, torch.zeros(3, SAID)), x)
+    assert torch.equal(moved(x, torch.zeros(3, AUGMENT_DIM)), x)
     assert not Geometry(0.0).draw(generator(0)).any()
 
 

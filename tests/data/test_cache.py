@@ -107,7 +107,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 import alphabar.data.cache as cache
-from alphabar.data.sources import load
+from alphabar.data.image_set import load
 mine, other, file, folder = (Path(a) for a in sys.argv[1:])
 write = cache._write
 def slow(place, decoded):

@@ -12,7 +12,7 @@ import alphabar.data.card as cards
 from alphabar.data.augment import flip, shift
 from alphabar.data.card import data_card, unused_depth
 from alphabar.data.contact_sheet import contact_sheet, shown, shown_note
-from alphabar.data.sources import load
+from alphabar.data.image_set import load
 
 
 def test_the_card_counts_by_hand(tmp_path: Path, cache: Path, rng: np.random.Generator) -> None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from alphabar.data.sources import ImageSet
+from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.corruption_check import DRAWS, LADDERS, METRICS, Check, check
 from alphabar.features.extractor import BUNDLED, Extractor, mark, read_extractor
 from alphabar.report.corruption_sheet import draw_check, table

@@ -160,7 +160,7 @@ def test_the_bundled_extractor() -> None:
 
 
 def test_the_bundled_extractor_is_as_accurate_as_it_says() -> None:
-    from alphabar.data.sources import load
+    from alphabar.data.image_set import load
 
     try:
         test = load("fashion_mnist", "test")

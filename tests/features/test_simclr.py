@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alphabar.data.sources import ImageSet
+from alphabar.data.image_set import ImageSet
 from alphabar.features.extractor import Classifier, Extractor, read_extractor
 from alphabar.features.simclr import METHOD, train_self_supervised, views
 from alphabar.features.supervised import train_extractor

@@ -118,7 +118,7 @@ def test_a_fit_on_the_gpu(fit: str, pixels: NDArray[np.uint8], tmp_path: Path, m
 
 def test_a_score_of_samples_from_the_gpu(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
     made_up_extractor(0).save(tmp_path / "eye.safetensors")
-    from alphabar.data.sources import load
+    from alphabar.data.image_set import load
 
     np.save(tmp_path / "real.npy", pixels)
     ruler = ImageEval(str(tmp_path / "eye.safetensors"), load(str(tmp_path / "real.npy"), "train"), progress=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alphabar.data.sources import load
+from alphabar.data.image_set import load
 from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.training.checkpoint import load_model

@@ -19,7 +19,7 @@ from alphabar.core import seeds
 from alphabar.core.files import read_jsonl
 from alphabar.core.progress import track
 from alphabar.core.run import Run
-from alphabar.data.augment import SAID, Geometry
+from alphabar.data.augment import AUGMENT_DIM, Geometry
 from alphabar.denoiser.model import build
 from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.results import runs as told_by
@@ -139,7 +139,7 @@ class OnlyMirrors(Geometry):
     """Every second image mirrored, and nothing else."""
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        said = np.zeros(SAID, np.float32)
+        said = np.zeros(AUGMENT_DIM, np.float32)
         said[0] = rng.random() < 0.5
         return said
 
@@ -150,13 +150,13 @@ def test_augmentation_does_not_leak(folder: Path, monkeypatch: pytest.MonkeyPatc
     pixels = np.full((100, 8, 8, 1), 40, np.uint8)
     pixels[:, :, :4] = 215
     recipe = small_recipe(images=6400, lr=1e-2, log_every=0, checkpoint_every=0, augment=0.5, ema_half_life=800)
-    model = build(ModelRecipe(channels=(32,), embedding=32), {"kind": "cosine"}, (1, 8, 8), 0, augment=SAID)
+    model = build(ModelRecipe(channels=(32,), embedding=32), {"kind": "cosine"}, (1, 8, 8), 0, augment=AUGMENT_DIM)
     model = train(model, pixels, np.arange(100), recipe, Run(folder), progress=False)
     sigma = torch.full((64,), 30.0)
     x = 30 * seeds.starting_noise(0, range(64), (1, 8, 8))
     with torch.no_grad():
         clean = model(x, sigma).mean((0, 1, 2))
-        told = torch.zeros(64, SAID)
+        told = torch.zeros(64, AUGMENT_DIM)
         told[:, 0] = 1
         mirrored = to_x0("v", model.output(x, sigma, augment=told), x, sigma).mean((0, 1, 2))
     assert clean[:3].min() > 0.4 and clean[5:].max() < -0.4

@@ -161,7 +161,7 @@ def test_minutes_become_images_by_speed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_speed_is_that_of_the_training() -> None:
     told = read_experiment("told.toml")
-    from alphabar.data.sources import load
+    from alphabar.data.image_set import load
 
     assert experimenting.images_per_second(told.variants["trained"], load("real.npy")) > 50
 

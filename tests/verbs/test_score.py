@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alphabar.core.run import Run
-from alphabar.data.sources import load
+from alphabar.data.image_set import load
 from alphabar.data.split import HOLDOUT, holdout
 from alphabar.data.values import to_values
 from alphabar.evaluation.image_eval import ImageEval

@@ -15,7 +15,7 @@ from PIL import Image
 
 from alphabar.cli.main import app, main
 from alphabar.core.seeds import starting_noise
-from alphabar.data.sources import load
+from alphabar.data.image_set import load
 from alphabar.denoiser.model import Model, build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0

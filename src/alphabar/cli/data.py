@@ -27,7 +27,7 @@ def data(
     from alphabar.core.seeds import generator
     from alphabar.data.card import data_card
     from alphabar.data.contact_sheet import contact_sheet, shown_note
-    from alphabar.data.sources import load, parse_set
+    from alphabar.data.image_set import load, parse_set
 
     images = load(*parse_set(image_set), **asdict(reading))
     card = data_card(images)

@@ -60,7 +60,7 @@ def train(
         seed: of weights and order.
         bf16: multiply in bfloat16; faster only where the processor or GPU has it.
     """
-    from alphabar.data.sources import load, parse_set
+    from alphabar.data.image_set import load, parse_set
     from alphabar.features.simclr import train_self_supervised
     from alphabar.features.supervised import train_extractor
 

@@ -44,7 +44,7 @@ def shift(pixels: Pixels, rng: np.random.Generator, most: int = 2, fill: float =
     return out
 
 
-SAID = 9  # numbers that say how an image was moved
+AUGMENT_DIM = 9  # numbers that say how an image was moved
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Geometry:
         use, z = rng.random(6) < self.probability, rng.standard_normal(4)
         turn, direction = (rng.random(2) * 2 - 1) * math.pi
         mirrors = rng.random(2) < 0.5
-        said = np.zeros(SAID, np.float32)
+        said = np.zeros(AUGMENT_DIM, np.float32)
         said[:2] = use[:2] & mirrors
         if use[2]:
             said[2] = 0.2 * z[0]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.core.types import Pixels
-from alphabar.data.sources import ImageSet
+from alphabar.data.image_set import ImageSet
 from alphabar.data.values import scale_of, to_values
 
 _CHUNK_BYTES = 1 << 26

@@ -27,7 +27,8 @@ from alphabar.core.machine import versions
 from alphabar.core.progress import track
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Features, Pixels
-from alphabar.data.sources import NAMED, ImageSet, load, parse_set
+from alphabar.data.image_set import ImageSet, load, parse_set
+from alphabar.data.named_sets import NAMED
 from alphabar.data.split import image_hashes
 from alphabar.evaluation.corruptions import DAMAGE, clusters, copies, without_classes
 from alphabar.evaluation.estimate import Estimate, Expansion

@@ -11,8 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 from alphabar.core import seeds
 from alphabar.core.types import Pixels
 from alphabar.data.cache import fingerprint_of
+from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.data.images import check_images
-from alphabar.data.sources import NAMED, ImageSet, load, parse_set
+from alphabar.data.named_sets import NAMED
 from alphabar.data.split import holdout, image_hashes
 from alphabar.data.values import to_depth
 

@@ -16,8 +16,8 @@ from numpy.typing import DTypeLike
 from alphabar.core import seeds
 from alphabar.core.machine import versions
 from alphabar.core.types import Features, Pixels
+from alphabar.data.image_set import ImageSet
 from alphabar.data.images import check_images
-from alphabar.data.sources import ImageSet
 from alphabar.data.values import to_depth
 from alphabar.evaluation import fid_uncertainty as influence
 from alphabar.evaluation import prdc as cover_module

@@ -28,7 +28,7 @@ from alphabar.features.options import SimCLROptions
 from alphabar.features.train import Epoch, Indices, make_extractor, pick_device, precision, run_epochs, split
 
 if TYPE_CHECKING:
-    from alphabar.data.sources import ImageSet
+    from alphabar.data.image_set import ImageSet
 
 METHOD = "self-supervised: SimCLR"
 INSTALL = "self-supervision needs pytorch-metric-learning: pip install 'alphabar[selfsup]'"

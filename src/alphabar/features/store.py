@@ -34,7 +34,7 @@ from alphabar.core.machine import versions
 from alphabar.core.progress import track
 from alphabar.core.types import Features, Pixels
 from alphabar.data.cache import cache_folder
-from alphabar.data.sources import ImageSet
+from alphabar.data.image_set import ImageSet
 from alphabar.data.split import image_hashes
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.stats import FeatureStats, check_finite, pieces, reduce_stats

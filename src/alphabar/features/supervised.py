@@ -19,7 +19,7 @@ from alphabar.features.options import SupervisedOptions
 from alphabar.features.train import Epoch, Indices, make_extractor, pick_device, precision, run_epochs, split
 
 if TYPE_CHECKING:
-    from alphabar.data.sources import ImageSet
+    from alphabar.data.image_set import ImageSet
 
 
 @takes(SupervisedOptions)

@@ -18,7 +18,7 @@ from alphabar.features.extractor import Classifier, Extractor
 from alphabar.features.options import ExtractorOptions
 
 if TYPE_CHECKING:
-    from alphabar.data.sources import ImageSet
+    from alphabar.data.image_set import ImageSet
 
 Indices = NDArray[np.int64]
 LossOf = Callable[[Indices, np.random.Generator], Tensor]  # loss of the images with these indices; rng for augmentation

@@ -11,8 +11,8 @@ from alphabar.core import processes
 from alphabar.core.machine import best_device
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
+from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import check_images
-from alphabar.data.sources import ImageSet, load
 from alphabar.sampling.sample import Samples, every_class, sample
 from alphabar.training.checkpoint import home_of, load_model
 

@@ -50,7 +50,7 @@ class DataRecipe:
     """nhwc or nchw, for arrays whose shape does not say which axis holds the channels."""
 
     def reading(self) -> dict[str, Any]:
-        """The options of `alphabar.data.sources.load`."""
+        """The options of `alphabar.data.image_set.load`."""
         return {
             "value_range": self.range or None, "alpha": self.alpha, "skip_broken": self.skip_broken, "axes": self.axes or None,
         }  # fmt: skip

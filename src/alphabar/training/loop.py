@@ -26,7 +26,7 @@ from alphabar.core import seeds
 from alphabar.core.progress import track
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
-from alphabar.data.augment import SAID, Geometry, moved
+from alphabar.data.augment import AUGMENT_DIM, Geometry, moved
 from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model
 from alphabar.training.checkpoint import (
@@ -107,7 +107,7 @@ class Stream:
         noise = np.empty((n, *self.image_shape), np.float32)
         u = np.empty(n)
         labels = None if self.labels is None else np.empty(n, np.int64)
-        augment = None if self.geometry is None else np.empty((n, SAID), np.float32)
+        augment = None if self.geometry is None else np.empty((n, AUGMENT_DIM), np.float32)
         address = seeds.Addressed()
         for k in range(n):
             number = first + k

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.core.run import Run
-from alphabar.data.sources import ImageSet
+from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import METRICS, ProtocolError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from alphabar.core.types import Pixels
-from alphabar.data.sources import load, parse_set
+from alphabar.data.image_set import load, parse_set
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import Memorisation, memorisation, pixel_features
 from alphabar.features.store import extract

@@ -19,8 +19,8 @@ from alphabar.core.machine import machine
 from alphabar.core.progress import track
 from alphabar.core.types import Features, Images, Levels, Pixels
 from alphabar.data.cache import fingerprint_of
+from alphabar.data.image_set import ImageSet
 from alphabar.data.images import check_images
-from alphabar.data.sources import ImageSet
 from alphabar.data.split import image_hashes
 from alphabar.denoiser.plan import parse_plan, timesteps
 from alphabar.evaluation.floor import floor_sets

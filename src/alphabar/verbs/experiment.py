@@ -24,7 +24,7 @@ from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device, machine, versions
 from alphabar.core.progress import track
 from alphabar.core.run import Run
-from alphabar.data.sources import ImageSet, load
+from alphabar.data.image_set import ImageSet, load
 from alphabar.data.split import holdout
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.pareto import load_measured, save_measured

@@ -11,7 +11,7 @@ from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.core.options import takes
 from alphabar.core.run import Run
-from alphabar.data.sources import ImageSet, load, parse_set
+from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.evaluation.image_eval import CurvePoint, ImageEval, Measured
 from alphabar.evaluation.memorisation import pairs_sheet
 from alphabar.evaluation.score import METRICS, Score

@@ -23,7 +23,7 @@ from alphabar.core.cluster import import_ray, joined
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device, machine, versions
 from alphabar.core.progress import track
-from alphabar.data.sources import ImageSet, parse_set
+from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.pareto import load_measured, save_measured

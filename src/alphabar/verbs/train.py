@@ -12,9 +12,9 @@ import torch
 from alphabar.core import processes
 from alphabar.core.files import write_atomically
 from alphabar.core.run import Run
-from alphabar.data.augment import SAID
+from alphabar.data.augment import AUGMENT_DIM
 from alphabar.data.card import unused_depth
-from alphabar.data.sources import ImageSet, class_names, load
+from alphabar.data.image_set import ImageSet, class_names, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model, build
 from alphabar.denoiser.precondition import eval_mode
@@ -48,7 +48,7 @@ def new_model(
     spec = recipe.schedule.spec()
     return build(
         recipe.model, spec, shape, recipe.train.seed, crop=pad, pixels=pixels, value_range=value_range, classes=classes,
-        augment=SAID if recipe.train.augment else 0,
+        augment=AUGMENT_DIM if recipe.train.augment else 0,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from alphabar.core.run import Run
-from alphabar.data.sources import ImageSet, load, parse_set
+from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.data.split import HOLDOUT, holdout
 from alphabar.training.config import resolve
 

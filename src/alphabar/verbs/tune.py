@@ -14,7 +14,7 @@ from alphabar.core.machine import best_device, versions
 from alphabar.core.progress import track
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.core.types import Denoiser, Grid, Images
-from alphabar.data.sources import ImageSet, load, parse_set
+from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.denoiser.wrappers import Labelled
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval

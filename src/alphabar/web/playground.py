@@ -21,8 +21,8 @@ import torch
 from alphabar.core.machine import best_device
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
+from alphabar.data.image_set import ImageSet
 from alphabar.data.images import to_pixels
-from alphabar.data.sources import ImageSet
 from alphabar.data.values import scale_of
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.denoiser.plan import Adaptive, parse_plan

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alphabar.data.idx import read_idx
+from alphabar.data.readers.idx import read_idx
 
-from .conftest import idx_bytes
+from ..conftest import idx_bytes
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
 
@@ -23,8 +23,8 @@ def test_reads_raw_and_zipped_by_content_not_by_name(tmp_path: Path, zipped: boo
 
 
 BAD = {
-    "empty": (b"", "no IDX file"),
-    "text": (b"<html>not found</html>", "no IDX file: it starts with 3c 68 74 6d"),
+    "empty": (b"", "not an IDX file"),
+    "text": (b"<html>not found</html>", "not an IDX file: it starts with 3c 68 74 6d"),
     "floats": (idx_bytes(IMAGES, kind=0x0D), "float32: only uint8"),
     "unknown type": (idx_bytes(IMAGES, kind=0x55), "type 0x55"),
     "axes": (idx_bytes(IMAGES[0]), "2 axes, wanted 3"),
@@ -32,7 +32,7 @@ BAD = {
     "cut": (idx_bytes(IMAGES)[:-1], "24 bytes, but holds only 23"),
     "more": (idx_bytes(IMAGES) + b"\0", "holds more"),
     "nothing": (idx_bytes(IMAGES, shape=(0, 3, 4)), "holds nothing"),
-    "huge": (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "cut short"),
+    "huge": (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "truncated"),
 }
 
 
@@ -59,5 +59,5 @@ def test_a_damaged_gzip_is_named(tmp_path: Path, spoil: str) -> None:
         data[len(data) // 2] ^= 0xFF
     file = tmp_path / "images.gz"
     file.write_bytes(data)
-    with pytest.raises(ValueError, match=r"images.gz cannot be unzipped"):
+    with pytest.raises(ValueError, match=r"images.gz cannot be decompressed"):
         read_idx(file, 3)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import alphabar.data.sources as sources
+from alphabar.data.image_set import load, parse_set
 from alphabar.data.images import to_model
+from alphabar.data.named_sets import NAMED, Named
 from alphabar.data.png import png_16
-from alphabar.data.sources import load, parse_set
+from alphabar.data.readers import find, source
+from alphabar.data.readers.arrays import read_npy
 from alphabar.data.values import to_values
 
 from .conftest import Array, idx_bytes, png
@@ -78,8 +80,8 @@ def test_the_users_cache_is_the_place_after_the_system(
 ) -> None:
     root, train, _ = garments
     monkeypatch.delenv("ALPHABAR_DATA", raising=False)
-    known = sources.NAMED["fashion_mnist"]
-    monkeypatch.setitem(sources.NAMED, "fashion_mnist", sources.Named(known.folders, known.repo, known.classes, ("/nowhere",)))
+    known = NAMED["fashion_mnist"]
+    monkeypatch.setitem(NAMED, "fashion_mnist", Named(known.folders, known.repo, known.classes, ("/nowhere",)))
     cache.mkdir()
     (root / "fashion-mnist").rename(cache / "fashion_mnist")
     assert len(load("fashion_mnist", cache=cache)) == len(train)
@@ -88,11 +90,11 @@ def test_the_users_cache_is_the_place_after_the_system(
 def test_a_missing_set_names_the_ways_to_get_it(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, no_hub: None
 ) -> None:
-    known = sources.NAMED["fashion_mnist"]
+    known = NAMED["fashion_mnist"]
     monkeypatch.setitem(
-        sources.NAMED,
+        NAMED,
         "fashion_mnist",
-        sources.Named(known.folders, known.repo, known.classes, ("/nowhere/garments",), known.package),
+        Named(known.folders, known.repo, known.classes, ("/nowhere/garments",), known.package),
     )
     with pytest.raises(FileNotFoundError) as caught:
         load("fashion_mnist", root=tmp_path, cache=cache)
@@ -145,7 +147,7 @@ def test_the_real_cifar10(cifar_root: Path, cache: Path) -> None:
     assert images.pixels.shape == (10_000, 32, 32, 3)
     assert images.labels is not None
     np.testing.assert_array_equal(np.bincount(images.labels), np.full(10, 1000))
-    assert images.classes == sources.NAMED["cifar10"].classes
+    assert images.classes == NAMED["cifar10"].classes
 
 
 # --- files ---
@@ -361,7 +363,7 @@ def test_a_declared_range_is_that_of_the_values(
 def test_floats_of_many_channels_and_their_axes(
     tmp_path: Path, cache: Path, rng: np.random.Generator, order: str, save: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_BLOCK", 2)  # several blocks, the last one short
+    monkeypatch.setattr(source, "BLOCK", 2)  # several blocks, the last one short
     values = rng.normal(0, 500, (5, 8, 9, 6)).clip(-1000, 3000)
     path = tmp_path / ("a.npy" if save is np.save else "a.npz")
     save(path, np.asarray(np.moveaxis(values, 3, 1), order=order))
@@ -411,7 +413,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, cache: P
         size, block = values[0].nbytes, 10
         del values
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources, "_BLOCK", block if kind == "folder" else 500)
+            patch.setattr(source, "BLOCK", block if kind == "folder" else 500)
             tracemalloc.start()
             load(path, cache=cache, value_range=(0, 4095))
             peaks.append(tracemalloc.get_traced_memory()[1])
@@ -494,9 +496,9 @@ def test_a_long_list_of_broken_images_is_cut(cache: Path, write_folder: Write) -
         (["notes.txt"], "train", FileNotFoundError, "holds no train images"),
         (["a.png"], "test", FileNotFoundError, "holds no test images"),
         (["train/a.png"], "test", FileNotFoundError, "only train: pass"),
-        (["a.png", "bag/b.png"], "train", ValueError, "1 images beside subfolders"),
+        (["a.png", "bag/b.png"], "train", ValueError, "1 images next to subfolders"),
         (["train/a.png", "bus/b.png"], "train", ValueError, "splits or classes"),
-        (["a.png", "b.avif"], "train", ValueError, "b.avif is not read"),
+        (["a.png", "b.avif"], "train", ValueError, "b.avif is of a format that is not read"),
     ],
 )
 def test_an_unclear_folder_is_refused(
@@ -542,7 +544,7 @@ def test_a_named_set_is_fetched_once(hub: list[str], cache: Path, tmp_path: Path
         images = load("cifar10", root=tmp_path, cache=cache)
     assert hub == ["uoft-cs/cifar10:train"]  # the second time the cache knows it by name
     np.testing.assert_array_equal(images.pixels, pixels)
-    assert images.classes == sources.NAMED["cifar10"].classes
+    assert images.classes == NAMED["cifar10"].classes
 
 
 def test_a_hub_that_does_not_answer(no_hub: None, cache: Path) -> None:
@@ -569,8 +571,7 @@ def test_dates_do_not_matter_and_content_does(
     file = tmp_path / "a.npy"
     np.save(file, pixels)
     built: list[Path] = []
-    build = sources._build_npy
-    monkeypatch.setattr(sources, "_build_npy", lambda path, reading: built.append(path) or build(path, reading))
+    monkeypatch.setitem(find._FILES, ".npy", lambda *args: built.append(args[0][0]) or read_npy(*args))
     first = load(file, cache=cache)
     os.utime(file, (1, 1))
     file.rename(tmp_path / "b.npy")

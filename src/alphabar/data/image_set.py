@@ -1,0 +1,169 @@
+"""`load`: images from anywhere as an `ImageSet`, decoded once and memory-mapped.
+
+Whatever the source, the pixels are an array of the cache: uint8, uint16 or float32. A source is read block by block, so
+the memory in use does not grow with the number of images.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alphabar.core.types import Pixels
+from alphabar.data.cache import Entry, cache_folder, fingerprint_of
+from alphabar.data.named_sets import NAMED, open_named
+from alphabar.data.readers.encoded import listed
+from alphabar.data.readers.find import find_source, nothing_found
+from alphabar.data.readers.hub import find_on_hub
+from alphabar.data.readers.source import SPLITS, open_source
+from alphabar.data.values import Range, Reading, reading_of
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images of one split of a set, with what is known about them. `load` makes it."""
+
+    name: str
+    split: str
+    """train or test."""
+    pixels: Pixels
+    """uint8, uint16 or float32 of shape (n, h, w, c), usually memory-mapped and read-only."""
+    labels: NDArray[np.int64] | None
+    """The class of each image, an index into `classes`; None if the set has no labels."""
+    classes: tuple[str, ...] | None
+    """Names of the classes; None if they are not known."""
+    fingerprint: str
+    """16 hex digits of the stored pixels in their order; the same whatever file format they came from."""
+    hashes: NDArray[np.uint64]
+    """One 64-bit hash of the content of each image."""
+    source: str
+    """The path or hub address that the images were read from."""
+    value_range: Range | None = None
+    """The declared values of the bottom and the top of the scale (`alphabar.data.values.to_values` maps pixels back to them);
+    None if no range was declared."""
+    skipped: tuple[str, ...] = ()
+    """What is wrong with each broken image that was left out."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, h, w, c = self.pixels.shape
+        return c, h, w
+
+    def subset(self, indices: NDArray[np.int64] | Sequence[int]) -> "ImageSet":
+        """The images at `indices`, in that order, as a set with its own fingerprint. Their pixels are copied."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        hashes = self.hashes[chosen]
+        return replace(
+            self,
+            pixels=np.asarray(self.pixels[chosen]),
+            labels=None if self.labels is None else self.labels[chosen],
+            fingerprint=fingerprint_of(self.pixels.shape[1:], hashes),
+            hashes=hashes,
+        )
+
+
+def class_names(images: ImageSet) -> tuple[str, ...]:
+    """The names of the classes, their numbers if the set names none, or () for a set without labels."""
+    if images.labels is None or not len(images.labels):
+        return ()
+    return images.classes or tuple(str(k) for k in range(int(images.labels.max()) + 1))
+
+
+def parse_set(text: str) -> tuple[str, str]:
+    """ "SET" or "SET:SPLIT" -> (set, split); the default split is train. Other colons belong to the set.
+
+    >>> parse_set("fashion_mnist:test"), parse_set("hf:owner/name")
+    (('fashion_mnist', 'test'), ('hf:owner/name', 'train'))
+    """
+    name, colon, split = text.rpartition(":")
+    if colon and split in SPLITS and name:
+        return name, split
+    if not text:
+        raise ValueError("the set has no name: pass fashion_mnist, cifar10, a path, or hf:owner/name")
+    return text, "train"
+
+
+def load(
+    name: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    value_range: Sequence[float] | None = None,
+    alpha: str | Sequence[int] = "refuse",
+    skip_broken: bool = False,
+    axes: str | None = None,
+) -> ImageSet:
+    """Loads a set of images by name, by path, or from the Hugging Face hub. Nothing is resized, clipped or guessed.
+
+    Args:
+        name: fashion_mnist, cifar10; the path of a folder of images or of an .npz, .npy or .parquet file; or hf:owner/name.
+        split: train or test. A source without splits has only the split train.
+        root: folder where sets are searched first; None uses the environment variable ALPHABAR_DATA.
+        cache: folder for decoded images; None uses ALPHABAR_CACHE, else ~/.cache/alphabar.
+        value_range: (low, high), the values at the bottom and the top of the scale, as (0, 4095) for 12 bits in 16-bit files or
+            (-1000, 3000) for floats; a value outside is refused. None: 0..255, 0..65535, or 0..1 for floats.
+        alpha: what to do with images that are transparent somewhere: "refuse", "keep" (as one more channel), or the
+            background to put them on ("white", "black", (r, g, b) or "R,G,B" with numbers from 0 to 255).
+        skip_broken: leave damaged images out, with a message on stderr. Otherwise they are refused, all in one error.
+        axes: "nhwc" or "nchw", for arrays whose shape does not show which axis holds the channels.
+
+    Returns:
+        The set, with pixels of type uint8, uint16 or float32 as in the source.
+
+    Raises:
+        FileNotFoundError: if the set is nowhere; the message lists the ways to get it.
+        ValueError: if a file is damaged, if images have several sizes or types, or if they cannot be read without loss; the
+            message names the file.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> np.save(f"{folder.name}/grey.npy", np.arange(128, dtype=np.uint8).reshape(2, 8, 8))
+    >>> images = load(f"{folder.name}/grey.npy", cache=folder.name)
+    >>> len(images), images.image_shape, images.pixels.dtype, images.labels
+    (2, (1, 8, 8), dtype('uint8'), None)
+    >>> folder.cleanup()
+    """
+    name = os.fspath(name)
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} of {name} is unknown: use train or test, as in {name}:test")
+    reading = reading_of(value_range, alpha, skip_broken, axes)
+    data = root or os.environ.get("ALPHABAR_DATA")
+    data_root = Path(data).expanduser() if data else None
+    folder = cache_folder(cache)
+    if name in NAMED:
+        place, entry = open_named(name, split, data_root, folder, reading)
+        return _image_set(name, split, place, entry, reading)
+    if name.startswith("hf:"):
+        found = find_on_hub(name.removeprefix("hf:"), split, None, reading)
+        return _image_set(name, split, found.place, open_source(found, folder), reading)
+    for path in (Path(name).expanduser(), *([data_root / name] if data_root else [])):
+        if path.exists():
+            at_path = find_source(path, split, reading)
+            if at_path is None:
+                raise FileNotFoundError(nothing_found(path, split))
+            short = Path(name).stem if path.is_file() else path.name
+            return _image_set(short, split, at_path.place, open_source(at_path, folder), reading)
+    raise FileNotFoundError(
+        f"there is no set {name}: pass {', '.join(NAMED)}, the path of a folder of images or of an .npz, .npy or "
+        f".parquet file, or hf:owner/name for the Hugging Face hub; a split is written SET:train or SET:test"
+    )
+
+
+def _image_set(name: str, split: str, place: str, entry: Entry, reading: Reading) -> ImageSet:
+    if entry.skipped:  # at every load, also from the cache
+        n = len(entry.pixels) + len(entry.skipped)
+        print(f"{len(entry.skipped)} of {n} images of {place} are broken and left out:{listed(entry.skipped)}", file=sys.stderr)
+    fingerprint = fingerprint_of(entry.pixels.shape[1:], entry.hashes)
+    return ImageSet(
+        name, split, entry.pixels, entry.labels, entry.classes, fingerprint, entry.hashes, place, reading.value_range,
+        entry.skipped,
+    )  # fmt: skip

@@ -1,0 +1,162 @@
+"""Arrays in .npy and .npz files, read block by block."""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alphabar.data.cache import Decoded
+from alphabar.data.images import as_pixels, channels_last, layout, stored_for
+from alphabar.data.readers.source import check_labels, rows_per_block
+from alphabar.data.values import Reading, Survey
+
+_FAULTS = (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+_Opener = Callable[[], AbstractContextManager[io.BufferedIOBase]]
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array in a file: its shape, its type, and a function that reads its rows in blocks."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    blocks: Callable[[], Iterable[NDArray[Any]]]
+
+
+def read_npy(files: list[Path], classes: tuple[str, ...] | None, reading: Reading) -> Decoded:
+    """The images of a .npy file."""
+    (path,) = files
+    try:
+        array = _array(lambda: path.open("rb"), path)
+    except _FAULTS as error:
+        raise ValueError(f"{path} cannot be read ({error}): wanted one array as np.save(path, images) writes it") from error
+    return decoded_from_array(array, None, None, reading, str(path))
+
+
+def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Reading) -> Decoded:
+    """The member `images` of an .npz file, or its only array, with `labels` and `classes` if it has them.
+
+    Only these members are unpacked; others (a sampling record, features) are ignored.
+    """
+    (path,) = files
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+        others = [k for k in members if k not in ("labels", "classes", "record")]
+        if "images" not in members and len(others) != 1:
+            raise ValueError(f"it holds {', '.join(members) or 'nothing'}: name the images `images`")
+
+        @contextmanager
+        def opened(member: str) -> Iterator[Any]:
+            with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
+                yield file
+
+        array = _array(partial(opened, "images" if "images" in members else others[0]), None)
+        labels, names = (_whole(partial(opened, k)) if k in members else None for k in ("labels", "classes"))
+    except _FAULTS as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): wanted np.savez(path, images=array of shape (n, h, w, c), "
+            "labels=optional whole numbers)"
+        ) from error
+    found = None if names is None else tuple(str(c) for c in np.atleast_1d(names).tolist())
+    n = array.shape[0] if array.shape else 0
+    checked = None if labels is None else check_labels(labels, n, found, f"labels in {path}")
+    return decoded_from_array(array, checked, found, reading, str(path))
+
+
+def slices(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Blocks of an array that is in memory or mapped."""
+    rows = rows_per_block(array.nbytes // max(len(array), 1))
+    return (array[i : i + rows] for i in range(0, len(array), rows))
+
+
+def decoded_from_array(
+    array: Array, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None, reading: Reading, where: str
+) -> Decoded:
+    """The images of an array. Values whose type does not decide how they are stored are read twice."""
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        try:
+            for block in array.blocks():
+                yield channels_last(block, kind)
+        except _FAULTS as error:
+            raise ValueError(f"{where} cannot be read to its end ({error}): it is damaged; write or fetch it again") from error
+
+    try:
+        kind = layout(array.shape, axes=reading.axes)
+        if 0 in array.shape:
+            raise ValueError(f"no images: the shape is {array.shape}")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    survey = Survey(reading.value_range)
+    if reading.value_range is not None or array.dtype.name not in ("uint8", "uint16"):
+        for block in blocks():
+            survey.see(block)
+        if (fault := survey.fault()) is not None:
+            raise ValueError(f"{where}: {fault}")
+    n, *image = array.shape
+    h, w, c = {"nhwc": tuple(image), "nchw": (*image[1:], image[0]), "nhw": (*image, 1)}[kind]
+    pixels = (as_pixels(block, survey) for block in blocks())
+    return Decoded(n, (h, w, c), pixels, labels, classes if labels is not None else None, stored_for(array.dtype, survey))
+
+
+def _whole(opened: _Opener) -> NDArray[Any]:
+    with opened() as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+
+def _array(opened: _Opener, path: Path | None) -> Array:
+    """An array of the .npy format, to be read in blocks. path: its file if it can be mapped into memory.
+
+    In Fortran order the values of an image are scattered over the file: it is mapped, or, in an .npz, read whole.
+    """
+    with opened() as file:
+        shape, fortran, dtype = _header(file)
+    if fortran and len(shape) > 1:
+        if path is None:
+            return Array(shape, dtype, lambda: slices(_whole(opened)))
+        return Array(shape, dtype, lambda: slices(np.lib.format.open_memmap(path, mode="r")))
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        with opened() as file:
+            _header(file)
+            image = math.prod(shape[1:]) * dtype.itemsize
+            for start in range(0, shape[0], rows := rows_per_block(image)):
+                wanted = min(rows, shape[0] - start) * image
+                data = b"".join(iter(_reads(file, wanted)))
+                if len(data) < wanted:
+                    at = start + len(data) // max(image, 1)
+                    raise ValueError(f"its data end within image {at} of {shape[0]}: it is truncated")
+                yield np.frombuffer(data, dtype).reshape(-1, *shape[1:])
+            file.read(1)  # an .npz compares its checksum at the very end
+
+    return Array(shape, dtype, blocks)
+
+
+def _reads(file: io.BufferedIOBase, wanted: int) -> Iterator[bytes]:
+    """Reads of a file that add up to `wanted` bytes, or to fewer at its end."""
+    while wanted > 0 and (part := file.read(wanted)):
+        wanted -= len(part)
+        yield part
+
+
+def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, Fortran order, type) of the .npy format. Python objects, which would have to be unpickled, are refused."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"it is of version {version} of the .npy format, which arrays of numbers do not need")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject or dtype.names is not None:
+        raise ValueError(f"it holds {dtype}, not numbers: Python objects are never unpickled")
+    return shape, fortran, dtype

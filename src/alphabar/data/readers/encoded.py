@@ -1,0 +1,156 @@
+"""Encoded images (PNG, JPEG, ...) in files or in tables: checked by their headers first, then decoded block by block."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alphabar.core.types import Pixels
+from alphabar.data.cache import Decoded
+from alphabar.data.decode import BrokenError, Shape, decode, probe
+from alphabar.data.readers.source import rows_per_block
+from alphabar.data.values import Reading, Survey, stored_dtype, to_stored
+
+Blobs = Callable[[], Iterable[tuple[str, bytes]]]  # (name for error messages, encoded image), the same at each call
+_LISTED = 20  # broken images that an error names
+
+
+def decoded_from_blobs(
+    blobs: Blobs, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None, place: str, reading: Reading
+) -> Decoded:
+    """Encoded images in two passes: headers, which give the shape and every refusal early, then pixels.
+
+    Raises ValueError for images of several sizes, types or numbers of channels, and, once all blocks have been taken, for
+    broken images, all of them in one message.
+    """
+    headers = _Headers(place, reading)
+    for where, data in blobs():
+        headers.read(where, data)
+    first = headers.checked()
+    channels = max(map(int, headers.channels))
+    alpha = headers.alpha and reading.alpha == "keep"
+    return Decoded(
+        n=headers.n,
+        shape=(first.h, first.w, channels + alpha),
+        blocks=_blocks(blobs, channels, alpha, headers),
+        labels=labels,
+        classes=classes if labels is not None else None,
+        dtype=stored_dtype(first.dtype, reading.value_range),
+        skipped=headers.broken,
+    )
+
+
+class _Kinds(Counter[str]):
+    """How often each kind of image occurs, and an example of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example: dict[str, str] = {}
+
+    def add(self, kind: str, where: str) -> None:
+        self[kind] += 1
+        self.example.setdefault(kind, where)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{count} of {kind} (as {self.example[kind]})" for kind, count in self.most_common(4))
+
+
+@dataclass
+class _Headers:
+    """What the headers of a set of images say. broken: what is wrong with the broken ones, by their number."""
+
+    place: str
+    reading: Reading
+    n: int = 0
+    first: Shape | None = None
+    alpha: bool = False
+    sizes: _Kinds = field(default_factory=_Kinds)
+    types: _Kinds = field(default_factory=_Kinds)
+    channels: _Kinds = field(default_factory=_Kinds)
+    broken: dict[int, str] = field(default_factory=dict)
+
+    def read(self, where: str, data: bytes) -> None:
+        try:
+            shape = probe(data, where, self.reading)
+        except BrokenError as error:
+            self.broken[self.n] = str(error)
+        else:
+            self.first = self.first or shape
+            self.sizes.add(str(shape), where)
+            try:
+                self.types.add(str(stored_dtype(shape.dtype, self.reading.value_range)), where)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+            self.channels.add(str(shape.c), where)
+            self.alpha = self.alpha or shape.alpha
+        self.n += 1
+
+    def checked(self) -> Shape:
+        """The first shape. Raises ValueError unless all images fit together."""
+        if self.first is None:
+            raise ValueError(self.all_broken() if self.broken else f"{self.place} holds no images")
+        if len(self.sizes) > 1:
+            side = min(self.first.h, self.first.w)
+            raise ValueError(
+                f"{self.place} holds images of {len(self.sizes)} sizes, width x height: {self.sizes}. A set has one size, and "
+                f"how images get it is your choice. To crop the middle: ImageOps.fit(im, ({side}, {side})) of Pillow for each "
+                f"image; in a shell, with ImageMagick, mogrify -path OUT -resize {side}x{side}^ -gravity center "
+                f"-extent {side}x{side} IN/*.png"
+            )
+        if len(self.types) > 1:
+            raise ValueError(
+                f"{self.place} holds images of {len(self.types)} types: {self.types}. A set has one scale: convert the files to "
+                "one type, or, if all hold the same quantity in whole numbers, declare its range, --range LOW HIGH "
+                "(value_range=(LOW, HIGH))"
+            )
+        if len(self.channels) > 1 and set(self.channels) != {"1", "3"}:
+            raise ValueError(
+                f"{self.place} holds images of {len(self.channels)} numbers of channels: {self.channels}. A set has one"
+            )
+        return self.first
+
+    def all_broken(self) -> str:
+        """The error message that lists the broken images."""
+        faults = [self.broken[k] for k in sorted(self.broken)]
+        skip = "" if len(faults) == self.n else ", or leave them out: --skip-broken (skip_broken=True)"
+        are = "images are" if len(faults) > 1 else "image is"
+        return f"{len(faults)} of {self.n} {are} broken in {self.place}:{listed(faults)}\nReplace or remove them{skip}"
+
+
+def _blocks(blobs: Blobs, channels: int, alpha: bool, headers: _Headers) -> Iterator[Pixels]:
+    """Pixels in blocks. Images that turn out to be broken are left out and added to `headers.broken`."""
+    reading, broken = headers.reading, headers.broken
+    survey = Survey(reading.value_range)
+    block: list[NDArray[Any]] = []
+    for k, (where, data) in enumerate(blobs()):
+        if k in broken:
+            continue
+        try:
+            values = decode(data, where, channels, reading, alpha)
+        except BrokenError as error:
+            broken[k] = str(error)
+            continue
+        if reading.value_range is None and values.dtype.kind != "f":
+            block.append(values)
+        elif survey.see(values):
+            block.append(to_stored(values, reading.value_range))
+        else:  # the error below discards what was written; reading continues only to count
+            continue
+        if len(block) >= rows_per_block(block[0].nbytes):
+            yield np.stack(block)
+            block = []
+    if broken and (not reading.skip_broken or len(broken) == headers.n):
+        raise ValueError(headers.all_broken())
+    if (fault := survey.fault()) is not None:
+        raise ValueError(f"{headers.place}: {fault}")
+    if block:
+        yield np.stack(block)
+
+
+def listed(faults: list[str] | tuple[str, ...]) -> str:
+    """One line per fault, the first 20."""
+    more = f"\n  and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+    return "".join(f"\n  {fault}" for fault in faults[:_LISTED]) + more
