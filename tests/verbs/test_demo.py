@@ -1,4 +1,4 @@
-"""The demo, whole, on a network and an extractor so small that it takes seconds; and a short one on the bundled files."""
+"""The demo with a network and an extractor so small that it takes seconds, and a short one with the bundled files."""
 
 import io
 import json
@@ -16,19 +16,21 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
 from alphabar.features.extractor import BUNDLED as BUNDLED_EXTRACTOR
 from alphabar.features.extractor import Classifier, Extractor
-from alphabar.report.page import bracket, kid
+from alphabar.report.demo_page import intervals_in_words, table, write_demo
+from alphabar.report.page import bracket, kid, sig
+from alphabar.results.demo import SETTINGS, Demo, DemoResult, DemoSetting
 from alphabar.sampling.sample import Samples
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
-from alphabar.verbs import demo
-from alphabar.verbs.demo import SETTINGS, Demo, Result, Setting, bundled_images, run
+from alphabar.verbs import demo_speed
+from alphabar.verbs.demo import as_image_set, bundled_images, demo
 from tests.report.test_page import Page, fetches_nothing
 
 SMALL = (
-    Setting("ddpm", 12),
-    Setting("ddpm", 12, plan="every(3, last=2)"),
-    Setting("ddim", 2, scored=True),
-    Setting("ddim", 4, scored=True),
-    Setting("ddim", 4, 1.0, scored=True),
+    DemoSetting("ddpm", 12),
+    DemoSetting("ddpm", 12, plan="every(3, last=2)"),
+    DemoSetting("ddim", 2, scored=True),
+    DemoSetting("ddim", 4, scored=True),
+    DemoSetting("ddim", 4, 1.0, scored=True),
 )
 CALLS = [12, 6, 2, 4, 4]  # every(3, last=2) of 12: steps 0 3 6 9 10 11
 
@@ -56,7 +58,7 @@ def images() -> Any:
 
 @pytest.fixture(autouse=True)
 def _short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_MEASURE", 0.0)
+    monkeypatch.setattr(demo_speed, "MEASURE", 0.0)
 
 
 @pytest.fixture
@@ -65,53 +67,47 @@ def small(model: Model, extractor: Extractor, images: Any) -> dict[str, Any]:
 
 
 def test_page_results_and_table(small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = run(tmp_path / "demo", **small)
+    path = demo(out=tmp_path / "demo", **small)
     assert path == tmp_path / "demo" / "index.html"
-    told = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert told["finished"]
-    assert told["machine"]["cpu"] == machine()["cpu"]
-    assert [s["record"]["nfe"] for s in told["settings"]] == CALLS  # as counted, not as asked for
-    assert [s["record"]["n"] for s in told["settings"]] == [3, 3, 20, 20, 20]
-    assert {s["record"]["seed"] for s in told["settings"]} == {0}
-    assert [len(s["scores"]) for s in told["settings"]] == [0, 0, 2, 2, 2]
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert results["finished"]
+    assert results["machine"]["cpu"] == machine()["cpu"]
+    assert [s["record"]["nfe"] for s in results["settings"]] == CALLS  # as counted, not as asked for
+    assert [s["record"]["n"] for s in results["settings"]] == [3, 3, 20, 20, 20]
+    assert {s["record"]["seed"] for s in results["settings"]} == {0}
+    assert [len(s["scores"]) for s in results["settings"]] == [0, 0, 2, 2, 2]
 
     # the scores are those of the samples that lie beside the page, against one half of the images
-    judge = ImageEval(small["extractor"], small["images"])
+    evaluator = ImageEval(small["extractor"], small["images"])
     made = Samples.load(tmp_path / "demo" / "samples" / "ddim_4_eta_1.npz")
-    score = told["settings"][4]["scores"][0]
-    assert score["value"] == judge.fid(made).value
+    score = results["settings"][4]["scores"][0]
+    assert score["value"] == evaluator.fid(made).value
     assert (score["n_reference"], score["floor_n"]) == (30, 20)
-    assert {s["floor"] for part in told["settings"] for s in part["scores"] if s["metric"] == "fid"} == {score["floor"]}
+    assert {s["floor"] for part in results["settings"] for s in part["scores"] if s["metric"] == "fid"} == {score["floor"]}
 
     page = Page(path)
     fetches_nothing(page)
-    assert len(page.all("img")) == len(SMALL) + 2  # a row a setting, one of real images, the way there
+    assert len(page.all("img")) == len(SMALL) + 2  # a row a setting, one of real images, one from noise to image
     (plot,) = page.all("svg")
-    assert f"{demo_sig(score['value'])} at 4 calls" in (plot["aria-label"] or "")
+    assert f"{sig(score['value'])} at 4 calls" in (plot["aria-label"] or "")
     assert machine()["cpu"] in page.text
     assert not (tmp_path / "demo" / "unfinished.json").exists()
 
     out = capsys.readouterr().out
     assert "DDPM, every(3, last=2)" in out
-    assert demo_sig(score["value"]) in out
-    assert f"{demo_sig(score['floor'])} {bracket(score['floor_interval'])}" in out
+    assert sig(score["value"]) in out
+    assert f"{sig(score['floor'])} {bracket(score['floor_interval'])}" in out
     whole = " ".join(out.split())
     assert score["interval"] is None  # 20 images are too few for one
     reason = f"No interval, FID: {score['note'].removeprefix('no interval: ')}."
     assert reason in whole and reason in page.text
-    kid_score = told["settings"][4]["scores"][1]
+    kid_score = results["settings"][4]["scores"][1]
     shown = f"{kid(kid_score['value'])} {bracket(tuple(kid_score['interval']), kid)}"
     assert shown in whole and shown in page.text
-    said = "In brackets: 95 % intervals, KID's for the distance of the two distributions, at any number of images."
-    assert said in whole and said in page.text
+    sentence = "In brackets: 95 % intervals, KID's for the distance of the two distributions, at any number of images."
+    assert sentence in whole and sentence in page.text
     assert str(path) in out.replace("\n", "")
     assert "alphabar train fashion_mnist" in out
-
-
-def demo_sig(value: float) -> str:
-    from alphabar.report.page import sig
-
-    return sig(value)
 
 
 def made_up(metric: str, value: float, **about: Any) -> Score:
@@ -125,23 +121,28 @@ def test_intervals_in_the_table_at_80_columns(small: dict[str, Any]) -> None:
     samples = Samples(np.zeros((1, 8, 8, 1), np.uint8), record)
     fid = made_up("fid", 1.644, interval=(1.312, 2.031), floor_interval=(0.55, 0.63))
     pair = made_up("kid", 0.01234, interval=(0.0105, 0.0152))
-    results = [Result(Setting("ddpm", plan="every(3, last=50)"), samples), Result(Setting("ddim", 50, 1.0, scored=True), samples)]
-    results[1].scores = (fid, pair)
-    made = Demo(1.0, 0, 8, demo._image_set(small["images"]), {"n": 640}, results)
+    settings = [
+        DemoResult(DemoSetting("ddpm", plan="every(3, last=50)"), samples),
+        DemoResult(DemoSetting("ddim", 50, 1.0, scored=True), samples),
+    ]
+    settings[1].scores = (fid, pair)
+    made = Demo(1.0, 0, 8, as_image_set(small["images"]), {"n": 640}, settings)
     console = Console(width=80, file=io.StringIO())
-    console.print(demo.table(made))
+    console.print(table(made))
     out = console.file.getvalue()  # type: ignore[attr-defined]
     assert "1.64 [1.31, 2.03]" in out and "12.34 [10.50, 15.20]" in out
     assert "0.59 [0.55, 0.63]" in out
     assert "…" not in out and max(len(line.rstrip()) for line in out.splitlines()) <= 80
-    told = demo.intervals_in_words(made)
-    assert told[0].startswith("In brackets: 95 % intervals, FID's for its expectation at these numbers of images, KID's for the")
-    assert told[1:] == ["No interval, KID of real images: one draw of 640 real images is too little."]
+    results = intervals_in_words(made)
+    assert results[0].startswith(
+        "In brackets: 95 % intervals, FID's for its expectation at these numbers of images, KID's for the"
+    )
+    assert results[1:] == ["No interval, KID of real images: one draw of 640 real images is too little."]
 
 
 def test_the_rows_share_their_seeds(small: dict[str, Any], tmp_path: Path) -> None:
-    run(tmp_path / "a", **small)
-    run(tmp_path / "b", **small | {"settings": (SMALL[3],), "n": 10})
+    demo(out=tmp_path / "a", **small)
+    demo(out=tmp_path / "b", **small | {"settings": (SMALL[3],), "n": 10})
     a, b = (Samples.load(tmp_path / f / "samples" / "ddim_4_eta_0.npz").images for f in "ab")
     assert np.abs(a[:10].astype(int) - b.astype(int)).max() <= 1
 
@@ -162,45 +163,45 @@ class Interrupting:
         return self.model(x, sigma)
 
 
-def test_ctrl_c_leaves_what_was_made_and_the_same_command_goes_on(
+def test_ctrl_c_keeps_what_was_made_and_the_same_command_continues(
     small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(tmp_path / "whole", **small)
+    demo(out=tmp_path / "whole", **small)
     interrupting = Interrupting(small["model"], after=3 * 18 + 20 * 4)  # the third scored step of the fourth setting
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", **small | {"model": interrupting})
+        demo(out=tmp_path / "cut", **small | {"model": interrupting})
     page = Page(tmp_path / "cut" / "index.html")
     fetches_nothing(page)
     assert "stopped before its end" in page.text
     assert len(page.all("img")) == 3 + 1
-    told = json.loads((tmp_path / "cut" / "results.json").read_text())
-    assert not told["finished"]
-    assert len(told["settings"]) == 3
+    results = json.loads((tmp_path / "cut" / "results.json").read_text())
+    assert not results["finished"]
+    assert len(results["settings"]) == 3
 
-    going_on = Interrupting(small["model"], after=float("inf"))
-    run(tmp_path / "cut", **small | {"model": going_on})
-    assert going_on.images == 20 * 4 + 20 * 4 + 3 * 10  # two settings and the pictures along the way
+    continued = Interrupting(small["model"], after=float("inf"))
+    demo(out=tmp_path / "cut", **small | {"model": continued})
+    assert continued.images == 20 * 4 + 20 * 4 + 3 * 10  # two settings, and the images from noise to image
     for setting in SMALL:
         whole, cut = (Samples.load(tmp_path / f / "samples" / f"{setting.key}.npz").images for f in ("whole", "cut"))
         np.testing.assert_array_equal(whole, cut)
-    assert "going on with the demo" in capsys.readouterr().err
+    assert "continuing the demo" in capsys.readouterr().err
 
 
-def test_another_demo_in_the_same_folder_begins_anew(small: dict[str, Any], tmp_path: Path) -> None:
+def test_another_demo_in_the_same_folder_starts_from_nothing(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, **small | {"model": Interrupting(small["model"], after=3 * 18 + 20 * 4)})
-    run(tmp_path, **small | {"seed": 1})
-    told = json.loads((tmp_path / "results.json").read_text())
-    assert {s["record"]["seed"] for s in told["settings"]} == {1}
+        demo(out=tmp_path, **small | {"model": Interrupting(small["model"], after=3 * 18 + 20 * 4)})
+    demo(out=tmp_path, **small | {"seed": 1})
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {s["record"]["seed"] for s in results["settings"]} == {1}
 
 
 def test_too_few_images_are_refused_before_the_work(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"n = 6: FID takes more images than the extractor has features \(6\)"):
-        run(tmp_path, **small | {"n": 6})
+        demo(out=tmp_path, **small | {"n": 6})
     assert not list(tmp_path.iterdir())
 
 
-def _pace(seconds_a_call: float) -> dict[str, Any]:
+def _speed(seconds_a_call: float) -> dict[str, Any]:
     return {
         "seconds_a_call": seconds_a_call, "seconds_a_call_few": seconds_a_call, "seconds_a_feature": 0.0, "few": 8,
         "calls_few": 2000, "calls_scored": 170, "scored": 6, "real": 5000,
@@ -208,19 +209,17 @@ def _pace(seconds_a_call: float) -> dict[str, Any]:
 
 
 def test_the_number_of_images_follows_the_speed() -> None:
-    assert demo._number(_pace(1e-6), 2.5, 640) == 2000  # no more than is of use
-    assert demo._number(_pace(1.0), 2.5, 640) == 640  # no fewer than a score needs
-    fitting = demo._number(_pace(0.7e-3), 2.5, 640)
+    assert demo_speed.images_that_fit(_speed(1e-6), 2.5, 640) == 2000  # no more than is of use
+    assert demo_speed.images_that_fit(_speed(1.0), 2.5, 640) == 640  # no fewer than a score needs
+    fitting = demo_speed.images_that_fit(_speed(0.7e-3), 2.5, 640)
     assert 640 < fitting < 2000
     spent = 8 * 2000 * 0.7e-3 + 1.05 * fitting * 170 * 0.7e-3
     assert 150 - 1.05 * 40 * 170 * 0.7e-3 < spent <= 150  # as many as fit, to the next 40
 
 
-def test_a_slow_machine_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    demo._expectation(_pace(1e-2), 640, SETTINGS)
-    assert "this machine is slow" in capsys.readouterr().err
-    demo._expectation(_pace(1e-4), 640, SETTINGS)
-    assert "this machine is slow" not in capsys.readouterr().err
+def test_a_message_says_that_a_machine_is_slow() -> None:
+    assert "this machine is slow" in demo_speed.expectation(_speed(1e-2), 640, SETTINGS)
+    assert "this machine is slow" not in demo_speed.expectation(_speed(1e-4), 640, SETTINGS)
 
 
 def test_the_settings_are_those_of_the_story() -> None:
@@ -232,10 +231,10 @@ def test_the_settings_are_those_of_the_story() -> None:
 
 
 def test_a_demo_that_made_nothing_still_has_a_page(images: Any, tmp_path: Path) -> None:
-    empty = Demo(1.0, 0, 4, demo._image_set(images), {"n": 20, "speed": {"seconds_a_call": 0.001}, "extractor": "e",
+    empty = Demo(1.0, 0, 4, as_image_set(images), {"n": 20, "speed": {"seconds_a_call": 0.001}, "extractor": "e",
                                                       "model": None, "reference": "r"})  # fmt: skip
-    page = Page(demo._write(empty, tmp_path))
-    assert "No images had been drawn" in page.text
+    page = Page(write_demo(empty, tmp_path))
+    assert "No images had been sampled" in page.text
     assert "Nothing was scored" in page.text
 
 
@@ -248,14 +247,15 @@ def test_the_bundled_test_images() -> None:
     assert real.classes[9] == "Ankle boot"
 
 
+@pytest.mark.slow(20)
 @pytest.mark.skipif(
     not (BUNDLED_MODEL.exists() and BUNDLED_EXTRACTOR.exists()), reason="the bundled model or extractor is not in this tree"
 )
 def test_a_short_demo_from_the_bundled_files(tmp_path: Path) -> None:
     few = bundled_images().pixels[:1_200]
-    settings = (Setting("ddpm", 5), Setting("ddim", 3, scored=True))
-    run(tmp_path, images=few, settings=settings, n=520, few=2, device="cpu")
-    told = json.loads((tmp_path / "results.json").read_text())
-    fid, kid = told["settings"][1]["scores"]
+    settings = (DemoSetting("ddpm", 5), DemoSetting("ddim", 3, scored=True))
+    demo(out=tmp_path, images=few, settings=settings, n=520, few=2, device="cpu")
+    results = json.loads((tmp_path / "results.json").read_text())
+    fid, kid = results["settings"][1]["scores"]
     assert fid["value"] > fid["floor"] > 0
     assert kid["value"] > kid["floor"]

@@ -15,6 +15,6 @@ def demo(*, options: Annotated[DemoOptions, Parameter(name="*")] = DemoOptions()
     alphabar demo --out /tmp/demo --minutes 1
     ```
     """
-    from alphabar.verbs.demo import run
+    from alphabar.verbs.demo import demo
 
-    run(options.out, options.minutes)
+    demo(options=options)

@@ -1,0 +1,189 @@
+"""The page and the terminal table of `alphabar demo`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alphabar.core.files import write_atomically
+from alphabar.core.types import Pixels
+from alphabar.data.image_set import ImageSet
+from alphabar.evaluation.score import INTERVALS, TITLES, Score
+from alphabar.report import png, svg
+from alphabar.report.page import bracket, kid, machine_words, render, sig, stamp
+from alphabar.results.demo import Demo
+from alphabar.sampling.sample import Samples
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NEXT = (
+    ("alphabar sample bundled --n 64 --steps 25 --eta 1 --out OUT/more.npz", "sample more images, with other options"),
+    ("alphabar train fashion_mnist --out runs/garments", "train the model, with previews and scores during training"),
+    ("alphabar data photos/", "look at a set of your images, to train on next"),
+)
+
+
+def rows(demo: Demo) -> list[dict[str, Any]]:
+    """The table: a row a setting, and a last one for real images, the floor."""
+    out: list[dict[str, Any]] = []
+    for result in demo.results:
+        record, fid, kid_score = result.samples.record, result.score("fid"), result.score("kid")
+        out.append({
+            "title": result.setting.title, "eta": record["eta"], "nfe": record["nfe"], "scored": result.setting.scored,
+            "seconds": record["seconds_per_image"], "n": record["n"], "real": False,
+            "fid": getattr(fid, "value", None), "fid_interval": getattr(fid, "interval", None),
+            "kid": getattr(kid_score, "value", None), "kid_interval": getattr(kid_score, "interval", None),
+        })  # fmt: skip
+    first = next((r for r in demo.results if r.scores), None)
+    if first is not None:
+        fid, kid_score = first.score("fid"), first.score("kid")
+        out.append({
+            "title": "real images: the floor", "eta": None, "nfe": None, "scored": False, "seconds": None,
+            "n": getattr(fid, "floor_n", None), "real": True,
+            "fid": getattr(fid, "floor", None), "fid_interval": getattr(fid, "floor_interval", None),
+            "kid": getattr(kid_score, "floor", None), "kid_interval": getattr(kid_score, "floor_interval", None),
+        })  # fmt: skip
+    return out
+
+
+def intervals_in_words(demo: Demo) -> list[str]:
+    """What the intervals are for, and why some scores have none: a sentence each."""
+    scores = [score for result in demo.results for score in result.scores]
+    sentences: list[str] = []
+    known = {s.metric: s.level for s in scores if s.interval is not None}
+    if known:
+        levels = " and ".join(dict.fromkeys(f"{100 * level:g} %" for level in known.values()))
+        what = ", ".join(f"{TITLES[metric]}'s for {INTERVALS[metric]}" for metric in known)
+        sentences.append(f"In brackets: {levels} intervals, {what}.")
+    lacking: dict[str, list[str]] = {}
+    for score in scores:
+        if score.interval is None:
+            why = (score.note or "the record does not say why").removeprefix("no interval: ")
+            lacking.setdefault(why, []).append(TITLES[score.metric])
+        if score.floor is not None and score.floor_interval is None:
+            why = f"one draw of {score.floor_n:,} real images is too little"
+            lacking.setdefault(why, []).append(f"{TITLES[score.metric]} of real images")
+    return sentences + [f"No interval, {', '.join(dict.fromkeys(metrics))}: {why}." for why, metrics in lacking.items()]
+
+
+def table(demo: Demo) -> "Table":
+    """The table for a terminal of 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    title = f"{demo.about['n']:,} images a score. Lower is better; the floor is the score of as many real images."
+    out = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    for name in ("sampler", "eta", "calls", "s/image", "FID", "KID ×1000"):
+        out.add_column(name, justify="left" if name == "sampler" else "right", no_wrap=name != "sampler")
+    for row in rows(demo):
+        eta = "–" if row["eta"] is None else f"{row['eta']:g}"
+        nfe = "–" if row["nfe"] is None else f"{row['nfe']:,.4g}" if row["nfe"] < 1000 else f"{row['nfe']:,.0f}"
+        few = "few" if not row["scored"] and not row["real"] else None
+        out.add_row(
+            row["title"], eta, nfe, sig(row["seconds"]),
+            few or f"{sig(row['fid'])} {bracket(row['fid_interval'])}".strip(),
+            few or f"{kid(row['kid'])} {bracket(row['kid_interval'], kid)}".strip(),
+            style="dim" if row["real"] else None,
+        )  # fmt: skip
+    return out
+
+
+def print_demo(demo: Demo, page: Path) -> None:
+    """Prints the table, what its intervals are, where the page is, and what to try next."""
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console.print(table(demo))
+    if any(not r.setting.scored for r in demo.results):
+        console.print(f"few: {demo.few} images are too few for a score.", highlight=False)
+    for sentence in intervals_in_words(demo):
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"\nThe page, with all images, is [bold]{page}[/bold] ({demo.seconds / 60:.1f} minutes).\n", highlight=False)
+    console.print("What next:", highlight=False)
+    for command, why in NEXT:
+        console.print(f"  {command.replace('OUT', str(page.parent))}\n      {why}", highlight=False, markup=False, soft_wrap=True)
+
+
+def write_demo(demo: Demo, out: Path) -> Path:
+    """Writes out/results.json and out/index.html, and returns the path of the page."""
+    results = demo.to_json()
+    write_atomically(out / "results.json", json.dumps(results, indent=1))
+    table_rows = rows(demo)
+    scored = [row for row in table_rows if row["scored"] and row["fid"] is not None]
+    real = next((row for row in table_rows if row["real"]), None)
+    lines = _lines(demo)
+    html = render(
+        "demo.html.j2",
+        title="The same garments in fewer calls",
+        demo=demo, rows=table_rows, about=demo.about, machine=results["machine"],
+        machine_words=machine_words(results["machine"]), made=stamp(), sheets=_sheets(demo),
+        real_uri=png.png_uri(png.strip(_some_real(demo.real, demo.few))), columns=demo.few,
+        plot=_plot(lines, real), barred=any(ends is not None for line in lines for ends in line.interval or ()),
+        best=min(scored, key=lambda row: row["fid"], default=None), real=real, sentences=intervals_in_words(demo),
+        slow=next((row for row in table_rows if not row["scored"] and not row["real"]), None),
+        path=_trajectory(demo.trajectory), commands=[(c.replace("OUT", str(out)), why) for c, why in NEXT],
+        score=next((r.scores[0] for r in demo.results if r.scores), None),
+    )  # fmt: skip
+    write_atomically(out / "index.html", html)
+    return out / "index.html"
+
+
+def _sheets(demo: Demo) -> list[dict[str, Any]]:
+    """A strip of the first images of each setting."""
+    return [
+        {
+            "title": r.setting.title, "eta": r.samples.record["eta"], "nfe": r.samples.record["nfe"],
+            "seconds": r.samples.record["seconds_per_image"], "uri": png.png_uri(png.strip(r.samples.images[: demo.few])),
+        }
+        for r in demo.results
+    ]  # fmt: skip
+
+
+def _lines(demo: Demo) -> list[svg.Line]:
+    """FID against network calls, a line for each sampler and eta."""
+    lines = []
+    for k, name in enumerate(dict.fromkeys(r.setting.line for r in demo.results if r.scores)):
+        found: list[Score] = [s for r in demo.results if r.setting.line == name and (s := r.score("fid")) is not None]
+        found.sort(key=lambda s: float(s.nfe or 0))
+        x, y, ends = [float(s.nfe or 0) for s in found], [s.value for s in found], [s.interval for s in found]
+        lines.append(svg.Line(name, x, y, ends, colour=k, markers=True, bars=True))
+    return lines
+
+
+def _plot(lines: list[svg.Line], real: dict[str, Any] | None) -> svg.Plot | None:
+    levels = []
+    if real is not None and real["fid"] is not None:
+        words = f"{sig(real['fid'])} {bracket(real['fid_interval'])}".strip()
+        levels = [svg.Level(f"real images, {words}", real["fid"], interval=real["fid_interval"])]
+    values = "; ".join(
+        f"{line.label}: " + ", ".join(f"{sig(y)} at {x:g} calls" for x, y in zip(line.x, line.y, strict=True)) for line in lines
+    )
+    return svg.plot(
+        "calls", f"FID against calls an image. {values}.", lines, levels=levels, x_label="network calls an image",
+        x_ticks=sorted({x for line in lines for x in line.x}), log_x=True, from_zero=True, size=(400, 250),
+    )  # fmt: skip
+
+
+def _some_real(real: ImageSet, n: int) -> Pixels:
+    """A few real images, one of each class in turn where the classes are known."""
+    if real.labels is None:
+        return np.asarray(real.pixels[:n])
+    order = np.argsort(real.labels, kind="stable")
+    starts = np.searchsorted(real.labels[order], np.unique(real.labels))
+    picked = [int(order[s + k]) for k in range(n) for s in starts if s + k < len(order)][:n]
+    return np.asarray(real.pixels[picked])
+
+
+def _trajectory(samples: Samples | None) -> dict[str, Any] | None:
+    """x0_hat step by step, a row an image, and the images at the end."""
+    if samples is None or samples.x0 is None:
+        return None
+    columns = [*samples.x0, samples.images]
+    grid = np.stack(columns, axis=1).reshape(-1, *samples.images.shape[1:])
+    return {
+        "uri": png.png_uri(png.strip(grid, columns=len(columns))), "columns": len(columns), "rows": len(samples.images),
+        "sigmas": samples.record["grid"][:-1],
+    }  # fmt: skip

@@ -1,0 +1,95 @@
+"""What `alphabar demo` makes: its settings, the samples and scores of each, and the whole."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from alphabar.core.machine import machine
+from alphabar.data.image_set import ImageSet
+from alphabar.evaluation.score import Score
+from alphabar.sampling.sample import Samples
+
+
+@dataclass(frozen=True)
+class DemoSetting:
+    """One way to sample.
+
+    steps: None takes all steps of the model's schedule (1,000 where its time is continuous). plan: a call plan, as
+    "every(3, last=50)". scored: sampled in numbers and scored; otherwise a few images to look at.
+    """
+
+    sampler: str
+    steps: int | None = None
+    eta: float = 0.0
+    plan: str | None = None
+    scored: bool = False
+
+    @property
+    def key(self) -> str:
+        """A name for files."""
+        parts = [self.sampler, str(self.steps or "all")]
+        parts += [f"eta_{self.eta:g}"] if self.sampler == "ddim" else []
+        parts += ["".join(c if c.isalnum() else "_" for c in self.plan).strip("_")] if self.plan else []
+        return "_".join(parts)
+
+    @property
+    def title(self) -> str:
+        """A name for people, without the number of calls, which is measured."""
+        name = "fitted to the model" if self.sampler == "tuned" else self.sampler.upper()
+        return f"{name}, {self.plan}" if self.plan else name
+
+    @property
+    def line(self) -> str:
+        """The name of the plot's line that it is a point of."""
+        if self.sampler == "tuned":
+            return self.title
+        name = f"{self.title}, eta {self.eta:g}"
+        return name + {0.0: ": no noise added", 1.0: ": DDPM's noise"}.get(self.eta, "")
+
+
+SETTINGS = (
+    DemoSetting("ddpm"),
+    DemoSetting("ddpm", plan="every(3, last=50)"),
+    DemoSetting("ddpm", plan="progressive"),
+    *(DemoSetting("ddim", steps, eta, scored=True) for eta in (0.0, 1.0) for steps in (10, 25, 50)),
+    *(DemoSetting("tuned", steps, scored=True) for steps in (5, 10)),
+)
+
+
+@dataclass
+class DemoResult:
+    """The samples of one setting, and their FID and KID; no scores where it is not scored or the demo was stopped before."""
+
+    setting: DemoSetting
+    samples: Samples
+    scores: tuple[Score, ...] = ()
+
+    def score(self, metric: str) -> Score | None:
+        return next((s for s in self.scores if s.metric == metric), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "title": self.setting.title, "setting": asdict(self.setting), "record": self.samples.record,
+            "scores": [s.to_json() for s in self.scores],
+        }  # fmt: skip
+
+
+@dataclass
+class Demo:
+    """All results, the real images, and how they were made. about: n, speed, extractor, model and reference."""
+
+    minutes: float
+    seed: int
+    few: int
+    real: ImageSet
+    about: dict[str, Any]
+    results: list[DemoResult] = field(default_factory=list)
+    trajectory: Samples | None = None
+    seconds: float = 0.0
+    finished: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.about, "finished": self.finished, "seconds": round(self.seconds, 1), "minutes_asked": self.minutes,
+            "seed": self.seed, "machine": machine(), "settings": [r.to_json() for r in self.results],
+            "trajectory": None if self.trajectory is None else self.trajectory.record,
+        }  # fmt: skip
