@@ -6,7 +6,7 @@ import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.toy import Gaussian, Mixture
-from alphabar.denoiser.adaptive import GROWTH, LONGEST, AdaptiveCalls, apply_plan, call_statistics
+from alphabar.denoiser.adaptive import MAX_GAP, MAX_GROWTH, AdaptiveCalls, apply_plan, call_statistics
 from alphabar.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from alphabar.denoiser.plan import adaptive, every
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, SkipCalls
@@ -60,7 +60,7 @@ def test_a_huge_tolerance_calls_as_seldom_as_the_longest_gap_says(oracle, x):
     called = [0, 1]  # then the last step within reach of both limits, and the one after it calls
     for k in range(2, 200):
         h = angles[called[-1]] - angles[k]
-        if h > LONGEST or h > GROWTH * (angles[called[-2]] - angles[called[-1]]) * (1 + 1e-6):
+        if h > MAX_GAP or h > MAX_GROWTH * (angles[called[-2]] - angles[called[-1]]) * (1 + 1e-6):
             called.append(k)
     assert skip.calls.tolist() == [len(called)] * N
     assert len(called) <= 9

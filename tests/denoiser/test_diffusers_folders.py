@@ -457,7 +457,7 @@ def test_padding_is_told_and_left_to_the_caller(tmp_path):
     assert any("cut 2 pixels off every side" in note and note in readme for note in notes)
     assert not any("starting noise" in note for note in notes)  # sigma_max = 158 of DDPM's betas is noise enough
     notes = export_diffusers(trained({"kind": "linear", "beta_max": 0.01}), tmp_path / "less")
-    assert any("multiply its starting noise by 0.9968" in note for note in notes)
+    assert any("multiply the starting noise of diffusers by 0.9968" in note for note in notes)
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -465,14 +465,14 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path, folder):
     for model, told in (
         (
             build(ModelRecipe(channels=(8,), groups=8, embedding=16), {"kind": "linear"}, (1, 8, 8)),
-            "'unet', which diffusers has not",
+            "'unet', which does not exist in diffusers",
         ),
         (trained({"kind": "cosine"}), "'cosine', whose time is continuous"),
         (build(replace(SMALL, data_range=0.5), {"kind": "linear"}, (1, 16, 16)), "-0.5..0.5; diffusers' is -1..1"),
     ):
         with pytest.raises(ValueError, match=f"{told}.*--model.network unet2d --schedule.kind linear --model.data-range 1"):
             export_diffusers(model, tmp_path / "out")
-    with pytest.raises(ValueError, match="one already"):
+    with pytest.raises(ValueError, match="needs no export"):
         export_diffusers(read_diffusers(folder), tmp_path / "out")
     with pytest.raises(ValueError, match="not empty"):
         export_diffusers(trained(), folder)

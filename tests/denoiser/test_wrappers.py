@@ -8,7 +8,7 @@ from alphabar.data.toy import Mixture
 from alphabar.denoiser.adaptive import AdaptiveCalls
 from alphabar.denoiser.exact import MixtureDenoiser
 from alphabar.denoiser.plan import every, full, predicate
-from alphabar.denoiser.wrappers import ClipX0, CountCalls, Guided, Labelled, SkipCalls, ThresholdX0, part
+from alphabar.denoiser.wrappers import ClipX0, CountCalls, Guided, Labelled, SkipCalls, ThresholdX0, select_rows
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.schedule.continuous import LogSigma
@@ -240,7 +240,7 @@ def test_levels_may_differ_from_image_to_image_under_guidance(x):
     labels, none = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
     guided = Guided(Labelled(by_class, labels), Labelled(by_class, none), 2.0, (0.5, 2.0))
     sigma = torch.tensor([0.2, 1.0, 3.0, 2.0])
-    one_by_one = [part(guided, torch.tensor([k]))(x[k : k + 1], sigma[k : k + 1]) for k in range(4)]
+    one_by_one = [select_rows(guided, torch.tensor([k]))(x[k : k + 1], sigma[k : k + 1]) for k in range(4)]
     assert torch.allclose(guided(x, sigma), torch.cat(one_by_one), atol=1e-6)
 
 

@@ -1,7 +1,7 @@
-"""Closed-form denoisers of toy data: what a perfectly trained network would answer. The oracles of the samplers' tests.
+"""Closed-form denoisers of toy data: the output of a perfectly trained network, against which samplers are tested.
 
-They count in float64 whatever comes in and answer in the type of the images. All have a schedule and an image_shape,
-so that `sample` draws from them as from any model.
+They compute in float64 and return the type of the images. Each has a schedule and an image_shape, so `sample` accepts it as a
+model.
 """
 
 import torch
@@ -11,12 +11,18 @@ from alphabar.core.types import Images, Levels
 from alphabar.data.toy import Gaussian, Mixture
 from alphabar.schedule.base import Schedule
 from alphabar.schedule.continuous import LogSigma
+from alphabar.schedule.noising import per_image
 
 EDM_LEVELS = LogSigma(0.002, 80.0)  # Karras et al. 2022 (arXiv:2206.00364), table 1
 
 
 class GaussianDenoiser:
-    """x0 ~ N(mean, std^2), so E[x0 | x] = mean + std^2 / (std^2 + sigma^2) (x - mean), pixel by pixel."""
+    """x0 ~ N(mean, std^2), so E[x0 | x] = mean + std^2 / (std^2 + sigma^2) (x - mean), pixel by pixel.
+
+    >>> data = Gaussian(torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double())
+    >>> float(GaussianDenoiser(data)(torch.full((1, 1, 1, 1), 2.0), torch.ones(1)))
+    1.0
+    """
 
     def __init__(self, data: Gaussian, schedule: Schedule = EDM_LEVELS) -> None:
         self.data = data
@@ -26,23 +32,23 @@ class GaussianDenoiser:
     def __call__(self, x: Images, sigma: Levels) -> Images:
         mean, var = self.data.mean.to(x.device), self.data.std.to(x.device) ** 2
         noisy = var + _column(sigma, x) ** 2
-        share = torch.where(noisy > 0, var / noisy, 0.0)  # a fixed pixel without noise is where it is
+        share = torch.where(noisy > 0, var / noisy, 0.0)  # a constant pixel at sigma = 0: 0 / 0
         return (mean + share * (x.double() - mean)).to(x.dtype)
 
     def flow(self, x: Images, sigma: float, to: float) -> Images:
-        """Where the probability-flow ODE dx/ds = (x - E[x0 | x]) / s carries x from level `sigma` to level `to`.
+        """The solution of the probability-flow ODE dx/ds = (x - E[x0 | x]) / s from level `sigma` to level `to`, starting at x.
 
-        With the above dx/ds = s (x - mean) / (std^2 + s^2), so x - mean moves in proportion to sqrt(std^2 + s^2).
+        Here dx/ds = s (x - mean) / (std^2 + s^2), so x - mean is proportional to sqrt(std^2 + s^2).
         """
         mean, var = self.data.mean.to(x.device), self.data.std.to(x.device) ** 2
         return (mean + (x.double() - mean) * ((var + to**2) / (var + sigma**2)).sqrt()).to(x.dtype)
 
 
 class MixtureDenoiser:
-    """x0 ~ sum_k w_k N(m_k, c_k^2 I): each component's answer, weighted with the chance that x came from it.
+    """x0 ~ sum_k w_k N(m_k, c_k^2 I): each component's estimate, weighted by the probability that x came from it.
 
     E[x0 | x] = sum_k r_k (m_k + c_k^2 / (c_k^2 + sigma^2) (x - m_k)), r_k ~ w_k N(x; m_k, (c_k^2 + sigma^2) I).
-    With c_k = 0 at sigma = 0 the images are points and a level above 0 is needed: ValueError.
+    Raises ValueError at sigma = 0 if some c_k = 0: the component has no density there.
     """
 
     def __init__(self, data: Mixture, schedule: Schedule = EDM_LEVELS) -> None:
@@ -51,11 +57,11 @@ class MixtureDenoiser:
         self.image_shape = data.image_shape
 
     def responsibilities(self, x: Images, sigma: Levels) -> Tensor:
-        """The chance that each image came from each component, float64 (b, k), rows adding up to 1."""
-        return self._weigh(x, sigma)[0]
+        """The probability that each image came from each component, float64 (b, k); rows sum to 1."""
+        return self._components(x, sigma)[0]
 
-    def _weigh(self, x: Images, sigma: Levels) -> tuple[Tensor, Tensor, Tensor]:
-        """(b, k): chance of each component, its share of the signal; (b, k, chw): x less its mean."""
+    def _components(self, x: Images, sigma: Levels) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, k): probability r_k and factor c_k^2 / (c_k^2 + sigma^2) of each component; (b, k, chw): x minus its mean."""
         means = self.data.means.to(x.device).flatten(1)
         var = self.data.stds.to(x.device) ** 2
         noisy = var + _column(sigma, x).flatten(1) ** 2
@@ -67,17 +73,17 @@ class MixtureDenoiser:
         return torch.softmax(weights.log() + log_density, dim=1), var / noisy, off
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
-        chance, share, off = self._weigh(x, sigma)
+        r, share, off = self._components(x, sigma)
         means = self.data.means.to(x.device).flatten(1)
-        answer = chance @ means + torch.einsum("bk,bkd->bd", chance * share, off)
-        return answer.reshape(x.shape).to(x.dtype)
+        out = r @ means + torch.einsum("bk,bkd->bd", r * share, off)
+        return out.reshape(x.shape).to(x.dtype)
 
 
 class FiniteDenoiser:
-    """x0 is one of n images, each as likely: the denoiser that fits its training images perfectly, and samples nothing else.
+    """x0 is one of n images with equal probability: the denoiser that has memorised its training images and samples only them.
 
-    E[x0 | x] = sum_i r_i x_i, r_i ~ exp(-|x - x_i|^2 / (2 sigma^2)); at sigma = 0 the nearest image (of several equally
-    near ones the mean). images: (n, c, h, w) in the model's range, n >= 1, finite: ValueError otherwise.
+    E[x0 | x] = sum_i r_i x_i, r_i ~ exp(-|x - x_i|^2 / (2 sigma^2)); at sigma = 0 the nearest image (the mean of several at
+    equal distance). images: finite, (n, c, h, w) in [-1, 1], n >= 1.
     """
 
     def __init__(self, images: Images, schedule: Schedule = EDM_LEVELS) -> None:
@@ -91,12 +97,12 @@ class FiniteDenoiser:
     def __call__(self, x: Images, sigma: Levels) -> Images:
         images = self.images.to(x.device).flatten(1)
         flat = x.double().flatten(1)
-        near = flat @ images.T - images.square().sum(1) / 2  # -|x - x_i|^2 / 2, less what all share
+        near = flat @ images.T - images.square().sum(1) / 2  # -|x - x_i|^2 / 2 up to a constant
         near -= near.max(1, keepdim=True).values
         var = _column(sigma, x).flatten(1) ** 2
-        chance = torch.where(var > 0, near / var, torch.where(near == 0, 0.0, -torch.inf)).softmax(1)
-        return (chance @ images).reshape(x.shape).to(x.dtype)
+        r = torch.where(var > 0, near / var, torch.where(near == 0, 0.0, -torch.inf)).softmax(1)
+        return (r @ images).reshape(x.shape).to(x.dtype)
 
 
 def _column(sigma: Levels, x: Images) -> Tensor:
-    return sigma.to(x.device, torch.float64).reshape(-1, *[1] * (x.ndim - 1))
+    return per_image(sigma, x.double())

@@ -1,43 +1,53 @@
-"""Call plans: at which steps a sampler calls the network, and at which the last eps_hat does.
+"""Call plans: at which steps a sampler calls the network, and at which it reuses the last eps_hat.
 
-A plan turns a number of steps and their timesteps into one truth value a step. It knows nothing of samplers or
-networks: `wrap.SkipCalls` carries it out under any sampler.
+A plan turns a number of steps and their timesteps into one boolean per step. It knows nothing of samplers or networks:
+`wrappers.SkipCalls` carries it out under any sampler.
 """
 
+import inspect
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
+from alphabar.core.suggest import did_you_mean
 from alphabar.core.types import Grid, Times
 from alphabar.schedule.base import Schedule
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`name` says how to write it, as in "every(3, last=50)". at(step, n, t): does step 0 .. n - 1 call the network?
+    """A fixed plan.
 
-    needs_t: whether `at` looks at the timestep t; where it does not, t is nan when no timesteps are known.
+    >>> every(3, last=2)(8).int().tolist()
+    [1, 0, 0, 1, 0, 0, 1, 1]
     """
 
     name: str
+    """How the plan is written, as "every(3, last=50)"; stored in the record of samples."""
     at: Callable[[int, int, float], bool] = field(repr=False)
+    """at(step, n, t): whether step 0 .. n - 1 calls the network; t is the timestep, nan where none is known."""
     needs_t: bool = False
+    """Whether `at` reads t."""
 
     def __call__(self, n: int, times: Times | None = None) -> Tensor:
-        """bool, shape (n,): True where the network is called; the first step always is, having no eps_hat to reuse.
+        """bool, shape (n,): True where the network is called. The first step always calls, since it has no eps_hat to reuse.
 
-        times: the timestep of each step, for plans that look at it. Raises ValueError where it is needed and missing.
+        Args:
+            n: number of steps.
+            times: the timestep of each step, for plans that read it.
+
+        Raises:
+            ValueError: if the plan needs times and has none, or their number is not n.
         """
         if times is None and self.needs_t:
-            raise ValueError(f"the plan {self.name} looks at timesteps: pass times=timesteps(schedule, sigmas)")
+            raise ValueError(f"the plan {self.name} depends on timesteps: pass times=timesteps(schedule, sigmas)")
         t = [float("nan")] * n if times is None else times.tolist()
         if len(t) != n:
-            raise ValueError(f"{len(t)} times for {n} steps: give one a step, without the final 0 of the grid")
+            raise ValueError(f"{len(t)} times for {n} steps: give one per step, without the final 0 of the grid")
         return torch.tensor([k == 0 or bool(self.at(k, n, t[k])) for k in range(n)], dtype=torch.bool)
 
     def __str__(self) -> str:
@@ -46,10 +56,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Calls image by image, where it would move the image too far to go without: see `adaptive.AdaptiveCalls`, which
-    carries it out. tolerance: by how much, root mean square over the pixels of images in [-1, 1], about."""
+    """A plan that decides image by image while sampling; `adaptive.AdaptiveCalls` carries it out."""
 
     tolerance: float
+    """Approximate error of the finished image that skipped calls may cause: root mean square over pixels in [-1, 1]."""
 
     def __post_init__(self) -> None:
         if not (self.tolerance >= 0 and math.isfinite(self.tolerance)):
@@ -60,10 +70,10 @@ class Adaptive:
         return f"adaptive({self.tolerance:g})"
 
     def __call__(self, n: int, times: Times | None = None) -> Tensor:
-        """Raises ValueError: which steps call is not known before the images are there."""
+        """Raises ValueError: which steps call is not known in advance."""
         raise ValueError(
-            f"{self.name} decides image by image as it goes, so it cannot say beforehand which of {n} steps call: "
-            "give a number of steps, as in --steps 200, and read the calls from the record; or take a fixed plan, as every(3)"
+            f"{self.name} decides image by image while sampling, so the calls of {n} steps are not known in advance: give a "
+            "number of steps, as in --steps 200, and read the calls from the record; or use a fixed plan, such as every(3)"
         )
 
     def __str__(self) -> str:
@@ -71,14 +81,14 @@ class Adaptive:
 
 
 def full() -> Plan:
-    """Every step calls: no skipping."""
+    """Every step calls."""
     return Plan("full", lambda step, n, t: True)
 
 
 def every(k: int, last: int = 0) -> Plan:
-    """Steps 0, k, 2k, ... and all of the last `last` steps, where the details are made.
+    """Steps 0, k, 2k, ... and all of the last `last` steps, which form the details.
 
-    every(3, last=50) of 1000 steps is the lesson's (t mod 3 = 0 or t < 50) with t counted down from 999.
+    every(3, last=50) of 1000 steps is the lesson's plan (t mod 3 = 0 or t < 50, with t counted down from 999).
     """
     if k < 1 or last < 0:
         raise ValueError(f"every({k}, last={last}): give k >= 1 and last >= 0, as in every(3, last=50)")
@@ -87,8 +97,8 @@ def every(k: int, last: int = 0) -> Plan:
 
 
 def progressive() -> Plan:
-    """The lesson's: timestep t calls when (t + 101) mod ((t + 101) // 100) = 0: every 10th at the noisiest end of a
-    thousand, every 2nd from t = 197 to 99, all below: 296 calls. A real-valued t is rounded."""
+    """The lesson's plan: timestep t calls when (t + 101) mod ((t + 101) // 100) = 0. Of a thousand timesteps these are 296: every
+    10th at the noisiest end, every 2nd from t = 197 to 99, and all below. A real-valued t is rounded."""
 
     def at(step: int, n: int, t: float) -> bool:
         u = round(t) + 101
@@ -98,21 +108,20 @@ def progressive() -> Plan:
 
 
 def adaptive(tolerance: float) -> Adaptive:
-    """As many calls as each image needs for what is left out to move it by about `tolerance` (images in [-1, 1]): 0.01 to
-    1 are of use (on a grid of 50 to 200 steps), 0 calls at every step."""
+    """As many calls as each image needs for an error of about `tolerance`. Useful are 0.01 to 1 on 50 to 200 steps; 0 calls at
+    every step."""
     return Adaptive(float(tolerance))
 
 
 def predicate(fn: Callable[[int, float], bool], name: str = "predicate") -> Plan:
-    """Any rule: fn(step, t) says whether step 0, 1, ... at timestep t calls. name: for the sampling record."""
+    """A custom rule: fn(step, t) says whether step 0, 1, ... at timestep t calls. name: for the record of samples."""
     return Plan(name, lambda step, n, t: fn(step, t), needs_t=True)
 
 
 def timesteps(schedule: Schedule, sigmas: Grid) -> Times:
-    """The timesteps of a grid's levels, without its final 0: times of a schedule that counts 0 .. steps - 1.
+    """The timesteps of a grid's levels, without its final 0.
 
-    Continuous time is counted in thousandths, t_min being 0 and t_max 999, so that a plan made for DDPM's thousand
-    steps means the same there.
+    Continuous time is mapped to 0 (t_min) .. 999 (t_max), so that plans made for DDPM's thousand steps apply to it.
     """
     t = schedule.t(sigmas[:-1])
     if schedule.steps is not None:
@@ -120,41 +129,42 @@ def timesteps(schedule: Schedule, sigmas: Grid) -> Times:
     return (t - schedule.t_min) / (schedule.t_max - schedule.t_min) * 999
 
 
-_PLANS: dict[str, tuple[Callable[..., Plan | Adaptive], tuple[str, ...]]] = {
-    "full": (full, ()),
-    "every": (every, ("k", "last")),
-    "progressive": (progressive, ()),
-    "adaptive": (adaptive, ("tolerance",)),
-}
-_WANTED = 'write "full", "every(3)", "every(3, last=50)", "progressive" or "adaptive(0.02)"'
+_PLANS: dict[str, Callable[..., Plan | Adaptive]] = {f.__name__: f for f in (full, every, progressive, adaptive)}
+_EXAMPLES = 'write "full", "every(3)", "every(3, last=50)", "progressive" or "adaptive(0.02)"'
 _WHOLE = r"-?\d+"
 _REAL = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 def parse_plan(text: str) -> Plan | Adaptive:
-    """The plan that a text names, read without evaluating anything. Raises ValueError saying what can be written."""
+    """The plan that a text names. Nothing in the text is evaluated as code.
+
+    >>> parse_plan("every(3, 50)").name
+    'every(3, last=50)'
+
+    Raises:
+        ValueError: for an unknown plan or argument, with examples of what can be written.
+    """
     if not (match := re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)):
-        raise ValueError(f"plan {text!r} cannot be read: {_WANTED}")
+        raise ValueError(f"plan {text!r} is not a name with arguments: {_EXAMPLES}")
     name, inside = match[1], (match[2] or "").strip()
     if name not in _PLANS:
-        near = get_close_matches(name, _PLANS, 1)
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        own = "; from Python, pass a rule of your own as plan=predicate(lambda step, t: ...)"
-        raise ValueError(f"plan {name!r} is unknown{meant}: {_WANTED}{own if name == 'predicate' else ''}")
-    make, names = _PLANS[name]
-    real = name == "adaptive"
-    values: dict[str, float] = {}
-    for place, part in enumerate(inside.split(",") if inside else []):
-        arg = re.fullmatch(rf"\s*(?:(\w+)\s*=\s*)?({_REAL if real else _WHOLE})\s*", part)
-        key = arg and (arg[1] or (names[place] if place < len(names) else None))
-        if not arg or key not in names or key in values:
-            takes = (
-                f"takes {', '.join(names)}, {'a number' if real else 'whole numbers'}" if names else "takes nothing in brackets"
-            )
-            raise ValueError(f"plan {text!r}: cannot read {part.strip()!r}; {name} {takes}: {_WANTED}")
-        values[str(key)] = float(arg[2]) if real else int(arg[2])
-    if name == "every" and "k" not in values:
-        raise ValueError(f"plan {text!r} does not say how often: {_WANTED}")
-    if name == "adaptive" and "tolerance" not in values:
-        raise ValueError(f"plan {text!r} does not say how far an image may be off: {_WANTED}")
-    return make(**values)
+        own = "; from Python, pass your own rule as plan=predicate(lambda step, t: ...)" if name == "predicate" else ""
+        raise ValueError(f"plan {name!r} is unknown ({did_you_mean(name, _PLANS)}): {_EXAMPLES}{own}")
+    make, signature = _PLANS[name], inspect.signature(_PLANS[name])
+    number, convert = (_REAL, float) if name == "adaptive" else (_WHOLE, int)
+    positional, named = [], {}
+    for part in inside.split(",") if inside else []:
+        argument = re.fullmatch(rf"\s*(?:(\w+)\s*=\s*)?({number})\s*", part)
+        if not argument or argument[1] in named:
+            kind = "a number" if convert is float else "whole numbers"
+            raise ValueError(f"plan {text!r}: {part.strip()!r} is no argument of {name}, which takes {kind}: {_EXAMPLES}")
+        if argument[1]:
+            named[argument[1]] = convert(argument[2])
+        else:
+            positional.append(convert(argument[2]))
+    try:
+        signature.bind(*positional, **named)
+    except TypeError as e:
+        takes = ", ".join(signature.parameters) or "no arguments"
+        raise ValueError(f"plan {text!r}: {e} ({name} takes {takes}): {_EXAMPLES}") from e
+    return make(*positional, **named)

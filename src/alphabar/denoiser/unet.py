@@ -1,5 +1,5 @@
-"""A compact U-Net that is fast on a CPU: after a pixel-unshuffle (Shi et al. 2016, arXiv:1609.05158) it works on
-patches, where a 3x3 convolution has enough channels to reach the machine's peak."""
+"""A compact U-Net that is fast on a CPU: a pixel-unshuffle (Shi et al. 2016, arXiv:1609.05158) gives its 3x3 convolutions enough
+channels to reach the machine's peak speed."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ from alphabar.core.types import Images, Labels, Timesteps
 
 
 class Embedding(nn.Module):
-    """Time -> features: sines of 2^k-spaced frequencies, then two linear layers. t_scale brings t's range to about 0..1000."""
+    """Time -> features: cosines and sines of geometrically spaced frequencies (Ho et al. 2020), then two linear layers.
+
+    t_scale is multiplied with t and brings its range to about 1000.
+    """
 
     def __init__(self, width: int, t_scale: float) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ def _groups(channels: int, group_size: int) -> int:
 
 
 class Block(nn.Module):
-    """Residual block: norm, SiLU, conv, norm scaled and shifted by the time, SiLU, dropout, conv (zero at the start)."""
+    """Residual block: norm, SiLU, conv, norm scaled and shifted by the time, SiLU, dropout, conv (initialised to zero)."""
 
     def __init__(self, c_in: int, c_out: int, embedding: int, group_size: int, dropout: float) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels of a level (zero at the start)."""
+    """Self-attention over the pixels of a level (initialised to zero)."""
 
     def __init__(self, channels: int, group_size: int, head: int = 32) -> None:
         super().__init__()
@@ -83,14 +86,22 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """Our own denoising network: (y, t) -> output of y's shape.
+    """alphabar's denoising network: (y, t) -> output of y's shape.
 
-    patch: side of the pixel-unshuffle (1: none). channels: one number a level; each level below the first
-    halves the size. blocks: residual blocks a level on the way down, and one more on the way up.
-    attention: the levels (0 is the finest) with self-attention after their last block, down and up.
-    classes: how many it can be told apart; label number `classes` stands for none. augment: numbers that say how an image was
-    augmented (b, augment), all 0 where it was not.
-    Height and width must be divisible by patch * 2^(levels - 1); any other size is refused with the sizes that work.
+    Height and width must be divisible by patch * 2^(levels - 1).
+
+    Args:
+        in_channels: channels of the images.
+        patch: side of the pixel-unshuffle; 1 is none.
+        channels: one number per level; each level below the first halves the size.
+        blocks: residual blocks per level on the way down; there is one more on the way up.
+        attention: levels (0 is the finest) with self-attention after their last block, down and up.
+        embedding: width of the time embedding.
+        group_size: channels per group of group norm.
+        dropout: share of activations dropped in training.
+        t_scale: see `Embedding`.
+        classes: number of classes; label `classes` stands for no class. 0: unconditional.
+        augment: length of the augmentation vector (b, augment), which is 0 for an image without augmentation. 0: none.
     """
 
     def __init__(
@@ -116,7 +127,7 @@ class UNet(nn.Module):
         self.classes = nn.Embedding(classes + 1, embedding) if classes else None
         self.augment = nn.Linear(augment, embedding, bias=False) if augment else None
         if self.classes is not None:
-            nn.init.normal_(self.classes.weight, std=0.3)  # about what the time's features have
+            nn.init.normal_(self.classes.weight, std=0.3)  # about that of the time features
         if self.augment is not None:
             nn.init.zeros_(self.augment.weight)
         pixels = in_channels * patch**2

@@ -1,6 +1,6 @@
-"""What samplers need not know: wrappers round a denoiser, each a denoiser itself, so that they combine.
+"""Wrappers around a denoiser, each a denoiser itself, so that they combine and work under every sampler.
 
-Counting goes innermost, where calls are paid, then classes and guidance, and clipping outermost:
+The order, from the inside: counting, then classes and guidance, then a call plan, then clipping:
 ClipX0(SkipCalls(Guided(Labelled(count, labels), Labelled(count, none), 2.0), ...)) with count = CountCalls(model).
 """
 
@@ -15,10 +15,17 @@ from torch import Tensor
 from alphabar.core.types import Denoiser, Grid, Images, Labels, Levels, Times
 from alphabar.denoiser.plan import Plan
 from alphabar.schedule.grid import check_grid
+from alphabar.schedule.noising import per_image
 
 
 class CountCalls:
-    """Counts what is paid: `calls` of the network, and `images` that went through it (a batch of 64 is 64)."""
+    """Counts `calls` of the network, and `images` that went through it (a batch of 64 is 64).
+
+    >>> count = CountCalls(lambda x, sigma: torch.zeros_like(x))
+    >>> _ = count(torch.ones(64, 1, 8, 8), torch.ones(64))
+    >>> count.calls, count.images
+    (1, 64)
+    """
 
     def __init__(self, denoise: Denoiser) -> None:
         self.denoise = denoise
@@ -26,40 +33,40 @@ class CountCalls:
         self.images = 0
 
     def __call__(self, x: Images, sigma: Levels, *more: Any) -> Images:
-        """more: what a model is told besides, as the images' classes."""
+        """more: further inputs of the model, such as labels."""
         self.calls += 1
         self.images += len(x)
         return self.denoise(x, sigma, *more)
 
 
 class Labelled:
-    """A class-conditional model that is told the class of each image of the batch, model(x, sigma, labels).
-
-    Raises ValueError where a batch has another number of images.
-    """
+    """A class-conditional model with the class of each image of the batch: model(x, sigma, labels)."""
 
     def __init__(self, denoise: Callable[[Images, Levels, Labels], Images], labels: Labels) -> None:
         self.denoise, self.labels = denoise, labels
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
         if len(x) != len(self.labels):
-            raise ValueError(f"{len(self.labels)} labels for a batch of {len(x)} images: give one an image")
+            raise ValueError(f"{len(self.labels)} labels for a batch of {len(x)} images: give one per image")
         return self.denoise(x, sigma, self.labels)
 
     def rows(self, rows: Tensor) -> "Labelled":
-        """The same for some images of the batch."""
+        """The denoiser of some images of the batch."""
         return Labelled(self.denoise, self.labels[rows.to(self.labels.device)])
 
 
 class Guided:
-    """Guidance: x0_hat = w strong + (1 - w) weak, at levels of the interval; elsewhere the strong one alone, for half the calls.
+    """Guidance: x0_hat = w strong + (1 - w) weak. Outside the interval of levels only `strong` is called.
 
-    With a denoiser that knows the class for strong and one that does not for weak it is classifier-free guidance (Ho & Salimans
-    2022, arXiv:2207.12598, eq. 6, whose w is this one less 1; eps_hat is linear in x0_hat, so that it is the same in either);
-    with a smaller or less trained model for weak, autoguidance (Karras et al. 2024, arXiv:2406.02507, eq. 4). interval: low
-    <= sigma <= high in the one coordinate (Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 6).
+    With a denoiser that knows the class as `strong` and one that does not as `weak` this is classifier-free guidance (Ho &
+    Salimans 2022, arXiv:2207.12598, eq. 6, whose w is this one minus 1). With a smaller or less trained model as `weak` it is
+    autoguidance (Karras et al. 2024, arXiv:2406.02507, eq. 4).
 
-    Raises ValueError for a weight that is not finite or an interval that is none.
+    Args:
+        strong: the denoiser that guidance follows.
+        weak: the denoiser that guidance moves away from.
+        weight: w, any finite number; 1 is no guidance.
+        interval: guidance acts where low <= sigma <= high (Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 6).
     """
 
     def __init__(self, strong: Denoiser, weak: Denoiser, weight: float, interval: tuple[float, float] = (0.0, math.inf)) -> None:
@@ -71,31 +78,31 @@ class Guided:
         self.weight, self.interval = weight, interval
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
-        told = self.strong(x, sigma)
+        strong = self.strong(x, sigma)
         guided = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
         if self.weight == 1 or not bool(guided.any()):
-            return told
+            return strong
         if bool(guided.all()):
-            return torch.lerp(self.weak(x, sigma), told, self.weight)
+            return torch.lerp(self.weak(x, sigma), strong, self.weight)
         rows = guided.nonzero()[:, 0]
         here = rows.to(x.device)
-        out = told.clone()
-        out[here] = torch.lerp(part(self.weak, rows)(x[here], sigma[rows]), told[here], self.weight)
+        out = strong.clone()
+        out[here] = torch.lerp(select_rows(self.weak, rows)(x[here], sigma[rows]), strong[here], self.weight)
         return out
 
     def rows(self, rows: Tensor) -> "Guided":
-        """The same for some images of the batch."""
-        return Guided(part(self.strong, rows), part(self.weak, rows), self.weight, self.interval)
+        """The denoiser of some images of the batch."""
+        return Guided(select_rows(self.strong, rows), select_rows(self.weak, rows), self.weight, self.interval)
 
 
-def part(denoise: Denoiser, rows: Tensor) -> Denoiser:
-    """The denoiser of some images of a batch: one that was told something of each image is told that of these."""
+def select_rows(denoise: Denoiser, rows: Tensor) -> Denoiser:
+    """The denoiser of some images of a batch, with their labels where it has one label per image."""
     return denoise.rows(rows) if isinstance(denoise, (Labelled, Guided)) else denoise
 
 
 class ClipX0:
-    """Holds x0_hat within [low, high]. Samplers work out eps_hat = (x - x0_hat) / sigma from what they are given, so
-    it is clipped along with x0_hat (diffusers' use_clipped_model_output, which is off there)."""
+    """Clips x0_hat to [low, high]. Samplers compute eps_hat = (x - x0_hat) / sigma from the clipped value, as diffusers does only
+    with use_clipped_model_output=True."""
 
     def __init__(self, denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
         if not low < high:
@@ -108,11 +115,15 @@ class ClipX0:
 
 
 class ThresholdX0:
-    """Dynamic thresholding of x0_hat, image by image: Saharia et al. 2022 (arXiv:2205.11487), sec. 2.3.
+    """Dynamic thresholding of x0_hat, image by image (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3).
 
-    s is the level below which a `share` of the image's |x0_hat| lie, at least 1 and at most `largest` (None: no limit).
-    x0_hat is held within [-s, s] and divided by s, so that saturated pixels move inwards. Where s = 1 it is plain
-    clipping. eps_hat follows, as under `ClipX0`. Raises ValueError for a share outside (0.5, 1] and largest < 1.
+    x0_hat is clipped to [-s, s] and divided by s, where s is a quantile of the image's |x0_hat|, at least 1. Where s = 1 this is
+    plain clipping. eps_hat follows, as with `ClipX0`.
+
+    Args:
+        denoise: the denoiser.
+        share: the quantile, in (0.5, 1].
+        largest: upper limit of s, 1 or more; None: no limit.
     """
 
     def __init__(self, denoise: Denoiser, share: float = 0.995, largest: float | None = None) -> None:
@@ -127,13 +138,12 @@ class ThresholdX0:
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
         x0_hat = self.denoise(x, sigma)
-        s = _quantile(x0_hat.abs().flatten(1), self.share).clamp(1.0, self.largest)
-        s = s.reshape(-1, *[1] * (x0_hat.ndim - 1))
+        s = per_image(_quantile(x0_hat.abs().flatten(1), self.share).clamp(1.0, self.largest), x0_hat)
         return x0_hat.clamp(-s, s).div_(s)
 
 
 def _quantile(rows: Tensor, share: float) -> Tensor:
-    """The quantile of each row, for a high share, between neighbours as torch.quantile, which takes no large images."""
+    """A high quantile of each row, interpolated as by torch.quantile, which refuses large images."""
     place = share * (rows.shape[1] - 1)
     below = int(place)
     top = rows.topk(rows.shape[1] - below, dim=1).values
@@ -143,10 +153,15 @@ def _quantile(rows: Tensor, share: float) -> Tensor:
 class SkipCalls:
     """Calls the network only at the plan's steps; at the others x0_hat = x - sigma * eps_hat with the last eps_hat.
 
-    sigmas: the grid that the sampler is given; the step is known by its level, compared in float32. times: the
-    timesteps of these levels, for plans that look at them (`plan.timesteps`). A level off the grid, a mixed batch,
-    a batch of another size and the first step always call. A call at sigmas[0] begins a new batch.
-    Under a stochastic sampler the last eps_hat is that of the last call, not of the noise added since.
+    A step is recognised by its level, compared in float32. Levels off the grid, batches of mixed levels, batches of another
+    size and the first step always call; a call at sigmas[0] starts a new batch. Under a stochastic sampler the last eps_hat is
+    that of the last call and does not include the noise added since.
+
+    Args:
+        denoise: the denoiser.
+        plan: which steps call.
+        sigmas: the grid that the sampler is given.
+        times: the timesteps of its levels, for plans that need them (`plan.timesteps`).
     """
 
     def __init__(self, denoise: Denoiser, plan: Plan, sigmas: Grid, times: Times | None = None) -> None:
@@ -154,8 +169,8 @@ class SkipCalls:
         levels = sigmas[:-1]
         self.denoise = denoise
         self.called = plan(len(levels), times)
-        self._step = {_key(s): k for k, s in enumerate(levels.tolist())}
-        # eps_hat costs a pass over the images, so it is kept only where the next step is left out.
+        self._step = {float(np.float32(s)): k for k, s in enumerate(levels.tolist())}
+        # eps_hat costs a pass over the images, so it is computed only where the next step is skipped.
         self._keep = [not c for c in [*self.called.tolist()[1:], True]]
         self._eps: Images | None = None
 
@@ -166,17 +181,12 @@ class SkipCalls:
     def __call__(self, x: Images, sigma: Levels) -> Images:
         levels = sigma.tolist()
         s = levels[0]
-        step = self._step.get(_key(s)) if all(other == s for other in levels) else None
+        step = self._step.get(float(np.float32(s))) if all(other == s for other in levels) else None
         if step == 0:
             self.reset()
         if step is not None and not self.called[step] and self._eps is not None and self._eps.shape == x.shape:
             return torch.sub(x, self._eps, alpha=s)
         x0_hat = self.denoise(x, sigma)
         if step is None or self._keep[step]:
-            self._eps = (x - x0_hat).div_(sigma.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1)))
+            self._eps = (x - x0_hat).div_(per_image(sigma, x))
         return x0_hat
-
-
-def _key(sigma: float) -> float:
-    """A level as float32 has it, since samplers hand levels over in the type of the images."""
-    return float(np.float32(sigma))
