@@ -165,8 +165,8 @@ def simulate_difference(d: int, n: int, sets: int) -> dict[str, Any]:
 
 def simulate_real(image_set: str, extractor: str, n: int, sets: int) -> dict[str, Any]:
     from alphabar.data.image_set import load
+    from alphabar.features.extract import extract
     from alphabar.features.load import load_extractor
-    from alphabar.features.store import extract
 
     torch.set_num_threads(1)
     images = load(image_set)

@@ -32,9 +32,9 @@ from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.image_eval import ImageEval, Measured
+from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats
-from alphabar.features.store import extract
 from alphabar.sampling.sample import Samples, sample
 from alphabar.schedule.grid import GRIDS, make_grid
 from alphabar.training.checkpoint import load_model

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from alphabar.data.image_set import load, parse_set
 from alphabar.evaluation.kid import kid, within
+from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
-from alphabar.features.store import extract
 from alphabar.sampling.sample_set import load_samples
 
 

@@ -94,8 +94,8 @@ class Linear:
 
 
 def measure(way: str, n: int, folder: Path) -> dict[str, Any]:
+    from alphabar.features.extract import extract
     from alphabar.features.stats import stream
-    from alphabar.features.store import extract
 
     def peak() -> int:  # not ru_maxrss, which begins with the peak of the process that started this one
         lines = Path("/proc/self/status").read_text().splitlines()

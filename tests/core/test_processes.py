@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from alphabar.features import store as module
 from alphabar.core import processes
-from alphabar.features.store import extract
+from alphabar.features.extract import extract
 from alphabar.features.stats import FeatureStats
 from alphabar.evaluation.fid import frechet
 from tests.fixtures.sets import Linear, stripes

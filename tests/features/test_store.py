@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.split import image_hashes
+from alphabar.features.cache import evict_features, feature_cache_size
+from alphabar.features.extract import extract
 from alphabar.features.stats import FeatureStats
-from alphabar.features.store import FeatureStore, evict_features, extract, feature_cache_size, sample_rows
+from alphabar.features.store import FeatureStore, sample_rows
 from tests.fixtures.sets import Linear, image_set, stripes
 
 HERE = Path(__file__).resolve().parent
@@ -164,7 +167,7 @@ def test_a_damaged_entry_is_made_again(cache: Path, where: str) -> None:
     assert third.seen == 0
 
 
-@pytest.mark.parametrize("harm", ["nothing", "torn sums", "torn rows", "damaged row", "another chunk"])
+@pytest.mark.parametrize("harm", ["nothing", "truncated chunk", "damaged chunk", "another chunk", "of an older version"])
 def test_an_interrupted_extraction_goes_on_where_it_stopped(cache: Path, harm: str) -> None:
     images = stripes(230, 0)
     broken = Stops()
@@ -175,18 +178,20 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(cache: Path, harm: s
     assert kept.value is not None
     (part,) = entries(cache)
     assert part.startswith(".part-")
-    file, sums = (cache / "features" / part / name for name in ("features.npy", "sums.txt"))
-    if harm == "torn sums":
-        sums.write_text(sums.read_text()[:-4])
-    elif harm == "torn rows":
-        file.write_bytes(file.read_bytes()[:-5])
-    elif harm == "damaged row":
-        data = bytearray(file.read_bytes())
-        data[128 + 60 * 16] ^= 1  # in the second chunk
-        file.write_bytes(data)
+    chunks = cache / "features" / part / "chunks"
+    if harm == "truncated chunk":
+        (chunks / "00000002.npz").write_bytes((chunks / "00000002.npz").read_bytes()[:-5])
+    elif harm == "damaged chunk":
+        data = bytearray((chunks / "00000001.npz").read_bytes())
+        data[300] ^= 1
+        (chunks / "00000001.npz").write_bytes(data)
+    elif harm == "of an older version":  # which kept the rows in one file, and their checksums in another
+        shutil.rmtree(chunks)
+        for name in ("features.npy", "sums.txt"):
+            (chunks.parent / name).write_text("{}")
     rest = Linear()
     store = extract(images, rest, chunk=50 if harm == "another chunk" else 40)
-    assert rest.seen == {"nothing": 110, "damaged row": 190, "another chunk": 230}.get(harm, 150)
+    assert rest.seen == {"nothing": 110, "truncated chunk": 150, "damaged chunk": 190}.get(harm, 230)
     assert torch.equal(store.all(), Linear().features(images.pixels))
     assert entries(cache) == [part.removeprefix(".part-")]
 
@@ -213,7 +218,7 @@ def test_two_at_once_do_no_harm(cache: Path) -> None:
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from alphabar.features.store import extract
+from alphabar.features.extract import extract
 from tests.fixtures.sets import Linear, stripes
 from pathlib import Path
 import time
@@ -350,7 +355,7 @@ PEAK = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from alphabar.features.store import extract
+from alphabar.features.extract import extract
 from alphabar.features.stats import stream
 from tests.fixtures.sets import Linear
 
@@ -384,7 +389,7 @@ def test_memory_does_not_grow_with_the_number_of_images(way: str, tmp_path: Path
 
 def test_a_set_brings_its_own_fingerprint_and_an_array_gets_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     images = image_set(stripes(20, 0).pixels)
-    monkeypatch.setattr("alphabar.features.store._BLOCK", 7)  # hashed in three blocks
+    monkeypatch.setattr("alphabar.features.extract.BLOCK", 7)  # hashed in three blocks
     assert extract(images.pixels, Linear()).images == fingerprint_of(images.pixels.shape[1:], images.hashes)
     store = extract(images, Linear())
     assert store.images == images.fingerprint

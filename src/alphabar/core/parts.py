@@ -93,7 +93,7 @@ class Parts:
             return item
         import numpy as np
 
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # NumPy leaves a damaged file open
             return dict(file)
 
     def clear(self) -> None:

@@ -36,10 +36,11 @@ from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.fid_uncertainty import ROWS, expand
 from alphabar.evaluation.floor import real_images
 from alphabar.evaluation.kid import kid
+from alphabar.features.extract import extract
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats, check_finite
-from alphabar.features.store import extract, sample_rows
+from alphabar.features.store import sample_rows
 
 METRICS = ("fid", "kid")
 LADDERS = (*DAMAGE, "missing classes", "duplicates")

@@ -25,10 +25,11 @@ from alphabar.evaluation.estimate import Estimate, Expansion
 from alphabar.evaluation.floor import Real, floor_sets, real_images
 from alphabar.evaluation.kid import Within, kid, within
 from alphabar.evaluation.score import METRICS, TITLES, Score, sampling_fields
+from alphabar.features.extract import extract
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats
-from alphabar.features.store import FeatureStore, extract, sample_rows
+from alphabar.features.store import FeatureStore, sample_rows
 
 LIMIT = 50_000  # images a side whose pairs are looked at, by KID and by precision, recall, density and coverage
 NEIGHBOUR = 5  # the k of these four

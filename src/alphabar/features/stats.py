@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,16 +112,22 @@ def stream(
 
 
 def pieces(images: Pixels, starts: Iterable[int], chunk: int) -> Iterator[Pixels]:
-    """images[start : start + chunk] for every start. Of a memory map, what was read is handed back to the system.
-
-    Pages of a mapped file count as memory of the process until they are handed back; they stay in the system's cache.
-    """
-    backing = _mapping(images)
+    """images[start : start + chunk] for every start, in memory of one chunk (see `read_rows`)."""
     for start in starts:
-        block = images[start : start + chunk]
-        yield np.array(block) if backing is not None else np.asarray(block)
-        if backing is not None:
-            backing.madvise(mmap.MADV_DONTNEED)
+        yield read_rows(images, slice(start, start + chunk))
+
+
+def read_rows(array: NDArray[Any], which: slice | NDArray[np.int64]) -> NDArray[Any]:
+    """array[which]. Rows of a memory-mapped file are copied, and the pages that were read are released.
+
+    Pages of a mapped file count as memory of the process until they are released; they stay in the system's cache.
+    """
+    backing = _mapping(array)
+    if backing is None:
+        return np.asarray(array[which])
+    rows = np.array(array[which]) if isinstance(which, slice) else np.asarray(array[which])  # indices copy already
+    backing.madvise(mmap.MADV_DONTNEED)
+    return rows
 
 
 def _mapping(array: NDArray[np.generic]) -> mmap.mmap | None:

@@ -10,7 +10,7 @@ from alphabar.core.types import Pixels
 from alphabar.data.image_set import load, parse_set
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import Memorisation, memorisation, pixel_features
-from alphabar.features.store import extract
+from alphabar.features.extract import extract
 from alphabar.sampling.sample_set import SampleSet, check_value_range
 from alphabar.verbs.training_images import training_images
 

@@ -18,9 +18,9 @@ from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.denoiser.wrappers import Labelled
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
+from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats
-from alphabar.features.store import extract
 from alphabar.fitting import descent as fits
 from alphabar.fitting.frechet_loss import Embeds, FrechetPull
 from alphabar.sampling.catalogue import SAMPLERS
