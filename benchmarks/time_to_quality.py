@@ -52,7 +52,7 @@ from alphabar.schedule.base import Schedule
 from alphabar.schedule.betas import Betas, Linear
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
-from alphabar.training.loop import pad_pixels
+from alphabar.training.stream import pad_pixels
 from alphabar.verbs.experiment import images_per_second
 from alphabar.verbs.train import train
 

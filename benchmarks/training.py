@@ -30,7 +30,8 @@ from alphabar.core.run import Run
 from alphabar.data.image_set import load
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.hooks import Hook, Training
-from alphabar.training.loop import Stream, pad_pixels, train
+from alphabar.training.loop import train
+from alphabar.training.stream import Stream, pad_pixels
 from alphabar.verbs.train import new_model
 
 WARM = 2  # steps before the clock starts
@@ -136,7 +137,7 @@ def shares(recipe: Recipe, pixels: np.ndarray) -> dict[str, float]:
         kind = next((k for k, names in KINDS.items() if any(n in row.key for n in names)), "other")
         spent[kind] += row.self_cpu_time_total
     total = sum(spent.values())
-    stream = Stream(pixels, np.arange(len(pixels)), recipe.train, model, recipe.data.pad)
+    stream = Stream(pixels, np.arange(len(pixels)), recipe.train, model)
     begun = time.perf_counter()
     for k in range(5):
         stream.batch(k * recipe.train.batch, recipe.train.batch)

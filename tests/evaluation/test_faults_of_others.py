@@ -28,7 +28,7 @@ from alphabar.features.load import load_extractor
 from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.sampling.sample_set import SampleSet
 from alphabar.training.config import resolve
-from alphabar.training.loop import Stream
+from alphabar.training.stream import Stream
 from alphabar.verbs import score as judge
 from alphabar.verbs.train import new_model
 from tests.fixtures.sets import Linear, image_set, stripes

@@ -83,7 +83,7 @@ def test_a_training_falls_and_nearly_repeats(changes: dict[str, object], pixels:
     train(small_model(), pixels, np.arange(180), recipe, second, progress=False)
     again = [e["loss"] for e in read_jsonl(second.events) if e["event"] == "loss"]
     assert again == pytest.approx(losses, rel=2e-2)  # not the same bits: some backward passes add in any order
-    assert load_checkpoint(run.checkpoint())[3]["images"] == 256
+    assert load_checkpoint(run.checkpoint()).state["images"] == 256
 
 
 def test_dropout_and_classes_on_the_gpu(pixels: NDArray[np.uint8], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from alphabar.features.supervised import augment, train_extractor
 from alphabar.sampling.sample import Samples, sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
-from alphabar.training.loop import Stream
+from alphabar.training.stream import Stream
 from alphabar.verbs import score as judge
 from alphabar.verbs import train as api
 

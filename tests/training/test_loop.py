@@ -25,8 +25,10 @@ from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.results import runs as told_by
 from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_checkpoint, load_model
+from alphabar.training.divergence import Diverged
 from alphabar.training.hooks import HeldOutLoss, Hook, Training
-from alphabar.training.loop import Diverged, Stream, train
+from alphabar.training.loop import train
+from alphabar.training.stream import Stream
 from tests.fixtures.training import conditional_model, small_model, small_recipe
 
 HERE = Path(__file__).parent
@@ -70,7 +72,7 @@ def test_a_loss_that_was_not_looked_at_yet_is_not_shown(
 
 def test_padding_and_cropping_keep_the_picture_in_the_middle(pixels: NDArray[np.uint8]) -> None:
     model = build(ModelRecipe(channels=(16,)), {"kind": "linear", "beta_max": 0.01}, (1, 12, 12), crop=2)
-    batch = Stream(pixels, np.arange(200), small_recipe(flip=False), model, pad=2).batch(0, 4)
+    batch = Stream(pixels, np.arange(200), small_recipe(flip=False), model).batch(0, 4)
     assert batch.pixels.shape == (4, 12, 12, 1)
     assert batch.pixels[:, :2].max() == 0
     inner = {p.tobytes() for p in pixels}
@@ -146,7 +148,7 @@ class OnlyMirrors(Geometry):
 
 def test_augmentation_does_not_leak(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are bright on the left. Half of the training ones are mirrored, and the network is told: its own are not."""
-    monkeypatch.setattr("alphabar.training.loop.Geometry", OnlyMirrors)
+    monkeypatch.setattr("alphabar.training.stream.Geometry", OnlyMirrors)
     pixels = np.full((100, 8, 8, 1), 40, np.uint8)
     pixels[:, :, :4] = 215
     recipe = small_recipe(images=6400, lr=1e-2, log_every=0, checkpoint_every=0, augment=0.5, ema_half_life=800)
@@ -270,9 +272,9 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(pixels: NDArray[np
 
     with pytest.raises(Diverged, match=r"not a number.*checkpoint is kept.*--train.lr"):
         train(small_model(), pixels, np.arange(200), small_recipe(), Run(folder), hooks=[Poison()], progress=False)
-    _, average, _, state = load_checkpoint(folder / "checkpoints" / "last")
-    assert state["images"] == 256
-    assert all(bool(torch.isfinite(v).all()) for v in average.values())
+    kept = load_checkpoint(folder / "checkpoints" / "last")
+    assert kept.state["images"] == 256
+    assert all(bool(torch.isfinite(v).all()) for v in kept.ema.values())
 
 
 def test_an_exploding_rate_is_noticed(pixels: NDArray[np.uint8], folder: Path) -> None:
@@ -324,7 +326,7 @@ def test_a_crash_between_two_renames_leaves_a_checkpoint(pixels: NDArray[np.uint
     train(small_model(), pixels, np.arange(200), small_recipe(images=128), Run(folder), progress=False)
     last = folder / "checkpoints/last"
     last.rename(last.with_name("last.old"))
-    assert load_checkpoint(last)[3]["images"] == 128
+    assert load_checkpoint(last).state["images"] == 128
     assert load_model(folder).image_shape == (1, 8, 8)
 
 

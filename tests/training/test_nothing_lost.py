@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from alphabar.core.files import read_jsonl
 from alphabar.core.run import Run
 from alphabar.training.checkpoint import load_checkpoint
+from alphabar.training.divergence import Diverged
 from alphabar.training.hooks import Hook, Training
-from alphabar.training.loop import Diverged, train
+from alphabar.training.loop import train
 from tests.fixtures.training import small_model, small_recipe
 from tests.training.test_loop import child, end, same, wait_for_images, weights
 
@@ -70,7 +71,7 @@ def test_a_checkpoint_that_was_harmed_is_told_and_the_one_before_it_taken(
     if (name, harm) == ("state.json", "gone"):  # then it is no checkpoint at all
         train(small_model(), pixels, np.arange(200), small_recipe(ema_snapshots=5), Run(folder), resume=True, progress=False)
     else:
-        with pytest.warns(UserWarning, match=r"Going on from the checkpoint before it, at image 256"):
+        with pytest.warns(UserWarning, match=r"Resuming from the checkpoint before it, at image 256"):
             train(small_model(), pixels, np.arange(200), small_recipe(ema_snapshots=5), Run(folder), resume=True, progress=False)
     for which in ("model", "ema"):
         assert same(weights(folder, which), weights(whole, which))
@@ -108,8 +109,8 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_written(
     recipe = small_recipe(ema_snapshots=5)
     with pytest.raises(OSError, match=r"disk is full|No space left") as told:
         train(small_model(), pixels, np.arange(200), recipe, Run(small_disk / "run"), progress=False)
-    assert "Make room and go on with --resume" in str(told.value) or "No space left" in str(told.value)
-    images = load_checkpoint(small_disk / "run" / "checkpoints" / "last")[3]["images"]
+    assert "Make room and continue with --resume" in str(told.value) or "No space left" in str(told.value)
+    images = load_checkpoint(small_disk / "run" / "checkpoints" / "last").state["images"]
     assert 0 < images < recipe.images
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)  # room was made
     train(small_model(), pixels, np.arange(200), recipe, Run(small_disk / "run"), resume=True, progress=False)
@@ -160,7 +161,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_any_other(pixels: NDArra
         time.sleep(g.random() * 0.06)
         process.kill()
         process.communicate()
-        images = min(load_checkpoint(last)[3]["images"], 384)
+        images = min(load_checkpoint(last).state["images"], 384)
     assert end(child(file, tmp_path / "run", resume=True)) == 0
     for which in ("model", "ema", "optimizer"):
         assert same(weights(tmp_path / "whole", which), weights(tmp_path / "run", which))

@@ -96,11 +96,11 @@ def stopping(folder: Path, step: int) -> Path:
     """A script that is `alphabar`, but asks itself to stop after so many steps."""
     script = folder / "stop.py"
     script.write_text(
-        "import alphabar.training.loop as loop, sys, os, signal\n"
-        "update = loop.ema_update\nseen = [0]\n"
+        "import alphabar.training.step as step, sys, os, signal\n"
+        "update = step.ema_update\nseen = [0]\n"
         "def stopping(*a):\n    update(*a)\n    seen[0] += 1\n"
         f"    if seen[0] == {step}:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "loop.ema_update = stopping\n"
+        "step.ema_update = stopping\n"
         "from alphabar.cli.main import main\nsys.argv = ['alphabar', *sys.argv[1:]]\nmain()\n"
     )
     return script

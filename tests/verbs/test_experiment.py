@@ -176,12 +176,12 @@ experiment(read_experiment("told.toml"), "out", progress=False, device="cpu")
 
 
 SLOWLY = """
-import alphabar.training.loop as loop, time
-update = loop.ema_update
+import alphabar.training.step as step, time
+update = step.ema_update
 def slowly(*a):
     time.sleep(0.05)
     return update(*a)
-loop.ema_update = slowly
+step.ema_update = slowly
 """
 
 

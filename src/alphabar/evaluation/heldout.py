@@ -20,8 +20,8 @@ from alphabar.core.types import Denoiser, Images, Labels, Levels, Pixels
 from alphabar.denoiser.wrappers import Labelled
 from alphabar.evaluation.estimate import LEVEL, Estimate, normal_quantile
 from alphabar.schedule.noising import add_noise
-from alphabar.training.loop import pad_pixels
 from alphabar.training.loss import image_losses
+from alphabar.training.stream import pad_pixels
 
 LOWEST, HIGHEST, COUNT = 0.05, 20.0, 9  # of the levels that are looked at where none are given
 

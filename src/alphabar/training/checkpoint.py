@@ -1,8 +1,10 @@
-"""Checkpoints: a folder of safetensors and JSON, written whole or not at all. Nothing is ever unpickled.
+"""Checkpoints: folders of safetensors and JSON that are written whole or not at all. Nothing is ever unpickled.
 
-model.safetensors      weights, as trained        ema.safetensors   their moving average, which is what samples are drawn with
-optimizer.safetensors  the optimiser's moments    state.json        position, recipe fingerprint, digests of the others
-averages.safetensors   power-function averages, where the run keeps snapshots of those
+model.safetensors      weights, as trained        ema.safetensors   their moving average, which samples are drawn with
+optimizer.safetensors  moments of the optimiser   state.json        images seen, fingerprint, SHA-256 of the other files
+averages.safetensors   power-function averages, where the run keeps snapshots of them
+
+The checkpoint before the last one stays as FOLDER.old, and is used where the last one is damaged.
 """
 
 import errno
@@ -11,7 +13,9 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import torch
 from torch import Tensor
 
 from alphabar.core.run import Run
+from alphabar.core.stored_names import STATE, renamed
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 from alphabar.denoiser.model import Model, load_weights, save_weights
 from alphabar.training.ema import post_hoc
@@ -27,12 +32,21 @@ from alphabar.training.shard import alike, whole_state
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 AVERAGES = "averages.safetensors"
 SNAPSHOTS = "averages"  # folder of a run
+BUNDLED = Path(__file__).parent.parent / "assets" / "garments.safetensors"
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds. `moments` is the optimiser's state as named tensors (`optimizer_tensors`)."""
+
+    model: Model
+    ema: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    averages: Mapping[str, Tensor] | None
+    state: dict[str, Any]
+
+
+# ---- writing
 
 
 def save_checkpoint(
@@ -45,164 +59,205 @@ def save_checkpoint(
     *,
     write: bool = True,
 ) -> None:
-    """Writes a checkpoint beside `folder` and then moves it there: a crash leaves the old one or the new one, never half.
+    """Writes a checkpoint; a crash leaves the old one or the new one. The one before it stays as FOLDER.old.
 
-    The one before it stays as FOLDER.old. write: False in all processes but one; where the weights are sharded all of them
-    must call this. Raises OSError, with what is free and what to do, where the disk is full.
+    Args:
+        folder: CHECKPOINTS/last of a run.
+        model: the model as trained.
+        ema: its averaged weights.
+        optimizer: its state is stored.
+        state: images and steps so far, and what else a resumed run needs.
+        averages: power-function averages (`PowerAverages.state`).
+        write: False in all processes but one. Where weights are sharded, all processes must call this function.
+
+    Raises:
+        OSError: where the disk is full, with the free space and what to do.
     """
-    weights, averaged, moments = whole_state(model.state_dict()), whole_state(ema), whole_state(_flat(optimizer))
-    kept = None if averages is None else whole_state(averages)
+    sharded = {FILES[0]: model.state_dict(), FILES[1]: ema, FILES[2]: optimizer_tensors(optimizer)}
+    if averages is not None:
+        sharded[AVERAGES] = averages
+    files = {name: whole_state(tensors) for name, tensors in sharded.items()}
     if not write:
         return
-    part = folder.with_name(folder.name + ".part")
     try:
-        _write(part, model, weights, averaged, moments, state, kept)
-    except Exception as e:  # the writer of safetensors has an error type of its own for a full disk
-        shutil.rmtree(part, ignore_errors=True)
-        if not _full(e):
+        with _replacing_folder(folder) as part:
+            _write(part, model, files, state)
+    except Exception as e:  # safetensors raises its own type for a full disk
+        if not _disk_full(e):
             raise
         free = shutil.disk_usage(folder.parent).free
-        before = f"the last good one is kept in {folder}" if (folder / "state.json").exists() else "there is none before it"
+        kept = f"the last good one is kept in {folder}" if (folder / "state.json").exists() else "there is none before it"
         raise OSError(
             errno.ENOSPC,
             f"the disk is full ({free / 2**20:.0f} MiB free): the checkpoint of image {state.get('images')} was not written, "
-            f"{before}. Make room and go on with --resume",
+            f"{kept}. Make room and continue with --resume",
         ) from e
-    _replace(part, folder)
 
 
-def _full(e: Exception) -> bool:
-    """Whether an error says that there is no room, or no quota, left."""
-    return getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e) or "os error 28" in str(e)
-
-
-def _write(
-    part: Path,
-    model: Model,
-    weights: Mapping[str, Tensor],
-    ema: Mapping[str, Tensor],
-    moments: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    averages: Mapping[str, Tensor] | None,
-) -> None:
+def _write(folder: Path, model: Model, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    part.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    save_weights(part / "model.safetensors", model, weights)
-    save_weights(part / "ema.safetensors", model, ema)
-    save_file(_plain(moments), part / "optimizer.safetensors")
-    if averages is not None:
-        save_file(_plain(averages), part / AVERAGES)
-    names = FILES if averages is None else (*FILES, AVERAGES)
-    digests = {name: digest(part / name) for name in names}
-    (part / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
-    for name in (*names, "state.json"):
-        _sync(part / name)
+    for name, tensors in files.items():
+        if name in FILES[:2]:
+            save_weights(folder / name, model, tensors)
+        else:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / name)
+    digests = {name: digest(folder / name) for name in files}
+    (folder / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
+    for name in (*files, "state.json"):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """target becomes a copy of the checkpoint `source`, whole or not at all."""
-    part = target.with_name(target.name + ".part")
+    """Makes `target` a copy of the checkpoint `source`, whole or not at all."""
+    with _replacing_folder(target) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True)
+    shutil.rmtree(_earlier(target), ignore_errors=True)
+
+
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder FOLDER.part that takes the place of `folder` when the block ends without an error.
+
+    What was there stays as FOLDER.old. A crash between the two renames leaves only that one (`find_checkpoint` finds it).
+    """
+    part, earlier = folder.with_name(folder.name + ".part"), _earlier(folder)
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
-    _replace(part, target)
-    shutil.rmtree(target.with_name(target.name + ".old"), ignore_errors=True)
-
-
-def _replace(part: Path, folder: Path) -> None:
-    """Moves `part` to `folder`; what was there stays as FOLDER.old, where `find_checkpoint` and `last_good` look too."""
-    old = folder.with_name(folder.name + ".old")
-    if folder.exists():  # else FOLDER.old may be the only checkpoint there is
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    if folder.exists():  # otherwise FOLDER.old may be the only checkpoint
+        shutil.rmtree(earlier, ignore_errors=True)
+        os.replace(folder, earlier)
     os.replace(part, folder)
+
+
+def _earlier(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".old")
+
+
+def _disk_full(e: Exception) -> bool:
+    """Whether an error says that there is no space, or no quota, left."""
+    return getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e) or "os error 28" in str(e)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: "3.exp_avg" is the first moment of parameter 3."""
+    states = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": torch.as_tensor(v) for index, values in states.items() for key, v in values.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restores what `optimizer_tensors` returned; hyper-parameters stay those that the optimiser was made with.
+
+    Moments take the memory layout of their parameter, which fused optimisers need.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        like = parameters[int(index)]
+        state.setdefault(int(index), {})[key] = alike(value, like) if value.shape == like.shape else value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+# ---- reading
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether `find_checkpoint` finds one."""
-    return any((f / "state.json").exists() for f in (folder, folder.with_name(folder.name + ".old")))
+    return any((f / "state.json").exists() for f in (folder, _earlier(folder)))
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The checkpoint at `folder`, or the one that a crash between two renames left beside it.
+    """The checkpoint at `folder`, or FOLDER.old where a crash between two renames left only that.
 
     Raises FileNotFoundError where there is none.
     """
-    for candidate in (folder, folder.with_name(folder.name + ".old")):
+    for candidate in (folder, _earlier(folder)):
         if (candidate / "state.json").exists():
             return candidate
-    raise FileNotFoundError(f"no checkpoint at {folder}: train a run first, or leave --resume out to begin anew")
+    raise FileNotFoundError(f"no checkpoint at {folder}: train a run first, or leave --resume out to start a new one")
 
 
-def load_checkpoint(folder: Path) -> tuple[Model, Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """(model, averaged weights, flat optimiser state, state) from a checkpoint folder.
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Reads a checkpoint folder.
 
-    Raises ValueError, naming the file, where one was changed or cut short since it was written.
+    Raises ValueError, naming the file, where one was changed or truncated after it was written.
     """
     from safetensors.torch import load_file
 
     folder = find_checkpoint(folder)
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    state = renamed(json.loads((folder / "state.json").read_text()), STATE)
     for name in dict.fromkeys([*FILES, *state["sha256"]]):
         if Path(name).name != name or digest(folder / name) != state["sha256"].get(name):
             raise ValueError(
-                f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or cut short. "
-                "Resume from another checkpoint, or begin anew in another folder"
+                f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or truncated. "
+                "Resume from another checkpoint, or start a new run in another folder"
             )
-    model = load_weights(folder / "model.safetensors")
     ema = load_weights(folder / "ema.safetensors").state_dict()
-    return model, ema, load_file(folder / "optimizer.safetensors"), state
+    averages = load_file(folder / AVERAGES) if AVERAGES in state["sha256"] else None
+    moments = load_file(folder / "optimizer.safetensors")
+    return Checkpoint(load_weights(folder / "model.safetensors"), ema, moments, averages, state)
 
 
-Loaded = tuple[Model, Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]
+def last_good(run: Run) -> Checkpoint:
+    """A run's last checkpoint; where it is damaged, the one before it, with a warning. Training repeats the steps in between.
 
-
-def last_good(run: Run) -> tuple[Path, Loaded]:
-    """The folder and content of a run's last checkpoint; where that was changed or cut short since, of the one before it, with
-    a warning that says so: training then goes on from there, to the same weights.
-
-    Raises ValueError, naming the file, where neither is whole; FileNotFoundError where there is none.
+    Raises ValueError, naming the file, where both are damaged; FileNotFoundError where there is none.
     """
     folder = find_checkpoint(run.checkpoint())
-    before = folder.with_name(folder.name + ".old")
     try:
-        return folder, load_checkpoint(folder)
-    except (ValueError, OSError, KeyError) as broken:
-        if not (before / "state.json").exists():
+        return load_checkpoint(folder)
+    except (ValueError, OSError, KeyError) as damage:
+        if not (_earlier(folder) / "state.json").exists():
             raise
-        found = load_checkpoint(before)
-        warnings.warn(f"{broken}. Going on from the checkpoint before it, at image {found[3]['images']}", stacklevel=2)
-        return before, found
-
-
-def load_averages(folder: Path) -> dict[str, Tensor] | None:
-    """The power-function averages of a checkpoint that `load_checkpoint` has found whole; None where it has none."""
-    from safetensors.torch import load_file
-
-    path = find_checkpoint(folder) / AVERAGES
-    return load_file(path) if path.exists() else None
+        found = load_checkpoint(_earlier(folder))
+        warnings.warn(f"{damage}. Resuming from the checkpoint before it, at image {found.state['images']}", stacklevel=2)
+        return found
 
 
 def load_model(run_or_file: str | Path, which: str = "last") -> Model:
-    """The averaged model of a run folder (its checkpoint `which`), a checkpoint folder, or a weight file, ready to sample.
+    """The averaged model of a run, ready to sample.
 
-    which: last, best, or ema:LENGTH, the average of that length made from a run's snapshots (`post_hoc`), 0.03 to 0.25.
-    The word "bundled" is the run that ships with the package; diffusers:PATH is a pipeline's folder (`from_diffusers`).
-    Its `home` is that of `home_of`. Raises FileNotFoundError, with what was looked for, where there is none.
+    Args:
+        run_or_file: a run folder, a checkpoint folder, a .safetensors file, "bundled" (the run that ships with the package), or
+            diffusers:PATH, the folder of a pipeline.
+        which: the checkpoint of a run: last, best, or ema:LENGTH, an average of relative length 0.03 to 0.25 that is made from
+            the run's snapshots (`training.ema.post_hoc`).
+
+    Returns:
+        The model in evaluation mode on the CPU. Its attribute `home` is that of `home_of`.
+
+    Raises:
+        FileNotFoundError: where there is no such run, file or checkpoint.
+        ValueError: where a file is damaged, or LENGTH is not a number that snapshots can make.
+
+    >>> from alphabar import load_model
+    >>> load_model("bundled").image_shape
+    (1, 28, 28)
     """
-    folder = pipeline_folder(run_or_file)
     if which.startswith("ema:"):
-        model = _of_length(Path(run_or_file), which)
-        model.home = home_of(run_or_file)
-        return model
-    model = load_weights(_weights(run_or_file, which)) if folder is None else read_diffusers(folder)
+        model = _averaged_model(Path(run_or_file), which)
+    elif (folder := pipeline_folder(run_or_file)) is not None:
+        model = read_diffusers(folder)
+    else:
+        model = load_weights(_weights(run_or_file, which))
     model.home = home_of(run_or_file)
     return model
 
 
-def _of_length(run: Path, which: str) -> Model:
+def _averaged_model(run: Path, which: str) -> Model:
     try:
         length = float(which.removeprefix("ema:"))
     except ValueError:
@@ -212,13 +267,13 @@ def _of_length(run: Path, which: str) -> Model:
         model = Model(spec)
         model.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as e:
-        raise ValueError(f"the snapshots in {run / SNAPSHOTS} and their description do not go together: {e}") from e
+        raise ValueError(f"the snapshots in {run / SNAPSHOTS} do not match their own description: {e}") from e
     return model.eval()
 
 
 def home_of(run: str | Path) -> Path | None:
-    """The folder where samples, scores, sweeps and fitted samplers of a run are kept: the run's own, PATH/alphabar of
-    diffusers:PATH, a part of the package for bundled; None of a single file."""
+    """The folder for samples, scores, sweeps and fitted samplers of a run: the run folder, PATH/alphabar for diffusers:PATH, a
+    folder of the package for bundled; None for a single file."""
     if str(run) == "bundled":
         return BUNDLED.with_suffix("")
     if (folder := pipeline_folder(run)) is not None:
@@ -237,43 +292,7 @@ def _weights(run_or_file: str | Path, which: str) -> Path:
             f"there is no run at {path}: give a run folder, a .safetensors file, the word bundled, or diffusers:PATH"
         )
     if (path / "model_index.json").exists():
-        raise FileNotFoundError(f"{path} is no run but a folder of diffusers: write {PREFIX}{path}")
+        raise FileNotFoundError(f"{path} is not a run but a folder of diffusers: write {PREFIX}{path}")
     if (path / "ema.safetensors").exists():
         return path / "ema.safetensors"
     return find_checkpoint(path / "checkpoints" / which) / "ema.safetensors"
-
-
-BUNDLED = Path(__file__).parent.parent / "assets" / "garments.safetensors"
-
-
-def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state as named tensors: "3.exp_avg" is the first moment of parameter 3."""
-    flat: dict[str, Tensor] = {}
-    for index, values in optimizer.state_dict()["state"].items():
-        for key, value in values.items():
-            flat[f"{index}.{key}"] = torch.as_tensor(value)
-    return flat
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As safetensors takes them."""
-    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
-    """Puts back what `_flat` took out; the hyper-parameters stay those that the optimiser was made with.
-
-    Moments take their parameter's memory layout: fused optimisers walk both side by side in memory.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in flat.items():
-        index, key = name.split(".", 1)
-        like = parameters[int(index)]
-        state.setdefault(int(index), {})[key] = alike(value, like) if value.shape == like.shape else value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as f:
-        os.fsync(f.fileno())

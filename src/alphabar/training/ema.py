@@ -1,7 +1,7 @@
-"""Averages of weights (EMA), their length counted in images, so that batch size does not change it.
+"""Averages of weights (EMA), whose length is counted in images, so that the batch size does not change it.
 
-`ema_update` is the exponential average that a run samples with. `PowerAverages` are the power-function averages of Karras et
-al. 2024 (arXiv:2312.02696): from snapshots of two of them, an average of any length is made after training (`post_hoc`).
+`ema_update` is the exponential average that a run is sampled with. `PowerAverages` are the power-function averages of Karras et
+al. 2024 (arXiv:2312.02696): from snapshots of two of them, `post_hoc` makes an average of any length after training.
 """
 
 import json
@@ -15,16 +15,20 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from alphabar.core.files import replacing
 from alphabar.training.shard import alike, whole
 
 Vector = Float64[np.ndarray, "..."]
-LENGTHS = (0.05, 0.10)  # relative standard deviations that are kept in training, as in the paper
+LENGTHS = (0.05, 0.10)  # relative standard deviations of the averages that training keeps, as in the paper
 
 
 def ema_decay(batch: int, images_seen: int, half_life: float, ramp: float) -> float:
     """Decay of one step of `batch` images: 0.5^(batch / h), h = min(half_life, ramp * images_seen).
 
-    The ramp lets the average forget the first weights (Karras et al. 2022, arXiv:2206.00364, app. F.2, ramps the same way).
+    The ramp makes the average forget the initial weights (as in Karras et al. 2022, arXiv:2206.00364, app. F.2).
+
+    >>> ema_decay(batch=100, images_seen=10_000, half_life=100, ramp=0.05)
+    0.5
     """
     h = min(half_life, ramp * images_seen)
     return 0.5 ** (batch / h) if h > 0 else 0.0
@@ -36,7 +40,7 @@ def ema_update(average: Iterable[Tensor], weights: Iterable[Tensor], decay: floa
     torch._foreach_lerp_(list(average), [w.detach() for w in weights], 1 - decay)
 
 
-# ---- averages whose length is chosen afterwards
+# ---- averages whose length is chosen after training
 
 
 @cache
@@ -57,33 +61,32 @@ def exponent_of(length: float) -> float:
 
 
 def power_decay(batch: int, images_seen: int, length: float) -> float:
-    """Decay of the step that ends at `images_seen`: (1 - 1 / t)^(gamma + 1) at step t = images_seen / batch (Karras et al. 2024,
-    sec. 3.1)."""
+    """Decay (1 - 1 / t)^(gamma + 1) of step t = images_seen / batch (Karras et al. 2024, sec. 3.1)."""
     return float((1 - batch / images_seen) ** (exponent_of(length) + 1))
 
 
 class PowerAverages:
     """Power-function averages of a module's parameters, of all `LENGTHS`."""
 
-    def __init__(self, module: nn.Module, kept: Mapping[str, Tensor] | None = None) -> None:
-        """kept: what `state` gave, to go on from."""
+    def __init__(self, module: nn.Module, stored: Mapping[str, Tensor] | None = None) -> None:
+        """stored: result of `state`, for a resumed run; None starts from the module's weights."""
         self.names = [n for n, _ in module.named_parameters()]
         self.weights = [p for _, p in module.named_parameters()]
         self.averages = {
             length: [
-                p.detach().clone() if kept is None else alike(kept[f"{length:.3f}/{n}"], p.detach())
+                p.detach().clone() if stored is None else alike(stored[f"{length:.3f}/{n}"], p.detach())
                 for n, p in zip(self.names, self.weights, strict=True)
             ]
             for length in LENGTHS
         }
 
     def update(self, batch: int, images_seen: int) -> None:
-        """After a step of `batch` images."""
+        """Called after each optimiser step, with the images seen including this one."""
         for length, average in self.averages.items():
             ema_update(average, self.weights, power_decay(batch, images_seen, length))
 
     def state(self) -> dict[str, Tensor]:
-        """All of them, by length and name."""
+        """All averages, by length and name of the parameter."""
         return {
             f"{length:.3f}/{n}": t for length, average in self.averages.items() for n, t in zip(self.names, average, strict=True)
         }
@@ -91,7 +94,7 @@ class PowerAverages:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A stored average: of images 0 .. images, of relative length `length`."""
+    """A stored average over images 0 .. `images`, of relative length `length`."""
 
     images: int
     length: float
@@ -99,23 +102,23 @@ class Snapshot:
 
 
 def save_snapshots(folder: Path, averages: PowerAverages, spec: Mapping[str, object], images: int, write: bool = True) -> None:
-    """One file a length, in half precision: FOLDER/000000512000-0.050.safetensors. write: False in all processes but one."""
+    """Writes one file per length, in half precision: FOLDER/000000512000-0.050.safetensors.
+
+    write: False in all processes but one. Where weights are sharded, all processes must call this function.
+    """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for length, average in averages.averages.items():
-        average = [whole(t.detach()) for t in average]
+    for length, sharded in averages.averages.items():
+        average = [whole(t.detach()) for t in sharded]
         if not write:
             continue
-        path = folder / f"{images:012d}-{length:.3f}.safetensors"
-        part = path.with_suffix(".part")
         tensors = {n: t.to("cpu", torch.float16).contiguous() for n, t in zip(averages.names, average, strict=True)}
-        save_file(tensors, part, metadata={"alphabar": json.dumps(spec)})
-        part.replace(path)
+        with replacing(folder / f"{images:012d}-{length:.3f}.safetensors") as part:
+            save_file(tensors, part, metadata={"alphabar": json.dumps(spec)})
 
 
 def snapshots(folder: Path) -> list[Snapshot]:
-    """Those of a run, in the order of their images."""
+    """The snapshots in a folder, ordered by images."""
     found = []
     for path in sorted(folder.glob("*.safetensors")):
         images, _, length = path.stem.partition("-")
@@ -125,25 +128,30 @@ def snapshots(folder: Path) -> list[Snapshot]:
 
 
 def some_snapshots(folder: Path) -> list[Snapshot]:
-    """`snapshots`. Raises FileNotFoundError where there are none."""
+    """The snapshots in a folder. Raises FileNotFoundError where there are none."""
     if found := snapshots(folder):
         return found
     raise FileNotFoundError(f"no snapshots in {folder}: train with --train.ema-snapshots 16 to choose a length afterwards")
 
 
 def mixture(known: Sequence[tuple[float, float]], images: float, length: float) -> Float64[np.ndarray, " n"]:
-    """Coefficients, adding up to 1, by which averages (images, length) make the one of (images, length) that is asked for.
+    """Coefficients, with sum 1, that combine known averages into the wanted one.
 
     Least squares between the profiles p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), tau <= t, whose inner products are closed
-    forms (Karras et al. 2024, sec. 3.2 and app. C): with t the smaller of both, (g + 1)(h + 1) t^(g + h + 1) /
+    forms (Karras et al. 2024, sec. 3.2 and app. C): with t the smaller of both times, (g + 1)(h + 1) t^(g + h + 1) /
     ((g + h + 1) t_g^(g + 1) t_h^(h + 1)).
+
+    Args:
+        known: (images, length) of each average at hand.
+        images: the wanted average is over images 0 .. `images`.
+        length: its relative length.
     """
     t = np.array([k[0] for k in known], dtype=np.float64)
     g = np.array([exponent_of(k[1]) for k in known])
 
     def inner(t1: Vector, g1: Vector, t2: Vector, g2: Vector) -> Vector:
         low = np.minimum(t1, t2)
-        # t^(g + h + 1) / (t_g^(g + 1) t_h^(h + 1)) by ratios of times, so that no power overflows
+        # t^(g + h + 1) / (t_g^(g + 1) t_h^(h + 1)) as ratios of times, so that no power overflows
         product: Vector = (g1 + 1) * (g2 + 1) / (g1 + g2 + 1) * (low / t1) ** (g1 + 1) * (low / t2) ** (g2 + 1) / low
         return product
 
@@ -156,20 +164,30 @@ def mixture(known: Sequence[tuple[float, float]], images: float, length: float) 
 
 
 def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """(weights, specification) of the average of relative length `length` over images 0 .. `images` (None: all there are).
+    """An average of any length, made from snapshots after training.
 
-    Raises FileNotFoundError where there are no snapshots, ValueError for a length that none can make or a file that is none.
+    Args:
+        folder: the snapshots of a run.
+        length: relative standard deviation of the average's profile, more than 0 and less than 0.289.
+        images: average over images 0 .. `images`; None is up to the last snapshot.
+
+    Returns:
+        The weights by name, and the model's specification.
+
+    Raises:
+        FileNotFoundError: where there are no snapshots.
+        ValueError: for a length out of range, or a damaged file.
     """
     from safetensors import SafetensorError, safe_open
 
-    kept = some_snapshots(folder)
-    images = kept[-1].images if images is None else images
-    kept = [s for s in kept if s.images <= images]
-    if not kept:
+    used = some_snapshots(folder)
+    images = used[-1].images if images is None else images
+    used = [s for s in used if s.images <= images]
+    if not used:
         raise ValueError(f"no snapshot in {folder} was made by image {images}")
     mixed: dict[str, Tensor] = {}
     spec: dict[str, object] = {}
-    for snapshot, share in zip(kept, mixture([(s.images, s.length) for s in kept], images, length), strict=True):
+    for snapshot, share in zip(used, mixture([(s.images, s.length) for s in used], images, length), strict=True):
         try:
             with safe_open(snapshot.path, framework="pt") as f:
                 spec = json.loads((f.metadata() or {})["alphabar"])
@@ -177,5 +195,5 @@ def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[di
                     part = f.get_tensor(name).double() * float(share)
                     mixed[name] = mixed[name] + part if name in mixed else part
         except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as e:
-            raise ValueError(f"{snapshot.path} is no snapshot of this run, or was cut short ({e}): remove it") from e
+            raise ValueError(f"{snapshot.path} is not a snapshot of this run, or is truncated ({e}): delete it") from e
     return {n: t.float() for n, t in mixed.items()}, spec

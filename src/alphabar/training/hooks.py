@@ -1,4 +1,4 @@
-"""Hooks: what else happens while a model trains (the lesson's callbacks). Subclass Hook, override what you need."""
+"""Hooks: what else happens during training (previews, scores, tracking). Subclass Hook and override what you need."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,26 +16,33 @@ from alphabar.training.loss import image_losses
 
 @dataclass
 class Training:
-    """What a hook sees. `ema` is the averaged model, ready to sample; only the main process calls hooks."""
+    """The state of a training, as hooks get it. Only the main process calls hooks."""
 
     run: Run
     recipe: TrainRecipe
     model: Model
     ema: Model
+    """The averaged model, ready to sample."""
     device: torch.device
-    images: int = 0  # images seen so far
-    step: int = 0  # optimiser steps so far
-    loss: float = float("nan")  # mean over the steps since the last report
-    heldout: NDArray[Any] | None = None  # held-out pixels (n, h, w, c), padded as in training
-    heldout_labels: NDArray[np.int64] | None = None  # their classes, for a conditional model
-    best: dict[str, float] = field(default_factory=dict)  # lowest value so far of every figure that a hook reports
+    images: int = 0
+    """Images seen so far."""
+    step: int = 0
+    """Optimiser steps so far."""
+    loss: float = float("nan")
+    """Mean training loss of the last record in the log; NaN before the first."""
+    heldout: NDArray[Any] | None = None
+    """Held-out images (n, h, w, c), padded as in training."""
+    heldout_labels: NDArray[np.int64] | None = None
+    """Their classes, for a conditional model."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Lowest value so far of every figure that a hook reports."""
 
     def report(self, kind: str, **values: Any) -> None:
-        """Writes an event, with the images seen, into the run's record."""
+        """Appends an event, with images and steps so far, to the run's events.jsonl."""
         self.run.event(kind, images=self.images, step=self.step, **values)
 
     def improved(self, figure: str, value: float) -> bool:
-        """Whether `value` is the lowest of its figure so far (and keeps it if so)."""
+        """Whether `value` is the lowest of its figure so far; if so, it is stored in `best`."""
         if value < self.best.get(figure, float("inf")):
             self.best[figure] = value
             return True
@@ -43,14 +50,14 @@ class Training:
 
 
 class Hook:
-    """Does nothing. `every` is in images; on_interval is called each time that many more were seen, and at the end."""
+    """Does nothing. `on_interval` is called each time `every` more images have been seen, and at the end; with 0 only there."""
 
     every: int = 0
 
     def on_start(self, training: Training) -> None: ...
 
     def on_step(self, training: Training) -> None:
-        """After every optimiser step. Must not read anything back from the device if it is to cost nothing."""
+        """Called after every optimiser step. Reading a tensor from the device here slows training down."""
 
     def on_interval(self, training: Training) -> None: ...
 
@@ -58,7 +65,8 @@ class Hook:
 
 
 class HeldOutLoss(Hook):
-    """Loss of the averaged model on held-out images, on the same levels and noise every time, and in five bands of level."""
+    """The held-out loss (validation loss): loss of the averaged model on images that are never trained on, in all and in five
+    bands of noise level. Levels and noise are the same every time, so that values of one run can be compared."""
 
     def __init__(self, every: int, n: int = 512, batch: int = 128) -> None:
         self.every, self.n, self.batch = every, n, batch
@@ -66,18 +74,18 @@ class HeldOutLoss(Hook):
     def on_interval(self, training: Training) -> None:
         if training.heldout is None or not len(training.heldout):
             return
-        pixels = training.heldout[: self.n]
+        pixels, seed = training.heldout[: self.n], training.recipe.seed
         n = len(pixels)
-        density = training.recipe.density_value()
-        # One level an image, spread evenly over the training density; a fixed order keeps level and image unrelated.
-        u = (torch.from_numpy(seeds.permutation(training.recipe.seed, 0, n)).double() + 0.5) / n
-        sigma = density.sigma(u, training.ema.schedule)
+        # One noise level per image, spread evenly over the training distribution. The permutation depends on the seed alone, so
+        # that level and image are unrelated but fixed.
+        u = (torch.from_numpy(seeds.permutation(seed, 0, n)).double() + 0.5) / n
+        sigma = training.recipe.density_value().sigma(u, training.ema.schedule)
         labels = None if training.heldout_labels is None else torch.from_numpy(training.heldout_labels[:n])
-        loss = image_losses(
-            training.ema.loss, pixels, sigma, training.recipe.seed, batch=self.batch, device=training.device, labels=labels
-        )
-        order = sigma.argsort()
-        bands = [{"sigma": [float(sigma[b[0]]), float(sigma[b[-1]])], "loss": float(loss[b].mean())} for b in order.chunk(5)]
+        loss = image_losses(training.ema.loss, pixels, sigma, seed, batch=self.batch, device=training.device, labels=labels)
+        bands = [
+            {"sigma": [float(sigma[rows[0]]), float(sigma[rows[-1]])], "loss": float(loss[rows].mean())}
+            for rows in sigma.argsort().chunk(5)
+        ]
         value = float(loss.mean())
         training.improved("heldout_loss", value)
         training.report("heldout", loss=value, se=float(loss.std() / n**0.5), n=n, bands=bands)

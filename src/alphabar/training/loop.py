@@ -1,138 +1,36 @@
-"""The training loop. What image, flip, level and noise sample number k of the run gets depends on (seed, k) alone,
-so a run goes on exactly where it stopped, and every number of processes trains on the same stream."""
+"""The training loop: steps, records of the loss, hooks, snapshots and checkpoints, until the recipe's images have been seen.
 
-import contextlib
+A resumed run continues exactly where it stopped, and every number of processes trains on the same stream (`stream.py`).
+"""
+
 import math
-import signal
-import statistics
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from alphabar.core import seeds
 from alphabar.core.progress import track
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
-from alphabar.data.augment import AUGMENT_DIM, Geometry, moved
-from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model
-from alphabar.training.checkpoint import (
-    SNAPSHOTS,
-    copy_checkpoint,
-    last_good,
-    load_averages,
-    restore_optimizer,
-    save_checkpoint,
-)
+from alphabar.training.checkpoint import SNAPSHOTS, Checkpoint, copy_checkpoint, last_good
 from alphabar.training.config import TrainRecipe
-from alphabar.training.ema import PowerAverages, ema_decay, ema_update, save_snapshots
+from alphabar.training.divergence import REMEDIES, Diverged, LossMonitor
+from alphabar.training.ema import save_snapshots
 from alphabar.training.hooks import Hook, Training
-from alphabar.training.loss import LossModule
-from alphabar.training.optim import make_optimizer
-from alphabar.training.rates import rate
-from alphabar.training.shard import shard, whole_state
+from alphabar.training.step import Trainer
+from alphabar.training.stopping import stop_signals
+from alphabar.training.stream import Stream, pad_pixels, prefetched
 
-
-class Diverged(FloatingPointError):
-    """The loss became NaN or exploded. The last good checkpoint is kept."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples number first .. first + n - 1 of a run: pixels (n, h, w, c) as they are stored, levels and noise.
-
-    labels: (n,) of a conditional model. augment: (n, 9), how each image is to be moved (`Geometry`), where any may be.
-    """
-
-    pixels: Pixels
-    sigma: Tensor
-    noise: Tensor
-    labels: Tensor | None = None
-    augment: Tensor | None = None
-
-    def parts(self, n: int) -> "Iterator[Batch]":
-        """The batch in n equal parts, in its order."""
-        size = len(self.sigma) // n
-        for start in range(0, size * n, size):
-            rows = slice(start, start + size)
-            more = [None if v is None else v[rows] for v in (self.labels, self.augment)]
-            yield Batch(self.pixels[rows], self.sigma[rows], self.noise[rows], *more)
-
-
-class Stream:
-    """Sample number k of a run: its image, flip, level, noise, and whether its class is hidden and how it is moved, from
-    (seed, k) alone.
-
-    Every epoch is one permutation of the images. With `stratified`, the levels of a global batch divide the density
-    evenly, one to each of `batch` strata.
-    """
-
-    def __init__(
-        self,
-        pixels: Pixels,
-        indices: NDArray[np.int64],
-        recipe: TrainRecipe,
-        model: Model,
-        pad: int = 0,
-        labels: NDArray[np.int64] | None = None,
-    ) -> None:
-        if len(indices) == 0:
-            raise ValueError("there are no images to train on: the held-out share took all, or the set is empty")
-        if model.classes and labels is None:
-            raise ValueError("a conditional model needs the class of every image: pass labels")
-        self.pixels, self.indices, self.recipe, self.pad = pixels, indices, recipe, pad
-        self.labels, self.classes = labels if model.classes else None, model.classes
-        self.geometry = Geometry(recipe.augment) if recipe.augment else None
-        self.schedule, self.density = model.schedule, recipe.density_value()
-        self.image_shape = model.image_shape
-        self._epoch = -1
-        self._order: NDArray[np.int64] = indices
-
-    def batch(self, first: int, n: int) -> Batch:
-        """n samples from number `first` on."""
-        rows: NDArray[Any] = np.empty((n, *self.pixels.shape[1:]), self.pixels.dtype)
-        noise = np.empty((n, *self.image_shape), np.float32)
-        u = np.empty(n)
-        labels = None if self.labels is None else np.empty(n, np.int64)
-        augment = None if self.geometry is None else np.empty((n, AUGMENT_DIM), np.float32)
-        address = seeds.Addressed()
-        for k in range(n):
-            number = first + k
-            epoch, place = divmod(number, len(self.indices))
-            if epoch != self._epoch:
-                self._epoch, self._order = epoch, self.indices[seeds.permutation(self.recipe.seed, epoch, len(self.indices))]
-            g = address.at(self.recipe.seed, number, 0, seeds.TRAIN)
-            u[k], mirror = g.random(), g.random() < 0.5
-            g.standard_normal(dtype=np.float32, out=noise[k])
-            image = self.pixels[self._order[place]]
-            rows[k] = image[:, ::-1] if mirror and self.recipe.flip else image
-            if self.recipe.stratified:
-                u[k] = (number % self.recipe.batch + u[k]) / self.recipe.batch
-            if labels is not None and self.labels is not None:
-                labels[k] = self.classes if g.random() < self.recipe.label_dropout else self.labels[self._order[place]]
-            if augment is not None and self.geometry is not None:
-                augment[k] = self.geometry.draw(g)
-        sigma = self.density.sigma(torch.from_numpy(u), self.schedule)
-        labelled, moves = (None if a is None else torch.from_numpy(a) for a in (labels, augment))
-        return Batch(pad_pixels(rows, self.pad), sigma, torch.from_numpy(noise), labelled, moves)
-
-
-def pad_pixels(pixels: Pixels, pad: int) -> Shaped[np.ndarray, "n hp wp c"]:
-    """Black borders of `pad` pixels, as the lesson pads 28x28 to 32x32."""
-    return np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else pixels
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def train(
@@ -150,320 +48,212 @@ def train(
     fingerprint: str = "",
     progress: bool = True,
 ) -> Model:
-    """Trains `model` on pixels[indices] until `recipe.images` were seen; gives back the averaged model.
+    """Trains `model` on pixels[indices] until `recipe.images` have been seen.
 
-    labels: the class of every one of `pixels`, for a conditional model. heldout: unpadded pixels for the held-out loss, and
-    heldout_labels their classes. fingerprint: of recipe and data; a checkpoint made under another
-    is refused. resume: go on from the run's last checkpoint, on the exact images and noise.
-    Stops cleanly, with a checkpoint, on Ctrl-C and SIGTERM (raising KeyboardInterrupt).
-    Raises Diverged when the loss is NaN or explodes, FileNotFoundError when there is nothing to resume. Warns when the loss has
-    risen and stays.
+    Ctrl-C and SIGTERM stop the training after the current step, with a checkpoint. A loss that has risen and stays high gives a
+    warning.
+
+    Args:
+        model: trained in place.
+        pixels: images (n, h, w, c) as stored, without padding.
+        indices: the images to train on.
+        recipe: amounts, optimiser and everything else.
+        run: the folder that receives events, snapshots and checkpoints.
+        labels: class of every image in `pixels`; required by a conditional model.
+        heldout: images (m, h, w, c), without padding, that hooks measure the held-out loss (validation loss) on.
+        heldout_labels: their classes.
+        hooks: called by the main process; see `Hook`.
+        resume: continue from the run's last checkpoint.
+        fingerprint: of recipe and images (`Recipe.fingerprint`); stored in checkpoints.
+        progress: show a progress bar.
+
+    Returns:
+        The averaged model (EMA), ready to sample.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM.
+        Diverged: when the loss is NaN or explodes.
+        FileNotFoundError: when there is no checkpoint to resume from.
+        ValueError: when the checkpoint has another fingerprint, or when options contradict each other.
     """
+    accelerator = _accelerator(recipe)
+    resumed = _resumed(run, fingerprint) if resume else None
+    trainer = Trainer(model, recipe, accelerator, resumed)
+    state = Training(
+        run, recipe, model, trainer.sampling_model, accelerator.device,
+        heldout=None if heldout is None else pad_pixels(heldout, model.crop),
+        heldout_labels=heldout_labels if model.classes else None,
+    )  # fmt: skip
+    loop = _Loop(trainer, state, hooks, fingerprint, resumed)
+    return loop.run(Stream(pixels, indices, recipe, model, labels), progress)
+
+
+def _accelerator(recipe: TrainRecipe) -> "Accelerator":
+    """Joins the processes. Raises ValueError where the recipe does not fit their number."""
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
-    state_of_before = AcceleratorState._shared_state
-    if state_of_before and state_of_before.get("_mixed_precision") != recipe.precision:
-        AcceleratorState._reset_state()  # accelerate holds a process to the precision of its first training
-    # Process 0 calls the hooks while the others wait for it, and a score may take longer than the usual ten minutes.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[patience])
-    world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
+    earlier = AcceleratorState._shared_state
+    if earlier and earlier.get("_mixed_precision") != recipe.precision:
+        AcceleratorState._reset_state()  # accelerate otherwise keeps the precision of the first training in a process
+    # The other processes wait while process 0 calls the hooks, and a score may take longer than the default ten minutes.
+    long_wait = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[long_wait])
+    world = accelerator.num_processes
     if recipe.accumulate < 1 or recipe.batch % (world * recipe.accumulate):
         raise ValueError(
             f"batch {recipe.batch} does not divide by {world} processes and train.accumulate {recipe.accumulate}: give a "
             f"multiple of {world * max(recipe.accumulate, 1)}"
         )
-    share = recipe.batch // world
-    device = accelerator.device
-    sharded = recipe.parallel == "fsdp" and world > 1
-    if sharded and (recipe.optimizer == "muon" or recipe.compile or recipe.precision == "fp16"):
+    without_fsdp = recipe.optimizer == "muon" or recipe.compile or recipe.precision == "fp16"
+    if recipe.parallel == "fsdp" and world > 1 and without_fsdp:
         raise ValueError(
-            "train.parallel fsdp goes with adam or adamw, without compile, in float32 or bf16: use ddp for the others"
+            "train.parallel fsdp works with adam or adamw, without compile, in float32 or bf16: use ddp for the others"
         )
+    return accelerator
 
-    stored: dict[str, Any] = {}
-    goes_on = run.checkpoint()
-    moments: Mapping[str, Tensor] = {}
-    average: Mapping[str, Tensor] = model.state_dict()
-    if resume:
-        goes_on, (loaded, average, moments, stored) = last_good(run)
-        if stored.get("fingerprint") != fingerprint:
-            raise ValueError(
-                f"{run.path} was begun with another recipe or other images (fingerprint {stored.get('fingerprint')}, now "
-                f"{fingerprint}): resume with the recipe in {run.recipe}, or begin anew in another folder"
+
+def _resumed(run: Run, fingerprint: str) -> Checkpoint:
+    """The run's last good checkpoint. Raises ValueError where it is of another recipe or other images."""
+    checkpoint = last_good(run)
+    stored = checkpoint.state.get("fingerprint")
+    if stored != fingerprint:
+        raise ValueError(
+            f"{run.path} was trained with another recipe or other images (fingerprint {stored}, now {fingerprint}): resume with "
+            f"the recipe in {run.recipe}, or start a new run in another folder"
+        )
+    return checkpoint
+
+
+class _Loop:
+    """One session of a training, from its first or its last checkpoint to its end."""
+
+    def __init__(
+        self, trainer: Trainer, state: Training, hooks: Sequence[Hook], fingerprint: str, resumed: Checkpoint | None
+    ) -> None:
+        self.trainer, self.state, self.recipe = trainer, state, trainer.recipe
+        self.all_hooks, self.hooks = hooks, list(hooks) if trainer.main else []
+        self.fingerprint = fingerprint
+        stored = resumed.state if resumed else {}
+        state.images, state.step = stored.get("images", 0), stored.get("step", 0)
+        state.best = dict(stored.get("best", {}))
+        self.best_kept = dict(state.best)  # figures of the checkpoint in checkpoints/best
+        self.total_steps = math.ceil(self.recipe.images / self.recipe.batch)
+        self.monitor = LossMonitor()
+        self.losses: list[Tensor] = []  # since the last record
+        self.started, self.seconds_before = time.monotonic(), float(stored.get("seconds", 0.0))
+        self.last_record = (self.started, state.images)
+
+    def run(self, stream: Stream, progress: bool) -> Model:
+        """Trains to the end. Raises KeyboardInterrupt when a signal stops it before."""
+        state, trainer, batch = self.state, self.trainer, self.recipe.batch
+        for hook in self.hooks:
+            hook.on_start(state)
+        steps = range(state.step, self.total_steps)
+        bar = track(self.total_steps * batch, "training", done=state.images, show=progress and trainer.main)
+        batches_of = prefetched(stream, steps, trainer.accelerator.process_index, trainer.world)
+        with bar as advance, stop_signals() as stop, batches_of as batches:
+            for share in batches:
+                self.losses.append(trainer.step(share, state.step, self.total_steps))
+                state.step, state.images = state.step + 1, state.images + batch
+                for hook in self.hooks:
+                    hook.on_step(state)
+                stopping = self._any_process(stop.is_set())
+                self._after_step(stopping)
+                advance(batch, "" if math.isnan(state.loss) else f"loss {state.loss:.4f}")  # NaN before the first record
+                if stopping and not self.done:
+                    self._report("stopped", seconds=self._seconds())
+                    raise KeyboardInterrupt(f"stopped after {state.images} images; the checkpoint is in {state.run.checkpoint()}")
+        for hook in self.hooks:
+            hook.on_end(state)
+        self._report("finished", seconds=self._seconds())
+        trainer.refresh_sampling_model()
+        trainer.accelerator.wait_for_everyone()
+        return trainer.sampling_model
+
+    @property
+    def done(self) -> bool:
+        return self.state.step == self.total_steps
+
+    def _after_step(self, stopping: bool) -> None:
+        """What is due after a step: a record of the loss, hooks, a snapshot, a checkpoint."""
+        recipe, state = self.recipe, self.state
+        saving = self._due(recipe.checkpoint_every) or stopping
+        snapshot = recipe.ema_snapshots > 0 and self._due(math.ceil(recipe.images / recipe.ema_snapshots))
+        if saving or snapshot or self._due(recipe.log_every):  # no weights are written before their loss was checked
+            self._record_loss()
+        if any(self._due(hook.every) for hook in self.all_hooks):
+            self.trainer.refresh_sampling_model()
+        for hook in self.hooks:
+            if self._due(hook.every):
+                hook.on_interval(state)
+        averages = self.trainer.averages
+        if averages is not None and snapshot:
+            save_snapshots(state.run.path / SNAPSHOTS, averages, state.model.spec, state.images, write=self.trainer.main)
+        if saving:
+            self._save()
+
+    def _due(self, every: int) -> bool:
+        """Whether the last step completed a multiple of `every` images, or the training; with 0, only the training."""
+        before = self.state.images - self.recipe.batch
+        return self.done or (every > 0 and before // every != self.state.images // every)
+
+    def _any_process(self, stop: bool) -> bool:
+        """Whether a signal reached any process: all must stop at the same step."""
+        if self.trainer.world == 1:
+            return stop
+        flag = torch.tensor(float(stop), device=self.trainer.device)
+        return bool(self.trainer.accelerator.reduce(flag) > 0)
+
+    def _record_loss(self) -> None:
+        """Writes the mean loss since the last record. Raises Diverged, or warns, where `LossMonitor` says so."""
+        state, trainer = self.state, self.trainer
+        mean = torch.stack(self.losses).mean()
+        self.losses.clear()
+        state.loss = float(trainer.accelerator.reduce(mean, "mean")) if trainer.world > 1 else float(mean)
+        try:
+            self.monitor.add(state.loss)
+        except Diverged as e:
+            state.run.event("diverged", images=state.images, loss=repr(state.loss))
+            raise Diverged(
+                f"after {state.images} images the loss {e}. The last good checkpoint is kept in {state.run.checkpoint()}: "
+                f"start a new run with {REMEDIES}"
+            ) from None
+        now, (then, images) = time.monotonic(), self.last_record
+        self.last_record = (now, state.images)
+        per_second = (state.images - images) / max(now - then, 1e-9)
+        self._report("loss", loss=state.loss, lr=trainer.lr, images_per_second=round(per_second, 1))
+        if trainer.main and (risen := self.monitor.stays_risen()) is not None:
+            lowest, loss = risen
+            state.report("risen", lowest=lowest, loss=loss)
+            warnings.warn(
+                f"after {state.images} images the loss is {loss:.3g}, was {lowest:.3g} before and has not come back: the model "
+                f"has lost what it had learned. Training continues; for a new run, in another folder, use {REMEDIES}",
+                stacklevel=2,
             )
-        model.load_state_dict(loaded.state_dict())
-    layout = torch.channels_last if recipe.channels_last and not sharded else torch.contiguous_format
-    ema = Model(model.spec)
-    ema.load_state_dict(dict(average))
-    ema.to(device, memory_format=layout).eval().requires_grad_(False)  # type: ignore[call-overload]
-    model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
-    if sharded:
-        shard(model, device, world)
-        shard(ema, device, world)
-    optimizer = make_optimizer(recipe, model, device)
-    if moments:
-        restore_optimizer(optimizer, moments)
-    averages = None
-    if recipe.ema_snapshots and (main or sharded):
-        averages = PowerAverages(model, load_averages(goes_on) if resume else None)
-    snapshot_every = math.ceil(recipe.images / recipe.ema_snapshots) if recipe.ema_snapshots else -1
-    module = LossModule(model, recipe.weighting, recipe.gamma)
-    if sharded:  # which does what accelerate would wrap the module for
-        wrapped, optimizer = module, accelerator.prepare(optimizer)
-    else:
-        wrapped, optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
 
-    stream = Stream(pixels, indices, recipe, model, model.crop, labels)
-    padded = None if heldout is None else pad_pixels(heldout, model.crop)
-    shown = Model(model.spec).to(device).eval().requires_grad_(False) if sharded else ema  # that hooks draw from
-    if sharded:
-        shown.load_state_dict(whole_state(ema.state_dict()))
-    state = Training(run, recipe, model, shown, device, heldout=padded, heldout_labels=heldout_labels if model.classes else None)
-    state.images, state.step = stored.get("images", 0), stored.get("step", 0)
-    state.best = dict(stored.get("best", {}))
-    active = list(hooks) if main else []
-    total_steps = math.ceil(recipe.images / recipe.batch)
-    started, seconds_before = time.monotonic(), float(stored.get("seconds", 0.0))
-
-    def checkpoint() -> None:
-        if not (main or sharded):
+    def _save(self) -> None:
+        """Writes checkpoints/last, and copies it to checkpoints/best where it has the lowest FID or held-out loss so far."""
+        state = self.state
+        position = {
+            "images": state.images, "step": state.step, "fingerprint": self.fingerprint, "best": state.best,
+            "seconds": self._seconds(),
+        }  # fmt: skip
+        self.trainer.save(state.run.checkpoint(), position)
+        if not self.trainer.main:
             return
-        save_checkpoint(
-            run.checkpoint(),
-            model,
-            ema.state_dict(),
-            getattr(optimizer, "optimizer", optimizer),
-            {
-                "images": state.images,
-                "step": state.step,
-                "fingerprint": fingerprint,
-                "best": state.best,
-                "seconds": round(seconds_before + time.monotonic() - started, 1),
-            },
-            None if averages is None else averages.state(),
-            write=main,
-        )
-
-    def new_best() -> None:
-        """checkpoints/best follows the lowest FID where a hook scores one, else the lowest held-out loss."""
-        figure = "fid" if "fid" in state.best else "heldout_loss"
-        if figure in state.best and state.best[figure] != kept_best.get(figure):
-            kept_best[figure] = state.best[figure]
-            copy_checkpoint(run.checkpoint(), run.checkpoint("best"))
+        state.report("checkpoint")
+        figure = "fid" if "fid" in state.best else "heldout_loss"  # by FID where a hook scores it
+        if figure in state.best and state.best[figure] != self.best_kept.get(figure):
+            self.best_kept[figure] = state.best[figure]
+            copy_checkpoint(state.run.checkpoint(), state.run.checkpoint("best"))
             state.report("best", **{figure: state.best[figure]})
 
-    kept_best = dict(state.best)
-    for hook in active:
-        hook.on_start(state)
-    guard = _Guard()
-    recent: list[Tensor] = []
-    last_log = (time.monotonic(), state.images)
-    fused_rng = _uses_dropout(model)
-    with (
-        track(total_steps * recipe.batch, "training", done=state.images, show=progress and main) as advance,
-        _stop_signals() as stop,
-        _prefetched(stream, state.step, total_steps, recipe.batch, rank * share, share) as batches,
-    ):
-        for batch in batches:
-            lr, beta1 = rate(recipe.policy, state.step, total_steps, recipe.lr, warmup=recipe.warmup // recipe.batch)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-                if beta1 is not None:
-                    group["betas"] = (beta1, group["betas"][1])
-            loss = torch.zeros((), device=device)
-            with _dropout_seed(recipe.seed, state.step, rank, device) if fused_rng else contextlib.nullcontext():
-                for k, part in enumerate(batch.parts(recipe.accumulate)):
-                    x0 = to_model(part.pixels, device)
-                    if part.augment is not None:
-                        x0 = moved(x0, part.augment)
-                    x0 = x0.contiguous(memory_format=layout)
-                    noise = part.noise.to(device).contiguous(memory_format=layout)
-                    more_to_come = k + 1 < recipe.accumulate
-                    with accelerator.no_sync(wrapped) if more_to_come else contextlib.nullcontext():
-                        with accelerator.autocast() if sharded else contextlib.nullcontext():
-                            one = wrapped(x0, part.sigma, noise, part.labels, part.augment) / recipe.accumulate
-                        accelerator.backward(one)
-                    loss = loss + one.detach()
-            if recipe.clip:
-                accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            before = state.images
-            state.step += 1
-            state.images += recipe.batch
-            decay = ema_decay(recipe.batch, state.images, recipe.ema_half_life, recipe.ema_ramp)
-            ema_update(ema.parameters(), model.parameters(), decay)
-            if averages is not None:
-                averages.update(recipe.batch, state.images)
-            recent.append(loss)
-            for hook in active:
-                hook.on_step(state)
-            done = state.step == total_steps
-            stopping = stop.is_set()
-            if world > 1:  # a signal reaches one process first: all must stop at the same step
-                stopping = bool(accelerator.reduce(torch.tensor(float(stopping), device=device)) > 0)
+    def _seconds(self) -> float:
+        """Seconds of training, earlier sessions included."""
+        return round(self.seconds_before + time.monotonic() - self.started, 1)
 
-            def due(every: int, before: int = before, done: bool = done) -> bool:
-                return done or (every > 0 and before // every != state.images // every)
-
-            saving = due(recipe.checkpoint_every) or stopping
-            keeping = recipe.ema_snapshots > 0 and due(snapshot_every)
-            if saving or keeping or due(recipe.log_every):  # no weights are written before the loss was looked at
-                mean = torch.stack(recent).mean()
-                state.loss = float(accelerator.reduce(mean, "mean")) if world > 1 else float(mean)
-                recent.clear()
-                guard.check(state.loss, state.images, run)
-                now = time.monotonic()
-                per_second = (state.images - last_log[1]) / max(now - last_log[0], 1e-9)
-                last_log = (now, state.images)
-                if main:
-                    state.report("loss", loss=state.loss, lr=lr, images_per_second=round(per_second, 1))
-                    if (risen := guard.risen()) is not None:
-                        state.report("risen", lowest=risen[0], loss=risen[1])
-                        warnings.warn(_risen(*risen, state.images), stacklevel=2)
-            if sharded and any(due(hook.every) and (hook.every or done) for hook in hooks):
-                shown.load_state_dict(whole_state(ema.state_dict()))
-            for hook in active:
-                if due(hook.every) and (hook.every or done):
-                    hook.on_interval(state)
-            if averages is not None and keeping:
-                save_snapshots(run.path / SNAPSHOTS, averages, model.spec, state.images, write=main)
-            if saving:
-                checkpoint()
-                if main:
-                    state.report("checkpoint")
-                    new_best()
-            advance(recipe.batch, "" if math.isnan(state.loss) else f"loss {state.loss:.4f}")  # NaN until one was looked at
-            if stopping and not done:
-                if main:
-                    state.report("stopped", seconds=round(seconds_before + time.monotonic() - started, 1))
-                raise KeyboardInterrupt(f"stopped after {state.images} images; the checkpoint is in {run.checkpoint()}")
-    for hook in active:
-        hook.on_end(state)
-    if main:
-        state.report("finished", seconds=round(seconds_before + time.monotonic() - started, 1))
-    if sharded:
-        shown.load_state_dict(whole_state(ema.state_dict()))
-    accelerator.wait_for_everyone()
-    return shown
-
-
-GENTLER = "a lower rate (--train.lr), a longer warm-up (--train.warmup) or stronger clipping (--train.clip)"
-
-
-def _risen(lowest: float, loss: float, images: int) -> str:
-    return (
-        f"after {images} images the loss is {loss:.3g}, was {lowest:.3g} before and has not come back: the training has lost "
-        f"what it had learned. It goes on; to begin anew, in another folder, take {GENTLER}"
-    )
-
-
-class _Guard:
-    """Stops a run whose loss is no number or has grown tenfold over what it was, and notices one that rose by half and stayed."""
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-        self.told = False
-
-    def risen(self) -> tuple[float, float] | None:
-        """(lowest loss, last loss) once the last three all lie above one and a half times the lowest before them; only once."""
-        before, last = self.seen[:-3], self.seen[-3:]
-        if self.told or not before or min(last) <= 1.5 * min(before):
-            return None
-        self.told = True
-        return min(before), last[-1]
-
-    def check(self, loss: float, images: int, run: Run) -> None:
-        usual = statistics.median(self.seen[-20:]) if self.seen else math.inf
-        if math.isfinite(loss) and (len(self.seen) < 3 or loss <= 10 * usual):
-            self.seen.append(loss)
-            return
-        run.event("diverged", images=images, loss=repr(loss))
-        what = "is not a number" if not math.isfinite(loss) else f"rose to {loss:.3g} from {usual:.3g}"
-        raise Diverged(
-            f"after {images} images the loss {what}. The last good checkpoint is kept in {run.checkpoint()}: "
-            f"begin anew with {GENTLER}"
-        )
-
-
-def _compiled(module: LossModule, wanted: bool) -> nn.Module:
-    """Compiles the network's forward; where that fails and the plain one does not, goes on with the plain one."""
-    if not wanted:
-        return module
-    network = module.model.network
-    plain = network.forward
-    fast = torch.compile(plain)
-    state = {"works": True}
-
-    def call(*inputs: Tensor | None) -> Tensor:
-        if state["works"]:
-            try:
-                out: Tensor = fast(*inputs)
-                return out
-            except Exception as e:  # many types, where no compiler is found or it cannot read the code
-                out = plain(*inputs)  # an error of the network's own is raised here again
-                state["works"] = False
-                warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training goes on without it", stacklevel=2)
-                return out
-        out = plain(*inputs)
-        return out
-
-    network.forward = call
-    return module
-
-
-def _uses_dropout(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
-
-
-@contextlib.contextmanager
-def _dropout_seed(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's own generators: they are set for the step and put back, so that a resumed run repeats them."""
-    devices = [device.index or 0] if device.type == "cuda" else []
-    value = int(seeds.generator(seed, step, rank, stream=seeds.TRAIN + 16).integers(2**62))
-    with torch.random.fork_rng(devices=devices):
-        torch.random.manual_seed(value)
-        yield
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM ask for a stop at the end of the step; a second Ctrl-C stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-        print("\nstopping after this step, with a checkpoint", file=sys.stderr)
-
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _prefetched(stream: Stream, step: int, steps: int, batch: int, offset: int, share: int) -> Iterator[Iterator[Batch]]:
-    """This process's share of every global batch, made one step ahead in a thread."""
-    with ThreadPoolExecutor(1) as pool:
-
-        def make(k: int) -> Future[Batch]:
-            return pool.submit(stream.batch, k * batch + offset, share)
-
-        def batches() -> Iterator[Batch]:
-            ahead = make(step) if step < steps else None
-            for k in range(step, steps):
-                ready = ahead
-                ahead = make(k + 1) if k + 1 < steps else None
-                if ready is not None:
-                    yield ready.result()
-
-        yield batches()
+    def _report(self, kind: str, **values: float) -> None:
+        """Writes an event from the main process."""
+        if self.trainer.main:
+            self.state.report(kind, **values)

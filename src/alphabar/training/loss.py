@@ -1,4 +1,4 @@
-"""The loss of one batch, and what weights it by level."""
+"""The loss of a batch, and its weighting by noise level."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -17,17 +17,25 @@ Weighting = Literal["plain", "min_snr", "soft_min_snr"]
 
 
 def weight(kind: Weighting, prediction: str, snr_value: Tensor, gamma: float = 5.0) -> Tensor:
-    """Weight of the squared error of the network's output, one an image.
+    """Weight of the squared error of the network's output, one per image.
 
-    plain: 1. min_snr (Hang et al. 2023, arXiv:2303.09556, sec. 3.4): min(snr, gamma) in terms of x0. soft_min_snr (Crowson et
-    al. 2024, arXiv:2401.11605, sec. 4.5): snr gamma / (snr + gamma), which is 1 / (sigma^2 + 1 / gamma). In terms of another
-    output these are multiplied by what its error does to x0: sigma^2 for eps, sigma^2 / (1 + sigma^2) for v,
-    (sigma / (1 + sigma))^2 for flow, where snr = 1 / sigma^2.
+    An error in another output than x0 is weighted as the error in x0 that it causes, which is larger by the factor sigma^2 for
+    eps, sigma^2 / (1 + sigma^2) for v and (sigma / (1 + sigma))^2 for flow.
+
+    Args:
+        kind: plain: 1. min_snr: min(snr, gamma) for x0 (Hang et al. 2023, arXiv:2303.09556, sec. 3.4). soft_min_snr:
+            snr gamma / (snr + gamma) = 1 / (sigma^2 + 1 / gamma) for x0 (Crowson et al. 2024, arXiv:2401.11605, sec. 4.5).
+        prediction: what the network predicts: x0, eps, v or flow.
+        snr_value: signal-to-noise ratio 1 / sigma^2 of each image, in the network's input range.
+        gamma: where the weight stops growing.
+
+    >>> weight("min_snr", "x0", torch.tensor([1.0, 100.0]), gamma=5.0)
+    tensor([1., 5.])
     """
     if kind == "plain":
         return torch.ones_like(snr_value)
-    held = {"min_snr": snr_value.clamp(max=gamma), "soft_min_snr": snr_value * gamma / (snr_value + gamma)}.get(kind)
-    if held is None:
+    for_x0 = {"min_snr": snr_value.clamp(max=gamma), "soft_min_snr": snr_value * gamma / (snr_value + gamma)}.get(kind)
+    if for_x0 is None:
         raise ValueError(f"loss weighting {kind!r} is unknown: use {', '.join(get_args(Weighting))}")
     scale = {
         "x0": torch.ones_like(snr_value),
@@ -35,14 +43,11 @@ def weight(kind: Weighting, prediction: str, snr_value: Tensor, gamma: float = 5
         "eps": 1 / snr_value.clamp(min=1e-30),
         "flow": 1 / (1 + snr_value.sqrt()) ** 2,
     }[prediction]
-    return held * scale
+    return for_x0 * scale
 
 
 class LossModule(nn.Module):
-    """The weighted loss as a module, so that accelerate can wrap it for several processes and mixed precision.
-
-    forward(x0 in [-1, 1], sigma, noise, labels or None, augment or None) -> mean over the batch, float32.
-    """
+    """The weighted loss, averaged over a batch, as a module that accelerate can wrap for processes and mixed precision."""
 
     def __init__(self, model: Preconditioned, weighting: Weighting = "plain", gamma: float = 5.0) -> None:
         super().__init__()
@@ -69,13 +74,22 @@ def image_losses(
     device: torch.device | str | None = None,
     labels: Labels | None = None,
 ) -> Float64[Tensor, " n"]:
-    """loss(x0, sigma, noise), or loss(x0, sigma, noise, labels) where there are some, of every image, on noise that belongs to
-    (seed, number of the image, draw): the same each time."""
+    """The loss of every image, on noise that is a function of (seed, number of the image, draw).
+
+    Args:
+        loss: called as loss(x0, sigma, noise), or loss(x0, sigma, noise, labels); returns one value per image.
+        pixels: n images (n, h, w, c) as stored, padded as in training.
+        sigma: noise level of each image.
+        draw: another one gives other noise.
+        batch: images at a time.
+        device: None is the CPU.
+        labels: classes (n,) for a conditional model.
+    """
     out = []
     for start in range(0, len(pixels), batch):
         rows = range(start, min(start + batch, len(pixels)))
         x0 = to_model(pixels[start : rows.stop], device)
         noise = seeds.SeededNoise(seed, rows, stream=seeds.HELDOUT)(draw, x0)
-        more = () if labels is None else (labels[start : rows.stop],)
-        out.append(loss(x0, sigma[start : rows.stop].to(x0), noise, *more).cpu())
+        condition = () if labels is None else (labels[start : rows.stop],)
+        out.append(loss(x0, sigma[start : rows.stop].to(x0), noise, *condition).cpu())
     return torch.cat(out).double()

@@ -1,4 +1,4 @@
-"""The optimiser of a run: Adam and AdamW as torch has them, and Muon for the matrices of a network with AdamW for the rest."""
+"""Optimisers: torch's Adam and AdamW, and torch's Muon for the weight matrices of a network with AdamW for the rest."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +10,13 @@ from alphabar.training.config import TrainRecipe
 
 
 def make_optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """The optimiser that a recipe names, for a model that is on its device in its memory layout already.
+    """The optimiser of a recipe, for a model that already is on its device and in its memory layout.
 
-    Raises ValueError for Muon with precision fp16, whose loss scaling does not see Muon's gradients.
+    Raises ValueError for Muon with precision fp16, because accelerate's loss scaling does not reach Muon's gradients.
     """
     if recipe.optimizer == "muon":
         if recipe.precision == "fp16":
-            raise ValueError("train.optimizer muon does not go with train.precision fp16: use bf16, or --train.optimizer adamw")
+            raise ValueError("train.optimizer muon does not work with train.precision fp16: use bf16, or --train.optimizer adamw")
         return MuonAdamW(recipe, model, device)
     return _adam(recipe, list(model.parameters()), device)
 
@@ -28,8 +28,8 @@ def _adam(recipe: TrainRecipe, parameters: list[nn.Parameter], device: torch.dev
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that Muon takes: those of all convolutions and linear layers but the first and the last one (Jordan et al.
-    2024, "Muon: an optimizer for hidden layers in neural networks")."""
+    """The weights that Muon updates: those of all linear layers, and of all convolutions except the first and the last one
+    (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks")."""
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     convolutions = [m for m in layers if isinstance(m, nn.Conv2d)]
     ends = {id(m) for m in (*convolutions[:1], *convolutions[-1:])}
@@ -38,10 +38,10 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """torch's Muon, a convolution's weights taken as a matrix (out, in x height x width), and torch's AdamW for all else.
+    """torch's Muon on convolutions' weights as matrices (out, in x height x width), and torch's AdamW on all other parameters.
 
-    Updates of Muon are scaled to the root mean square of AdamW's (Liu et al. 2025, arXiv:2502.16982, eq. 4), so that one
-    learning rate and one weight decay serve both. Its param_groups are Muon's and then AdamW's; its state is counted alike.
+    Muon's updates are scaled to the root mean square of AdamW's (Liu et al. 2025, arXiv:2502.16982, eq. 4), so that one
+    learning rate and one weight decay suit both. Parameters and states are numbered: Muon's first, then AdamW's.
     """
 
     def __init__(self, recipe: TrainRecipe, model: nn.Module, device: torch.device) -> None:
@@ -50,7 +50,7 @@ class MuonAdamW(torch.optim.Optimizer):
         rest = [p for p in model.parameters() if id(p) not in mine]
         super().__init__([{"params": taken}, {"params": rest}], {"lr": recipe.lr, "betas": recipe.betas})
         self.weights = taken
-        self.flat = [nn.Parameter(flattened(p), requires_grad=True) for p in taken]  # of the same memory
+        self.flat = [nn.Parameter(flattened(p), requires_grad=True) for p in taken]  # views of the same memory
         self.muon = torch.optim.Muon(
             self.flat, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )
@@ -70,7 +70,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self.adam.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counted as param_groups counts: Muon's matrices, then AdamW's."""
+        """Numbered as in param_groups: Muon's matrices, then AdamW's parameters."""
         first, second = self.muon.state_dict()["state"], self.adam.state_dict()["state"]
         return {
             "state": first | {k + len(self.flat): v for k, v in second.items()},
@@ -87,8 +87,10 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def flattened(weight: Tensor) -> Tensor:
-    """(out, in, height, width) -> (out, height x width x in), and a matrix as it is; a view of the same memory where that is
-    dense in either layout. The order of columns is no matter to Muon."""
+    """A weight (out, in, height, width) as a matrix (out, in x height x width); a linear layer's matrix is returned unchanged.
+
+    A view of the same memory for both memory layouts. The order of columns depends on the layout and does not matter to Muon.
+    """
     if weight.ndim == 2:
         return weight.detach()
     if weight.is_contiguous():

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of progress, so that resuming needs no state."""
+"""Learning rates as functions of the step, so that a resumed run needs no stored state."""
 
 import math
 from typing import Literal
@@ -7,17 +7,29 @@ Policy = Literal["constant", "cosine", "one_cycle"]
 
 
 def _cosine(start: float, end: float, share: float) -> float:
+    """Half a cosine from start (share 0) to end (share 1)."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def rate(
     policy: Policy, step: int, steps: int, lr: float, *, warmup: int = 0, start_share: float = 0.25
 ) -> tuple[float, float | None]:
-    """(learning rate, first beta or None for the optimiser's own) at step 0 .. steps - 1.
+    """Learning rate and first beta at a step.
 
-    constant: lr after a linear warm-up. cosine: the same, then half a cosine down to lr / 100.
-    one_cycle (Smith & Topin 2018, arXiv:1708.07120): up from lr / 25 to lr over `start_share` of the steps, down to
-    lr / 250,000, while beta_1 goes 0.95, 0.85, 0.95: the values of torch's OneCycleLR.
+    Args:
+        policy: constant: lr. cosine: half a cosine from lr to lr / 100. one_cycle (Smith & Topin 2018, arXiv:1708.07120), with
+            the values of torch's OneCycleLR: from lr / 25 up to lr, then down to lr / 250,000; beta 0.95, 0.85, 0.95.
+        step: 0 .. steps - 1.
+        steps: length of the training.
+        lr: highest learning rate.
+        warmup: steps over which constant and cosine rise linearly from 0.
+        start_share: one_cycle: share of the steps before the peak.
+
+    Returns:
+        (learning rate, beta); beta is None where the optimiser keeps its own.
+
+    >>> rate("constant", 0, 100, 1e-3, warmup=4)
+    (0.00025, None)
     """
     if policy == "one_cycle":
         peak = start_share * steps - 1

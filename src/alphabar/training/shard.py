@@ -1,6 +1,6 @@
 """Sharding over processes (FSDP2): each holds a part of the weights, gradients, moments and averages.
 
-A whole tensor is put together only to be written or to draw from, by all processes at once.
+Whole tensors are gathered only for writing and for sampling, by all processes at once.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from alphabar.denoiser.model import Model
 def shard(model: Model, device: torch.device, processes: int) -> None:
     """Shards a model's parameters over all processes, block by block, in place. All processes must call it.
 
-    Weights must be contiguous: FSDP2 takes no channels-last ones.
+    Weights must be contiguous: FSDP2 does not support channels-last.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -28,7 +28,7 @@ def shard(model: Model, device: torch.device, processes: int) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor put together, on every process; any other as it is. All processes must call it."""
+    """A sharded tensor gathered on every process; any other tensor is returned unchanged. All processes must call it."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -40,7 +40,7 @@ def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def alike(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor with the memory layout, device and sharding of another of its shape."""
+    """A copy of the whole tensor `value` with the memory layout, device and sharding of `like`, which has the same shape."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(like, DTensor):

@@ -1,0 +1,166 @@
+"""One optimiser step: forward and backward over micro-batches, clipping, the optimiser, and the averages of the weights."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.core import seeds
+from alphabar.data.augment import moved
+from alphabar.data.images import to_model
+from alphabar.denoiser.model import Model
+from alphabar.training.checkpoint import Checkpoint, restore_optimizer, save_checkpoint
+from alphabar.training.config import TrainRecipe
+from alphabar.training.ema import PowerAverages, ema_decay, ema_update
+from alphabar.training.loss import LossModule
+from alphabar.training.optim import make_optimizer
+from alphabar.training.rates import rate
+from alphabar.training.shard import shard, whole_state
+from alphabar.training.stream import Batch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Trainer:
+    """The model, its averages and its optimiser on this process's device, and the step that updates them.
+
+    sampling_model: the averaged model (EMA). With sharded weights it is a whole copy, which `refresh_sampling_model` updates.
+    """
+
+    def __init__(self, model: Model, recipe: TrainRecipe, accelerator: "Accelerator", resumed: Checkpoint | None) -> None:
+        self.model, self.recipe, self.accelerator = model, recipe, accelerator
+        self.device, self.world, self.main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
+        self.sharded = recipe.parallel == "fsdp" and self.world > 1
+        self.layout = torch.channels_last if recipe.channels_last and not self.sharded else torch.contiguous_format
+        if resumed:
+            model.load_state_dict(resumed.model.state_dict())
+        self.ema = Model(model.spec)
+        self.ema.load_state_dict(dict(resumed.ema if resumed else model.state_dict()))
+        self.ema.to(self.device, memory_format=self.layout).eval().requires_grad_(False)  # type: ignore[call-overload]
+        model.to(self.device, memory_format=self.layout).train()  # type: ignore[call-overload]
+        if self.sharded:
+            shard(model, self.device, self.world)
+            shard(self.ema, self.device, self.world)
+        optimizer = make_optimizer(recipe, model, self.device)
+        if resumed and resumed.moments:
+            restore_optimizer(optimizer, resumed.moments)
+        self.averages = None  # power-function averages, for snapshots
+        if recipe.ema_snapshots and (self.main or self.sharded):
+            self.averages = PowerAverages(model, resumed.averages if resumed else None)
+        module = LossModule(model, recipe.weighting, recipe.gamma)
+        if self.sharded:  # `shard` has done what accelerate would wrap the module for
+            self.module, self.optimizer = module, accelerator.prepare(optimizer)
+        else:
+            self.module, self.optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
+        self.sampling_model = Model(model.spec).to(self.device).eval().requires_grad_(False) if self.sharded else self.ema
+        self.refresh_sampling_model()
+        self.dropout = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
+        self.lr = recipe.lr
+
+    def step(self, batch: Batch, step: int, total_steps: int) -> Tensor:
+        """Updates weights and averages.
+
+        Args:
+            batch: this process's share of the global batch.
+            step: number of this step, from 0.
+            total_steps: length of the training, which the learning rate depends on.
+
+        Returns:
+            The mean loss over the share, a scalar on the device.
+        """
+        recipe = self.recipe
+        self._set_rate(step, total_steps)
+        with _dropout_seed(recipe.seed, step, self.accelerator.process_index, self.device, self.dropout):
+            loss = self._gradients(batch)
+        if recipe.clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        images = (step + 1) * recipe.batch
+        decay = ema_decay(recipe.batch, images, recipe.ema_half_life, recipe.ema_ramp)
+        ema_update(self.ema.parameters(), self.model.parameters(), decay)
+        if self.averages is not None:
+            self.averages.update(recipe.batch, images)
+        return loss
+
+    def _set_rate(self, step: int, total_steps: int) -> None:
+        recipe = self.recipe
+        self.lr, beta1 = rate(recipe.policy, step, total_steps, recipe.lr, warmup=recipe.warmup // recipe.batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+            if beta1 is not None:
+                group["betas"] = (beta1, group["betas"][1])
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Adds up the gradients of all micro-batches; processes exchange them once, in the last one. Returns the mean loss."""
+        n = self.recipe.accumulate
+        total = torch.zeros((), device=self.device)
+        for k, part in enumerate(batch.split(n), 1):
+            x0 = to_model(part.pixels, self.device)
+            if part.augment is not None:
+                x0 = moved(x0, part.augment)
+            x0 = x0.contiguous(memory_format=self.layout)
+            noise = part.noise.to(self.device).contiguous(memory_format=self.layout)
+            with self.accelerator.no_sync(self.module) if k < n else contextlib.nullcontext():
+                with self.accelerator.autocast() if self.sharded else contextlib.nullcontext():
+                    loss = self.module(x0, part.sigma, noise, part.labels, part.augment) / n
+                self.accelerator.backward(loss)
+            total = total + loss.detach()
+        return total
+
+    def refresh_sampling_model(self) -> None:
+        """Gathers sharded averages into `sampling_model`. All processes must call it."""
+        if self.sharded:
+            self.sampling_model.load_state_dict(whole_state(self.ema.state_dict()))
+
+    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint; the main process writes it, and with sharded weights all must call this."""
+        if self.main or self.sharded:
+            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # without accelerate's wrapper
+            averages = None if self.averages is None else self.averages.state()
+            save_checkpoint(folder, self.model, self.ema.state_dict(), optimizer, state, averages, write=self.main)
+
+
+def _compiled(module: LossModule, wanted: bool) -> LossModule:
+    """Compiles the network's forward. Where that fails and the plain forward works, training continues with the plain one."""
+    if not wanted:
+        return module
+    network = module.model.network
+    plain = network.forward
+    fast = torch.compile(plain)
+    works = True
+
+    def call(*inputs: Tensor | None) -> Tensor:
+        nonlocal works
+        out: Tensor
+        if works:
+            try:
+                out = fast(*inputs)
+                return out
+            except Exception as e:  # torch.compile raises many types, where there is no compiler or it cannot trace the code
+                out = plain(*inputs)  # raises an error of the network itself again
+                works = False
+                warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training goes on without it", stacklevel=2)
+                return out
+        out = plain(*inputs)
+        return out
+
+    network.forward = call
+    return module
+
+
+@contextlib.contextmanager
+def _dropout_seed(seed: int, step: int, rank: int, device: torch.device, used: bool) -> Iterator[None]:
+    """Seeds torch's generators, which dropout draws from, for one step, and restores them: a resumed run repeats its masks."""
+    if not used:
+        yield
+        return
+    value = int(seeds.generator(seed, step, rank, stream=seeds.TRAIN + 16).integers(2**62))
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        torch.random.manual_seed(value)
+        yield
