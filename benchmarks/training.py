@@ -30,9 +30,9 @@ from alphabar.core.run import Run
 from alphabar.data.image_set import load
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.hooks import Hook, Training
+from alphabar.training.initial_model import new_model
 from alphabar.training.loop import train
 from alphabar.training.stream import Stream, pad_pixels
-from alphabar.verbs.train import new_model
 
 WARM = 2  # steps before the clock starts
 KINDS = {

@@ -28,9 +28,9 @@ from alphabar.features.load import load_extractor
 from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.sampling.sample_set import SampleSet
 from alphabar.training.config import resolve
+from alphabar.training.initial_model import new_model
 from alphabar.training.stream import Stream
 from alphabar.verbs import score as judge
-from alphabar.verbs.train import new_model
 from tests.fixtures.sets import Linear, image_set, stripes
 
 RECORD = {"sampler": "ddim", "eta": 0.0, "steps": 10, "nfe": 10.0, "seed": 3, "first_index": 0, "n": 60, "model": "abc"}

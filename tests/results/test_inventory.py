@@ -17,7 +17,9 @@ from alphabar.results.inventory import find_runs, origin, plan_removals, remove,
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
-from alphabar.verbs import train as api
+from alphabar.training.cost import cost
+from alphabar.training.initial_model import new_model
+from alphabar.verbs.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 
@@ -36,7 +38,7 @@ def make_run(path: Path, *more: str, images: int = 320, end: str | None = "finis
     (path / "cost.json").write_text(json.dumps({"parameters": 10, "gflop_a_call": 0.5}))
     run.event("loss", images=images, loss=0.5)
     for k, name in enumerate(("best", "last")):
-        model = api.new_model(r, (1, 8, 8))
+        model = new_model(r, (1, 8, 8))
         for p in model.parameters():
             p.data.add_(0.01 * (k + 1) + 0.001 * ord(path.name[0]))
         run.checkpoint(name).mkdir(parents=True)
@@ -188,8 +190,8 @@ def test_training_says_what_it_costs(tmp_path: Path) -> None:
     r = recipe(
         "--data.set", str(tmp_path / "set.npy"), "--train.images", "32", "--train.batch", "32", "--watch.preview-every", "0"
     )
-    api.train(r, tmp_path / "run", progress=False)
-    wanted = api.cost(r)
+    train(r, tmp_path / "run", progress=False)
+    wanted = cost(r)
     found = json.loads((tmp_path / "run" / "cost.json").read_text())
     assert found == {"parameters": wanted["parameters"], "gflop_a_call": wanted["gflop_a_call"]}
     assert table([tmp_path / "run"])[0].tflop == pytest.approx(wanted["tflop_of_training"])

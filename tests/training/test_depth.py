@@ -21,9 +21,10 @@ from alphabar.features.supervised import augment, train_extractor
 from alphabar.sampling.sample import Samples, sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
+from alphabar.training.initial_model import new_model
 from alphabar.training.stream import Stream
 from alphabar.verbs import score as judge
-from alphabar.verbs import train as api
+from alphabar.verbs.train import train
 
 SMALL = ["--train.images", "64", "--train.batch", "32", "--model.channels", "16", "16", "--model.embedding", "16"]
 
@@ -52,7 +53,7 @@ def test_16_bit_in_16_bit_out(tmp_path: Path) -> None:
     for i, image in enumerate(values):
         (folder / f"{i:02}.png").write_bytes(png_16(image))
     made = recipe(folder, "--data.range", "0", "4095", "--data.pad", "4")
-    model = api.train(made, tmp_path / "run", progress=False)
+    model = train(made, tmp_path / "run", progress=False)
     about = json.loads((tmp_path / "run" / "data.json").read_text())
     assert (about["pixels"], about["value_range"], about["skipped"]) == ("uint16", [0.0, 4095.0], [])
     stored = load_model(tmp_path / "run")
@@ -78,7 +79,7 @@ def test_floats_of_five_channels(tmp_path: Path) -> None:
     np.save(tmp_path / "stack.npy", values)
     made = recipe(tmp_path / "stack.npy", "--data.range", "-1000", "3000")
     assert resolve_again(made, tmp_path) == made
-    model = api.train(made, tmp_path / "run", progress=False)
+    model = train(made, tmp_path / "run", progress=False)
     samples = sample(model, 4, steps=3, out=tmp_path / "s.npz", progress=False)
     assert (samples.images.dtype, samples.images.shape) == (np.float32, (4, 8, 8, 5))
     assert samples.record["value_range"] == [-1000.0, 3000.0]
@@ -97,7 +98,7 @@ def test_what_a_model_is_trained_on_is_what_it_is_given(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", values)
     images = load(tmp_path / "a.npy", value_range=(0, 4095))
     made = recipe(tmp_path / "a.npy")
-    model = api.new_model(made, images.image_shape, "uint16", images.value_range)
+    model = new_model(made, images.image_shape, "uint16", images.value_range)
     stream = Stream(images.pixels, np.arange(60), made.train, model)
     batch = stream.batch(0, 32)
     assert batch.pixels.dtype == np.uint16
@@ -109,9 +110,9 @@ def test_what_a_model_is_trained_on_is_what_it_is_given(tmp_path: Path) -> None:
 
 
 def test_models_of_8_bit_are_described_as_before(tmp_path: Path) -> None:
-    plain = api.new_model(recipe(tmp_path), (1, 8, 8))
+    plain = new_model(recipe(tmp_path), (1, 8, 8))
     assert plain.spec["format"] == 1 and "pixels" not in plain.spec
-    deep = api.new_model(recipe(tmp_path), (1, 8, 8), "uint16")
+    deep = new_model(recipe(tmp_path), (1, 8, 8), "uint16")
     assert deep.spec["format"] == 2  # an older release, which would write 8 bits, refuses it
     with pytest.raises(ValueError, match=r"int32"):
         Model({**deep.spec, "pixels": "int32"})
@@ -134,10 +135,10 @@ def _fingerprint_without_reading(data: dict[str, Any]) -> str:
 def test_little_used_depth_is_warned_of_and_nothing_is_guessed(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", scans(np.random.default_rng(0)))
     with pytest.warns(UserWarning, match=r"use 6.25% of the scale 0..65535.*--range 0 4095"):
-        api.train(recipe(tmp_path / "a.npy"), tmp_path / "run", progress=False)
+        train(recipe(tmp_path / "a.npy"), tmp_path / "run", progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        api.train(recipe(tmp_path / "a.npy", "--data.range", "0", "4095"), tmp_path / "other", progress=False)
+        train(recipe(tmp_path / "a.npy", "--data.range", "0", "4095"), tmp_path / "other", progress=False)
 
 
 def labelled(images: ImageSet, tmp_path: Path) -> ImageSet:
@@ -202,7 +203,7 @@ def test_the_commands_take_a_range(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_samples_of_another_range_are_not_compared(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", scans(np.random.default_rng(0)))
-    model = api.new_model(recipe(tmp_path / "a.npy"), (1, 8, 8), "uint16", (0.0, 1023.0))
+    model = new_model(recipe(tmp_path / "a.npy"), (1, 8, 8), "uint16", (0.0, 1023.0))
     sample(model, 4, steps=2, out=tmp_path / "s.npz", progress=False)
     save_weights(tmp_path / "m.safetensors", model)
     np.savez(tmp_path / "l.npz", images=scans(np.random.default_rng(1), 64), labels=np.arange(64) % 2)

@@ -99,7 +99,7 @@ def test_what_snapshots_cannot_make_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"length = 0\.3: give more than 0 and less than 0\.289"):
         post_hoc(tmp_path, 0.3)
     (tmp_path / "000000012800-0.050.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match=r"000000012800-0\.050\.safetensors is no snapshot of this run, or was cut short"):
+    with pytest.raises(ValueError, match=r"000000012800-0\.050\.safetensors is not a snapshot of this run, or is truncated"):
         post_hoc(tmp_path, 0.1)
     with pytest.raises(ValueError, match=r"no snapshot in .* was made by image 10"):
         post_hoc(tmp_path, 0.1, images=10)

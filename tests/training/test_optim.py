@@ -101,7 +101,7 @@ def test_a_changed_average_is_refused_by_name(pixels: NDArray[np.uint8], tmp_pat
 
 
 def test_muon_refuses_what_it_cannot_do() -> None:
-    with pytest.raises(ValueError, match=r"does not go with train\.precision fp16"):
+    with pytest.raises(ValueError, match=r"does not work with train\.precision fp16"):
         make_optimizer(small_recipe(optimizer="muon", precision="fp16"), small_model(), CPU)
     optimizer = make_optimizer(small_recipe(optimizer="muon"), small_model(), CPU)
     assert isinstance(optimizer, MuonAdamW)

@@ -58,7 +58,8 @@ def train(
     """
     from alphabar.core.run import Run
     from alphabar.training.config import resolve
-    from alphabar.verbs.train import cost, train, with_budget
+    from alphabar.training.cost import cost
+    from alphabar.verbs.train import train
 
     source: str | Path = recipe
     if resume:
@@ -66,7 +67,9 @@ def train(
         if not source.exists():
             raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to start one")
     settings = [*tokens, *([] if resume else ["--data.set", image_set]), *reading.settings()]
-    resolved = with_budget(resolve(source, settings), images, seed)
+    settings += [] if images is None else ["--train.images", str(images)]
+    settings += [] if seed is None else ["--train.seed", str(seed)]
+    resolved = resolve(source, settings)
     if dry_run:
         print(resolved.toml())
         show.record(cost(resolved), False, "cost")

@@ -35,9 +35,10 @@ from alphabar.sampling.sample_set import SampleSet
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, parse
 from alphabar.training.hooks import Hook, Training
+from alphabar.training.initial_model import initial_model
 from alphabar.training.loop import train as train_loop
 from alphabar.verbs import score as judge
-from alphabar.verbs.train import limited, model_for
+from alphabar.verbs.train import recipe_images
 from alphabar.verbs.train import train as train_recipe
 
 METRICS = ("fid", "kid")
@@ -147,7 +148,7 @@ def _take_over(run: Run, recipe: Recipe, others: Sequence[Path]) -> None:
     """Copies a finished training of another experiment that this one would repeat; its samples are drawn anew."""
     if not others:
         return
-    images = limited(recipe, load(recipe.data.set, "train", **recipe.data.reading()))
+    images = recipe_images(recipe)
     wanted = recipe.fingerprint(images.fingerprint)
     for state in sorted(s for other in others for s in other.glob("*-seed*/checkpoints/last/state.json")):
         there = Run(state.parents[2])
@@ -245,7 +246,7 @@ class _Clock(Hook):
 
 def images_per_second(recipe: Recipe, images: ImageSet, warm: int = WARM, timed: int = TIMED) -> float:
     """Of `timed` steps of the very training after `warm` of them; thrown away."""
-    model = model_for(recipe, images)
+    model = initial_model(recipe, images)
     kept, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
     steps = warm + timed
     brief = replace(
