@@ -212,4 +212,6 @@ def test_samples_of_another_range_are_not_compared(tmp_path: Path) -> None:
     ).save(tmp_path / "e.safetensors")
     for what in ("s.npz", "m.safetensors"):
         with pytest.raises(ValueError, match=r"samples' range is \(0.0, 1023.0\).*--range 0 1023"):
-            judge.score(tmp_path / what, str(tmp_path / "a.npy"), str(made), reading={"value_range": (0, 4095)}, progress=False)
+            judge.score(
+                tmp_path / what, str(tmp_path / "a.npy"), extractor=str(made), reading={"value_range": (0, 4095)}, progress=False
+            )

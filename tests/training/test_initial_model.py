@@ -1,4 +1,4 @@
-"""`train.init_from`: training that begins with the weights of another run."""
+"""The model at the start of a training: `train.init_from` copies the weights of another run."""
 
 import json
 import shutil
@@ -29,20 +29,28 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "set.npy"
 
 
+@pytest.fixture
+def first(images: Path, tmp_path: Path) -> Path:
+    """A trained run."""
+    train(recipe(images), tmp_path / "first", progress=False)
+    return tmp_path / "first"
+
+
 def recipe(images: Path, *tokens: str) -> Recipe:
     return resolve("garments", [*SMALL, "--data.set", str(images), *tokens])
 
 
-def test_training_begins_with_the_averaged_weights_of_a_run(images: Path, tmp_path: Path) -> None:
-    first = train(recipe(images), tmp_path / "first", progress=False)
-    wanted = recipe(images, "--train.init-from", str(tmp_path / "first"), "--train.lr", "0", "--model.dropout", "0.1")
-    second = train(wanted, tmp_path / "second", progress=False)  # at rate 0 the weights stay what they began with
-    assert {k: v.tolist() for k, v in second.state_dict().items()} == {k: v.tolist() for k, v in first.state_dict().items()}
-    assert json.loads((tmp_path / "second" / "data.json").read_text())["begun_with"] == first.fingerprint
-    assert wanted.fingerprint("x") != recipe(images, "--train.lr", "0", "--model.dropout", "0.1").fingerprint("x")
+def test_training_starts_from_the_averaged_weights_of_a_run(images: Path, first: Path, tmp_path: Path) -> None:
+    same_but_source = ["--train.lr", "0", "--model.dropout", "0.1"]
+    wanted = recipe(images, "--train.init-from", str(first), *same_but_source)
+    second = train(wanted, tmp_path / "second", progress=False)  # with learning rate 0 the weights stay at their initial values
+    source = load_model(first)
+    assert {k: v.tolist() for k, v in second.state_dict().items()} == {k: v.tolist() for k, v in source.state_dict().items()}
+    assert json.loads((tmp_path / "second" / "data.json").read_text())["begun_with"] == source.fingerprint
+    assert wanted.fingerprint("x") != recipe(images, *same_but_source).fingerprint("x")
 
 
-def test_images_of_another_size_begin_with_the_bundled_weights(tmp_path: Path) -> None:
+def test_images_of_another_size_can_start_from_the_bundled_weights(tmp_path: Path) -> None:
     np.save(tmp_path / "set.npy", np.zeros((4, 32, 32, 1), np.uint8))
     wanted = resolve("garments", ["--data.set", str(tmp_path / "set.npy"), "--train.init-from", "bundled"])
     model = initial_model(wanted, load(str(tmp_path / "set.npy"), "train"))
@@ -50,15 +58,14 @@ def test_images_of_another_size_begin_with_the_bundled_weights(tmp_path: Path) -
     assert all((a == b).all() for a, b in zip(model.parameters(), load_model("bundled").parameters(), strict=True))
 
 
-def test_a_pipeline_of_diffusers_is_a_beginning(images: Path, tmp_path: Path) -> None:
+def test_a_pipeline_of_diffusers_gives_initial_weights(images: Path, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    own = ["--model.network", "unet2d", "--model.channels", "16", "--model.groups", "4", "--schedule.kind", "linear"]
-    first = new_model(recipe(images, *own), (1, 8, 8))
-    export_diffusers(first, tmp_path / "pipeline")
-    begun = recipe(images, *own, "--train.init-from", f"diffusers:{tmp_path / 'pipeline'}")
-    second = initial_model(begun, load(str(images), "train"))
-    assert second.fingerprint == first.fingerprint
-    other = recipe(images, *own, "--schedule.beta-max", "0.01", "--train.init-from", f"diffusers:{tmp_path / 'pipeline'}")
+    unet2d = ["--model.network", "unet2d", "--model.channels", "16", "--model.groups", "4", "--schedule.kind", "linear"]
+    source = new_model(recipe(images, *unet2d), (1, 8, 8))
+    export_diffusers(source, tmp_path / "pipeline")
+    init = ["--train.init-from", f"diffusers:{tmp_path / 'pipeline'}"]
+    assert initial_model(recipe(images, *unet2d, *init), load(str(images), "train")).fingerprint == source.fingerprint
+    other = recipe(images, *unet2d, *init, "--schedule.beta-max", "0.01")
     with pytest.raises(ValueError, match=r"\(schedule is .*'beta_max': 0.02.* there, .*'beta_max': 0.01.* here\)"):
         initial_model(other, load(str(images), "train"))
 
@@ -81,33 +88,31 @@ LINEAR = [float(b) for b in np.linspace(1e-4, 0.02, 1000, dtype=np.float32)]
 def test_schedules_agree_where_they_give_a_time_the_same_noise(
     there: dict[str, Any], same: bool, images: Path, tmp_path: Path
 ) -> None:
-    """Whatever they are called: "there" is another description of, or another schedule than, the recipe's linear one."""
-    now = recipe(images, "--schedule.kind", "linear", "--train.init-from", str(tmp_path / "weights.safetensors"))
-    save_weights(tmp_path / "weights.safetensors", build(now.model, there, (1, 8, 8), 0))
+    """`there` is another description of the recipe's linear schedule, or another schedule."""
+    here = recipe(images, "--schedule.kind", "linear", "--train.init-from", str(tmp_path / "weights.safetensors"))
+    save_weights(tmp_path / "weights.safetensors", build(here.model, there, (1, 8, 8), 0))
     with nullcontext() if same else pytest.raises(ValueError, match=r"schedule is \{.*\} there, \{'kind': 'linear'.*\} here\)"):
-        initial_model(now, load(str(images), "train"))
+        initial_model(here, load(str(images), "train"))
 
 
-def test_a_run_that_goes_on_needs_its_beginning_no_more(images: Path, tmp_path: Path) -> None:
-    train(recipe(images), tmp_path / "first", progress=False)
-    begun = recipe(images, "--train.init-from", str(tmp_path / "first"))
-    whole = train(begun, tmp_path / "whole", progress=False)
+class Interrupt(Hook):
+    def on_step(self, training: Training) -> None:
+        if training.images == 32:
+            signal.raise_signal(signal.SIGINT)
 
-    class Stop(Hook):
-        def on_step(self, training: Training) -> None:
-            if training.images == 32:
-                signal.raise_signal(signal.SIGINT)
 
+def test_a_resumed_run_does_not_need_the_run_it_was_initialised_from(images: Path, first: Path, tmp_path: Path) -> None:
+    wanted = recipe(images, "--train.init-from", str(first))
+    uninterrupted = train(wanted, tmp_path / "uninterrupted", progress=False)
     with pytest.raises(KeyboardInterrupt):
-        train(begun, tmp_path / "broken", hooks=[Stop()], progress=False)
-    shutil.rmtree(tmp_path / "first")
-    gone_on = train(begun, tmp_path / "broken", resume=True, progress=False)
-    assert gone_on.fingerprint == whole.fingerprint
+        train(wanted, tmp_path / "interrupted", hooks=[Interrupt()], progress=False)
+    shutil.rmtree(first)
+    resumed = train(wanted, tmp_path / "interrupted", resume=True, progress=False)
+    assert resumed.fingerprint == uninterrupted.fingerprint
 
 
-def test_weights_of_another_network_are_refused_and_nothing_is_begun(images: Path, tmp_path: Path) -> None:
-    train(recipe(images), tmp_path / "first", progress=False)
-    other = recipe(images, "--train.init-from", str(tmp_path / "first"), "--model.channels", "32", "--model.prediction", "eps")
+def test_weights_of_another_network_are_refused_before_a_run_is_started(images: Path, first: Path, tmp_path: Path) -> None:
+    other = recipe(images, "--train.init-from", str(first), "--model.channels", "32", "--model.prediction", "eps")
     with pytest.raises(ValueError, match=r"prediction is v there, eps here; .*channels is \[16\] there, \[16, 32\] here"):
         train(other, tmp_path / "second", progress=False)
     with pytest.raises(FileNotFoundError, match="there is no run at"):
