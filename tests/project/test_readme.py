@@ -1,10 +1,8 @@
-"""README's commands run, in the order they stand there, shrunk to a small set and few images but otherwise as typed."""
+"""The commands of README and of docs/tour.md run in their order, with a small data set and small numbers, but otherwise as typed."""
 
 import json
-import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,38 +12,42 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README, TOUR = (ROOT / "README.md").read_text(), (ROOT / "docs" / "tour.md").read_text()
 SMALL_TRAINING = shlex.split(
     "--images 256 --model.channels 8 --model.embedding 16 --watch.preview_steps 2 --watch.preview_n 4 "
     "--watch.score_n 520 --watch.preview_every 256"
 )
-
 
 # All commands in one process, each as the program itself would carry it out: torch is loaded once, not forty times.
 PROGRAM = """
 import json, sys, time
 from alphabar.cli.main import main
 for words in json.load(sys.stdin):
-    begun = time.monotonic()
+    start = time.monotonic()
     try:
         main(words)
     except SystemExit as e:
         if e.code:
             raise SystemExit(f"{' '.join(words)} ended with {e.code}")
-    print(f"{time.monotonic() - begun:.1f} s: {' '.join(words)}", file=sys.stderr, flush=True)
+    print(f"{time.monotonic() - start:.1f} s: {' '.join(words)}", file=sys.stderr, flush=True)
 """
 
 
-def commands() -> list[list[str]]:
-    lines = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
-    return [shlex.split(line) for line in lines if line.startswith("alphabar ")]
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)
+
+
+def commands(page: str, program: str = "alphabar") -> list[list[str]]:
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(f"{program} ")]
 
 
 def shrunk(command: list[str]) -> list[str]:
-    """The same command with smaller numbers: no word is left out, an option that is given is given another value."""
+    """The same command with smaller numbers: no word is left out, an option that is given gets another value."""
     out = list(command)
 
     def put(option: str, value: str) -> None:
@@ -55,8 +57,10 @@ def shrunk(command: list[str]) -> list[str]:
             out.extend([option, value])
 
     if out[1] == "train" and "--dry-run" not in out:
+        of_bundled = "--train.init-from" in out  # which decides the network
         for option, value in zip(SMALL_TRAINING[::2], SMALL_TRAINING[1::2], strict=True):
-            put(option, value)
+            if not (of_bundled and option.startswith("--model")):
+                put(option, value)
     if out[1] == "sample":
         put("--n", "520" if int(out[out.index("--n") + 1]) > 1000 else "4")
         if "tuned" not in out:  # a fitted sampler is found by its number of calls
@@ -84,13 +88,19 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def run(words: list[list[str]], folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=json.dumps(words), cwd=folder, capture_output=True, text=True, timeout=900
+    )
+    print(done.stderr)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
 def serves(command: list[str], folder: Path) -> None:
-    """A command that serves a page until it is stopped: the page is there, and Ctrl-C ends it well."""
+    """A command that serves a page until it is stopped: the page is there, and Ctrl-C ends the program with status 0."""
     log = folder / "app.log"
     with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "alphabar", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([sys.executable, "-m", "alphabar", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT)
     try:
         url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
         end = time.monotonic() + 240
@@ -106,60 +116,46 @@ def serves(command: list[str], folder: Path) -> None:
 
 
 def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None:
-    ran = commands()
-    assert len(ran) >= 10
+    (script,) = commands(README, "python")
+    subprocess.run([sys.executable, str(ROOT / script[1]), *script[2:], "40"], cwd=tmp_path, check=True)
+    run([shrunk(command)[1:] for command in commands(README)], tmp_path)
+    for path in ("cells.png", "cells_drawn.npz", "cells_drawn.png", "cells.html", "runs/cells/recipe.toml", "ten_calls.npz"):
+        assert (tmp_path / path).exists(), path
+
+
+@pytest.mark.slow(40)
+def test_every_command_of_the_tour_runs(small_data: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     g = np.random.default_rng(0)
     for k in range(80):
         Image.fromarray(g.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(photos / f"{k}.png")
-    served = [command for command in ran if command[1] == "app"]
-    others = [shrunk(command)[1:] for command in ran if command[1] != "app"]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], input=json.dumps(others), cwd=tmp_path, capture_output=True, text=True, timeout=900
-    )
-    print(done.stderr)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    served = [command for command in commands(TOUR) if command[1] == "app"]
+    run([shrunk(command)[1:] for command in commands(TOUR) if command[1] != "app"], tmp_path)
     assert len(served) == 1
     serves(shrunk(served[0]), tmp_path)
     for path in (
-        "garments.npz",
-        "garments.html",
-        "runs/garments/recipe.toml",
-        "photos_out/000000.png",
-        "skipped.npz",
-        "karras.png",
-        "garments.score.png",
-        "garments.score.pairs_pixels.png",
-        "compare.png",
-        "runs/garments/loss.png",
-        "runs/garments/comparisons.jsonl",
-        "runs/garments/samples/trajectory.npz",
-        "ten_calls.npz",
-        "ten_fitted.npz",
-        "classes.png",
+        "garments.npz", "garments.html", "runs/garments/recipe.toml", "photos_out/000000.png", "skipped.npz", "karras.png",
+        "garments.score.png", "garments.score.pairs_pixels.png", "compare.png", "runs/garments/loss.png",
+        "runs/garments/comparisons.jsonl", "runs/garments/samples/trajectory.npz", "ten_calls.npz", "ten_fitted.npz", "classes.png",
         "runs/garments/sweeps/default/index.html",
-    ):
+    ):  # fmt: skip
         assert (tmp_path / path).exists(), path
 
 
-def test_the_python_of_the_readme_runs(small_data: Path, tmp_path: Path) -> None:
-    (code,) = [block for kind, block in BLOCKS if kind == "python"]
-    small = code.replace("640", "520").replace("steps=25", "steps=2")
-    done = subprocess.run([sys.executable, "-c", small], cwd=tmp_path, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    assert "FID" in done.stdout
-    assert "KID" in done.stdout
+def test_the_python_of_the_readme_runs(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = blocks(README, "python")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("640", "520").replace("steps=25", "steps=2"), "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "FID" in printed
+    assert "KID" in printed
 
 
-def test_make_knows_the_two_commands() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
-    for name in re.findall(r"^make (\w+)$", README, re.MULTILINE):
-        assert f"\n{name}:" in makefile
-    assert (
-        shutil.which("make") is None
-        or subprocess.run(
-            ["make", "-n", "demo"], cwd=Path(__file__).parents[2], capture_output=True, env=dict(os.environ), check=False
-        ).returncode
-        == 0
-    )
+def test_make_knows_the_commands_of_the_readme() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
+    assert named == ["demo", "test"]
+    assert all(f"\n{name}:" in makefile for name in named)
