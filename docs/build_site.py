@@ -1,7 +1,7 @@
 """The documentation as a site: `make site`, or python docs/build_site.py.
 
-The pages lie where the repository has them, so that they read well there too. They are laid out in build/pages with README as
-the first page, and zensical makes build/site of them. A warning of any kind, a docstring's too, ends it with status 1. Nothing
+The pages lie where the repository has them, so that they read well there too. They are copied to build/pages with docs/home.md as
+the first page, and zensical builds build/site from them. A warning of any kind, a docstring's too, ends it with status 1. Nothing
 is fetched, and no page that is made asks the network for anything.
 """
 
@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parent.parent
 PAGES, SITE = ROOT / "build" / "pages", ROOT / "build" / "site"
-KEPT = (".md", ".ipynb", ".png", ".toml")  # of docs/
+KEPT = (".md", ".ipynb", ".png", ".svg", ".toml")  # of docs/
 # what a page may do to the network by itself: these elements fetch, a link that is clicked does not
 FETCHES = {
     "script": "src",
@@ -33,14 +33,18 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def lay_out(pages: Path = PAGES) -> None:
-    """The pages of the site as a folder: README as index.md, docs/, the results, the changes, and the examples on one page."""
+    """Writes the pages of the site to a folder: docs/home.md as index.md, README as start.md, docs/, the results, the changes, and
+    the examples on one page."""
     shutil.rmtree(pages, ignore_errors=True)
     for source in (ROOT / "docs").rglob("*"):
-        if source.suffix in KEPT and source.is_file():
+        if source.suffix in KEPT and source.is_file() and source.name != "home.md":
             _copy(source, pages / source.relative_to(ROOT))
     for name in ("CHANGELOG.md", "benchmarks/RESULTS.md"):
         _copy(ROOT / name, pages / name)
-    _copy(ROOT / "README.md", pages / "index.md")
+    _copy(ROOT / "README.md", pages / "start.md")
+    home = (ROOT / "docs" / "home.md").read_text(encoding="utf-8")
+    home = re.sub(r"\]\((?!\.\./|https?:)", "](docs/", home).replace("](../README.md", "](start.md").replace("](../", "](")
+    (pages / "index.md").write_text(home, encoding="utf-8")
     lines = ["# Examples", "", "Short scripts, each under 60 lines, run by the tests."]
     for script in sorted((ROOT / "examples").glob("*.py")):
         lines += ["", f"## {script.name}", "", "```python", script.read_text(encoding="utf-8").rstrip(), "```"]
@@ -54,7 +58,7 @@ def _copy(source: Path, target: Path) -> None:
         return
     text = source.read_text(encoding="utf-8")
     # two links whose target has another place on the site
-    text = re.sub(r"\]\((\.\./)*README\.md(#[^)]*)?\)", lambda m: f"]({_up(source)}index.md{m[2] or ''})", text)
+    text = re.sub(r"\]\((\.\./)*README\.md(#[^)]*)?\)", lambda m: f"]({_up(source)}start.md{m[2] or ''})", text)
     text = re.sub(r"\]\((\.\./)*examples/?\)", f"]({_up(source)}examples.md)", text)
     target.write_text(text, encoding="utf-8")
 
