@@ -33,8 +33,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def lay_out(pages: Path = PAGES) -> None:
-    """Writes the pages of the site to a folder: docs/home.md as index.md, README as start.md, docs/, the results, the changes, and
-    the examples on one page."""
+    """Writes the pages of the site to a folder: docs/home.md as index.md, README as start.md, docs/, the results, the changes,
+    and the examples on one page."""
     shutil.rmtree(pages, ignore_errors=True)
     for source in (ROOT / "docs").rglob("*"):
         if source.suffix in KEPT and source.is_file() and source.name != "home.md":

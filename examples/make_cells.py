@@ -24,10 +24,10 @@ def cell(rng: np.random.Generator) -> np.ndarray:
     cy, cx = rng.normal(0, 1.2, 2)
     angle, stretch = rng.uniform(0, np.pi), rng.uniform(1.0, 1.5)
     counts = 120 + rng.uniform(500, 900) * ellipse(cy, cx, rng.uniform(8, 10.5), stretch, angle, 0.8)
-    ny, nx = (cy, cx) + rng.normal(0, 1.5, 2)
+    ny, nx = rng.normal((cy, cx), 1.5)
     counts += rng.uniform(1400, 2200) * ellipse(ny, nx, rng.uniform(3, 4.2), rng.uniform(1, 1.25), angle, 0.6)
     for _ in range(rng.integers(2, 6)):
-        gy, gx = (cy, cx) + rng.normal(0, 4, 2)
+        gy, gx = rng.normal((cy, cx), 4)
         counts += rng.uniform(600, 1200) * ellipse(gy, gx, 0.8, 1, 0, 0.35)
     return np.clip(rng.poisson(counts), 0, 4095).astype(np.uint16)
 

@@ -1,4 +1,4 @@
-"""The commands of README and of docs/tour.md run in their order, with a small data set and small numbers, but otherwise as typed."""
+"""The commands of README and of docs/tour.md run in their order, with a small data set and small numbers, otherwise as typed."""
 
 import json
 import re
@@ -100,7 +100,9 @@ def serves(command: list[str], folder: Path) -> None:
     """A command that serves a page until it is stopped: the page is there, and Ctrl-C ends the program with status 0."""
     log = folder / "app.log"
     with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "-m", "alphabar", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "alphabar", *command[1:]], cwd=folder, stdout=out, stderr=subprocess.STDOUT
+        )
     try:
         url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
         end = time.monotonic() + 240
@@ -137,8 +139,8 @@ def test_every_command_of_the_tour_runs(small_data: Path, tmp_path: Path) -> Non
     for path in (
         "garments.npz", "garments.html", "runs/garments/recipe.toml", "photos_out/000000.png", "skipped.npz", "karras.png",
         "garments.score.png", "garments.score.pairs_pixels.png", "compare.png", "runs/garments/loss.png",
-        "runs/garments/comparisons.jsonl", "runs/garments/samples/trajectory.npz", "ten_calls.npz", "ten_fitted.npz", "classes.png",
-        "runs/garments/sweeps/default/index.html",
+        "runs/garments/comparisons.jsonl", "runs/garments/samples/trajectory.npz", "runs/garments/sweeps/default/index.html",
+        "ten_calls.npz", "ten_fitted.npz", "classes.png",
     ):  # fmt: skip
         assert (tmp_path / path).exists(), path
 
