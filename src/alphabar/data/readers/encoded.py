@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from alphabar.core.types import Pixels
 from alphabar.data.cache import Decoded
-from alphabar.data.decode import BrokenError, Shape, decode, probe
+from alphabar.data.decode import decode, probe
+from alphabar.data.header import BrokenError, Shape
 from alphabar.data.readers.source import rows_per_block
 from alphabar.data.values import Reading, Survey, stored_dtype, to_stored
 
