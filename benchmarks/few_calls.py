@@ -35,7 +35,8 @@ from alphabar.evaluation.image_eval import ImageEval, Measured
 from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.schedule.grid import GRIDS, make_grid
 from alphabar.training.checkpoint import load_model
 

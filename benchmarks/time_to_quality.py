@@ -47,7 +47,8 @@ from alphabar.data.split import holdout
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.image_eval import ImageEval, Measured
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.schedule.base import Schedule
 from alphabar.schedule.betas import Betas, Linear
 from alphabar.training.checkpoint import load_model

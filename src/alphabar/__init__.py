@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from alphabar.features.load import load_extractor
     from alphabar.features.supervised import train_extractor
     from alphabar.results.experiments import read_experiment
-    from alphabar.sampling.sample import Samples, sample
+    from alphabar.sampling.sample import sample
+    from alphabar.sampling.samples import Samples
     from alphabar.schedule.betas import Linear
     from alphabar.schedule.continuous import Cosine
     from alphabar.schedule.noising import add_noise, add_noise_vp
@@ -30,7 +31,7 @@ _WHERE = {
     "ImageSet": "data.image_set",
     "Linear": "schedule.betas",
     "Recipe": "training.config",
-    "Samples": "sampling.sample",
+    "Samples": "sampling.samples",
     "add_noise": "schedule.noising",
     "add_noise_vp": "schedule.noising",
     "choose_length": "verbs.ema",

@@ -31,7 +31,8 @@ from alphabar.fitting.descent import (
 )
 from alphabar.sampling.catalogue import find
 from alphabar.sampling.fitted import Tuned, run_tuned
-from alphabar.sampling.sample import fingerprint, sample
+from alphabar.sampling.model import fingerprint
+from alphabar.sampling.sample import sample
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.heun import heun
 from alphabar.schedule.betas import Betas, Linear

@@ -14,8 +14,8 @@ import pytest
 
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.report.report_page import write_report
-from alphabar.sampling.sample import Samples
 from alphabar.sampling.sample_set import SampleSet
+from alphabar.sampling.samples import Samples
 from alphabar.verbs.compare import compare
 from tests.fixtures.runs import add_sheets, add_way, drawn, fill
 from tests.fixtures.sets import Linear, stripes

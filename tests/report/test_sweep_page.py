@@ -21,7 +21,7 @@ from alphabar.evaluation.pareto import front, load_measured, save_measured, stan
 from alphabar.evaluation.score import METRICS, Score
 from alphabar.report.svg import Line, plot
 from alphabar.report.sweep_page import Row, Sweep, explained, said, stand, table, ticks, write_page
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import LeftOut, Setting
 from tests.fixtures.sets import Linear, stripes
 

@@ -13,7 +13,8 @@ from alphabar.report import trajectory
 from alphabar.report.trajectory import ways
 from alphabar.results.runs import load_run
 from alphabar.sampling.preview import Preview, watched
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.sampling.trajectory import spread_out
 from alphabar.training.checkpoint import save_checkpoint
 from alphabar.training.config import resolve

@@ -24,7 +24,8 @@ from alphabar.sampling.fitted import (
     run_tuned,
     save_tuned,
 )  # fmt: skip
-from alphabar.sampling.sample import fingerprint, sample
+from alphabar.sampling.model import fingerprint
+from alphabar.sampling.sample import sample
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.heun import heun
 from alphabar.schedule.grid import make_grid
@@ -340,7 +341,10 @@ def test_image_k_is_the_same_in_any_batch(network, batch):
 )  # fmt: skip
 def test_a_fitted_sampler_takes_no_options(options, network):
     (name,) = options
-    with pytest.raises(ValueError, match=f"^{name} = .*a fitted sampler has its own of everything, leave it out"):
+    with pytest.raises(
+        ValueError,
+        match=f"^{name} = .*a fitted sampler has its own levels, coefficients, noise and clipping, so leave {name} out",
+    ):
         draw(network, tuned=own_fit(network), **options)
 
 

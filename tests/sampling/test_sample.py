@@ -14,9 +14,11 @@ from alphabar.denoiser.model import build
 from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.plan import every, predicate
 from alphabar.denoiser.runtime.fast_model import speed_up
-from alphabar.sampling import sample as draw
-from alphabar.sampling.sample import Samples, fingerprint, sample
+from alphabar.sampling import batches, catalogue
+from alphabar.sampling.model import fingerprint
+from alphabar.sampling.sample import sample
 from alphabar.sampling.samplers.ddim import ddim
+from alphabar.sampling.samples import Samples
 from alphabar.schedule.betas import Linear
 from alphabar.schedule.grid import karras, make_grid
 from tests.fixtures.oracles import tiny_network
@@ -106,9 +108,9 @@ def test_options_reach_their_sampler(network):
         seen.update(variance=variance, data_range=data_range)
         return x
 
-    entry = draw.SAMPLERS["ddpm"]
+    entry = catalogue.SAMPLERS["ddpm"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(draw.SAMPLERS, "ddpm", type(entry)(**(vars(entry) | {"fn": spy})))
+        patch.setitem(catalogue.SAMPLERS, "ddpm", type(entry)(**(vars(entry) | {"fn": spy})))
         quick(half, 1, sampler="ddpm", variance="beta")
     assert seen == {"variance": "beta", "data_range": 0.5}
 
@@ -157,7 +159,7 @@ def test_clipping_reaches_the_denoiser(gaussian):
     for clip in (False, True):
         grid = make_grid(gaussian.schedule, 4)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(draw, "to_pixels", lambda x, dtype: moved.append(x.max()) or np.zeros((2, 2, 2, 1), np.uint8))
+            patch.setattr(batches, "to_pixels", lambda x, dtype: moved.append(x.max()) or np.zeros((2, 2, 2, 1), np.uint8))
             quick(gaussian, 2, clip=clip, grid=grid)
     assert moved[0] > 2 and moved[1] <= 1
 
@@ -290,7 +292,7 @@ def test_unfinished_samples_of_another_protocol_are_kept(network, tmp_path):
     out = tmp_path / "set"
     with pytest.raises(KeyboardInterrupt):
         quick(Tired(network, 5), 4, batch=2, out=out)
-    with pytest.raises(ValueError, match=r"set.part holds unfinished samples that differ in seed \(seed was 0, is 1\)"):
+    with pytest.raises(ValueError, match=r"set.part holds unfinished samples that differ in seed \(seed was 0, is now 1\)"):
         quick(Tired(network, 5), 4, batch=2, seed=1, out=out)
     assert (tmp_path / "set.part/00000000.npz").exists()
     quick(Tired(network, 4), 4, batch=2, out=out)
@@ -383,11 +385,11 @@ def test_classes_that_are_none_are_refused(options, says):
         ({"sampler": "dimm"}, "did you mean 'ddim'"),
         ({"eta": 1.5}, "eta = 1.5: give 0"),
         ({"eta": -0.1}, "eta = -0.1: give 0"),
-        ({"sampler": "euler", "eta": 0.5}, "eta = 0.5, but the options of euler are: none. Leave it out, or use ddim"),
-        ({"sampler": "ipndm", "options": {"ordr": 2}}, "ordr = 2, but the options of ipndm are: .* Did you mean order"),
+        ({"sampler": "euler", "eta": 0.5}, "eta = 0.5, but the options of euler are: none; leave it out, or use ddim"),
+        ({"sampler": "ipndm", "options": {"ordr": 2}}, "ordr = 2, but the options of ipndm are: .* did you mean .order"),
         ({"fast": "fastest"}, "'fastest' is unknown: use auto or one of"),
         ({"plan": "adaptive(-1)"}, "adaptive"),
-        ({"variance": "beta"}, "variance = 'beta', but the options of ddim are: eta. Leave it out, or use ddpm"),
+        ({"variance": "beta"}, "variance = 'beta', but the options of ddim are: eta; leave it out, or use ddpm"),
         ({"sampler": "ddpm", "variance": "big"}, "'big' is unknown: use one of posterior, beta"),
         ({"steps": 0}, "0 steps"),
         ({"grid": "karas"}, "'karas' is unknown"),

@@ -18,7 +18,8 @@ from alphabar.data.png import png_16
 from alphabar.data.values import to_depth, to_values
 from alphabar.denoiser.model import Model, load_weights, save_weights
 from alphabar.features.supervised import augment, train_extractor
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.initial_model import new_model

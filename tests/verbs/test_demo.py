@@ -19,7 +19,7 @@ from alphabar.features.extractor import Classifier, Extractor
 from alphabar.report.demo_page import intervals_in_words, table, write_demo
 from alphabar.report.page import bracket, kid, sig
 from alphabar.results.demo import SETTINGS, Demo, DemoResult, DemoSetting
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
 from alphabar.verbs import demo_speed
 from alphabar.verbs.demo import as_image_set, bundled_images, demo

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from alphabar.cli.main import app
 from alphabar.core.run import Run
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.training.loop import train
 from alphabar.verbs.ema import choose_length

@@ -18,7 +18,7 @@ from alphabar.evaluation.estimate import Estimate
 from alphabar.report.experiment_page import Outcome, _verdict, conclude
 from alphabar.report.report_page import write_report
 from alphabar.results.experiments import Budget, Experiment, read_experiment, shipped_experiments
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs import experiment as experimenting
 from alphabar.verbs.experiment import experiment

@@ -12,8 +12,8 @@ from alphabar.data.image_set import load
 from alphabar.data.split import HOLDOUT, holdout
 from alphabar.data.values import to_values
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.sampling.sample import Samples
 from alphabar.sampling.sample_set import SampleSet, open_samples
+from alphabar.sampling.samples import Samples
 from alphabar.training.config import resolve
 from alphabar.verbs.copies import find_copies
 from alphabar.verbs.training_images import training_images

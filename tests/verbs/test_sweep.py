@@ -28,7 +28,8 @@ from alphabar.report.report_page import write_report
 from alphabar.report.sweep_page import Sweep, lead, read_sweep
 from alphabar.sampling import sample as draw
 from alphabar.sampling.fitted import Tuned, save_tuned
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import Setting, calls_of, settings
 from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import load_model

@@ -24,7 +24,8 @@ from alphabar.features.extractor import Classifier, Extractor
 from alphabar.features.load import load_extractor
 from alphabar.fitting import descent as fits
 from alphabar.sampling.fitted import Tuned, load_tuned, run_tuned, save_tuned
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
 from alphabar.training.checkpoint import load_model

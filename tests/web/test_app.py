@@ -25,7 +25,8 @@ import pytest
 from PIL import Image
 
 from alphabar.cli.main import main
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.web.app import sheet
 from tests.verbs.test_tune import run_of

@@ -14,8 +14,9 @@ from alphabar.cli.main import app as command_line
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.denoiser.model import Model, build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
-from alphabar.sampling.sample import Samples, sample
+from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import SampleSet
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.compare import compare
 from alphabar.verbs.score import evaluator
@@ -200,7 +201,7 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
         (Way("small", classes="shoe"), "trained without classes"),
         (Way("classes", classes="shoo"), "did you mean 'shoe'"),
         (Way("small", "tuned", 7), "has no fitted sampler of 7 calls"),
-        (Way("bundled", "tuned", 5, eta=0.5), "has its own of everything"),
+        (Way("bundled", "tuned", 5, eta=0.5), "has its own levels"),
         (Way("bundled", "tuned", 7), "features of 5"),
         (Way("small", "heun", 1000, "steps"), "image-calls"),
     ],

@@ -5,7 +5,8 @@ import sys
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.sampling.sample import every_class, sample
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.sample import sample
 from alphabar.training.hooks import Hook, Training
 
 METRICS = ("fid", "kid")  # the others take as long as training in between does

@@ -14,7 +14,7 @@ from alphabar.evaluation.score import INTERVALS, TITLES, Score
 from alphabar.report import png, svg
 from alphabar.report.page import bracket, kid, machine_words, render, sig, stamp
 from alphabar.results.demo import Demo
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,7 +21,7 @@ from alphabar.report import svg as plots
 from alphabar.report.png import png_uri, strip
 from alphabar.report.sweep_page import column
 from alphabar.results.experiments import Experiment
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -18,7 +18,7 @@ from alphabar.report.run_section import floor_words, loss_by_sigma
 from alphabar.report.svg import Level, Line, plot
 from alphabar.results import runs as load
 from alphabar.results.runs import RunData, in_words, number, score_rows, series
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 
 OPEN = 3  # runs that are shown unfolded
 WHOLE_SHEETS = 4_000_000  # bytes of whole sheets of all runs together

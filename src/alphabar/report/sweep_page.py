@@ -17,7 +17,7 @@ from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES, Score
 from alphabar.report import page
 from alphabar.report import svg as plots
 from alphabar.report.png import png_uri, smaller, strip
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import LeftOut, Setting
 
 if TYPE_CHECKING:

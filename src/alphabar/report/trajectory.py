@@ -13,7 +13,7 @@ from alphabar.core.run import Run
 from alphabar.report.page import duration, sig
 from alphabar.report.png import png, smaller, strip, uri
 from alphabar.results.runs import BUNDLED, RunData
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 
 STEPS = 25  # calls of a way that is drawn for a page
 PATIENCE = 15.0  # seconds that a page may spend on drawing unless it is asked for

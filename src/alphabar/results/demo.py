@@ -6,7 +6,7 @@ from typing import Any
 from alphabar.core.machine import machine
 from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.score import Score
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 
 
 @dataclass(frozen=True)

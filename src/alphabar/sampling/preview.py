@@ -6,7 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from alphabar.data.contact_sheet import shown
-from alphabar.sampling.sample import Model, Samples, every_class, sample
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.model import Model
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.sampling.trajectory import spread_out
 from alphabar.training.hooks import Hook, Training
 

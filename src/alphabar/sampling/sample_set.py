@@ -13,7 +13,9 @@ from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import check_images
-from alphabar.sampling.sample import Samples, every_class, sample
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import home_of, load_model
 
 _PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on

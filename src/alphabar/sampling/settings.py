@@ -9,7 +9,8 @@ from typing import Any
 
 from alphabar.core.types import Images, Levels
 from alphabar.sampling.catalogue import SAMPLERS, find, steps_for
-from alphabar.sampling.sample import Model, sample
+from alphabar.sampling.model import Model
+from alphabar.sampling.sample import sample
 
 TUNED = "tuned"  # the plan that was fitted to the model for so many steps: it has its own grid, eta and coefficients
 CALLS = (5, 8, 10, 15, 20, 50)

@@ -26,7 +26,10 @@ from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
 from alphabar.report.demo_page import print_demo, write_demo
 from alphabar.results.demo import SETTINGS, Demo, DemoResult, DemoSetting
-from alphabar.sampling.sample import Model, Samples, SamplingStep, fingerprint, sample
+from alphabar.sampling.batches import SamplingStep
+from alphabar.sampling.model import Model, fingerprint
+from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.demo_speed import ROUND, expectation, images_that_fit, measure_speed, steps_of
 from alphabar.verbs.options import DemoOptions

@@ -12,7 +12,7 @@ from alphabar.denoiser.plan import parse_plan, timesteps
 from alphabar.evaluation.floor import floor_sets
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.results.demo import DemoSetting
-from alphabar.sampling.sample import Model
+from alphabar.sampling.model import Model
 from alphabar.schedule.grid import make_grid
 
 MOST = 2_000  # images of a setting

@@ -12,7 +12,8 @@ from alphabar.core.options import takes
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
 from alphabar.report.figures import draw_lengths
-from alphabar.sampling.sample import every_class, sample
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import open_samples
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 from alphabar.training.ema import some_snapshots

@@ -30,8 +30,10 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.pareto import load_measured, save_measured
 from alphabar.report.experiment_page import Outcome, Trial, conclude, write_page
 from alphabar.results.experiments import Experiment
-from alphabar.sampling.sample import Samples, every_class, sample
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import SampleSet
+from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, parse
 from alphabar.training.hooks import Hook, Training

@@ -8,7 +8,7 @@ import torch
 from alphabar.core import seeds
 from alphabar.core.machine import best_device
 from alphabar.evaluation.heldout import DenoisingLoss, heldout_loss
-from alphabar.sampling.sample import every_class
+from alphabar.sampling.guidance import every_class
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.training_images import training_images
 

@@ -29,8 +29,11 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.pareto import load_measured, save_measured
 from alphabar.report.sweep_page import Row, Sweep, read_rows, stand, write_page
 from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
-from alphabar.sampling.sample import Samples, every_class, fingerprint, sample
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.model import fingerprint
+from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import SampleSet, check_value_range
+from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import CALLS, LeftOut, Setting, settings
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs import score as judge

@@ -24,6 +24,7 @@ from alphabar.features.stats import FeatureStats
 from alphabar.fitting import descent as fits
 from alphabar.fitting.frechet_loss import Embeds, FrechetPull
 from alphabar.sampling.catalogue import SAMPLERS
+from alphabar.sampling.clipping import Clipping
 from alphabar.sampling.fitted import (
     Tuned,
     all_tuned,
@@ -35,7 +36,9 @@ from alphabar.sampling.fitted import (
     run_tuned,
     save_tuned,
 )
-from alphabar.sampling.sample import Model, every_class, held, sample
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.model import Model
+from alphabar.sampling.sample import sample
 from alphabar.schedule.grid import GRIDS, default_grid, make_grid
 from alphabar.training.checkpoint import load_model
 
@@ -253,11 +256,13 @@ class _Bench:
             return Labelled(model, torch.tensor([k % classes for k in rows], device=device))
 
         told: Denoiser | fits.ByRow = model
-        denoise: Denoiser | fits.ByRow = held(model, *limits)
+        denoise: Denoiser | fits.ByRow = Clipping(*limits)(model)
         if classes:
             told = fits.ByRow(labelled, model.schedule)
-            denoise = fits.ByRow(lambda rows: held(labelled(rows), *limits), model.schedule)
-        hold = None if held(model, *limits) is model else lambda x: held(lambda x, sigma: x, *limits)(x, x.new_zeros(len(x)))
+            denoise = fits.ByRow(lambda rows: Clipping(*limits)(labelled(rows)), model.schedule)
+        hold = (
+            None if Clipping(*limits)(model) is model else lambda x: Clipping(*limits)(lambda x, sigma: x)(x, x.new_zeros(len(x)))
+        )
         starts = [
             starting_noise(s, range(m), model.image_shape).to(device).contiguous(memory_format=torch.channels_last)
             for s, m in ((seed, n), (seed + 1, 64))

@@ -27,7 +27,7 @@ from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet, shown
 from alphabar.evaluation.score import TITLES
 from alphabar.sampling.catalogue import SAMPLERS
-from alphabar.sampling.sample import Samples
+from alphabar.sampling.samples import Samples
 from alphabar.schedule.grid import GRIDS
 from alphabar.web.playground import MOST_IMAGES, MOST_SCORED, Frame, Job, Playground, Scored, Way
 

@@ -29,9 +29,12 @@ from alphabar.denoiser.plan import Adaptive, parse_plan
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
+from alphabar.sampling.batches import SamplingStep
 from alphabar.sampling.catalogue import find
-from alphabar.sampling.sample import Samples, SamplingStep, class_numbers, sample
+from alphabar.sampling.guidance import class_numbers
+from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import SampleSet
+from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import TUNED, dry_run, settings
 from alphabar.sampling.trajectory import cropped
 from alphabar.training.checkpoint import BUNDLED, find_checkpoint, has_checkpoint, load_model

@@ -1,0 +1,132 @@
+"""Batches of one call of `sample`: how one is made, and how finished ones are kept until all are complete."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from alphabar.core.seeds import Ahead, SeededNoise, starting_noise
+from alphabar.core.types import Denoiser, Images, Pixels
+from alphabar.data.images import to_pixels
+from alphabar.denoiser.adaptive import AdaptiveCalls
+from alphabar.denoiser.wrappers import CountCalls
+from alphabar.sampling.resolved import ResolvedOptions
+from alphabar.sampling.trajectory import KeepX0, cropped
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingStep:
+    """The state of `sample` after one network step, passed to its `on_step`.
+
+    Attributes:
+        first: position (0 to n - 1) of the first image of the current batch.
+        step: number of the step, from 0.
+        steps: number of steps.
+        sigma: noise level at which the step began.
+        x0_hat: estimate of the batch's clean images, float (b, c, h, w), nominally in [-1, 1], not cropped.
+        calls: network calls per image of this batch so far.
+        seconds: sampling time of this batch so far.
+    """
+
+    first: int
+    step: int
+    steps: int
+    sigma: float
+    x0_hat: Images
+    calls: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One finished batch."""
+
+    images: Pixels
+    x0: list[Pixels]
+    """x0_hat at the steps that are kept."""
+    calls: int
+    """Images that went through the network, summed over its calls."""
+    seconds: float
+    each: NDArray[np.int64] | None = None
+    """Network calls of each image, where they vary."""
+
+    def arrays(self) -> dict[str, Any]:
+        """What an .npz file holds of the batch."""
+        x0 = np.stack(self.x0) if self.x0 else np.empty((0, *self.images.shape), dtype=self.images.dtype)
+        arrays = {"images": self.images, "x0": x0, "calls": np.array(self.calls), "seconds": np.array(self.seconds)}
+        return arrays if self.each is None else arrays | {"each": self.each}
+
+    @staticmethod
+    def of_arrays(arrays: Mapping[str, Any]) -> "Batch":
+        """The batch of which an .npz file holds these arrays."""
+        calls, seconds = int(arrays["calls"]), float(arrays["seconds"])
+        return Batch(arrays["images"], list(arrays["x0"]), calls, seconds, arrays.get("each"))
+
+
+@dataclass(frozen=True, eq=False)
+class BatchSampler:
+    """What all batches of one call of `sample` have in common.
+
+    Attributes:
+        network: the denoiser that is called, which may be a faster form of the model.
+        x0_steps: steps whose x0_hat is kept.
+        crop: pixels to cut from each side of the images.
+        pixels: type of the images.
+        advance: called with the number of images done, in fractions.
+    """
+
+    network: Denoiser
+    resolved: ResolvedOptions
+    seed: int
+    image_shape: tuple[int, int, int]
+    x0_steps: tuple[int, ...]
+    crop: int
+    pixels: DTypeLike
+    device: torch.device
+    channels_last: bool
+    advance: Callable[[float], None]
+    on_step: Callable[[SamplingStep], None] | None
+
+    def sample(self, first: int, indices: Sequence[int]) -> Batch:
+        """Makes the images with these indices; the first of them is image number `first` of all."""
+        count = CountCalls(self.network)
+        report = _StepReport(self, count, first, len(indices))
+        denoise, skipping = self.resolved.denoiser(count, indices, self.device)
+        sigmas = self.resolved.sigmas
+        x = starting_noise(self.seed, indices, self.image_shape).to(self.device).mul_(float(sigmas[0]))
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        noise = SeededNoise(self.seed, indices)
+        ahead = noise if self.device.type == "cpu" else Ahead(noise)
+        x = self.resolved.sampler.fn(denoise, x, sigmas, noise=ahead, on_step=report, **self.resolved.arguments)
+        images = to_pixels(cropped(x, self.crop), self.pixels)  # also waits for the device
+        each = skipping.calls.numpy() if isinstance(skipping, AdaptiveCalls) else None
+        return Batch(images, report.kept.x0(), count.images, report.seconds(), each)
+
+
+class _StepReport:
+    """Called by the sampler after each step: keeps x0_hat, advances the progress bar, and calls `on_step`."""
+
+    def __init__(self, sampler: BatchSampler, count: CountCalls, first: int, size: int) -> None:
+        self.sampler, self.count, self.first, self.size = sampler, count, first, size
+        self.kept = KeepX0(sampler.x0_steps, sampler.crop, sampler.pixels)
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Time since the batch was begun, without the time that `on_step` took."""
+        return time.perf_counter() - self._start
+
+    def __call__(self, step: int, sigma: float, x: Tensor, x0_hat: Tensor) -> None:
+        steps = self.sampler.resolved.steps
+        self.kept(step, sigma, x, x0_hat)
+        self.sampler.advance(self.size / steps)
+        if self.sampler.on_step is not None:
+            seconds = self.seconds()
+            calls = self.count.images / self.size
+            self.sampler.on_step(SamplingStep(self.first, step, steps, sigma, x0_hat, calls, seconds))
+            self._start += self.seconds() - seconds

@@ -1,0 +1,54 @@
+"""What `sample` needs of a model."""
+
+import hashlib
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from alphabar.core.types import Images, Levels
+from alphabar.schedule.base import Schedule
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A denoiser with the schedule (in the one coordinate) and the shape (c, h, w) of the images that it was trained on.
+
+    Optional attributes: `data_range` (default 1.0), `crop` (pixels to cut from each side of the finished images, 0),
+    `fingerprint`, `defaults` (`from_diffusers.Defaults`, the options of a diffusers pipeline), `classes` and `class_names`, and,
+    of the training images, `pixels` (their type, in which samples are returned: "uint8") and `value_range` (None).
+    """
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    def __call__(self, x: Images, sigma: Levels, /) -> Images: ...
+
+
+def fingerprint(model: object) -> str | None:
+    """Identifies a model: its own `fingerprint`, else a hash of a module's weights, else None."""
+    own = getattr(model, "fingerprint", None)
+    if own is not None:
+        return str(own() if callable(own) else own)
+    if not isinstance(model, nn.Module):
+        return None
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def move_model(model: Model, device: torch.device | str | None, channels_last: bool) -> torch.device:
+    """Moves a module to a device (None: leaves it) and a memory layout. Returns the device on which images are made."""
+    if isinstance(model, nn.Module):
+        if device is not None:
+            model.to(device)
+        if channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device is None and (first := next(model.parameters(), None)) is not None:
+            return first.device
+    return torch.device("cpu" if device is None else device)
