@@ -91,7 +91,7 @@ def tasks(x: Any, y: Any) -> dict[str, dict[str, Task]]:
     from alphabar.evaluation.fid import frechet
     from alphabar.evaluation.fid_uncertainty import ROWS, expand
     from alphabar.evaluation.kid import kid
-    from alphabar.evaluation.prdc import cover
+    from alphabar.evaluation.prdc import prdc
     from alphabar.features.stats import FeatureStats
 
     class Given(torch.nn.Module):  # torchmetrics wants a network: here the "images" are features already
@@ -140,7 +140,7 @@ def tasks(x: Any, y: Any) -> dict[str, dict[str, Task]]:
             ),
         },
         "precision and recall": {
-            OURS: lambda: cover(real=y, generated=x, k=3).recall.value,
+            OURS: lambda: prdc(real=y, generated=x, k=3).recall.value,
             "torch-fidelity": lambda: prc_features_to_metric(x, y, prc_neighborhood=3, prc_batch_size=10_000, verbose=False)[
                 "recall"
             ],

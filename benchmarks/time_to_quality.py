@@ -46,7 +46,8 @@ from alphabar.data.images import to_model
 from alphabar.data.split import holdout
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured
-from alphabar.evaluation.image_eval import ImageEval, Measured
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.measured import Measured
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.schedule.base import Schedule

@@ -32,7 +32,7 @@ from alphabar.data.images import to_model, to_pixels
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.corruption_check import check
 from alphabar.evaluation.estimate import over_seeds
-from alphabar.evaluation.image_eval import Measured
+from alphabar.evaluation.measured import Measured
 from alphabar.evaluation.score import TITLES
 from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.schedule.base import Scaled, Schedule

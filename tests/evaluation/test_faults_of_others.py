@@ -238,7 +238,7 @@ def test_fid_is_no_number_where_it_should_be_none(evaluator: ImageEval) -> None:
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (n, 9, 12, 3)).astype(np.uint8) for n in (300, 200, 61)]
     wide = ImageEval(Linear(60), image_set(noise[0]), floor_images=noise[1])
-    with pytest.raises(ValueError, match="60 images are too few for FID: the extractor has 60 features, so it takes at least 61"):
+    with pytest.raises(ValueError, match="60 images are too few for FID: the extractor has 60 features, so it needs at least 61"):
         wide.fid(images)
     just = wide.fid(noise[2])
     assert just.interval is None

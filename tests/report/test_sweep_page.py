@@ -16,8 +16,9 @@ from rich.console import Console
 
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.estimate import Expansion
-from alphabar.evaluation.image_eval import ImageEval, Measured
-from alphabar.evaluation.pareto import front, load_measured, save_measured, standings
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.measured import Measured, load_measured, save_measured
+from alphabar.evaluation.pareto import front, standings
 from alphabar.evaluation.score import METRICS, Score
 from alphabar.report.svg import Line, plot
 from alphabar.report.sweep_page import Row, Sweep, explained, said, stand, table, ticks, write_page

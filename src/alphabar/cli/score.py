@@ -11,7 +11,7 @@ from alphabar.cli.reading import Reading
 from alphabar.verbs.options import ScoreReportOptions
 
 if TYPE_CHECKING:
-    from alphabar.evaluation.image_eval import CurvePoint
+    from alphabar.evaluation.measured import CurvePoint
     from alphabar.evaluation.score import Score
 
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, difference, normal_quantile, variance_parts
-from alphabar.evaluation.image_eval import ImageEval, Measured
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.measured import Measured
 from alphabar.evaluation.score import HIGHER, METRICS, TITLES, Score
 
 POWER = 0.8  # the chance that the number of images named will decide, if the difference is the one found

@@ -14,7 +14,7 @@ from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown as as_shown
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.estimate import Estimate, over_seeds
-from alphabar.evaluation.image_eval import Measured
+from alphabar.evaluation.measured import Measured
 from alphabar.evaluation.score import HIGHER, TITLES
 from alphabar.report import page
 from alphabar.report import svg as plots

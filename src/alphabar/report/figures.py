@@ -11,7 +11,7 @@ from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.heldout import DenoisingLoss
-from alphabar.evaluation.image_eval import CurvePoint
+from alphabar.evaluation.measured import CurvePoint
 from alphabar.evaluation.score import HIGHER, TITLES, Score
 from alphabar.sampling.fitted import Tuned
 from alphabar.schedule.base import Schedule

@@ -11,8 +11,8 @@ from alphabar.core.files import write_atomically
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown_note
 from alphabar.evaluation.estimate import LEVEL
-from alphabar.evaluation.image_eval import Measured
-from alphabar.evaluation.pareto import Standing, front, load_measured, standings
+from alphabar.evaluation.measured import Measured, load_measured
+from alphabar.evaluation.pareto import Standing, front, standings
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES, Score
 from alphabar.report import page
 from alphabar.report import svg as plots

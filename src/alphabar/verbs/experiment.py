@@ -27,7 +27,7 @@ from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.split import holdout
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.pareto import load_measured, save_measured
+from alphabar.evaluation.measured import load_measured, save_measured
 from alphabar.report.experiment_page import Outcome, Trial, conclude, write_page
 from alphabar.results.experiments import Experiment
 from alphabar.sampling.guidance import every_class

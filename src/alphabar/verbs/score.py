@@ -12,7 +12,8 @@ from alphabar.core.files import append_jsonl
 from alphabar.core.options import takes
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet, load, parse_set
-from alphabar.evaluation.image_eval import CurvePoint, ImageEval, Measured
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.measured import CurvePoint, Measured
 from alphabar.evaluation.memorisation import pairs_sheet
 from alphabar.evaluation.score import METRICS, Score
 from alphabar.features.load import load_extractor

@@ -26,7 +26,7 @@ from alphabar.core.progress import track
 from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.pareto import load_measured, save_measured
+from alphabar.evaluation.measured import load_measured, save_measured
 from alphabar.report.sweep_page import Row, Sweep, read_rows, stand, write_page
 from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
 from alphabar.sampling.guidance import every_class

@@ -1,8 +1,8 @@
 """Precision, recall, density and coverage: speed against torch-fidelity, and whether the intervals hold.
 
-    python benchmarks/cover.py                          # 512 and 2048 wide, 10,000 images: some minutes on 2 cores
-    python benchmarks/cover.py --coverage               # hours on one core; --n 1000 --sets 200: some 12 minutes
-    python benchmarks/cover.py --coverage --paired      # the same for the difference of two models
+    python benchmarks/prdc.py                          # 512 and 2048 wide, 10,000 images: some minutes on 2 cores
+    python benchmarks/prdc.py --coverage               # hours on one core; --n 1000 --sets 200: some 12 minutes
+    python benchmarks/prdc.py --coverage --paired      # the same for the difference of two models
 
 Speed: torch-fidelity's environment is that of benchmarks/metrics.py; one process, one task after the other, round by round,
 medians. torch-fidelity gives precision and recall, without intervals; its two ways are with and without save_cpu_ram. Peak
@@ -68,10 +68,10 @@ def tasks(x: Any, y: Any, k: int) -> dict[str, Callable[[], dict[str, float]]]:
     import tvshim  # noqa: F401  (before the other)
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    from alphabar.evaluation.prdc import METRICS, cover
+    from alphabar.evaluation.prdc import METRICS, prdc
 
     def ours() -> dict[str, float]:
-        result = cover(real=x, generated=y, k=k)
+        result = prdc(real=x, generated=y, k=k)
         return {name: float(getattr(result, name)) for name in METRICS}
 
     def theirs(save_cpu_ram: bool) -> dict[str, float]:
@@ -171,7 +171,7 @@ def simulate(numbers: list[int], dims: list[int], cases: list[str], sets: int, k
     import numpy as np
 
     from alphabar.evaluation.estimate import difference
-    from alphabar.evaluation.prdc import METRICS, cover
+    from alphabar.evaluation.prdc import METRICS, prdc
 
     print("each cell: mean value / share of 95 % intervals that hold it / mean stated se over the true one\n")
     print("| n | d | case | " + " | ".join(METRICS) + " |\n" + "|--" * (3 + len(METRICS)) + "|", flush=True)
@@ -183,10 +183,10 @@ def simulate(numbers: list[int], dims: list[int], cases: list[str], sets: int, k
                 for s in range(sets):
                     random = np.random.default_rng([s, n, d])
                     real, generated = (draw(kind, n, d, random) for kind in CASES[case])
-                    one = cover(real=real, generated=generated, k=k, seed=s)
+                    one = prdc(real=real, generated=generated, k=k, seed=s)
                     if paired:  # the second model: what the first made, moved a little
                         second = generated * 1.05 + 0.3 * draw("normal 0.3", n, d, random)
-                        two = cover(real=real, generated=second, k=k, seed=s)
+                        two = prdc(real=real, generated=second, k=k, seed=s)
                     for e, name in enumerate(METRICS):
                         if paired:
                             estimate = difference(one.expansion(name), two.expansion(name), paired=True)

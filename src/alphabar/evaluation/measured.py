@@ -1,0 +1,66 @@
+"""What `ImageEval.measure` returns: scores, with the expansions that a comparison needs, in memory and in a file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alphabar.core.files import write_npz
+from alphabar.evaluation.estimate import Estimate, Expansion
+from alphabar.evaluation.score import Score
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores and expansions of one set of images, by name of the metric."""
+
+    scores: dict[str, Score]
+    expansions: dict[str, Expansion]
+    images: str  # fingerprint of the images' content
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A metric at n images: its mean over `sets` disjoint parts, the estimate of one part, and that of n real images."""
+
+    metric: str
+    n: int
+    value: float
+    sets: int
+    one: Estimate
+    floor: Estimate | None
+
+
+def save_measured(path: Path, measured: Measured) -> None:
+    """Writes scores and expansions to an .npz file, whole or not at all."""
+    arrays: dict[str, Any] = {}
+    numbers = {}
+    for metric, expansion in measured.expansions.items():
+        plain = {f.name: getattr(expansion, f.name) for f in fields(expansion)}
+        for side in ("influence_x", "influence_y"):
+            arrays[f"{metric}.{side}"] = plain.pop(side).numpy()
+        numbers[metric] = plain
+    scores = {metric: score.to_json() for metric, score in measured.scores.items()}
+    about = {"images": measured.images, "expansions": numbers, "scores": scores}
+    write_npz(path, {"about": np.array(json.dumps(about)), **arrays})
+
+
+def load_measured(path: Path) -> Measured:
+    """What `save_measured` wrote, bit for bit. Raises OSError, or ValueError for another file."""
+    with np.load(path, allow_pickle=False) as file:
+        if "about" not in file.files:
+            raise ValueError(f"{path} holds {', '.join(file.files)}, but no scores: measure the images again")
+        about: Mapping[str, Any] = json.loads(str(file["about"]))
+        expansions = {
+            metric: Expansion(
+                **numbers,
+                influence_x=torch.from_numpy(file[f"{metric}.influence_x"]),
+                influence_y=torch.from_numpy(file[f"{metric}.influence_y"]),
+            )
+            for metric, numbers in about["expansions"].items()
+        }
+    return Measured({m: Score.from_json(s) for m, s in about["scores"].items()}, expansions, about["images"])
