@@ -122,5 +122,5 @@ def test_the_verdict_of_the_experiment_that_trained_the_runs(make_run: MakeRun, 
     assert "outcome.json cannot be read" in write_report([folder], tmp_path / "torn.html").read_text()
     shutil.rmtree(folder / "v-seed0")
     shutil.rmtree(folder / "eps-seed0")
-    with pytest.raises(FileNotFoundError, match="no training has begun"):
+    with pytest.raises(FileNotFoundError, match="no training has started"):
         write_report([folder], tmp_path / "none.html")

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from alphabar.core.files import append_jsonl
-from alphabar.report.page import bracket, count, duration, kid, sig
 from alphabar.report.png import strip
 from alphabar.report.report_page import write_report
+from alphabar.report.words import bracket, count, duration, kid, sig
 from tests.fixtures.runs import MakeRun, score
 from tests.results.test_runs import FAULTS
 
@@ -214,10 +214,10 @@ def test_scores_are_shown_with_their_intervals(make_run: MakeRun, tmp_path: Path
     assert "floor 1.1 [1.05, 1.15]" in page.text
     assert "FID-infinity8 [7, 9]" in page.text.replace("\n", "").replace("–", "")
     assert (
-        "Bars: 95 % intervals, for its expectation at these numbers of images. A point without one: its record holds none."
+        "Bars: 95 % intervals, for its expectation at these numbers of images. A point without one: its record has none."
         in page.text
     )
-    assert "No bars: its record holds none; too few <images>." in page.text
+    assert "No bars: its record has none; too few <images>." in page.text
     assert "No interval, KID: too few <images>." in page.text
     assert "found of the extractor, before these scores: FID: failed: noise." in page.text
     assert "of precision, recall, density, coverage higher is" in page.text

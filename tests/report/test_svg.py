@@ -8,7 +8,8 @@ import pytest
 
 from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.heldout import DenoisingLoss
-from alphabar.report.svg import Level, Line, loss_by_level, plot, short
+from alphabar.report.svg import Level, Line, loss_by_level, plot
+from alphabar.report.words import short
 
 
 def _points(svg: str) -> list[tuple[float, float]]:

@@ -21,7 +21,10 @@ from alphabar.evaluation.measured import Measured, load_measured, save_measured
 from alphabar.evaluation.pareto import front, standings
 from alphabar.evaluation.score import METRICS, Score
 from alphabar.report.svg import Line, plot
-from alphabar.report.sweep_page import Row, Sweep, explained, said, stand, table, ticks, write_page
+from alphabar.report.sweep_page import ticks, write_page
+from alphabar.report.sweep_words import explanations, standing_words
+from alphabar.report.tables import sweep_table
+from alphabar.results.sweeps import Row, Sweep, with_standings
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import LeftOut, Setting
 from tests.fixtures.sets import Linear, stripes
@@ -163,10 +166,10 @@ def big(tmp_path: Path) -> Sweep:
         one = made(fid, shared + 0.3 * rng.standard_normal(400), setting.name, ("fid", "kid"))
         measured[setting.name] = replace(one, scores=scores)
     rows.sort(key=lambda row: (row.calls, row.rank("fid")))
-    rows = stand(rows, ("fid", "kid"), measured.__getitem__)
+    rows = with_standings(rows, ("fid", "kid"), measured.__getitem__)
     left = [LeftOut("heun, eta 1", "", "it is deterministic & takes <no> eta")]
     protocol = {"n": 400, "seed": 3, "model": "m"}
-    return Sweep(tmp_path, tmp_path / "index.html", rows, left, protocol)
+    return Sweep(tmp_path, rows, left, protocol)
 
 
 class Page(HTMLParser):
@@ -191,13 +194,13 @@ def test_the_page_shows_every_setting_and_fetches_nothing(big: Sweep) -> None:
     assert len(plots) == 4
     for svg in plots:
         assert str(svg["aria-label"]).count(" at ") == len(big.rows)
-    assert "a little apart" in text
+    assert "slightly apart" in text
     assert "95 % interval" in text
     # the sheets: one strip a setting, and the real images, every one carried by the page
     images = page.all("img")
     assert len(images) == len(big.rows) + 1
     assert all(str(img["src"]).startswith("data:image/png;base64,") for img in images)
-    assert "8 images drawn by ddim, eta 1, 5 calls." in {img["alt"] for img in images}
+    assert "8 images sampled by ddim, eta 1, 5 calls." in {img["alt"] for img in images}
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
     assert "http" not in text.replace("http://www.w3.org", "")
     assert "prefers-color-scheme: dark" in text
@@ -213,7 +216,7 @@ def test_the_page_shows_every_setting_and_fetches_nothing(big: Sweep) -> None:
 
 def test_rows_of_one_method_stand_together_in_the_sheets(big: Sweep) -> None:
     text = write_page(big, ("fid",), "run", stripes(6, 0).pixels, 8).read_text()
-    alts = re.findall(r'alt="8 images drawn by ([^"]*) calls', text)
+    alts = re.findall(r'alt="8 images sampled by ([^"]*) calls', text)
     assert alts[:6] == [f"ddim, eta 0, {calls}" for calls in (50, 20, 15, 10, 8, 5)]
     assert len(alts) == len(set(alts)) == 42
 
@@ -227,7 +230,7 @@ def test_large_images_are_made_small_and_the_page_says_so(big: Sweep, tmp_path: 
 
 def test_the_table_marks_the_front(big: Sweep) -> None:
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(table(big, ("fid", "kid")))
+    console.print(sweep_table(big, ("fid", "kid")))
     text = console.export_text()
     lines = [line for line in text.splitlines() if re.match(r"\s+\d+ ", line)]
     assert len(lines) == len(big.rows) == 42
@@ -237,17 +240,17 @@ def test_the_table_marks_the_front(big: Sweep) -> None:
         standing = row.standings["fid"]["calls"]
         assert ("● on" in line) == standing.on
         assert ("worse" in line) == (standing.decided is True) or row.standings["fid"]["seconds"].decided is True
-    assert "real images: the floor" in text
-    words = " ".join(explained(big, ("fid", "kid")))
+    assert "real images (the floor)" in text
+    words = " ".join(explanations(big, ("fid", "kid")))
     assert "for all pairs of settings together" in words
-    assert "unlike machines" not in words
+    assert "different machines" not in words
 
 
 def test_words_on_clocks_that_do_not_compare(big: Sweep) -> None:
     rows = [replace(row, where={**row.where, "cpu": f"cpu {k % 2}", "processes": 1 + k % 2}) for k, row in enumerate(big.rows)]
-    words = " ".join(explained(replace(big, rows=rows), ("fid",)))
-    assert "unlike machines (cpu 0, cpu; cpu 1, cpu)" in words
-    assert "Up to 2 settings were drawn at once" in words
+    words = " ".join(explanations(replace(big, rows=rows), ("fid",)))
+    assert "different machines (cpu 0, cpu; cpu 1, cpu)" in words
+    assert "Up to 2 settings were sampled at once" in words
 
 
 def test_json_names_what_each_setting_lies_behind(big: Sweep) -> None:
@@ -263,7 +266,7 @@ def test_json_names_what_each_setting_lies_behind(big: Sweep) -> None:
             assert found["behind"] in best
             assert by_name[found["behind"]]["nfe"] <= row["nfe"]
             assert found["difference"]["value"] > 0
-    assert said(big.rows[0], big.rows, "fid", "calls") == "front"
+    assert standing_words(big.rows[0], big.rows, "fid", "calls") == "front"
 
 
 def test_ticks_are_round_and_few() -> None:

@@ -8,19 +8,8 @@ import pytest
 
 from alphabar.core.files import append_jsonl
 from alphabar.core.run import Run
-from alphabar.results.runs import (
-    bands,
-    curves,
-    differing,
-    interval,
-    load_run,
-    names,
-    protocol,
-    rewound,
-    score_rows,
-    series,
-    state,
-)
+from alphabar.results.runs import differing, load_run, names, state
+from alphabar.results.series import curves, interval, loss_by_band, protocol, rewound, score_rows, series
 from tests.fixtures.runs import MakeRun, score
 
 
@@ -33,7 +22,7 @@ def test_a_whole_run_is_read(make_run: MakeRun) -> None:
     x, y = series(run.of("loss"), "loss")
     assert x == [1_600.0 * k for k in range(1, 41)]
     assert y[0] > y[-1] > 0
-    found = bands(run.of("heldout"))
+    found = loss_by_band(run.of("heldout"))
     assert [words for words, _, _ in found][:2] == ["sigma 0.006 to 0.33", "sigma 0.33 to 0.74"]
     assert len(found) == 5
     assert found[0][1] == [12_800.0 * k for k in range(1, 6)]
@@ -49,7 +38,7 @@ def test_a_whole_run_is_read(make_run: MakeRun) -> None:
         ("finished", "finished", "finished"),
         ("stopped", "stopped", "--resume"),
         ("diverged", "diverged", "nan"),
-        ("", "open", "still running, or cut off"),
+        ("", "open", "still running, or interrupted"),
     ],
 )
 def test_state(make_run: MakeRun, end: str, kind: str, words: str) -> None:
@@ -102,7 +91,7 @@ def test_intervals_make_no_protocol_unlike_and_may_be_missing(make_run: MakeRun)
     (curve,) = curves(load_run(path), "fid")
     assert curve.values[-3:] == [10.0, 9.0, 8.0]
     assert curve.intervals[-3:] == [None, (8.25, 10.5), None]
-    assert curve.notes[-2:] == ["its record holds none", "too few"]
+    assert curve.notes[-2:] == ["its record has none", "too few"]
     assert len(curve.intervals) == len(curve.images) == 8
     assert curve.floor_interval is None  # the last record has none
     append_jsonl(path / "scores.jsonl", {"images": 95_000, **new})
@@ -172,7 +161,7 @@ def test_faults_are_said_in_words(make_run: MakeRun, fault: str, capsys: pytest.
     assert any(words in sentence for sentence in run.missing) or not words
     state(run)
     curves(run, "fid")
-    bands(run.of("heldout"))
+    loss_by_band(run.of("heldout"))
 
 
 def test_the_reader_never_needs_the_writers_classes(make_run: MakeRun) -> None:

@@ -17,7 +17,7 @@ from alphabar.evaluation.score import Score
 from alphabar.features.extractor import BUNDLED as BUNDLED_EXTRACTOR
 from alphabar.features.extractor import Classifier, Extractor
 from alphabar.report.demo_page import intervals_in_words, table, write_demo
-from alphabar.report.page import bracket, kid, sig
+from alphabar.report.words import bracket, kid, sig
 from alphabar.results.demo import SETTINGS, Demo, DemoResult, DemoSetting
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from importlib.util import find_spec
@@ -20,13 +19,13 @@ import torch
 
 from alphabar.cli.main import app
 from alphabar.core.files import read_jsonl
-from alphabar.denoiser.model import Model, build, save_weights
+from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.features.extractor import Classifier, Extractor
 from alphabar.fitting.descent import Coefficients
 from alphabar.report.report_page import write_report
-from alphabar.report.sweep_page import Sweep, lead, read_sweep
-from alphabar.sampling import sample as draw
+from alphabar.report.sweep_words import front_words
+from alphabar.results.sweeps import Sweep, read_sweep
 from alphabar.sampling.fitted import Tuned, save_tuned
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
@@ -34,7 +33,8 @@ from alphabar.sampling.settings import Setting, calls_of, settings
 from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
-from alphabar.verbs.sweep import dealt, sweep
+from alphabar.verbs.sweep import divided, sweep
+from alphabar.verbs.sweep_setting import LoadedJob
 
 N = 64
 FEW: dict[str, Any] = {"samplers": ("ddim", "heun"), "calls": (2, 3), "n": N, "batch": 16, "progress": False, "shown": 5}
@@ -106,7 +106,7 @@ def test_a_conditional_model_draws_its_classes_in_turns(place: Path, tmp_path: P
     drawn = Samples.load(tmp_path / "s" / "ddim_2_eta_0.npz")
     wanted = sample(model, N, steps=2, batch=16, classes=range(3), guidance=2.0, channels_last=True, progress=False)
     assert np.abs(drawn.images.astype(int) - wanted.images).max() <= 1 and drawn.record["guidance"] == 2
-    with pytest.raises(ValueError, match="knows no classes"):
+    with pytest.raises(ValueError, match="has no classes to guide to"):
         swept(place, tmp_path / "t", guidance=2.0)
 
 
@@ -189,10 +189,10 @@ def test_a_plan_that_skips_nothing_is_no_setting_of_its_own() -> None:
 
 def test_every_setting_falls_to_one_process_and_the_work_is_even() -> None:
     todo = [(Setting("ddim", k), float(k)) for k in (5, 8, 10, 15, 20, 50, 100)]
-    shares = dealt(todo, 2)
+    shares = divided(todo, 2)
     assert sorted(s.steps for share in shares for s, _ in share) == [5, 8, 10, 15, 20, 50, 100]
     assert sorted(sum(c for _, c in share) for share in shares) == [103, 105]
-    assert dealt(todo, 1)[0] == todo
+    assert divided(todo, 1)[0] == todo
 
 
 # ---- what comes out
@@ -228,9 +228,9 @@ def test_the_report_reads_it_again_and_shows_its_front(done: Sweep, tmp_path: Pa
     run.mkdir()
     text = write_report([run], tmp_path / "page.html", sweeps=[done.folder]).read_text()
     assert "FID against network calls" in text and "FID against seconds" in text
-    assert lead(done, "fid") in text
+    assert front_words(done, "fid") in text
     for row in done.front("fid"):
-        assert f"images drawn by {row.title}." in text
+        assert f"images sampled by {row.title}." in text
     shutil.copytree(done.folder, run / "sweeps" / "mine")  # found by itself where it lies in the run
     assert "sweep mine of run" in write_report([run], tmp_path / "page.html").read_text()
     for path in (run / "sweeps" / "mine" / "rows").glob("*.json"):
@@ -269,9 +269,9 @@ def stamps(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({"seed": 1}, r"differs in seed \(seed was 0, is 1\)"),
-        ({"n": 70}, r"differs in n \(n was 64, is 70\)"),
-        ({"batch": 8}, r"differs in batch"),
+        ({"seed": 1}, r"differ in seed \(seed was 0, is now 1\)"),
+        ({"n": 70}, r"differ in n \(n was 64, is now 70\)"),
+        ({"batch": 8}, r"differ in batch"),
     ],
 )
 def test_another_protocol_is_refused_by_name(done: Sweep, place: Path, other: dict[str, Any], words: str) -> None:
@@ -283,9 +283,9 @@ def test_another_model_is_refused_and_so_is_a_folder_of_other_things(done: Sweep
     recipe = resolve("garments", ["--model.channels", "8", "--model.embedding", "8", "--model.groups", "4"])
     save_weights(tmp_path / "other.safetensors", build(recipe.model, recipe.schedule.spec(), (1, 8, 8), 1))
     named: dict[str, Any] = {**FEW, "extractor": place / "extractor.safetensors"}
-    with pytest.raises(ValueError, match="differs in model"):
+    with pytest.raises(ValueError, match="differ in model"):
         sweep(tmp_path / "other.safetensors", str(place / "real.npy"), out=done.folder, **named)
-    with pytest.raises(ValueError, match="holds files that are no sweep"):
+    with pytest.raises(ValueError, match="holds files that are no settings of a sweep"):
         swept(place, place)
 
 
@@ -363,7 +363,6 @@ def test_fitted_samplers_are_settings_and_a_new_fit_takes_the_place_of_an_old_on
     assert not np.array_equal(Samples.load(row.samples).images, Samples.load(rows["tuned", 2].samples).images)
 
 
-@pytest.mark.skipif(not hasattr(draw, "AdaptiveCalls"), reason="sample takes no adaptive plans yet")
 def test_a_plan_that_decides_as_it_goes_is_counted_when_drawn(place: Path, tmp_path: Path) -> None:
     plans = ("full", "adaptive(0.5)")
     made = swept(place, tmp_path / "s", samplers=("ddim",), calls=(4,), steps=(12,), etas=(0,), plans=plans)
@@ -376,6 +375,7 @@ def test_a_plan_that_decides_as_it_goes_is_counted_when_drawn(place: Path, tmp_p
 # ---- killed, stopped, spread
 
 
+@pytest.mark.slow(15)
 def test_killed_it_goes_on_where_it_was(place: Path, done: Sweep, tmp_path: Path) -> None:
     """kill -9 after some settings: their files stay untouched, the rest are drawn, and the end is that of a whole sweep."""
     out = tmp_path / "s"
@@ -416,21 +416,20 @@ main()
 """
 
 
-def test_ctrl_c_writes_what_is_there(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, inner = tmp_path / "s", Model.forward
-    monkeypatch.setattr(Model, "forward", lambda *args: (time.sleep(0.02), inner(*args))[1])  # slow enough to be met at it
+def test_ctrl_c_writes_the_page_of_the_finished_settings(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, finish, finished = tmp_path / "s", LoadedJob.finish, []
 
-    def press() -> None:
-        while not (out / "rows" / "ddim_2_eta_1.json").exists():
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)
+    def finish_two(job: LoadedJob, setting: Setting, *more: Any) -> None:
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+        finish(job, setting, *more)
+        finished.append(setting.name)
 
-    threading.Thread(target=press, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt, match="settings are finished and kept in"):
+    monkeypatch.setattr(LoadedJob, "finish", finish_two)
+    with pytest.raises(KeyboardInterrupt, match="2 settings are finished and kept in"):
         swept(place, out)
     assert "was stopped before its end" in (out / "index.html").read_text()
-    there = {row["name"] for row in read_jsonl(out / "results.jsonl")}
-    assert {"ddim_2_eta_0", "ddim_2_eta_1"} <= there < set(TRIED)
+    assert [row["name"] for row in read_jsonl(out / "results.jsonl")] == finished
 
 
 def alike(a: Sweep, b: Sweep, standing: bool = True) -> None:
@@ -444,6 +443,7 @@ def alike(a: Sweep, b: Sweep, standing: bool = True) -> None:
             assert one.standings["fid"]["calls"] == other.standings["fid"]["calls"]
 
 
+@pytest.mark.slow(30)
 def test_two_processes_make_what_one_makes(place: Path, done: Sweep, tmp_path: Path) -> None:
     env = {**os.environ, **ENV, "ALPHABAR_CACHE": str(tmp_path / "cache")}
     told = subprocess.run(
@@ -454,14 +454,15 @@ def test_two_processes_make_what_one_makes(place: Path, done: Sweep, tmp_path: P
     assert told.returncode == 0, told.stderr[-3000:]
     spoken = json.loads(told.stdout)  # one process speaks
     wanted, _ = settings(load_model(place / "model.safetensors"), samplers=FEW["samplers"], calls=FEW["calls"])
-    shares = {s.name: rank for rank, share in enumerate(dealt(wanted, 2)) for s, _ in share}
+    shares = {s.name: rank for rank, share in enumerate(divided(wanted, 2)) for s, _ in share}
     assert {row["name"]: row["machine"]["process"] for row in spoken["rows"]} == shares  # nobody did another's
     made = swept(place, tmp_path / "s")  # draws nothing more
     assert {row.where["processes"] for row in made.rows} == {2}
     alike(made, done)
-    assert "Up to 2 settings were drawn at once" in (tmp_path / "s" / "index.html").read_text()
+    assert "Up to 2 settings were sampled at once" in (tmp_path / "s" / "index.html").read_text()
 
 
+@pytest.mark.slow(40)
 @pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed: pip install 'alphabar[ray]'")
 def test_machines_make_what_one_process_makes(place: Path, done: Sweep, tmp_path: Path) -> None:
     """One node of Ray stands for them; one setting is a two-call sampler's, one is stochastic."""
@@ -499,9 +500,9 @@ def test_the_command_lists_before_it_draws_and_ends_in_a_table(
     assert sorted(row["name"] for row in found["settings"]) == sorted(TRIED)
     assert found["left_out"] == [{"method": "heun, eta 1", "at": "", "why": "it is deterministic and takes no eta"}]
     assert not (tmp_path / "s").exists()
-    assert "6 settings of 64 images: 896 times" in run(*command(place, tmp_path / "s", "--dry-run"))
+    assert "6 settings of 64 images: 896 network calls" in run(*command(place, tmp_path / "s", "--dry-run"))
     told = run(*command(place, done.folder, "--shown", "5"))  # all of it is there
     assert "FID front" in told
     assert "ddim, eta 1" in told
-    assert "real images: the floor" in told
+    assert "real images (the floor)" in told
     assert str(done.page) in told.replace("\n", "")

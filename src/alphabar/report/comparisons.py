@@ -10,8 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from alphabar.evaluation.score import HIGHER, TITLES, Score
-from alphabar.report.page import bracket, kid, sig
-from alphabar.results.runs import OUTCOME, RunData, interval, number
+from alphabar.report.words import bracket, kid, sig
+from alphabar.results.runs import OUTCOME, RunData
+from alphabar.results.series import interval, number
 
 _WIDE, _HIGH = 240, 26  # of an interval's picture
 _COLOURS = {"better": "var(--c3)", "worse": "var(--c6)"}

@@ -12,7 +12,8 @@ from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.score import INTERVALS, TITLES, Score
 from alphabar.report import png, svg
-from alphabar.report.page import bracket, kid, machine_words, render, sig, stamp
+from alphabar.report.page import write_page
+from alphabar.report.words import bracket, kid, machine_words, sig
 from alphabar.results.demo import Demo
 from alphabar.sampling.samples import Samples
 
@@ -115,11 +116,11 @@ def write_demo(demo: Demo, out: Path) -> Path:
     scored = [row for row in table_rows if row["scored"] and row["fid"] is not None]
     real = next((row for row in table_rows if row["real"]), None)
     lines = _lines(demo)
-    html = render(
-        "demo.html.j2",
+    return write_page(
+        out / "index.html", "demo.html.j2",
         title="The same garments in fewer calls",
         demo=demo, rows=table_rows, about=demo.about, machine=results["machine"],
-        machine_words=machine_words(results["machine"]), made=stamp(), sheets=_sheets(demo),
+        machine_words=machine_words(results["machine"]), sheets=_sheets(demo),
         real_uri=png.png_uri(png.strip(_some_real(demo.real, demo.few))), columns=demo.few,
         plot=_plot(lines, real), barred=any(ends is not None for line in lines for ends in line.interval or ()),
         best=min(scored, key=lambda row: row["fid"], default=None), real=real, sentences=intervals_in_words(demo),
@@ -127,8 +128,6 @@ def write_demo(demo: Demo, out: Path) -> Path:
         path=_trajectory(demo.trajectory), commands=[(c.replace("OUT", str(out)), why) for c, why in NEXT],
         score=next((r.scores[0] for r in demo.results if r.scores), None),
     )  # fmt: skip
-    write_atomically(out / "index.html", html)
-    return out / "index.html"
 
 
 def _sheets(demo: Demo) -> list[dict[str, Any]]:

@@ -6,18 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.files import write_atomically
 from alphabar.evaluation.score import INTERVALS
 from alphabar.report import comparisons as verdicts
 from alphabar.report import run_section as one
-from alphabar.report import sheets, trajectory
-from alphabar.report import sweep_page as frontier
-from alphabar.report.page import INTERVAL, as_toml, render, sig, stamp
+from alphabar.report import sheets, sweep_page, trajectory
+from alphabar.report.page import write_page
 from alphabar.report.png import png_uri, smaller, strip
-from alphabar.report.run_section import floor_words, loss_by_sigma
+from alphabar.report.run_section import floor_words
 from alphabar.report.svg import Level, Line, plot
+from alphabar.report.sweep_words import front_words, time_caveats
+from alphabar.report.words import INTERVAL, as_toml, column, interval_words, value_words
 from alphabar.results import runs as load
-from alphabar.results.runs import RunData, in_words, number, score_rows, series
+from alphabar.results.runs import RunData
+from alphabar.results.series import interval, loss_by_sigma, number, protocol, protocol_words, rewound, score_rows, series
+from alphabar.results.sweeps import read_sweep
 from alphabar.sampling.samples import Samples
 
 OPEN = 3  # runs that are shown unfolded
@@ -36,7 +38,7 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     """
     if not runs:
         raise ValueError("a report is about runs: name at least one, as in `alphabar report runs/garments`")
-    loaded = [load.load_run(path) for path in load.expanded([Path(run) for run in runs])]
+    loaded = [load.load_run(path) for path in load.with_trainings([Path(run) for run in runs])]
     names = load.names(loaded)
     several = len(loaded) > 1
     most = WHOLE_SHEETS // (len(loaded) if several else 3)
@@ -47,16 +49,13 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     decided, told = verdicts.comparisons(loaded)
     tried, more = verdicts.experiments(loaded)
     fronts, unread = _fronts(loaded, [Path(folder) for folder in sweeps])
-    html = render(
-        "report.html.j2", title=names[0] if not several else f"{len(names)} runs", runs=shown, names=names,
+    return write_page(
+        Path(out), "report.html.j2", title=names[0] if not several else f"{len(names)} runs", runs=shown, names=names,
         folded=len(shown) > OPEN,
         differing=[(key, [as_toml(v) for v in values]) for key, values in load.differing(loaded)] if several else [],
         grid=sheets.side_by_side(loaded), ways=trajectory.ways(loaded, names, draw), overlays=_overlays(loaded, names),
-        verdicts=decided, tried=tried, told=[*told, *more], fronts=fronts, unread=unread, asdict=asdict, made=stamp(),
+        verdicts=decided, tried=tried, told=[*told, *more], fronts=fronts, unread=unread, asdict=asdict,
     )  # fmt: skip
-    out = Path(out)
-    write_atomically(out, html)
-    return out
 
 
 def _fronts(runs: Sequence[RunData], given: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -67,7 +66,7 @@ def _fronts(runs: Sequence[RunData], given: Sequence[Path]) -> tuple[list[dict[s
     unread = []
     for folder in folders:
         try:
-            sweep = frontier.read_sweep(folder)
+            sweep = read_sweep(folder)
         except (OSError, ValueError) as e:
             if folder in asked:
                 raise ValueError(f"{folder} is no sweep that can be shown: {e}") from e
@@ -86,18 +85,18 @@ def _fronts(runs: Sequence[RunData], given: Sequence[Path]) -> tuple[list[dict[s
                 continue
             rows.append({
                 "title": row.setting.method, "calls": row.calls,
-                "score": f"{frontier.column(first)} {frontier.value(row.scores[first])}",
-                "ends": frontier.ends(row.scores[first]), "uri": png_uri(strip(smaller(images)[0])),
-                "alt": f"{len(images)} images drawn by {row.title}.",
+                "score": f"{column(first)} {value_words(first, row.scores[first].value)}",
+                "ends": interval_words(first, row.scores[first].interval), "uri": png_uri(strip(smaller(images)[0])),
+                "alt": f"{len(images)} images sampled by {row.title}.",
             })  # fmt: skip
         score = sweep.rows[0].scores[first]
         out.append({
-            "name": _home(folder), "lead": frontier.lead(sweep, first), "settings": len(sweep.rows), "page": str(sweep.page),
-            "figures": frontier.figures(sweep, [first], f"front{len(out)}", size=(440, 270)), 
-            "legend": frontier.legend(frontier.methods_of(sweep)),
+            "name": _home(folder), "lead": front_words(sweep, first), "settings": len(sweep.rows), "page": str(sweep.page),
+            "figures": sweep_page.figures(sweep, [first], f"front{len(out)}", size=(440, 270)),
+            "legend": sweep_page.legend(sweep),
             "rows": rows, "of": len(on), "protocol": sweep.protocol, "n": sweep.protocol.get("n"),
-            "clocks": frontier.clocks(sweep),
-            "reference": score.reference_name, "floor": f"{frontier.column(first)} {sig(score.floor)}",
+            "clocks": time_caveats(sweep),
+            "reference": score.reference_name, "floor": f"{column(first)} {value_words(first, score.floor)}",
         })  # fmt: skip
     return out, unread
 
@@ -117,24 +116,24 @@ def _overlays(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
         own: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for row in score_rows(run):
             if row["metric"] == "fid" and number(row, "images") is not None:
-                own.setdefault(load.protocol(row), []).append(row)
+                own.setdefault(protocol(row), []).append(row)
         for key, rows in own.items():
-            groups.setdefault(key, []).append((k, load.rewound(rows)))
+            groups.setdefault(key, []).append((k, rewound(rows)))
     for g, group in enumerate(group for group in groups.values() if len(group) > 1):
         lines = [
-            Line(names[k], *series(rows, "value"), [load.interval(row) for row in rows], colour=k, markers=True, bars=True)
+            Line(names[k], *series(rows, "value"), [interval(row) for row in rows], colour=k, markers=True, bars=True)
             for k, rows in group
         ]
         last = [rows[-1] for _, rows in group]
         real = next((row for row in last if number(row, "floor") is not None), None)
         levels = []
         if real is not None:
-            floor, ends = real["floor"], load.interval(real, "floor_interval")
+            floor, ends = real["floor"], interval(real, "floor_interval")
             levels = [Level(f"floor: real against real, {floor_words(floor, ends)}", floor, interval=ends)]
         made = plot(f"overfid{g}", "FID of the runs against images seen.", lines, levels=levels, log_y=True)
         if made is not None:
-            bars = f" Bars: {INTERVAL}s, for {INTERVALS['fid']}." if any(load.interval(row) for row in last) else ""
-            out.append({"title": "FID", "plot": made, "words": f"Of {in_words(last[0])}.{bars}"})
+            bars = f" Bars: {INTERVAL}s, for {INTERVALS['fid']}." if any(interval(row) for row in last) else ""
+            out.append({"title": "FID", "plot": made, "words": f"Of {protocol_words(last[0])}.{bars}"})
     lines = [Line(names[k], *series(run.of("heldout"), "loss"), colour=k) for k, run in enumerate(runs)]
     if sum(bool(line.x) for line in lines) > 1 and (
         made := plot("overheld", "Held-out loss of the runs against images seen.", lines, log_y=True)

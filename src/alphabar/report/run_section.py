@@ -1,17 +1,18 @@
 """What the page says of one run: how it stands, its curves, its sheets, its protocols."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES
-from alphabar.report.page import INTERVAL, as_toml, bracket, machine_words, sig
 from alphabar.report.png import fitted, read_png, uri
 from alphabar.report.svg import Level, Line, plot
+from alphabar.report.words import INTERVAL, as_toml, bracket, machine_words, sig
 from alphabar.results import runs as load
-from alphabar.results.runs import RunData, in_words, number, score_rows, series
+from alphabar.results import series as record
+from alphabar.results.runs import RunData
+from alphabar.results.series import loss_by_band, number, protocol_words, score_rows, series
 
 # what decides a protocol and yet is written with every score: shown once for all scores that share it
 _OWN = (
@@ -41,7 +42,7 @@ def view(run: RunData, name: str, key: str, index: int, *, sheets: int = 3, most
     """All that the template says of a run. key: letters and digits, unlike any other run's. sheets: 3, its first, middle and last
     one, or 1, its last; each of at most `most` bytes."""
     losses, held = run.of("loss"), run.of("heldout")
-    by_band, rows = load.bands(held), score_rows(run)
+    by_band, rows = loss_by_band(held), score_rows(run)
     known = [row for row in held if number(row, "loss") is not None]
     last_held = known[-1] if known else None
     fids = [row for row in rows if row["metric"] == "fid"]
@@ -65,7 +66,7 @@ def view(run: RunData, name: str, key: str, index: int, *, sheets: int = 3, most
         "score_plots": [
             {"title": title, "plot": made, "words": _bars(metric, found)}
             for metric, title in TITLES.items()
-            if (found := load.curves(run, metric)) or metric in ("fid", "kid")  # which are missed, the others are not
+            if (found := record.curves(run, metric)) or metric in ("fid", "kid")  # which are missed, the others are not
             for made in [_score_plot(f"{key}{metric.replace('_', '')}", metric, found)]
         ],
         "previews": [_preview(*p, most) for p in previews], "preview_count": len(run.previews),
@@ -79,7 +80,7 @@ def _without(rows: list[dict[str, Any]]) -> list[str]:
     """A sentence for each reason why scores have no interval."""
     told: dict[str, list[str]] = {}
     for row in rows:
-        if (why := load.missing_interval(row)) is not None:
+        if (why := record.missing_interval(row)) is not None:
             told.setdefault(why, []).append(TITLES.get(row["metric"], row["metric"]))
     return [f"No interval, {', '.join(dict.fromkeys(metrics))}: {why}." for why, metrics in told.items()]
 
@@ -136,7 +137,7 @@ def _loss_plot(name: str, losses: list[dict[str, Any]], held: list[dict[str, Any
     return plot(name, alt + ".", lines, log_y=True)
 
 
-def _score_plot(name: str, metric: str, found: list[load.Curve]) -> Any:
+def _score_plot(name: str, metric: str, found: list[record.Curve]) -> Any:
     several = len(found) > 1
     lines, levels = [], []
     title = TITLES[metric]
@@ -160,7 +161,7 @@ def floor_words(value: float, ends: tuple[float, float] | None) -> str:
     return f"{sig(value)} {bracket(ends)}".strip()
 
 
-def _bars(metric: str, found: Sequence[load.Curve]) -> str:
+def _bars(metric: str, found: Sequence[record.Curve]) -> str:
     """What the bars of a metric are, and why some or all are not there."""
     notes = "; ".join(dict.fromkeys(note for curve in found for note in curve.notes))
     bars = f"Bars: {INTERVAL}s, for {INTERVALS[metric]}."
@@ -172,9 +173,9 @@ def _bars(metric: str, found: Sequence[load.Curve]) -> str:
 def _score(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "metric": TITLES.get(row["metric"], row["metric"]), "value": row["value"], "images": number(row, "images"),
-        "interval": load.interval(row), "floor_interval": load.interval(row, "floor_interval"),
+        "interval": record.interval(row), "floor_interval": record.interval(row, "floor_interval"),
         "floor": number(row, "floor"), "floor_n": number(row, "floor_n"), "n": number(row, "n"),
-        "words": in_words(row), "nfe": number(row, "nfe"),
+        "words": protocol_words(row), "nfe": number(row, "nfe"),
     }  # fmt: skip
 
 
@@ -182,9 +183,9 @@ def _protocols(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every protocol once: what the records of its scores have in common."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(load.protocol(row)[1:], []).append(row)  # of any metric
+        groups.setdefault(record.protocol(row)[1:], []).append(row)  # of any metric
     return [
-        {"words": in_words(own[0]), "scores": len(own), "record": {k: v for k, v in _common(own).items() if k not in _OWN}}
+        {"words": protocol_words(own[0]), "scores": len(own), "record": {k: v for k, v in _common(own).items() if k not in _OWN}}
         for own in groups.values()
     ]
 
@@ -199,15 +200,3 @@ def _common(rows: Sequence[Any]) -> dict[str, Any]:
         elif all(isinstance(v, dict) for v in values):
             out[key] = _common(values)
     return out
-
-
-def loss_by_sigma(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """(levels, losses) of a held-out record's bands, each at the geometric middle of its band; empty where there are none."""
-    found = []
-    for band in rows[-1].get("bands") or () if rows else ():
-        sigma = band.get("sigma") if isinstance(band, dict) else None
-        if isinstance(sigma, list) and len(sigma) == 2 and (loss := number(band, "loss")) is not None:
-            low, high = (number({"end": end}, "end") for end in sigma)
-            if low is not None and high is not None and 0 < low <= high:
-                found.append((math.sqrt(low * high), loss))
-    return [x for x, _ in found], [y for _, y in found]

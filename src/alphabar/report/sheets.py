@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from alphabar.report.png import png, read_png, smaller, strip, uri
-from alphabar.results.runs import RunData, number
+from alphabar.results.runs import RunData
+from alphabar.results.series import number
 
 if TYPE_CHECKING:
     from PIL.Image import Image

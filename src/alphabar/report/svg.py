@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from alphabar.report.words import short
+
 if TYPE_CHECKING:
     from alphabar.evaluation.heldout import DenoisingLoss
 
@@ -213,14 +215,6 @@ def _signed(axes: Any, near: float, low: float, high: float) -> None:
     )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v + 0.0:.4g}".replace("-", "−")))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def short(value: float) -> str:
-    """1500 -> "1.5k", 2000000 -> "2M"."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.4g}{unit}"
-    return f"{value:.4g}"
 
 
 def _thinned(line: Line, most: int = 500) -> Line:

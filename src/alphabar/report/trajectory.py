@@ -10,8 +10,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 from alphabar.core.run import Run
-from alphabar.report.page import duration, sig
 from alphabar.report.png import png, smaller, strip, uri
+from alphabar.report.words import duration, sig
 from alphabar.results.runs import BUNDLED, RunData
 from alphabar.sampling.samples import Samples
 

@@ -1,4 +1,4 @@
-"""An experiment as a value: a hypothesis in words, variants of a recipe, seeds, a budget, and the score that decides.
+"""The definition of an experiment: a hypothesis, variants of a recipe, training seeds, a budget, and the score that decides.
 
 hypothesis = "Images from -1 to 1 train better than images from -0.5 to 0.5."
 better = "wide"
@@ -20,6 +20,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,31}")
 
 @dataclass(frozen=True)
 class Budget:
-    """The same for all: images, or minutes of training on the machine at hand, which become images by each variant's speed."""
+    """What each training may use: images, or minutes, which each variant's speed on this machine converts to images."""
 
     images: int = 0
     minutes: float = 0.0
@@ -43,12 +44,12 @@ class Budget:
             if isinstance(value, bool) or not isinstance(value, int if key == "images" else (int, float)) or value < 0:
                 raise ValueError(f"budget.{key} = {value!r}: give a number above 0, or leave it out")
         if (self.images > 0) == (self.minutes > 0):
-            raise ValueError("the budget is in images or in minutes: give one of both, as [budget] images = 60_000")
+            raise ValueError("the budget is in images or in minutes: give one of the two, as [budget] images = 60_000")
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How every trained model is drawn from and scored. Image k of training seed s starts from the same noise in all variants."""
+    """How every trained model is sampled and scored. Image k of training seed s starts from the same noise in all variants."""
 
     against: str = "fashion_mnist:test"
     extractor: str = "bundled"
@@ -62,7 +63,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Experiment:
-    """variants: recipes by name. better, than: the names of the two that the hypothesis is about."""
+    """The definition of an experiment. better, than: the names of the two variants that the hypothesis is about."""
 
     name: str
     hypothesis: str
@@ -75,7 +76,7 @@ class Experiment:
     metric: str = "fid"
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain data; recipes as TOML."""
+        """Plain data; recipes as TOML."""
         plain = {k: v for k, v in vars(self).items() if k not in ("variants", "budget", "scoring", "seeds")}
         return {
             **plain, "seeds": [*self.seeds], "budget": asdict(self.budget), "scoring": asdict(self.scoring),
@@ -84,81 +85,84 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """The keys of a file."""
+class _File:
+    """The keys of a file; those without a default are required."""
 
     hypothesis: str
     better: str
     than: str
     variants: dict[str, Any]
     seeds: list[int]
+    budget: Budget
     recipe: str = "garments"
     metric: str = "fid"
-    budget: Budget = field(default_factory=lambda: Budget(1))
     scoring: Scoring = field(default_factory=Scoring)
 
 
 def read_experiment(path: str | Path) -> Experiment:
-    """An experiment from its TOML file; by name, one of those that ship with alphabar.
+    """The definition of an experiment from a TOML file.
 
-    Raises ValueError for an unknown key (with its neighbour), too few variants, names that are not there, or recipes that differ
-    in nothing.
+    Args:
+        path: a file, or the name of an experiment that ships with alphabar: range, schedule, prediction or average.
+
+    Raises:
+        ValueError: for an unknown or missing key, fewer than two variants, names that are not variants, and variants whose
+            recipes are the same.
+
+    >>> experiment = read_experiment("prediction")
+    >>> experiment.better, experiment.than, experiment.seeds, experiment.budget.images
+    ('v', 'eps', (0, 1, 2), 64000)
+    >>> experiment.variants["eps"].model.prediction
+    'eps'
     """
     file = shipped_experiments().get(str(path), Path(path))
     if not file.is_file():
         raise ValueError(f"experiment {path} is neither a file nor one of {', '.join(shipped_experiments())}")
-    where = str(file)
     try:
-        told = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{where} is no TOML file: {e}") from e
-    check_keys(told, _Layout, where)
-    if lacking := [k for k in ("hypothesis", "better", "than", "seeds", "budget", "variants") if k not in told]:
-        raise ValueError(f"{where} has no {', '.join(lacking)}: see `alphabar experiment --help`")
-    metric = told.get("metric", "fid")
+        raise ValueError(f"{file} is not a TOML file: {e}") from e
+    check_keys(values, _File, str(file))
+    if missing := [k for k in ("hypothesis", "better", "than", "seeds", "budget", "variants") if k not in values]:
+        raise ValueError(f"{file} has no {', '.join(missing)}: see `alphabar experiment --help`")
+    metric, seeds, scoring = values.get("metric", "fid"), values["seeds"], Scoring(**values.get("scoring", {}))
     if metric not in METRICS:
-        raise ValueError(f"{where}: metric {metric!r} is unknown: use one of {', '.join(METRICS)}")
-    seeds = told["seeds"]
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(type(s) is int and s >= 0 for s in seeds)
-        or len({*seeds}) < len(seeds)
-    ):
-        raise ValueError(f"{where}: seeds = {seeds!r}: give unlike whole numbers, as [0, 1, 2]")
-    variants = _variants(told, file)
-    for key in ("better", "than"):
-        if told[key] not in variants:
-            raise ValueError(f"{where}: {key} = {told[key]!r} is no variant: there are {', '.join(variants)}")
-    if told["better"] == told["than"]:
-        raise ValueError(f"{where}: better and than are both {told['than']!r}: name two variants")
-    scoring = Scoring(**told.get("scoring", {}))
+        raise ValueError(f"{file}: metric {metric!r} is unknown: use one of {', '.join(METRICS)}")
+    if not isinstance(seeds, list) or not seeds or any(type(s) is not int or s < 0 for s in seeds) or len({*seeds}) < len(seeds):
+        raise ValueError(f"{file}: seeds = {seeds!r}: give different whole numbers, as [0, 1, 2]")
+    variants = _variants(values, file)
+    better, than = values["better"], values["than"]
+    for key, name in (("better", better), ("than", than)):
+        if name not in variants:
+            raise ValueError(f"{file}: {key} = {name!r} is not a variant: there are {', '.join(variants)}")
+    if better == than:
+        raise ValueError(f"{file}: better and than are both {than!r}: name two variants")
     find(scoring.sampler)  # raises ValueError for an unknown one
     return Experiment(
-        file.stem, str(told["hypothesis"]), told["better"], told["than"], variants, tuple(seeds), Budget(**told["budget"]),
-        scoring, metric,
-    )  # fmt: skip
+        file.stem, str(values["hypothesis"]), better, than, variants, tuple(seeds), Budget(**values["budget"]), scoring, metric
+    )
 
 
-def _variants(told: Mapping[str, Any], file: Path) -> dict[str, Recipe]:
-    named = told.get("recipe", "garments")
-    beside = file.parent / str(named)
-    base = tomllib.loads(resolve(beside if beside.is_file() else named).toml())
-    asked = told["variants"]
-    if not isinstance(asked, dict) or len(asked) < 2:
+def _variants(values: Mapping[str, Any], file: Path) -> dict[str, Recipe]:
+    """The recipe of each variant: the named recipe, which may be a file next to this one, with the changes of the variant."""
+    named = str(values.get("recipe", "garments"))
+    local = file.parent / named
+    base = tomllib.loads(resolve(local if local.is_file() else named).toml())
+    tables = values["variants"]
+    if not isinstance(tables, dict) or len(tables) < 2:
         raise ValueError(f"{file}: an experiment compares two variants or more: write [variants.NAME] for each")
     variants = {}
-    for name, changes in asked.items():
+    for name, changes in tables.items():
         if not NAME.fullmatch(name):
             raise ValueError(f"{file}: a variant called {name!r}: use up to 32 letters, digits, '.', '_' and '+'")
         if not isinstance(changes, dict):
             raise ValueError(f"{file}: variants.{name} = {changes!r}: write a table of recipe keys, [variants.{name}]")
-        changes = renamed(changes, RECIPE)
-        check_keys(changes, Recipe, f"{file}, variant {name}")
-        recipe = parse(_merged(base, changes), (), f"{file}, variant {name}")
-        # looking costs time and changes no weight
+        changes, where = renamed(changes, RECIPE), f"{file}, variant {name}"
+        check_keys(changes, Recipe, where)
+        recipe = parse(_merged(base, changes), (), where)
+        # previews and scores during training take time and do not change the weights
         variants[name] = replace(recipe, watch=replace(recipe.watch, preview_every=0, score_every=0))
-    for one, other in ((a, b) for a in variants for b in variants if a < b):
+    for one, other in combinations(variants, 2):
         if variants[one] == variants[other]:
             raise ValueError(f"{file}: the variants {one} and {other} are the same recipe: change a key in one of them")
     return variants
@@ -172,5 +176,5 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def shipped_experiments() -> dict[str, Path]:
-    """The experiments that come with alphabar, by name."""
+    """The experiments that ship with alphabar, by name."""
     return {p.stem: p for p in sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))}

@@ -12,7 +12,8 @@ from typing import Any
 
 from alphabar.core.files import append_jsonl, read_jsonl
 from alphabar.core.run import Run
-from alphabar.results.runs import RunData, differing, in_words, interval, load_run, number, score_rows, state
+from alphabar.results.runs import RunData, differing, load_run, state
+from alphabar.results.series import interval, number, protocol_words, score_rows
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 
 LINEAGE = "lineage.jsonl"  # in a run: the checkpoints that were taken away, one a line
@@ -109,7 +110,7 @@ def _row(run: RunData, differs: dict[str, Any]) -> Row:
         str(run.path), now.kind, now.images, now.budget, None if now.seconds is None else now.seconds / 3600,
         None if gflop is None or now.images is None else 3 * gflop * now.images / 1000,
         None if best is None else number(best, "value"), None if best is None else interval(best),
-        None if best is None else in_words(best), sorted(_sizes(run.path)), differs,
+        None if best is None else protocol_words(best), sorted(_sizes(run.path)), differs,
     )  # fmt: skip
 
 

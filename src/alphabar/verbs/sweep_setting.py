@@ -1,0 +1,136 @@
+"""One setting of a sweep: sampled, scored, and written to the folder of the sweep."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from alphabar.core.machine import best_device, machine, versions
+from alphabar.data.image_set import ImageSet
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.measured import save_measured
+from alphabar.results.sweeps import SweepFolder
+from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.model import fingerprint
+from alphabar.sampling.sample import sample
+from alphabar.sampling.sample_set import SampleSet, check_value_range
+from alphabar.sampling.samples import Samples
+from alphabar.sampling.settings import Setting
+from alphabar.training.checkpoint import load_model
+from alphabar.verbs import score as scoring
+from alphabar.verbs.sweep_options import SweepOptions
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a sweep samples and scores, as plain data: a worker on another machine loads it by these names.
+
+    reading: options of `load` for the real images, sorted by name.
+    """
+
+    run: str
+    against: str
+    reading: tuple[tuple[str, Any], ...]
+    options: SweepOptions
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedJob:
+    """A job with its model, evaluator and real images."""
+
+    job: Job
+    model: Any
+    evaluator: ImageEval
+    real: ImageSet
+
+    @classmethod
+    def load(cls, job: Job, progress: bool = False) -> "LoadedJob":
+        model = load_model(job.run, job.options.checkpoint)
+        reading = dict(job.reading)
+        return cls(job, model, *scoring.evaluator(job.against, str(job.options.extractor), reading=reading, progress=progress))
+
+    def check(self) -> None:
+        """Raises ValueError where the images of the model cannot be scored, before any image is sampled."""
+        options = self.job.options
+        if options.guidance != 1 and not every_class(self.model):
+            raise ValueError(f"guidance {options.guidance:g}: {self.job.run} has no classes to guide to; leave guidance out")
+        check_value_range({"value_range": self._value_range}, self.real)
+        self.evaluator.check_model(self.model, options.n, options.metrics)
+
+    def protocol(self) -> dict[str, Any]:
+        """What all settings of a sweep must share for their scores to be comparable."""
+        options, real = self.job.options, self.evaluator.real
+        return {
+            "model": fingerprint(self.model), "extractor": self.evaluator.extractor.fingerprint,
+            "reference": real.reference_fingerprint, "reference_name": real.reference_name, "floor": real.pool_source,
+            "n": options.n, "seed": options.seed, "batch": options.batch, "fast": options.fast, "versions": versions(),
+            **({"guidance": options.guidance} if every_class(self.model) else {}),
+        }  # fmt: skip
+
+    def warm_up(self) -> None:
+        """One network call, so that the time of the first setting does not include what is done once."""
+        options = self.job.options
+        sample(self.model, min(options.batch, options.n), steps=1, batch=options.batch, **self._how)
+
+    def fitted(self, setting: Setting) -> Tuned | None:
+        """The fitted sampler of a setting that has one, by its digest: the one that existed when the settings were listed."""
+        if setting.fit is None:
+            return None
+        known = all_tuned(folders_of(self.model), str(fingerprint(self.model)))
+        if (found := next((fit for fit in known if fit.digest == setting.fit), None)) is None:
+            raise ValueError(
+                f"the fitted sampler {setting.fit} of {setting.steps} calls was removed during the sweep: start the sweep again"
+            )
+        return found
+
+    def finish(self, setting: Setting, folder: SweepFolder, processes: int, fit: Tuned | None) -> None:
+        """Samples and scores one setting and writes its row; where `sample` refuses the setting, the row says why.
+
+        Args:
+            setting: the setting; samples that the folder already holds are only scored.
+            folder: where samples, scores and row go.
+            processes: how many settings are sampled at the same time, for the row: they may slow each other down.
+            fit: its fitted sampler, if it has one.
+        """
+        options, target = self.job.options, folder.samples(setting.name)
+        try:
+            made = Samples.load(target) if target.exists() else sample(
+                self.model, options.n, seed=options.seed, batch=options.batch, out=target, **self._how,
+                **(setting.arguments() if fit is None else {"tuned": fit}),
+            )  # fmt: skip
+        except ValueError as error:
+            folder.refuse(setting, str(error))
+            return
+        opened = SampleSet(setting.name, made.images, {**made.record, "value_range": self._value_range})
+        metrics = tuple(dict.fromkeys((*options.metrics, *folder.metrics(setting))))  # keep the metrics of earlier calls
+        measured = scoring.measure(self.evaluator, self.real, opened, metrics)
+        save_measured(folder.scores(setting.name), measured)
+        here = machine()
+        where = {
+            "cpu": here["cpu"], "cores": here["cores"], "device": made.record["device"], "processes": processes,
+            "process": int(os.environ.get("RANK", "0")),
+        }  # fmt: skip
+        folder.write_row({
+            "name": setting.name, "setting": setting.to_json(), "nfe": made.record["nfe"],
+            "seconds_per_image": made.record["seconds_per_image"], "samples": target.name, "machine": where,
+            "model": made.record["model"], "extractor": self.evaluator.extractor.fingerprint,
+            "reference": self.evaluator.real.reference_fingerprint, "record": made.record,
+            "scores": [score.to_json() for score in measured.scores.values()],
+        })  # fmt: skip
+
+    @property
+    def _value_range(self) -> Any:
+        return getattr(self.model, "value_range", None)
+
+    @cached_property
+    def _how(self) -> dict[str, Any]:
+        """The arguments of `sample` that are the same under every setting."""
+        options = self.job.options
+        how = {
+            "classes": every_class(self.model), "device": options.device or best_device(), "channels_last": True,
+            "progress": False,
+        }  # fmt: skip
+        return how | ({} if options.fast is None else {"fast": options.fast}) | (
+            {} if options.guidance == 1 else {"guidance": options.guidance}
+        )  # fmt: skip

@@ -1,0 +1,114 @@
+"""One trial of an experiment: one variant trained from one seed, sampled and scored, from wherever it stopped to its row."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from alphabar.core.files import write_atomically
+from alphabar.core.machine import best_device, machine
+from alphabar.core.run import Run
+from alphabar.data.image_set import ImageSet
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.measured import load_measured, save_measured
+from alphabar.results.experiments import Scoring
+from alphabar.results.outcomes import Trial
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.sample import sample
+from alphabar.sampling.sample_set import SampleSet
+from alphabar.sampling.samples import Samples
+from alphabar.training.checkpoint import load_model
+from alphabar.training.config import Recipe
+from alphabar.verbs import score
+from alphabar.verbs.train import recipe_images, train
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What a process needs to carry out a trial. recipe: with seed and budget. reuse: folders of other experiments."""
+
+    folder: Path
+    variant: str
+    recipe: Recipe
+    scoring: Scoring
+    metrics: tuple[str, ...]
+    device: str | None
+    progress: bool
+    reuse: tuple[Path, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.train.seed
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}-seed{self.seed}"
+
+    @property
+    def row(self) -> Path:
+        """The file that exists once the trial is finished."""
+        return self.folder / "rows" / f"{self.name}.json"
+
+    def trial(self) -> Trial:
+        """The finished trial."""
+        return Trial.from_json(json.loads(self.row.read_text()), load_measured(self.row.with_suffix(".npz")), self.folder)
+
+
+def finish(job: TrialJob) -> None:
+    """Trains, samples and scores; resumes what was interrupted, and copies a training that another experiment has finished."""
+    run, scoring = Run(job.folder / job.name), job.scoring
+    if not run.recipe.exists():
+        _copy_training(run, job)
+    if not _trained(run, job.recipe):
+        train(job.recipe, run.path, resume=run.recipe.exists(), progress=job.progress)
+    model = load_model(run.path).to(job.device or best_device())
+    path = run.samples / f"experiment-{scoring.n}.npz"
+    samples = Samples.load(path) if path.exists() else sample(
+        model, scoring.n, sampler=scoring.sampler, steps=scoring.steps, eta=scoring.eta, batch=scoring.batch,
+        seed=scoring.seed + 1000 * job.seed,  # other noise for each training seed, the same noise for all variants
+        classes=every_class(model), out=path, channels_last=True, progress=job.progress,
+    )  # fmt: skip
+    evaluator, real = load_evaluator(scoring, tuple(job.recipe.data.reading().items()))
+    measured = score.measure(evaluator, real, SampleSet(str(path), samples.images, samples.record, run.path), job.metrics)
+    save_measured(job.row.with_suffix(".npz"), measured)
+    row = {
+        "variant": job.variant, "seed": job.seed, "run": job.name, "images": job.recipe.train.images,
+        "seconds": json.loads((run.checkpoint() / "state.json").read_text())["seconds"],
+        "samples": str(path.relative_to(job.folder)), "record": samples.record, "machine": machine(),
+        "scores": [s.to_json() for s in measured.scores.values()],
+    }  # fmt: skip
+    write_atomically(job.row, json.dumps(row))  # last: its existence means "finished"
+
+
+@lru_cache(maxsize=1)
+def load_evaluator(scoring: Scoring, reading: tuple[tuple[str, Any], ...]) -> tuple[ImageEval, ImageSet]:
+    """The evaluator and its real images, once for all trials of a process: it caches the floor and the reference's features.
+
+    reading: options of `load` for the real images.
+    """
+    return score.evaluator(scoring.against, scoring.extractor, reading=dict(reading), progress=False)
+
+
+def _copy_training(run: Run, job: TrialJob) -> None:
+    """Copies a finished training of the same recipe, seed, budget and images; its samples are not copied."""
+    if not job.reuse:
+        return
+    recipe = job.recipe
+    images = recipe_images(recipe)
+    wanted = recipe.fingerprint(images.fingerprint)
+    for state in sorted(s for other in job.reuse for s in other.glob("*-seed*/checkpoints/last/state.json")):
+        source = Run(state.parents[2])
+        if json.loads(state.read_text()).get("fingerprint") == wanted and _trained(source, recipe):
+            part = run.path.with_name(f".{run.path.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source.path, part, ignore=shutil.ignore_patterns("samples", "tracking", "last.old"))
+            part.rename(run.path)  # the whole folder or nothing
+            return
+
+
+def _trained(run: Run, recipe: Recipe) -> bool:
+    """Whether the last checkpoint has seen all images of the budget."""
+    state = run.checkpoint() / "state.json"
+    return state.exists() and bool(json.loads(state.read_text())["images"] >= recipe.train.images)
