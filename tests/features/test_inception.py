@@ -266,7 +266,7 @@ def test_by_name_from_a_path_a_variable_and_the_network(
     assert [p.name for p in kept.parent.iterdir()] == ["w.pth"]
     assert inception.weights_path() == kept  # the server is gone
     kept.write_bytes(data[:-1])
-    with pytest.raises(OSError, match=r"cannot be fetched.*curl -L -o w\.pth .*set ALPHABAR_INCEPTION to its path"):
+    with pytest.raises(OSError, match=r"cannot be downloaded.*curl -L -o w\.pth .*set ALPHABAR_INCEPTION to its path"):
         inception.weights_path()
     with served(data) as url:
         monkeypatch.setattr(inception, "URL", url)
@@ -274,7 +274,7 @@ def test_by_name_from_a_path_a_variable_and_the_network(
     with served(data[::-1]) as url:
         monkeypatch.setattr(inception, "URL", url)
         kept.unlink()
-        with pytest.raises(ValueError, match="not the file that was published"):
+        with pytest.raises(ValueError, match="did not give the published file"):
             inception.weights_path(show=False)
     assert not kept.exists()
 
