@@ -214,5 +214,5 @@ def test_depths_are_matched_by_rounding_never_by_cutting() -> None:
     np.testing.assert_array_equal(to_depth(wide, np.uint8), levels)
     np.testing.assert_array_equal(to_depth(to_depth(wide, np.float32), np.uint8), levels)
     torch.testing.assert_close(to_model(wide), to_model(levels), rtol=0, atol=1.2e-7)
-    with pytest.raises(ValueError, match=r"16 bit where 8 bit are wanted"):
+    with pytest.raises(ValueError, match=r"16-bit images that 8 bits cannot hold"):
         to_depth(wide + np.uint16(1), np.uint8)

@@ -73,7 +73,7 @@ def test_the_grid_is_a_grid() -> None:
     [
         (lambda: Gaussian(torch.zeros(1, 2, 2), torch.ones(1, 2, 2)), "float32.*float64"),
         (lambda: Gaussian(torch.zeros(2, 2).double(), torch.ones(2, 2).double()), "3 axes"),
-        (lambda: Gaussian(torch.zeros(1, 2, 2).double(), torch.ones(1, 2, 3).double()), "one std a pixel"),
+        (lambda: Gaussian(torch.zeros(1, 2, 2).double(), torch.ones(1, 2, 3).double()), "one std per pixel"),
         (lambda: Gaussian(torch.zeros(1, 2, 2).double(), -torch.ones(1, 2, 2).double()), "down to -1"),
         (lambda: Gaussian(torch.zeros(1, 2, 2).double() / 0, torch.ones(1, 2, 2).double()), "NaN"),
         (lambda: Mixture(f64(0.5, 0.6), torch.zeros(2, 1, 1, 1).double(), f64(1, 1)), "add up to 1.1"),

@@ -74,7 +74,7 @@ def test_16_bit_images_are_not_scored_as_black_and_white() -> None:
     for a, b in zip(deep.score(images), plain.score(eight), strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-4, abs=1e-4), a.metric
     assert deep.fid(images).value < 0.1 * deep.fid(images // 2 + 256).value
-    with pytest.raises(ValueError, match="16 bit where 8 bit are wanted"):
+    with pytest.raises(ValueError, match="16-bit images that 8 bits cannot hold"):
         plain.fid(images + np.uint16(1))
 
 

@@ -1,9 +1,8 @@
-"""Images decoded once into memory-mapped arrays, keyed by the content of the files that they come from.
+"""Images decoded once into memory-mapped arrays, under a key of the content of their source.
 
-An entry is a folder: pixels.npy (n, h, w, c), hashes.npy (one 64-bit hash an image), labels.npy where there are
-labels, and meta.json, which also names the broken images that were left out. It is written beside its place and renamed
-into it, so an entry is whole or absent: of two processes that build it at once, the second to finish throws its own away
-and uses the first one's.
+An entry is a folder: pixels.npy (n, h, w, c), hashes.npy (one 64-bit hash per image), labels.npy if there are labels, and
+meta.json, which also names the broken images that were left out. It is written to a temporary folder and renamed, so an
+entry is complete or absent: if two processes build it at once, the second to finish discards its own and uses the other's.
 """
 
 import json
@@ -25,26 +24,27 @@ from alphabar.core.types import Pixels
 from alphabar.data.split import image_hashes
 from alphabar.data.values import SCALE
 
-VERSION = 2  # part of every key: raise it when decoding changes, and old entries are no longer found
+VERSION = 2  # part of every key: raise it when decoding changes, so that old entries are not found
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a source gives the cache: `blocks` are (k, h, w, c) arrays of `dtype` that add up to n images, less those
-    that turn out to be broken while they are decoded: `skipped` maps their numbers to what is wrong with them."""
+    """The images of a source, on their way into the cache."""
 
     n: int
     shape: tuple[int, int, int]  # h, w, c
     blocks: Iterable[Pixels]
+    """Arrays (k, h, w, c) of `dtype` with all images in order, except those in `skipped`."""
     labels: NDArray[np.int64] | None = None  # of all n
     classes: tuple[str, ...] | None = None
     dtype: DTypeLike = np.uint8
     skipped: dict[int, str] = field(default_factory=dict)
+    """What is wrong with each image that turned out to be broken, by its number. Complete once `blocks` are exhausted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A decoded set, its pixels mapped into memory read-only."""
+    """A decoded set; its pixels are memory-mapped and read-only."""
 
     pixels: Pixels
     hashes: NDArray[np.uint64]
@@ -54,19 +54,22 @@ class Entry:
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
-    """`cache` if given, else the variable ALPHABAR_CACHE, else ~/.cache/alphabar."""
+    """`cache` if given, else the environment variable ALPHABAR_CACHE, else ~/.cache/alphabar."""
     return Path(cache or os.environ.get("ALPHABAR_CACHE") or Path.home() / ".cache" / "alphabar").expanduser()
 
 
 def content_key(kind: str, files: Sequence[tuple[str, Path]], extra: Sequence[str] = ()) -> str:
-    """Key of a source: its kind, the files' names within it, their bytes, and what else decides the result.
+    """The key of a source of files: a hash of all that decides what is decoded from it.
 
-    Every byte is read at every load, about a second a gigabyte: names, sizes and dates can all stay the same
-    while pixels change, and dates change in every copy while pixels do not.
+    Every byte is read at every load, about one second per gigabyte: names, sizes and dates may stay the same when pixels
+    change, and dates change in copies whose pixels do not.
+
+    Args:
+        kind: the kind of source.
+        files: names within the source, and the files.
+        extra: everything else that decides the result, such as options of reading.
     """
-    key = blake2b(f"{VERSION} {kind}".encode(), digest_size=16)
-    for text in extra:
-        key.update(_framed(text.encode()))
+    key = _started(kind, extra)
     for name, path in files:
         key.update(_framed(name.encode()))
         with path.open("rb") as file:
@@ -76,25 +79,36 @@ def content_key(kind: str, files: Sequence[tuple[str, Path]], extra: Sequence[st
 
 def blob_key(kind: str, blobs: Iterable[bytes], extra: Sequence[str] = ()) -> str:
     """`content_key` of encoded images that are in memory."""
-    key = blake2b(f"{VERSION} {kind}".encode(), digest_size=16)
-    for text in extra:
-        key.update(_framed(text.encode()))
+    key = _started(kind, extra)
     for blob in blobs:
         key.update(_framed(blob))
     return key.hexdigest()
 
 
+def _started(kind: str, extra: Sequence[str]) -> Any:
+    key = blake2b(f"{VERSION} {kind}".encode(), digest_size=16)
+    for text in extra:
+        key.update(_framed(text.encode()))
+    return key
+
+
 def fingerprint_of(shape: tuple[int, ...], hashes: NDArray[np.uint64]) -> str:
-    """16 hex digits of the images in their order, whatever file they came from. Labels are no part of it."""
+    """16 hex digits of the images in their order, the same for every file format. Labels are not part of it."""
     state = blake2b(np.asarray(shape, dtype="<i8").tobytes(), digest_size=8)
     state.update(hashes.astype("<u8").tobytes())
     return state.hexdigest()
 
 
 def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry:
-    """The entry of `key` under `folder`/sets, decoded by `build` when it is not there or damaged.
+    """The entry of `key` under `folder`/sets, decoded first if it is absent or damaged.
 
-    Raises ValueError from `build`, and OSError with what to type where the cache cannot be written.
+    Args:
+        key: from `content_key` or `blob_key`.
+        build: decodes the source; its ValueErrors are passed on.
+        folder: the cache.
+
+    Raises:
+        OSError: if the cache cannot be written; the message says what to type.
     """
     place = folder / "sets" / key
     found = open_entry(place)
@@ -104,12 +118,12 @@ def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry
     with _scratch(folder / "sets") as new:
         _write(new, decoded)
         try:
-            os.rename(new, place)  # never onto a folder with files in it: that is another process's entry
+            os.rename(new, place)  # fails if another process has put its entry there
         except OSError:
             winner = open_entry(place)
             if winner is not None:
                 return winner
-            # what stands there is damaged: out of the way with it, under a name that nobody looks for
+            # the entry there is damaged: move it to a name that nobody looks for
             os.rename(place, new.with_name(new.name + "-damaged"))
             shutil.rmtree(new.with_name(new.name + "-damaged"), ignore_errors=True)
             os.rename(new, place)
@@ -120,7 +134,7 @@ def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry
 
 
 def open_entry(place: Path) -> Entry | None:
-    """The entry at `place`, or None when there is none or it is not whole."""
+    """The entry at `place`, or None if it is absent or damaged."""
     try:
         meta = json.loads((place / "meta.json").read_text())
         pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
@@ -142,7 +156,7 @@ def open_entry(place: Path) -> Entry | None:
 
 
 def _framed(data: bytes) -> bytes:
-    return len(data).to_bytes(8, "little") + data  # so that "ab", "c" and "a", "bc" differ
+    return len(data).to_bytes(8, "little") + data  # so that ("ab", "c") and ("a", "bc") differ
 
 
 @contextmanager
@@ -159,11 +173,10 @@ def _scratch(parent: Path) -> Iterator[Path]:
 
 
 def _write(folder: Path, decoded: Decoded) -> None:
-    """Block by block, through the file and not through mapped memory, so that the memory in use does not grow with n."""
+    """Writes block by block to the file, not to mapped memory, so that the memory in use does not grow with n."""
     dtype = np.dtype(decoded.dtype)
     hashes = np.empty(decoded.n, dtype=np.uint64)
     at = 0
-    # a bar only where there is something to wait for
     with (
         (folder / "pixels.npy").open("wb") as file,
         track(float(decoded.n), "decoding", "images", show=decoded.n >= 20_000) as advance,
@@ -173,7 +186,7 @@ def _write(folder: Path, decoded: Decoded) -> None:
             if block.dtype != dtype or block.shape[1:] != decoded.shape or at + len(block) > decoded.n:
                 raise ValueError(
                     f"{block.dtype} images of shape {block.shape} were decoded where {decoded.n} {dtype} ones of {decoded.shape} "
-                    "were announced: the source changed meanwhile; try again"
+                    "were announced: the source changed during reading; try again"
                 )
             np.ascontiguousarray(block).tofile(file)
             hashes[at : at + len(block)] = image_hashes(block)
@@ -181,10 +194,10 @@ def _write(folder: Path, decoded: Decoded) -> None:
             advance(float(len(block)))
         n = decoded.n - len(decoded.skipped)
         if at != n:
-            raise ValueError(f"{at} images were decoded where {n} were announced: the source changed meanwhile; try again")
+            raise ValueError(f"{at} images were decoded where {n} were announced: the source changed during reading; try again")
         file.seek(0)
         if _header(file, (n, *decoded.shape), dtype) != room:
-            raise RuntimeError("the header of an .npy file changed its length with the number of images")
+            raise RuntimeError("the length of the .npy header depends on the number of images")
     kept = np.ones(decoded.n, dtype=np.bool_)
     kept[list(decoded.skipped)] = False
     np.save(folder / "hashes.npy", hashes[:n], allow_pickle=False)
@@ -196,7 +209,7 @@ def _write(folder: Path, decoded: Decoded) -> None:
 
 
 def _header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Writes the header of an .npy file, which keeps room for the first axis to grow; how long it is."""
+    """Writes the header of an .npy file and returns its length, which does not depend on the length of the first axis."""
     about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, about)
     return file.tell()

@@ -1,4 +1,4 @@
-"""The data card: what a set holds, in numbers that decide how a model should be trained on it."""
+"""The data card: the numbers of a set of images that decide how a model should be trained on it."""
 
 import math
 from collections.abc import Iterator
@@ -12,18 +12,20 @@ from alphabar.data.image_set import ImageSet
 from alphabar.data.values import scale_of, to_values
 
 _CHUNK_BYTES = 1 << 26
-_LOW_USE = 0.25  # of the scale: 12 bits in 16 use a sixteenth
+_LOW_USE = 0.25  # share of the scale; 12 bits in 16 use a sixteenth
 
 
 def data_card(images: ImageSet) -> dict[str, Any]:
-    """Plain data, ready for JSON.
+    """The numbers of a set as plain data, ready for JSON.
 
-    min, max, mean and std are in stored levels (0..scale, which is 255, 65535 or 1), over all pixels and, as lists, a
-    channel; sigma_data is the standard deviation in the model's range [-1, 1]. levels: how many different ones occur,
-    None for floats. value_range: as declared, and values: min and max in it, or None. used: the share of the scale
-    between min and max; note: what to do where it is small, else None. duplicates counts the images whose exact content
-    occurs more than once; distinct counts contents. classes maps a name (or, unnamed, its number) to its count, or is
-    None. skipped: the broken images that were left out.
+    Returns:
+        name, split, source, fingerprint, count, image_shape, dtype, value_range, skipped: as in `ImageSet`.
+        scale: top of the scale, 255, 65535 or 1. min, max, mean, std: in stored levels, over all pixels.
+        channel_mean, channel_std: the same for each channel. sigma_data: std in the model's range [-1, 1].
+        levels: number of different levels, None for floats. values: min and max in the declared range, or None.
+        used: share of the scale between min and max. note: advice if that is small, or None.
+        duplicates: images whose exact content occurs more than once. distinct: number of different contents.
+        classes: number of images by class name (or number), or None.
     """
     scale = scale_of(images.pixels.dtype)
     low, high, levels, channels = _floats(images.pixels) if scale == 1 else _levels(images.pixels, scale)
@@ -61,7 +63,14 @@ def data_card(images: ImageSet) -> dict[str, Any]:
 
 
 def depth_note(dtype: str, low: float, high: float, value_range: tuple[float, float] | None) -> str | None:
-    """A word about images that use little of their scale, as 12 bits in 16-bit files do, or None. Nothing is guessed."""
+    """A warning about images that use little of their scale, as 12 bits in 16-bit files do, or None.
+
+    Args:
+        dtype: type of the pixels.
+        low: lowest level of all images.
+        high: highest level.
+        value_range: the declared range; with one there is nothing to warn about.
+    """
     scale = scale_of(dtype)
     used = (high - low) / scale
     if value_range is not None or dtype == "uint8" or used >= _LOW_USE:
@@ -70,12 +79,12 @@ def depth_note(dtype: str, low: float, high: float, value_range: tuple[float, fl
     typed = "--range LOW HIGH" if fits is None else f"--range 0 {fits}, if they are {fits.bit_length()}-bit images"
     return (
         f"these {dtype} images use {used:.2%} of the scale 0..{scale}, from {low:.6g} to {high:.6g}, so a model sees little "
-        f"contrast. Where another range is meant, declare it: {typed}"
+        f"contrast. If another range is meant, declare it: {typed}"
     )
 
 
 def unused_depth(images: ImageSet) -> str | None:
-    """`depth_note` of a set, for a warning before training; reads all pixels, and only of sets that it may concern."""
+    """`depth_note` of a set, for a warning before training. Reads all pixels, except of sets that need no note."""
     if images.value_range is not None or images.pixels.dtype == np.uint8:
         return None
     ends = [(float(c.min()), float(c.max())) for c in _chunks(images.pixels)]
@@ -88,7 +97,7 @@ def _chunks(pixels: Pixels) -> Iterator[NDArray[Any]]:
 
 
 def _levels(pixels: Pixels, scale: int) -> tuple[int, int, int, list[tuple[float, float]]]:
-    """(lowest, highest, number of levels, mean and std a channel), from counts: exact, and never the set as floats."""
+    """(lowest, highest, number of levels, mean and std per channel), exact, from counts of levels."""
     channels = pixels.shape[-1]
     counts = np.zeros((channels, scale + 1), dtype=np.int64)
     for chunk in _chunks(pixels):
@@ -106,7 +115,7 @@ def _moments(histogram: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def _floats(pixels: Pixels) -> tuple[float, float, None, list[tuple[float, float]]]:
-    """The same of floats, whose scatter is added up chunk by chunk (Chan, Golub & LeVeque 1983)."""
+    """The same for floats; the scatter is added up chunk by chunk (Chan, Golub & LeVeque 1983)."""
     n, mean, scatter = 0, np.zeros(pixels.shape[-1]), np.zeros(pixels.shape[-1])
     low, high = math.inf, -math.inf
     for chunk in _chunks(pixels):

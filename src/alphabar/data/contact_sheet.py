@@ -1,4 +1,4 @@
-"""Contact sheets: many images on one, the same bytes for the same images."""
+"""Contact sheets: many images on one picture, the same bytes for the same images."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from alphabar.core.types import Pixels
 from alphabar.data.values import scale_of
 
-_PAPER = 255
-_MARGIN = 4  # pixels between a caption and what surrounds it
+_WHITE = 255
+_MARGIN = 4  # pixels around a caption
 _SIDE_BY_SIDE = 4  # channels shown of images that are neither grey nor RGB
 
 
@@ -22,17 +22,25 @@ def contact_sheet(
     pad: int = 1,
     captions: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Images row by row on white paper, grey (mode L) or RGB.
+    """Images row by row on white.
 
-    pixels: as they are stored (n, h, w, c); what 8-bit grey or RGB cannot show is shown as `shown` says, with a line
-    under the sheet that says so. columns: images in a row; None makes the sheet about square, or with captions gives
-    one row a caption. scale: each pixel becomes scale x scale, unsmoothed. pad: white pixels round every image.
-    captions: one a row, written to its left (rows lower than 12 pixels are too close for text: raise scale). The last
-    row may be short.
+    Args:
+        pixels: uint8, uint16 or float32 (n, h, w, c). Contents that 8-bit grey or RGB cannot hold are converted by `shown`,
+            and a line under the sheet says so.
+        columns: images in a row; None makes the sheet about square, or with captions gives each caption one row.
+        scale: each pixel becomes scale x scale pixels.
+        pad: white pixels around every image.
+        captions: one per row, written to its left; rows lower than 12 pixels are too narrow for text.
+
+    Returns:
+        A picture of mode L or RGB.
+
+    >>> contact_sheet(np.zeros((6, 8, 8, 1), np.uint8), columns=3).size
+    (28, 19)
     """
     if pixels.ndim != 4 or 0 in pixels.shape:
         raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: wanted images (n, h, w, c), n > 0")
-    scale_of(pixels.dtype)  # or refused
+    scale_of(pixels.dtype)  # refuses other types
     note = shown_note(pixels)
     pixels = shown(pixels)
     n, h, w, c = pixels.shape
@@ -42,23 +50,23 @@ def contact_sheet(
         raise ValueError(f"columns = {columns}, scale = {scale}, pad = {pad}: give columns >= 1, scale >= 1, pad >= 0")
     rows = math.ceil(n / columns)
     if captions is not None and len(captions) != rows:
-        raise ValueError(f"{len(captions)} captions for {rows} rows of {columns} images: give one a row")
+        raise ValueError(f"{len(captions)} captions for {rows} rows of {columns} images: give one per row")
 
     high, wide = h * scale + pad, w * scale + pad
-    paper = np.full((rows * high + pad, columns * wide + pad, c), _PAPER, dtype=np.uint8)
+    sheet_pixels = np.full((rows * high + pad, columns * wide + pad, c), _WHITE, dtype=np.uint8)
     for i, image in enumerate(pixels):
         top, left = pad + i // columns * high, pad + i % columns * wide
-        paper[top : top + h * scale, left : left + w * scale] = image.repeat(scale, 0).repeat(scale, 1)
-    sheet = Image.fromarray(paper[..., 0] if c == 1 else paper)
+        sheet_pixels[top : top + h * scale, left : left + w * scale] = image.repeat(scale, 0).repeat(scale, 1)
+    sheet = Image.fromarray(sheet_pixels[..., 0] if c == 1 else sheet_pixels)
     sheet = sheet if captions is None else _captioned(sheet, captions, high, pad)
     return sheet if note is None else _footed(sheet, note)
 
 
 def shown(pixels: Pixels) -> UInt8[np.ndarray, "n h v k"]:
-    """Pixels as a screen can show them, uint8 with 1 or 3 channels: for the eye only, never for a score.
+    """Pixels as a screen can show them, uint8 with 1 or 3 channels. Only for viewing: scores use the pixels themselves.
 
-    uint16 and float32 are divided by the whole scale of their type and rounded (nothing is stretched: dark is dark). Of
-    images with 2, 4 or more channels the first four stand side by side in grey, (n, h, 4 w, 1).
+    uint16 and float32 are divided by the full scale of their type, without stretching the contrast. Of images with 2, 4 or
+    more channels the first four are placed side by side in grey, (n, h, 4 w, 1).
     """
     scale = scale_of(pixels.dtype)
     some = pixels if pixels.shape[3] in (1, 3) else pixels[..., :_SIDE_BY_SIDE]
@@ -71,13 +79,13 @@ def shown(pixels: Pixels) -> UInt8[np.ndarray, "n h v k"]:
 
 
 def shown_note(pixels: Pixels) -> str | None:
-    """What `shown` changes, in words, or None where it changes nothing."""
-    told = []
+    """What `shown` changes, in words, or None if nothing."""
+    changes = []
     if (scale := scale_of(pixels.dtype)) != 255:
-        told.append(f"{pixels.dtype}, 0..{scale} shown as 0..255")
+        changes.append(f"{pixels.dtype}, 0..{scale} shown as 0..255")
     if (c := pixels.shape[3]) not in (1, 3):
-        told.append(f"{c} channels, {'all' if c <= _SIDE_BY_SIDE else f'the first {_SIDE_BY_SIDE}'} side by side")
-    return "; ".join(told) or None
+        changes.append(f"{c} channels, {'all' if c <= _SIDE_BY_SIDE else f'the first {_SIDE_BY_SIDE}'} side by side")
+    return "; ".join(changes) or None
 
 
 def _captioned(sheet: Image.Image, captions: Sequence[str], row: int, pad: int) -> Image.Image:
@@ -105,4 +113,4 @@ def _footed(sheet: Image.Image, note: str) -> Image.Image:
 
 
 def _white(mode: str) -> int | tuple[int, int, int]:
-    return _PAPER if mode == "L" else (_PAPER, _PAPER, _PAPER)
+    return _WHITE if mode == "L" else (_WHITE, _WHITE, _WHITE)

@@ -1,4 +1,4 @@
-"""Pixels (N x H x W x C) and the model's range ([-1, 1], N x C x H x W): one becomes the other here only.
+"""Pixels (N x H x W x C) <-> the model's range ([-1, 1], N x C x H x W). They are converted nowhere else.
 
 The type of pixels decides their scale: uint8 is 0..255, uint16 0..65535, float32 0..1.
 """
@@ -18,15 +18,25 @@ _TENSORS = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
 
 
 def to_model(pixels: Pixels | Tensor, device: torch.device | str | None = None) -> Images:
-    """Pixels N x H x W x C -> float32 N x C x H x W in [-1, 1]: x = 2 p / scale - 1, scale 255, 65535 or 1.
+    """Pixels -> the model's range: x = 2 p / scale - 1, with scale 255, 65535 or 1.
 
-    device: where the result lives; None leaves a tensor where it is and puts an array on the CPU.
-    Raises ValueError for another type or number of axes, and for float32 beyond [0, 1].
+    Args:
+        pixels: uint8, uint16 or float32 in [0, 1], of shape (n, h, w, c).
+        device: where the result lives; None keeps a tensor on its device and puts an array on the CPU.
+
+    Returns:
+        float32 (n, c, h, w) in [-1, 1].
+
+    Raises:
+        ValueError: for another type or number of axes, and for float32 beyond [0, 1].
+
+    >>> to_model(np.array([[[[0], [255]]]], np.uint8)).tolist()
+    [[[[-1.0, 1.0]]]]
     """
     if isinstance(pixels, np.ndarray):
         if pixels.dtype.name not in SCALE or not pixels.dtype.isnative:
             raise ValueError(f"pixels of type {pixels.dtype}: wanted {', '.join(SCALE)}; check_images(images) makes them")
-        # torch warns about memory that it may not write to, which is what a memory-mapped set is
+        # torch warns about read-only memory, which a memory-mapped set is
         own = pixels if pixels.flags.writeable and pixels.flags.c_contiguous else np.array(pixels, order="C")
         tensor = torch.from_numpy(own.view(np.ndarray))
     else:
@@ -39,15 +49,15 @@ def to_model(pixels: Pixels | Tensor, device: torch.device | str | None = None) 
     scale = _TENSORS[tensor.dtype]
     if scale == 1:
         _check_unit(tensor)
-    if scale == 65535:  # as int16, which every device has: few operations know uint16
+    if scale == 65535:  # through int16, since few operations support uint16
         tensor = tensor.view(torch.int16).to(device).to(torch.int32).bitwise_and(0xFFFF)
-    # moved as they are stored: bytes are a quarter of what floats would cost
+    # transferred as stored: bytes cost a quarter of floats
     moved = tensor.to(device).permute(0, 3, 1, 2)
     return moved.to(torch.float32, memory_format=torch.contiguous_format) / (scale / 2) - 1
 
 
 def _check_unit(pixels: Tensor) -> None:
-    """Floats are pixels only within [0, 1]; floats in [-1, 1], say, would be stretched to [-3, 1] without a word."""
+    """Refuses floats beyond [0, 1]: floats in [-1, 1], for example, would silently become [-3, 1]."""
     if pixels.numel() and not bool(((pixels >= 0) & (pixels <= 1)).all()):
         raise ValueError(
             f"float pixels from {float(pixels.min()):.6g} to {float(pixels.max()):.6g}: wanted [0, 1]; "
@@ -56,12 +66,19 @@ def _check_unit(pixels: Tensor) -> None:
 
 
 def to_pixels(x: Images, dtype: DTypeLike = np.uint8) -> Pixels:
-    """Float N x C x H x W in the model's range -> pixels N x H x W x C on the CPU, the inverse of `to_model`.
+    """The model's range -> pixels on the CPU, the inverse of `to_model`.
 
-    dtype: uint8 and uint16 are rounded to the nearest level, and every level comes back exactly; float32 is (x + 1) / 2,
-    which comes back to 6e-8. Values beyond [-1, 1], which every sampler makes, are clamped here and nowhere else, for
-    all three types: pixels have no levels beyond their scale.
-    Raises ValueError for NaN or infinity, and for integers.
+    Values beyond [-1, 1], which every sampler produces, are clamped here and nowhere else.
+
+    Args:
+        x: floats (n, c, h, w), nominally in [-1, 1].
+        dtype: uint8 or uint16, rounded to the nearest level, or float32, (x + 1) / 2.
+
+    Returns:
+        Pixels (n, h, w, c). Pixels that went through `to_model` are restored, float32 to 6e-8.
+
+    Raises:
+        ValueError: for NaN or infinity, and for integers.
     """
     scale = scale_of(dtype)
     if not x.is_floating_point() or x.ndim != 4:
@@ -80,14 +97,22 @@ def to_pixels(x: Images, dtype: DTypeLike = np.uint8) -> Pixels:
 
 
 def check_images(images: Any, *, value_range: Sequence[float] | None = None, axes: Axes | None = None) -> Pixels:
-    """A user's images as pixels N x H x W x C, or a ValueError that says what came and what to type.
+    """A user's images as pixels. Nothing is clipped or guessed.
 
-    Takes arrays and tensors: uint8 and uint16 stay as they are; floats in [0, 1] become float32, or uint8 where every
-    one of them is k / 255 and 8 bit therefore hold them exactly. With value_range = (low, high), the values that are the
-    bottom and the top of the scale, whole numbers and floats of any type are taken (`stored_dtype` says what becomes of
-    them), and a value outside is refused. Nothing is clipped.
-    Shapes: (n, h, w, c) with c up to 64, (n, h, w) for grey, and (n, c, h, w) where only axis 1 can be the channels.
-    axes: "nhwc" or "nchw" where the shape leaves it open.
+    Args:
+        images: an array or a tensor of shape (n, h, w, c) with c up to 64, (n, h, w) for grey, or (n, c, h, w) if only axis 1
+            can be the channels. uint8 and uint16 are kept; floats in [0, 1] become float32, or uint8 if all are k / 255.
+        value_range: (low, high), the values at the bottom and the top of the scale, for other ranges and types.
+        axes: "nhwc" or "nchw" if the shape does not show which axis holds the channels.
+
+    Returns:
+        uint8, uint16 or float32 of shape (n, h, w, c).
+
+    Raises:
+        ValueError: says what came and what to type.
+
+    >>> check_images(np.linspace(0, 1, 8).reshape(2, 2, 2)).shape
+    (2, 2, 2, 1)
     """
     tensor = isinstance(images, Tensor)
     array = images.detach().cpu() if tensor else images
@@ -109,14 +134,14 @@ def check_images(images: Any, *, value_range: Sequence[float] | None = None, axe
 
 
 def as_pixels(values: NDArray[Any], survey: Survey) -> NDArray[Any]:
-    """Values that `survey` has found no fault with, as pixels: floats that 8 bit hold exactly become uint8."""
+    """Values in which `survey` found no fault, as pixels; floats that 8 bits hold exactly become uint8."""
     if stored_for(values.dtype, survey) == np.uint8 and values.dtype.kind == "f":
         return np.ascontiguousarray(np.rint(values.astype(np.float64) * 255), dtype=np.uint8)
     return to_stored(values, survey.value_range)
 
 
 def stored_for(dtype: DTypeLike, survey: Survey) -> np.dtype[Any]:
-    """`stored_dtype`, and uint8 for undeclared floats that are all k / 255."""
+    """`stored_dtype`, but uint8 for floats without a declared range that are all k / 255."""
     if np.dtype(dtype).kind == "f" and survey.value_range is None and survey.eight_bit:
         return np.dtype(np.uint8)
     return stored_dtype(dtype, survey.value_range)
@@ -130,12 +155,12 @@ def channels_last(a: NDArray[Any], kind: Literal["nhwc", "nchw", "nhw"]) -> NDAr
 
 
 def layout(shape: tuple[int, ...], tensor: bool = False, axes: Axes | None = None) -> Literal["nhwc", "nchw", "nhw"]:
-    """Which axes are which, or a ValueError where the shape leaves it open.
+    """Which axis holds what, or a ValueError if the shape does not show it.
 
     An axis can be the channels when it has 1 or 3 entries, or up to 64 and fewer than both axes of the image.
     """
     if len(shape) == 3:
-        # (3, h, w) as a tensor may be one RGB image, (h, w, 3) surely looks like one
+        # (3, h, w) as a tensor may be one RGB image, (h, w, 3) certainly looks like one
         if shape[2] in (3, 4) or (tensor and shape[0] in (3, 4)):
             raise ValueError(
                 f"shape {shape} may be one image in colour or many grey ones: pass images[None] for one image, "
@@ -163,6 +188,6 @@ def layout(shape: tuple[int, ...], tensor: bool = False, axes: Axes | None = Non
     if first:
         return "nchw"
     raise ValueError(
-        f"shape {shape}: which axis holds the channels (1 to {MAX_CHANNELS} of them) cannot be told. Say it: axes='nhwc' "
+        f"shape {shape}: it is unclear which axis holds the channels (1 to {MAX_CHANNELS} of them). Pass axes='nhwc' "
         "(channels last) or axes='nchw', on the command line --axes nhwc"
     )

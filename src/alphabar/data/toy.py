@@ -1,4 +1,4 @@
-"""Distributions over images whose truth is known, in the model's coordinate: the data of the closed-form denoisers."""
+"""Distributions over images with known denoisers: Gaussians and mixtures of Gaussians, in the model's coordinate."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alphabar.core.seeds import generator
 
-_PICK, _NORMAL = 0, 1  # draws of their own, so that the first images of a seed do not depend on how many follow
+_PICK, _NORMAL = 0, 1  # separate draws, so that the first images of a seed do not depend on how many follow
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Gaussian:
         _check("mean", self.mean, 3)
         _check("std", self.std, 3)
         if self.mean.shape != self.std.shape:
-            raise ValueError(f"mean has shape {tuple(self.mean.shape)}, std {tuple(self.std.shape)}: give one std a pixel")
+            raise ValueError(f"mean has shape {tuple(self.mean.shape)}, std {tuple(self.std.shape)}: give one std per pixel")
         if bool((self.std < 0).any()):
             raise ValueError(f"std goes down to {float(self.std.min()):.4g}: give standard deviations >= 0")
 
@@ -43,7 +43,7 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Round Gaussians: x0 ~ sum_k weights[k] N(means[k], stds[k]^2 I).
+    """Isotropic Gaussians: x0 ~ sum_k weights[k] N(means[k], stds[k]^2 I).
 
     float64: weights (k,) > 0 that add up to 1, means (k, c, h, w), stds (k,) >= 0.
     """
@@ -58,7 +58,7 @@ class Mixture:
         _check("stds", self.stds, 1)
         if not len(self.weights) == len(self.means) == len(self.stds) > 0:
             raise ValueError(
-                f"{len(self.weights)} weights, {len(self.means)} means, {len(self.stds)} stds: give one of each for a component"
+                f"{len(self.weights)} weights, {len(self.means)} means, {len(self.stds)} stds: give one of each per component"
             )
         total = float(self.weights.sum())
         if bool((self.weights <= 0).any()) or abs(total - 1) > 1e-9:

@@ -1,6 +1,6 @@
-"""Values as a file holds them -> pixels as they are stored, without loss or not at all, and back.
+"""Values of a file -> pixels as they are stored, without loss or not at all, and back.
 
-A declared range (low, high) says which values are the bottom and the top of the scale: (0, 4095) for 12 bits in a
+A declared range (low, high) states which values are the bottom and the top of the scale: (0, 4095) for 12 bits in a
 16-bit file, (-1000, 3000) for floats of a scanner. Nothing is clipped: a value outside is refused.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from alphabar.core.types import Pixels
 
-SCALE = {"uint8": 255, "uint16": 65535, "float32": 1}  # the top of the scale of each type that images are stored in
+SCALE = {"uint8": 255, "uint16": 65535, "float32": 1}  # types of stored images, and the top of their scale
 MAX_CHANNELS = 64
 DECLARE = "value_range=(LOW, HIGH) in Python, --range LOW HIGH on the command line"
 Range = tuple[float, float]
@@ -25,26 +25,25 @@ def scale_of(dtype: DTypeLike) -> int:
     """255, 65535 or 1: the top of the scale of uint8, uint16 and float32. Raises ValueError for another type."""
     name = np.dtype(dtype).name
     if name not in SCALE:
-        raise ValueError(f"images of type {name}: they are stored as {', '.join(SCALE)}; check_images(images) says what to do")
+        raise ValueError(f"images of type {name}: wanted {', '.join(SCALE)}; check_images(images) converts others")
     return SCALE[name]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read: what `load` was asked for, checked.
-
-    value_range: the values at the bottom and the top of the scale; None is the type's own scale (floats: 0 and 1).
-    alpha: "refuse" an image that is transparent anywhere, "keep" transparency as one more channel, or a background
-    (r, g, b), 0..255, that it is painted on. axes: of arrays in files, where their shape leaves it open.
-    """
+    """The options of reading images, checked. `reading_of` makes it from what a user typed."""
 
     value_range: Range | None = None
+    """The values at the bottom and the top of the scale; None is the scale of the type (floats: 0 and 1)."""
     alpha: Literal["refuse", "keep"] | tuple[int, int, int] = "refuse"
+    """For images that are transparent somewhere: refuse them, keep alpha as one more channel, or a background (r, g, b)."""
     skip_broken: bool = False
+    """Leave damaged images out instead of refusing the set."""
     axes: Axes | None = None
+    """The axes of arrays whose shape does not show which one holds the channels."""
 
     def key(self) -> list[str]:
-        """What differs from the usual, for the key of the cache."""
+        """The options that differ from their defaults, for the key of the cache."""
         usual = Reading()
         return [f"{k}={v!r}" for k, v in vars(self).items() if v != getattr(usual, k)]
 
@@ -55,7 +54,7 @@ def reading_of(
     skip_broken: bool = False,
     axes: str | None = None,
 ) -> Reading:
-    """A `Reading` from what a user typed. Raises ValueError for what makes no sense, with what does."""
+    """A `Reading` from the options of `alphabar.load`. Raises ValueError, with what to type, for invalid ones."""
     declared = check_range(value_range)
     if axes not in (None, "nhwc", "nchw"):
         raise ValueError(f"axes = {axes!r}: give nhwc (channels last) or nchw (channels first), or leave it out")
@@ -95,15 +94,12 @@ def _alpha(alpha: str | Sequence[int]) -> Any:
     return tuple(parts)
 
 
-# --- values -> pixels and back --------------------------------------------------------------------------------
-
-
 def stored_dtype(dtype: DTypeLike, value_range: Range | None) -> np.dtype[Any]:
-    """The type that values of `dtype` are stored in, which depends on nothing but their type and the declared range.
+    """The type in which values of `dtype` are stored; it depends only on their type and the declared range.
 
-    uint8 and uint16 without a range stay as they are. Integers with a range go to uint8 where 255 is a multiple of its
-    span, else to uint16 where the span is at most 65535: each value gets a level of its own. All else is float32.
-    Raises ValueError for other integers without a range, and for what are no numbers.
+    Without a range uint8 and uint16 are kept. With a range, integers become uint8 if 255 is a multiple of its span, else
+    uint16 if the span is at most 65535, so that each value has a different level. Everything else becomes float32.
+    Raises ValueError for other integers without a range, and for types that are not numbers.
     """
     kind = np.dtype(dtype)
     if kind.kind == "f":
@@ -112,7 +108,7 @@ def stored_dtype(dtype: DTypeLike, value_range: Range | None) -> np.dtype[Any]:
         raise ValueError(f"values of type {kind}: wanted whole numbers or floats")
     if value_range is None:
         if kind.name not in ("uint8", "uint16"):
-            raise ValueError(f"values of type {kind} have no scale of their own: declare the range they live in, {DECLARE}")
+            raise ValueError(f"values of type {kind} have no scale: declare their range, {DECLARE}")
         return np.dtype(kind.name)
     low, high = value_range
     span = high - low
@@ -122,24 +118,33 @@ def stored_dtype(dtype: DTypeLike, value_range: Range | None) -> np.dtype[Any]:
 
 
 def to_stored(values: NDArray[Any], value_range: Range | None) -> NDArray[Any]:
-    """Values within the range -> pixels of `stored_dtype`, of the same shape. Integers: the nearest level, which no two
-    of them share; floats: to float32's precision, 6e-8 of the span."""
+    """Values within the range -> pixels of `stored_dtype`, of the same shape.
+
+    Integers become the nearest level, which no two of them share; floats are exact to float32's precision, 6e-8 of the span.
+    """
     dtype = stored_dtype(values.dtype, value_range)
     if value_range is None:
-        return np.ascontiguousarray(values, dtype=dtype)  # also puts the bytes into this machine's order
+        return np.ascontiguousarray(values, dtype=dtype)  # also converts to the byte order of this machine
     low, high = value_range
     if dtype == np.float32:
         return np.ascontiguousarray((values.astype(np.float64) - low) / (high - low), dtype=np.float32)
     span, scale = int(high - low), scale_of(dtype)
     whole = values.astype(np.int64) - int(low)
-    return np.ascontiguousarray((2 * whole * scale + span) // (2 * span), dtype=dtype)  # rounded, exactly
+    return np.ascontiguousarray((2 * whole * scale + span) // (2 * span), dtype=dtype)  # rounded in integers
 
 
 def to_values(pixels: NDArray[Any], value_range: Sequence[float] | None = None) -> NDArray[np.float64]:
-    """Pixels -> the values that they stand for, float64: the inverse of the declared range.
+    """Pixels -> the values that they represent: the inverse of the declared range.
 
-    value_range: of `ImageSet.value_range` or a sampling record's "value_range"; None is the type's own scale, so that
-    values are levels. Where the source held whole numbers (a span up to 65535), np.rint gives back exactly those.
+    Args:
+        pixels: uint8, uint16 or float32, of any shape.
+        value_range: `ImageSet.value_range`, or "value_range" of a sampling record; None returns the levels.
+
+    Returns:
+        float64 of the same shape. If the source held whole numbers with a span up to 65535, np.rint restores them exactly.
+
+    >>> to_values(np.array([0, 65535], np.uint16), (0, 4095))
+    array([   0., 4095.])
     """
     scale = scale_of(pixels.dtype)
     declared = check_range(value_range)
@@ -150,10 +155,10 @@ def to_values(pixels: NDArray[Any], value_range: Sequence[float] | None = None) 
 
 
 def to_depth(pixels: Pixels, dtype: DTypeLike) -> Pixels:
-    """The same images in another type of pixels, for a comparison that must not be one of depths.
+    """The same images as another type of pixels, so that a comparison does not measure the depth.
 
     Floats are rounded to the nearest level, as samples are; uint8 becomes uint16 exactly (p * 257), and integers become
-    floats (p / 255, p / 65535). Raises ValueError for uint16 -> uint8 where a level would be lost.
+    floats (p / 255, p / 65535). Raises ValueError for uint16 -> uint8 if a level would be lost.
     """
     have, want = scale_of(pixels.dtype), scale_of(dtype)
     if have == want:
@@ -166,34 +171,31 @@ def to_depth(pixels: Pixels, dtype: DTypeLike) -> Pixels:
         return pixels.astype(np.uint16) * np.uint16(257)
     if np.any(pixels % 257):
         raise ValueError(
-            "images of 16 bit where 8 bit are wanted, and they use the depth: compare them with 16-bit images, or cut them "
+            "16-bit images that 8 bits cannot hold: compare them with 16-bit images, or reduce them "
             "yourself, np.rint(images / 257).astype(np.uint8)"
         )
     return (pixels // np.uint16(257)).astype(np.uint8)
 
 
-# --- looking at values before they are believed ---------------------------------------------------------------
-
-
 @dataclass
 class Survey:
-    """What blocks of values hold; `fault` says why they cannot be stored, over all of them and not for the first only."""
+    """Statistics of blocks of values that decide whether and how they can be stored."""
 
     value_range: Range | None = None
     low: float = math.inf
     high: float = -math.inf
     count: int = 0
     infinite: int = 0  # NaN or infinite
-    outside: int = 0  # of the declared range, or of 0..1 for floats
-    eight_bit: bool = True  # floats that are all k / 255, as near as their type allows
+    outside: int = 0  # outside the declared range, or outside 0..1 for floats
+    eight_bit: bool = True  # floats that are all k / 255, to the precision of their type
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.uint8))
 
     def see(self, values: NDArray[Any]) -> bool:
-        """Takes a block in; whether all its values can be stored."""
+        """Adds a block. Returns whether all its values can be stored."""
         self.dtype = values.dtype
         self.count += values.size
         if values.dtype.kind not in "biuf":
-            return False  # no numbers, which `fault` says
+            return False  # not numbers: `fault` reports it
         if values.dtype.kind == "f":
             finite = np.isfinite(values)
             self.infinite += values.size - int(np.count_nonzero(finite))
@@ -211,41 +213,34 @@ class Survey:
         return not (self.outside or self.infinite)
 
     def fault(self) -> str | None:
-        """Why the values that were seen cannot be stored, with what to type, or None."""
+        """Why these values cannot be stored, with what to type, or None."""
         seen = f"{self.dtype.name} images from {self.low:.6g} to {self.high:.6g}"
         if self.infinite:
             return f"{self.dtype.name} images with NaN or infinity in {self.infinite} of {self.count} values: replace them first"
         if self.value_range is not None:
-            if not self.outside:
-                return None
             low, high = self.value_range
-            return (
+            return None if not self.outside else (
                 f"{seen}: {self.outside} of {self.count} values lie outside the declared range {low:.6g} to {high:.6g}, and "
                 f"nothing is clipped: declare --range {self.low:.6g} {self.high:.6g} (value_range=({self.low:.6g}, "
                 f"{self.high:.6g})) or wider, or clip them yourself"
-            )
+            )  # fmt: skip
+        if self.dtype.name in ("uint8", "uint16") or (self.dtype.kind == "f" and not self.outside):
+            return None
         wanted = "wanted uint8 in 0..255, uint16 in 0..65535, floats in [0, 1], or a declared range"
-        declare = f"or declare what they are: {DECLARE}"
         if self.dtype.kind == "b":
             return f"{seen}: {wanted}; pass images.astype(np.uint8) * 255"
-        if self.dtype.kind in "iu":
-            if self.dtype.name in ("uint8", "uint16"):
-                return None
-            if self.low >= 0 and self.high <= 255:
-                return f"{seen}: {wanted}; pass images.astype(np.uint8), {declare}"
-            if self.low >= 0 and self.high <= 65535:
-                return f"{seen}: {wanted}; pass images.astype(np.uint16) if 65535 is the top, {declare}"
-            return f"{seen}: {wanted}; {declare[3:]}"
-        if self.dtype.kind != "f":
+        if self.dtype.kind not in "iuf":
             return f"images of type {self.dtype}: {wanted}"
-        if not self.outside:
-            return None
-        if self.low >= -1 and self.high <= 1:
-            how = "if they are in [-1, 1], pass (images + 1) / 2"
-        elif self.low >= -1.5 and self.high <= 1.5:
-            how = "if they overshoot, pass ((images + 1) / 2).clip(0, 1) for [-1, 1], images.clip(0, 1) for [0, 1]"
-        elif self.low >= 0 and self.high <= 255:
-            how = "if they are in [0, 255], pass images.round().astype(np.uint8)"
-        else:
-            how = "scale them to [0, 1] first"
-        return f"{seen}: {wanted}; {how}, {declare}"
+        advice = next((f"{text}, or " for kind, low, high, text in _ADVICE if kind == self.dtype.kind.replace("u", "i")
+                       and low <= self.low and self.high <= high), "")  # fmt: skip
+        return f"{seen}: {wanted}; {advice}declare what they are: {DECLARE}"
+
+
+_ADVICE = (  # kind of dtype, lowest and highest value, what to type: the first that fits
+    ("i", 0, 255, "pass images.astype(np.uint8)"),
+    ("i", 0, 65535, "pass images.astype(np.uint16) if 65535 is the top"),
+    ("f", -1, 1, "if they are in [-1, 1], pass (images + 1) / 2"),
+    ("f", -1.5, 1.5, "if they overshoot, pass ((images + 1) / 2).clip(0, 1) for [-1, 1], images.clip(0, 1) for [0, 1]"),
+    ("f", 0, 255, "if they are in [0, 255], pass images.round().astype(np.uint8)"),
+    ("f", -math.inf, math.inf, "scale them to [0, 1] first"),
+)

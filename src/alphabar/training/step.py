@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.core import seeds
-from alphabar.data.augment import moved
+from alphabar.data.augment import transformed
 from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model
 from alphabar.training.checkpoint import Checkpoint, restore_optimizer, save_checkpoint
@@ -103,7 +103,7 @@ class Trainer:
         for k, part in enumerate(batch.split(n), 1):
             x0 = to_model(part.pixels, self.device)
             if part.augment is not None:
-                x0 = moved(x0, part.augment)
+                x0 = transformed(x0, part.augment)
             x0 = x0.contiguous(memory_format=self.layout)
             noise = part.noise.to(self.device).contiguous(memory_format=self.layout)
             with self.accelerator.no_sync(self.module) if k < n else contextlib.nullcontext():
