@@ -19,6 +19,8 @@ FITTED: dict[str, str] = {}
 """JSON files of fitted samplers."""
 EXTRACTOR: dict[str, str] = {}
 """Headers of extractor files."""
+TRACKING = {"told": "tracked_run"}
+"""tracking/NAME.json of a run: what was sent to a tracker."""
 STATE: dict[str, str] = {}
 """state.json of a checkpoint."""
 
