@@ -159,7 +159,7 @@ def test_prune_asks_first(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
         app(["runs", "prune", "runs/a", "--keep", "best"], result_action="return_value")
         assert Path("runs/a/checkpoints/last").exists() == there
-    assert "training cannot go on" in capsys.readouterr().err
+    assert "training cannot be resumed" in capsys.readouterr().err
 
 
 def test_all_checkpoints_may_be_removed_and_the_record_stays(place: Path) -> None:

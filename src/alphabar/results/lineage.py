@@ -29,7 +29,7 @@ def checkpoint_sizes(path: Path) -> dict[str, int]:
 class Removal:
     """A checkpoint to be removed.
 
-    size: bytes. images: seen by it. model: the fingerprint by which samples and scores name it. Both are None where the checkpoint
+    size: bytes. images: seen by it. model: the fingerprint by which samples and scores name it. Both are None where it
     cannot be read. loses: what will no longer be possible, in words.
     """
 

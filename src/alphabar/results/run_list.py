@@ -20,8 +20,8 @@ DEPTH = 4  # levels of folders that are searched below a root
 class RunSummary:
     """A run in one line.
 
-    state: as in `State.kind`. images: seen, of `budget`. tflop: of all network calls of training, counting a training call as three
-    forward ones; None where the run does not record it. fid: the lowest one, with its interval and protocol. differs: the recipe
+    state: as in `State.kind`. images: seen, of `budget`. tflop: of all network calls of training, counting a training call as
+    three forward ones; None where the run does not record it. fid: the lowest one, with its interval and protocol. differs: the recipe
     keys that are not the same in all listed runs.
     """
 
