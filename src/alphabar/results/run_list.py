@@ -21,8 +21,8 @@ class RunSummary:
     """A run in one line.
 
     state: as in `State.kind`. images: seen, of `budget`. tflop: of all network calls of training, counting a training call as
-    three forward ones; None where the run does not record it. fid: the lowest one, with its interval and protocol. differs: the recipe
-    keys that are not the same in all listed runs.
+    three forward ones; None where the run does not record it. fid: the lowest one, with its interval and protocol. differs: the
+    recipe keys that are not the same in all listed runs.
     """
 
     path: str
