@@ -24,7 +24,7 @@ from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.initial_model import new_model
 from alphabar.training.stream import Stream
-from alphabar.verbs import score as judge
+from alphabar.verbs.score import score
 from alphabar.verbs.train import train
 
 SMALL = ["--train.images", "64", "--train.batch", "32", "--model.channels", "16", "16", "--model.embedding", "16"]
@@ -198,14 +198,7 @@ def test_samples_of_another_range_are_not_scored(tmp_path: Path) -> None:
     made = train_extractor(
         load(tmp_path / "l.npz"), epochs=1, batch=16, widths=(8, 8, 8), dim=16, holdout=0.0, progress=False
     ).save(tmp_path / "e.safetensors")
+    options: dict[str, Any] = {"extractor": str(made), "n": 4, "steps": 2, "reading": {"value_range": (0, 4095)}}
     for what in ("s.npz", "m.safetensors"):
         with pytest.raises(ValueError, match=r"samples' range is \(0.0, 1023.0\).*--range 0 1023"):
-            judge.score(
-                tmp_path / what,
-                str(tmp_path / "a.npy"),
-                extractor=str(made),
-                n=4,
-                steps=2,
-                progress=False,
-                reading={"value_range": (0, 4095)},
-            )
+            score(tmp_path / what, str(tmp_path / "a.npy"), progress=False, **options)
