@@ -82,7 +82,7 @@ def test_floats_of_five_channels(tmp_path: Path) -> None:
     assert resolve_again(wanted, tmp_path) == wanted
     model = train(wanted, tmp_path / "run", progress=False)
     samples = sample(model, 4, steps=3, out=tmp_path / "s.npz", progress=False)
-    assert (samples.images.dtype, samples.images.shape) == (np.float32, (4, 8, 8, 5))
+    assert samples.images.dtype == np.float32 and samples.images.shape == (4, 8, 8, 5)
     assert samples.record["value_range"] == [-1000.0, 3000.0]
     samples.sheet()
     with pytest.raises(ValueError, match=r"5 channels do not fit PNG.*npz"):

@@ -125,7 +125,7 @@ def test_where_compiling_fails_training_continues_without(
 
 def test_trainings_of_different_precision_run_in_one_process(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
     """accelerate otherwise keeps a process's first precision."""
-    last = []
+    last: list[float] = []
     for precision in ("no", "bf16", "no"):
         run = tmp_path / f"{len(last)}-{precision}"
         small_training(pixels, run, images=64, precision=precision)

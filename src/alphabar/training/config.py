@@ -281,4 +281,4 @@ def check_keys(values: dict[str, Any], kind: type, source: str, prefix: str = ""
         if is_dataclass(known[key]):
             if not isinstance(value, dict):
                 raise ValueError(f"{source}: {prefix}{key} is a section: write [{prefix}{key}]")
-            check_keys(value, known[key], source, f"{prefix}{key}.")  # type: ignore[arg-type]
+            check_keys(value, known[key], source, f"{prefix}{key}.")
