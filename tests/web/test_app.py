@@ -28,7 +28,7 @@ from alphabar.cli.main import main
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
-from alphabar.web.app import sheet
+from alphabar.web.html import sheet
 from tests.verbs.test_tune import run_of
 from tests.web.test_playground import fill, small
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_drawn_is_said_in_the_page_which_lives_on(visit: Any, ser
         ({"eta": "", "sampler": "tuned"}, "has no fitted sampler of 4 calls"),
         ({"sampler": "ddim", "n": 100_000}, "images = 100000: give a whole number from 1 to 256"),
         ({"amount": 10**15}, "calls = 1000000000000000: give"),
-        ({"run": "broken"}, "no safetensors file"),
+        ({"run": "broken"}, "is not a safetensors file"),
         ({"run": "stolen"}, "lies outside"),
     ]
     for request, words in wrong:
@@ -544,7 +544,7 @@ def test_another_host_than_this_machine_is_warned_of_and_ctrl_c_ends_well(tmp_pa
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     words = log.read_text()
-    assert "warning: 0.0.0.0 is not this machine alone: everyone" in words
+    assert "warning: 0.0.0.0 is more than this machine: everyone" in words
     assert "runs under runs; Ctrl-C stops it" in words
     assert "Traceback" not in words
     assert list(tmp_path.glob("alphabar-app-*")) == []
