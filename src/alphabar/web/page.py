@@ -59,8 +59,8 @@ def build(playground: Playground, folder: Path) -> Any:
         downloads = Downloads(folder)
         events = Events(playground, downloads, state, sides)
 
-        def draw_for_visitor(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
-            yield from events.draw(request.session_hash, *values)
+        def draw_for_visitor(request: gr.Request, both: Any, n: Any, seed: Any, *values: Any) -> Iterator[dict[Any, Any]]:
+            yield from events.draw(request.session_hash, both, n, seed, *values)
 
         def leave(request: gr.Request) -> None:
             downloads.forget(request.session_hash)
@@ -69,7 +69,9 @@ def build(playground: Playground, folder: Path) -> Any:
         outputs = [state, *(c for side in sides.values() for c in side.outputs)]
         hidden = {"show_progress": "hidden"}
         quiet = {"api_visibility": "private", "queue": False}
-        drawing = draw.click(events.draw, [both, n, seed, *inputs], outputs, api_name="draw", concurrency_limit=AT_ONCE, **hidden)
+        drawing = draw.click(
+            draw_for_visitor, [both, n, seed, *inputs], outputs, api_name="draw", concurrency_limit=AT_ONCE, **hidden
+        )
         scoring = score.click(
             events.score, [both, n_scored, seed, *inputs], result, api_name="score", concurrency_limit=1, **hidden
         )
