@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alphabar.core.stored_names import EXTRACTOR, renamed
 from alphabar.core.types import Features, Images, Pixels
 from alphabar.data.images import to_model
 from alphabar.data.values import SCALE
@@ -157,9 +158,9 @@ class Extractor(nn.Module):
         return NOT_CHECKED if self.check is None else str(self.check["verdict"])
 
     def warrant_of(self, metric: str) -> str:
-        """The same for one metric, "fid" or "kid": "passed", "failed: " and the ladders, or "not checked"."""
-        ladders = {} if self.check is None else self.check["ladders"]
-        ranked = {name: ladder["ranked"][metric] for name, ladder in ladders.items() if metric in ladder["ranked"]}
+        """The same for one metric, "fid" or "kid": "passed", "failed: " and the corruptions, or "not checked"."""
+        results = {} if self.check is None else self.check["corruptions"]
+        ranked = {name: result["ranked"][metric] for name, result in results.items() if metric in result["ranked"]}
         failed = [name for name, good in ranked.items() if not good]
         if not ranked:
             return NOT_CHECKED
@@ -255,7 +256,7 @@ def read_extractor(path: str | Path) -> Extractor:
             f"{path} holds weights but no extractor (its header lacks 'alphabar_extractor'): give a file made by "
             "`alphabar extractor train SET --out PATH`"
         )
-    about = json.loads(header["alphabar_extractor"])
+    about = renamed(json.loads(header["alphabar_extractor"]), EXTRACTOR)
     if about["format"] > FORMAT:
         raise ValueError(f"{path} has format {about['format']}, this alphabar reads up to {FORMAT}: update alphabar")
     c, h, w = about["image_shape"]
@@ -275,7 +276,7 @@ def read_extractor(path: str | Path) -> Extractor:
 
 
 def mark(path: str | Path, check: Mapping[str, Any]) -> Extractor:
-    """Writes what a check found (`Check.mark()`) into an extractor's file; weights and fingerprint stay as they are.
+    """Writes what a check found (`CheckResult.summary()`) into an extractor's file; weights and fingerprint stay as they are.
 
     Raises what `read_extractor` does, and ValueError where the check was of another extractor.
     """
