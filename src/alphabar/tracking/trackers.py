@@ -185,42 +185,34 @@ class MLflow(Tracker):
     name = package = "mlflow"
 
     def open(self) -> None:
+        import mlflow
         from accelerate.tracking import MLflowTracker
 
+        self.mlflow = mlflow
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         self.tracker = MLflowTracker(name, run_id=self.tracked_run.get("run_id"), run_name=self.title)
         self.tracker.start()
         self.tracked_run["run_id"] = self.tracker.tracker.info.run_id
 
     def picture(self, key: str, pixels: Sheet, step: int) -> None:
-        import mlflow
-
-        mlflow.log_image(pixels, key=key, step=step)
+        self.mlflow.log_image(pixels, key=key, step=step)
 
     def files(self, kind: str, title: str, paths: Sequence[Path], aliases: Sequence[str], about: dict[str, Any]) -> None:
-        import mlflow
-
         for alias in aliases or (kind,):
             folder = f"{kind}/{alias}"
             for path in paths:
-                mlflow.log_artifact(str(path), folder)
-            mlflow.log_dict(about, f"{folder}/about.json")
+                self.mlflow.log_artifact(str(path), folder)
+            self.mlflow.log_dict(about, f"{folder}/about.json")
 
     def last_step(self, key: str) -> int | None:
-        import mlflow
-
-        history = mlflow.MlflowClient().get_metric_history(self.tracked_run["run_id"], key)
+        history = self.mlflow.MlflowClient().get_metric_history(self.tracked_run["run_id"], key)
         return max((m.step for m in history), default=None)
 
     def close(self, state: str) -> None:
-        import mlflow
-
-        mlflow.end_run({"diverged": "FAILED", "stopped": "KILLED", "open": "KILLED"}.get(state, "FINISHED"))
+        self.mlflow.end_run({"diverged": "FAILED", "stopped": "KILLED", "open": "KILLED"}.get(state, "FINISHED"))
 
     def where(self) -> str:
-        import mlflow
-
-        return f"MLflow run {self.tracked_run.get('run_id')} at {mlflow.get_tracking_uri()}"
+        return f"MLflow run {self.tracked_run.get('run_id')} at {self.mlflow.get_tracking_uri()}"
 
 
 class Trackio(Tracker):
@@ -229,8 +221,10 @@ class Trackio(Tracker):
     name = package = "trackio"
 
     def open(self) -> None:
+        import trackio
         from accelerate.tracking import TrackioTracker
 
+        self.trackio = trackio
         self.tracked_run.setdefault("name", f"{self.title}-{secrets.token_hex(4)}")
         self.tracker = TrackioTracker(
             os.environ.get("TRACKIO_PROJECT", PROJECT), name=self.tracked_run["name"], resume="allow", embed=False,
@@ -239,14 +233,10 @@ class Trackio(Tracker):
         self.tracker.start()
 
     def picture(self, key: str, pixels: Sheet, step: int) -> None:
-        import trackio
-
-        self.tracker.log({key: trackio.Image(pixels)}, step=step)
+        self.tracker.log({key: self.trackio.Image(pixels)}, step=step)
 
     def files(self, kind: str, title: str, paths: Sequence[Path], aliases: Sequence[str], about: dict[str, Any]) -> None:
-        import trackio
-
-        trackio.log_artifact(_artifact(trackio, kind, title, paths, about), aliases=list(aliases))
+        self.trackio.log_artifact(_artifact(self.trackio, kind, title, paths, about), aliases=list(aliases))
 
     def where(self) -> str:
         return f"trackio show --project {os.environ.get('TRACKIO_PROJECT', PROJECT)}"
