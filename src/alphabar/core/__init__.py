@@ -1,1 +1,1 @@
-"""What all other packages use: types, seeds, files, the run folder, processes, options."""
+"""What everything else stands on: types, seeds, files, the run folder, processes."""

@@ -1,4 +1,4 @@
-"""The machine and the versions that a number was measured with, and the device to use."""
+"""The machine and the versions that a number was measured with."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that decides a number: alphabar, torch, numpy, Python."""
+    """Versions of what decides a number: alphabar, torch, numpy, Python."""
     found = {"python": platform.python_version()}
     for name in ("alphabar", "torch", "numpy"):
         try:
