@@ -11,7 +11,7 @@ from alphabar.schedule.density import KINDS, LogNormal, UniformTime
 EVEN = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
 
 
-def test_integer_times_are_each_as_likely():
+def test_integer_times_are_equally_likely():
     t = Linear().t(UniformTime().sigma(EVEN, Linear())).round()
     assert torch.equal(t.long().bincount(minlength=1000), torch.full((1000,), 10))
 
@@ -42,7 +42,7 @@ def test_levels_stay_within_the_schedule():
             assert sigma.min() >= schedule.sigma_min * (1 - 1e-12) and sigma.max() <= schedule.sigma_max * (1 + 1e-12)
 
 
-def test_a_density_is_rebuilt_from_its_description():
+def test_a_density_is_rebuilt_from_its_specification():
     for density in (UniformTime(), LogNormal(-0.4, 1.0)):
         args = density.spec()
         assert KINDS[args.pop("kind")](**args) == density

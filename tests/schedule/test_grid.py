@@ -1,4 +1,4 @@
-"""Grids: whatever the number of steps, every level is the schedule's own at the time it stands for."""
+"""Grids: for every number of steps, each level is the schedule's sigma at its time."""
 
 import inspect
 
@@ -20,7 +20,7 @@ def times(schedule, grid):
 
 
 @pytest.mark.parametrize("name", INTEGER)
-def test_every_level_is_a_timesteps_own(name):
+def test_every_level_is_that_of_a_timestep(name):
     # diffusers' DDIM steps by T // n, which misses its own time list on linspace and trailing grids
     schedule = Linear()
     for n in COUNTS:
@@ -33,11 +33,11 @@ def test_every_level_is_a_timesteps_own(name):
 
 
 @pytest.mark.parametrize("name", ["trailing", "linspace"])
-def test_grids_begin_where_the_noise_is(name):
+def test_grids_start_at_the_noisiest_timestep(name):
     assert all(make_grid(Linear(), n, name)[0] == Linear().sigma_max for n in COUNTS)
 
 
-def test_leading_begins_in_the_middle_as_it_does_in_diffusers():
+def test_leading_does_not_start_at_the_noisiest_timestep_as_in_diffusers():
     first = {n: round(float(times(Linear(), make_grid(Linear(), n, "leading"))[0])) for n in (10, 300, 350, 501, 600)}
     assert first == {10: 900, 300: 897, 350: 698, 501: 500, 600: 599}
 
@@ -74,7 +74,7 @@ def test_timesteps_of_levels_that_share_one():
     assert timesteps_of(Linear(steps=10), crowded, distinct=True) == [9, 8, 7, 6]
     with pytest.raises(ValueError, match="continuous"):
         timesteps_of(Cosine(), make_grid(Cosine(), 5))
-    for n in (5, 20, 50, 300):  # whatever the grid, distinct timesteps and in range
+    for n in (5, 20, 50, 300):  # for every grid, distinct timesteps in range
         found = timesteps_of(Linear(), karras(Linear(), n), distinct=True)
         check_grid(at_times(Linear(), found))
         assert len(found) == n
@@ -86,7 +86,7 @@ def test_every_kth():
     assert times(Linear(), every_kth(Linear(), 400)).round().tolist() == [999, 599, 199]
 
 
-def test_any_subset_by_hand():
+def test_any_times_written_by_hand():
     grid = at_times(Linear(), [999, 500, 20, 3])
     assert grid.tolist() == [*Linear().sigma(torch.tensor([999.0, 500, 20, 3], dtype=torch.float64)).tolist(), 0]
     real = at_times(Cosine(), [0.9, 0.41, 0.05])
@@ -116,13 +116,13 @@ def test_karras_is_the_papers_equation_5():
     assert karras(LogSigma(0.002, 80.0), 18)[:-1].numpy() == pytest.approx(wanted, rel=1e-12)
 
 
-def test_the_default_suits_the_schedule():
+def test_the_default_depends_on_the_kind_of_time():
     assert default_grid(Linear()) == "trailing" and default_grid(Scaled(Cosine(), 0.5)) == "time"
     assert torch.equal(make_grid(Linear(), 10), GRIDS["trailing"](Linear(), 10))
 
 
 @pytest.mark.parametrize(
-    ("grid", "says"),
+    ("grid", "message"),
     [
         (torch.tensor([1.0, 0.0]), "float64.*sigmas.double"),
         (torch.tensor([1.0, 0.5]).double(), "ends in 0.*append a 0"),
@@ -132,13 +132,13 @@ def test_the_default_suits_the_schedule():
         (torch.tensor([0.0]).double(), "at least 2 levels"),
     ],
 )
-def test_bad_grids_are_refused(grid, says):
-    with pytest.raises(ValueError, match=says):
-        inspect.unwrap(check_grid)(grid)  # without the tests' own checks of types, which would speak first
+def test_bad_grids_are_refused(grid, message):
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(check_grid)(grid)  # without the type checks of the tests, which would fail first
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: make_grid(Linear(), 1001), "1001 steps of a schedule of 1000"),
         (lambda: make_grid(Linear(), 0), "0 steps"),
@@ -150,6 +150,6 @@ def test_bad_grids_are_refused(grid, says):
         (lambda: every_kth(Linear(), 0), "k >= 1"),
     ],
 )
-def test_impossible_grids_are_refused(make, says):
-    with pytest.raises(ValueError, match=says):
+def test_impossible_grids_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

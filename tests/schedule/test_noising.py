@@ -1,4 +1,4 @@
-"""Noising: eps, x0 and v are one another's images, and half precision loses no noise."""
+"""Noising: each prediction type gives x0 back, and half precision loses no noise."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def images():
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
-def test_what_the_network_should_say_gives_x0_back(kind, images):
+def test_to_x0_inverts_target(kind, images):
     x0, noise = (a.double() for a in images)
     sigma = torch.tensor([1e-3, 0.02, 0.5, 1, 8, 80]).double()
     x = add_noise(x0, sigma, noise)
@@ -48,7 +48,7 @@ def test_v_is_salimans_and_hos(sigma):
     assert torch.allclose(target("v", x0, eps, s), v.reshape(1, 1, 1, 1), rtol=1e-9)
 
 
-def test_one_number_an_image(images):
+def test_one_number_per_image(images):
     x0, noise = images
     sigma = torch.tensor([0.0, 0.1, 1, 2, 3, 4])
     x = add_noise(x0, sigma, noise)
@@ -59,7 +59,7 @@ def test_one_number_an_image(images):
 
 
 @pytest.mark.parametrize("data_range", [1.0, 0.5])
-def test_the_papers_coordinate_is_the_one_coordinate_scaled(data_range, images):
+def test_add_noise_vp_is_add_noise_in_other_units(data_range, images):
     x0, noise = (a.double() for a in images)
     t = torch.tensor([0, 10, 200, 500, 800, 999]).double()
     y = add_noise_vp(data_range * x0, t, noise, Linear())

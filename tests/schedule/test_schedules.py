@@ -1,4 +1,4 @@
-"""Schedules: their inverse is exact, and their numbers are the papers' and diffusers'."""
+"""Schedules: t(sigma) is the exact inverse of sigma(t), and the values agree with the papers and diffusers."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def f64(x: float) -> torch.Tensor:
 
 
 @ids
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine must not fail the test
 @given(u=st.floats(0, 1))
 def test_t_is_the_inverse_of_sigma(schedule, u):
     t = schedule.t_min + u * (schedule.t_max - schedule.t_min)
@@ -37,7 +37,7 @@ def test_t_is_the_inverse_of_sigma(schedule, u):
 
 
 @ids
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine must not fail the test
 @given(u=st.floats(0, 1))
 def test_sigma_is_the_inverse_of_t(schedule, u):
     sigma = math.exp(math.log(schedule.sigma_min) * (1 - u) + math.log(schedule.sigma_max) * u)
@@ -45,7 +45,7 @@ def test_sigma_is_the_inverse_of_t(schedule, u):
 
 
 @ids
-def test_sigma_rises_and_alphabar_is_its_share(schedule):
+def test_sigma_rises_and_alphabar_follows_from_it(schedule):
     t = torch.linspace(schedule.t_min, schedule.t_max, 997, dtype=torch.float64)
     sigma, ab = schedule.sigma(t), schedule.alphabar(t)
     assert sigma.dtype == ab.dtype == torch.float64
@@ -55,7 +55,7 @@ def test_sigma_rises_and_alphabar_is_its_share(schedule):
 
 
 @ids
-def test_beyond_its_levels_t_is_the_nearest_end(schedule):
+def test_t_is_clamped_to_the_ends(schedule):
     ends = schedule.t(torch.tensor([1e-9, 0.0, 1e10], dtype=torch.float64))
     assert ends.tolist() == pytest.approx([schedule.t_min, schedule.t_min, schedule.t_max])
 
@@ -99,12 +99,12 @@ def test_half_the_range_is_twice_the_noise():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[:6], ids=str)
-def test_a_schedule_is_rebuilt_from_its_description(schedule):
+def test_a_schedule_is_rebuilt_from_its_specification(schedule):
     assert schedule_from(schedule.spec()) == schedule
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: Linear(0.02, 1e-4), "0 < beta_min <= beta_max < 1"),
         (lambda: Linear(steps=1), "at least 2"),
@@ -114,8 +114,8 @@ def test_a_schedule_is_rebuilt_from_its_description(schedule):
         (lambda: schedule_from({"kind": "linear", "beta_end": 1}), "has no beta_end: it takes beta_min"),
     ],
 )
-def test_nonsense_is_refused(make, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_schedules_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
@@ -132,7 +132,7 @@ def test_betas_are_diffusers(curve, zero_snr):
         assert ours.sigma_max == pytest.approx(2.0**32) and float(ours.sigma(f64(998.0))) < 2.0**20
 
 
-def test_betas_given_are_taken_as_they_are():
+def test_given_betas_are_used_unchanged():
     torch_betas = torch.linspace(0.01, 0.4, 7)
     ours = Betas("given", steps=7, given=tuple(torch_betas.tolist()))
     assert ours.alphabar(torch.arange(7).double()).numpy() == pytest.approx(
@@ -142,8 +142,8 @@ def test_betas_given_are_taken_as_they_are():
     assert not ours.zero_terminal_snr
 
 
-def test_betas_of_the_last_step_are_those_float32_holds():
-    """At beta = 0.999 float32 moves 1 - beta by 1.3e-5 of itself: the network was trained on what was rounded."""
+def test_betas_are_rounded_to_float32():
+    """At beta = 0.999 float32 changes 1 - beta by a share of 1.3e-5, and networks were trained on the rounded values."""
     share = float(Betas("squaredcos_cap_v2").alphabar(f64(999.0)) / Betas("squaredcos_cap_v2").alphabar(f64(998.0)))
     assert share == pytest.approx(float(np.float32(1) - np.float32(0.999)), rel=1e-12)
     assert share != pytest.approx(0.001, rel=1e-5)
@@ -155,7 +155,7 @@ def test_betas_go_through_json(schedule):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"curve": "quadratic"}, "'quadratic' is unknown: use one of linear"),
         ({"curve": ["linear"]}, "curve is"),
@@ -176,6 +176,6 @@ def test_betas_go_through_json(schedule):
         ({"beta": 0.1}, "has no beta"),
     ],
 )
-def test_hostile_betas_are_refused_by_name(wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_hostile_betas_are_refused_by_name(wrong, message):
+    with pytest.raises(ValueError, match=message):
         schedule_from({"kind": "betas", **wrong})

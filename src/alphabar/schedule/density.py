@@ -1,4 +1,4 @@
-"""Which sigma training sees: a density turns uniform numbers in [0, 1) into levels, so that randomness stays an argument."""
+"""Which noise levels training uses: a density maps uniform numbers in [0, 1) to levels, so that randomness is an argument."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
@@ -11,11 +11,13 @@ from alphabar.schedule.base import Schedule
 
 
 class Density(ABC):
+    """A distribution of noise levels, given by its inverse distribution function."""
+
     kind: ClassVar[str]
 
     @abstractmethod
     def sigma(self, u: Times, schedule: Schedule) -> Times:
-        """Levels for uniform numbers u in [0, 1), in the one coordinate (schedule = model.schedule)."""
+        """Levels for uniform numbers u in [0, 1), in the one coordinate; `schedule` is the model's."""
 
     def spec(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
@@ -23,7 +25,7 @@ class Density(ABC):
 
 @dataclass(frozen=True)
 class UniformTime(Density):
-    """t uniform: over the integers 0 .. steps - 1 where the schedule has them (DDPM, algorithm 1), else over [t_min, t_max]."""
+    """t uniform over the integers 0 .. steps - 1 if the schedule has timesteps (DDPM, algorithm 1), else over [t_min, t_max]."""
 
     kind: ClassVar[str] = "time"
 
@@ -35,7 +37,7 @@ class UniformTime(Density):
 
 @dataclass(frozen=True)
 class LogNormal(Density):
-    """log sigma ~ N(mean, std^2), held within the schedule's levels. EDM (Karras et al. 2022, table 1): -1.2 and 1.2."""
+    """log sigma ~ N(mean, std^2), clamped to the schedule's levels. EDM (Karras et al. 2022, table 1): -1.2 and 1.2."""
 
     mean: float = -1.2
     std: float = 1.2

@@ -1,7 +1,7 @@
-"""Grids: float64 levels that fall strictly and end in 0. n steps are n + 1 levels.
+"""Grids: float64 levels that fall strictly and end in 0. n steps have n + 1 levels.
 
-A sampler is given a grid and reads every level from it. These functions make grids; a hand-written
-tensor is as good. All of them take a schedule in the one coordinate (`model.schedule`).
+A sampler reads every level from its grid. These functions make grids, for a schedule in the one coordinate
+(`model.schedule`); a hand-written tensor works as well.
 """
 
 import re
@@ -18,15 +18,15 @@ from alphabar.schedule.base import Schedule
 def check_grid(sigmas: Grid) -> None:
     """Raises ValueError unless `sigmas` is a float64 vector that falls strictly and ends in 0."""
     if sigmas.ndim != 1 or len(sigmas) < 2:
-        raise ValueError(f"a grid is a vector of at least 2 levels; this one has the shape {tuple(sigmas.shape)}")
+        raise ValueError(f"a grid is a vector of at least 2 levels; this one has shape {tuple(sigmas.shape)}")
     if sigmas.dtype != torch.float64:
         raise ValueError(
             f"a grid is float64, since steps are differences of levels; this one is {sigmas.dtype}: write sigmas.double()"
         )
     if not torch.isfinite(sigmas).all():
         raise ValueError(
-            "a grid has finite levels; this one has inf or nan in it (a schedule with no signal left at "
-            "its last time? start at an earlier one)"
+            "a grid has finite levels; this one has inf or nan (if the schedule has no signal left at its last time, "
+            "start at an earlier one)"
         )
     if sigmas[-1] != 0:
         raise ValueError(f"a grid ends in 0, the clean image; this one ends in {float(sigmas[-1]):g}: append a 0")
@@ -36,12 +36,12 @@ def check_grid(sigmas: Grid) -> None:
 
 
 def at_times(schedule: Schedule, times: Sequence[float]) -> Grid:
-    """The grid through the times given, falling, with the final 0 put at its end: any subset written by hand."""
+    """The grid with the levels of the given times, which must fall strictly, and a final 0."""
     t = torch.as_tensor(list(times), dtype=torch.float64)
     outside = t[(t < schedule.t_min) | (t > schedule.t_max)]
     if len(outside):
         raise ValueError(
-            f"time {float(outside[0]):g} lies outside {schedule.t_min:g}..{schedule.t_max:g}, which this model was trained on"
+            f"time {float(outside[0]):g} lies outside {schedule.t_min:g}..{schedule.t_max:g}, the times of this schedule"
         )
     sigmas = torch.cat([schedule.sigma(t), torch.zeros(1, dtype=torch.float64)])
     check_grid(sigmas)
@@ -49,37 +49,39 @@ def at_times(schedule: Schedule, times: Sequence[float]) -> Grid:
 
 
 def timesteps_of(schedule: Schedule, grid: Grid, *, distinct: bool = False) -> list[int]:
-    """The integer timesteps nearest to a grid's levels, falling, without its final 0: what `set_timesteps(timesteps=...)` of
-    diffusers' schedulers takes. `at_times` of them is the grid that is then stepped through.
+    """The integer timesteps nearest to a grid's levels, without its final 0, for `set_timesteps(timesteps=...)` of diffusers.
 
-    distinct: moves levels that would share a timestep to the nearest free ones, with as little as can be (in squares of
-    timesteps), instead of refusing them.
-    Raises ValueError for a schedule of continuous time, and for two levels on one timestep.
+    diffusers then steps through the grid `at_times(schedule, timesteps)`.
+
+    Args:
+        schedule: a schedule with integer timesteps.
+        grid: levels.
+        distinct: move levels that share a timestep apart, with the least sum of squared changes, instead of refusing them.
+
+    Raises:
+        ValueError: for a schedule of continuous time, and for two levels at one timestep.
+
+    >>> from alphabar.schedule.betas import Linear
+    >>> timesteps_of(Linear(), make_grid(Linear(), 4))
+    [999, 749, 499, 249]
     """
     check_grid(grid)
     n, steps = len(grid) - 1, _integer_steps(schedule, len(grid) - 1)
     times = schedule.t(grid[:-1]).tolist()
     found = [round(t) for t in times]
     if distinct:
-        # t_i + i must not rise: pool neighbours that break it into their mean, in turn (isotonic regression)
-        pools: list[list[float]] = []
-        for i, t in enumerate(times):
-            pools.append([t + i])
-            while len(pools) > 1 and _mean(pools[-1]) > _mean(pools[-2]):
-                pools[-2].extend(pools.pop())
-        level = [min(max(round(_mean(pool)), n - 1), steps - 1) for pool in pools for _ in pool]
-        return [t - i for i, t in enumerate(level)]
+        from scipy.optimize import isotonic_regression
+
+        # distinct timesteps fall by at least 1, so t_i + i must not rise
+        fitted = isotonic_regression([t + i for i, t in enumerate(times)], increasing=False).x.tolist()
+        return [min(max(round(t), n - 1), steps - 1) - i for i, t in enumerate(fitted)]
     for i, (a, b) in enumerate(pairwise(found)):
         if a == b:
             raise ValueError(
-                f"levels {i} and {i + 1} of the grid, sigma {float(grid[i]):.4g} and {float(grid[i + 1]):.4g}, both lie nearest "
-                f"to timestep {a}, and diffusers takes every timestep once: use fewer calls, or distinct=True to move them apart"
+                f"levels {i} and {i + 1} of the grid, sigma {float(grid[i]):.4g} and {float(grid[i + 1]):.4g}, are both nearest "
+                f"to timestep {a}, and diffusers takes each timestep once: use fewer calls, or distinct=True to move them apart"
             )
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _integer_steps(schedule: Schedule, n: int) -> int:
@@ -93,7 +95,7 @@ def _integer_steps(schedule: Schedule, n: int) -> int:
 
 
 def every_kth(schedule: Schedule, k: int) -> Grid:
-    """Every k-th timestep, from the noisiest down: steps - 1, steps - 1 - k, ... k = 1 are all of them."""
+    """Every k-th timestep, from the noisiest down: steps - 1, steps - 1 - k, ... k = 1 takes all of them."""
     steps = _integer_steps(schedule, 1)
     if k < 1:
         raise ValueError(f"every {k}-th step: give k >= 1")
@@ -101,8 +103,8 @@ def every_kth(schedule: Schedule, k: int) -> Grid:
 
 
 def leading(schedule: Schedule, n: int) -> Grid:
-    """diffusers' default "leading": (0, 1, ..., n - 1) * (steps // n). Never starts at the noisiest timestep when n
-    does not divide it well: kept for comparison, `trailing` is the better habit (Lin et al. 2024, arXiv:2305.08891)."""
+    """diffusers' default "leading": (0, 1, ..., n - 1) * (steps // n). It does not start at the noisiest timestep, which
+    `trailing` does (Lin et al. 2024, arXiv:2305.08891); use it to reproduce samples of diffusers."""
     return _leading(schedule, n, 0)
 
 
@@ -112,22 +114,22 @@ def _leading(schedule: Schedule, n: int, offset: int) -> Grid:
 
 
 def trailing(schedule: Schedule, n: int) -> Grid:
-    """n integer timesteps, even, that begin at the noisiest: round(steps * (n - i) / n) - 1.
+    """n even integer timesteps that start at the noisiest: round(steps * (n - i) / n) - 1.
 
-    Halves are rounded as diffusers does, whose list has one timestep too many, a -1, at n = 61 of 1000 and others.
+    Halves are rounded as in diffusers, whose list has one timestep too many, -1, for n = 61 of 1000 and others.
     """
     steps = _integer_steps(schedule, n)
     return at_times(schedule, (np.arange(steps, 0, -steps / n).round() - 1)[:n].tolist())
 
 
 def linspace(schedule: Schedule, n: int) -> Grid:
-    """n integer timesteps, even, with the first and the last one of the schedule among them."""
+    """n even integer timesteps that include the first and the last one of the schedule."""
     steps = _integer_steps(schedule, n)
     return at_times(schedule, np.linspace(0, steps - 1, n).round()[::-1].tolist() if n > 1 else [steps - 1])
 
 
 def even_time(schedule: Schedule, n: int) -> Grid:
-    """n real-valued times, even, from t_max down, one interval short of t_min: t_max - (t_max - t_min) i / n."""
+    """n even real-valued times from t_max down to one interval above t_min: t_max - (t_max - t_min) i / n."""
     _positive(n)
     return at_times(schedule, [schedule.t_max - (schedule.t_max - schedule.t_min) * i / n for i in range(n)])
 
@@ -143,7 +145,7 @@ def even_log_sigma(schedule: Schedule, n: int) -> Grid:
 def karras(schedule: Schedule, n: int, rho: float = 7.0, low: float = 0.002, high: float = 80.0) -> Grid:
     """sigma_i = (high^(1/rho) + i / (n - 1) (low^(1/rho) - high^(1/rho)))^rho. Karras et al. 2022, eq. 5.
 
-    low and high are held within the levels the model was trained on.
+    low and high are clamped to the levels that the model was trained on.
     """
     _positive(n)
     low, high = max(low, schedule.sigma_min), min(high, schedule.sigma_max)
@@ -153,10 +155,10 @@ def karras(schedule: Schedule, n: int, rho: float = 7.0, low: float = 0.002, hig
 
 
 def karras_few(schedule: Schedule, n: int) -> Grid:
-    """Karras' levels for few steps: the lowest one is 1 / n, and the answer there is taken for the image.
+    """Karras' levels for few steps: the lowest level is 1 / n instead of 0.002, and the estimate there is the image.
 
-    With few steps those below it cost more where images form than they mend at the end; with many, 1 / n falls to the usual
-    0.002. For images in [-1, 1]; found on garments, where it takes a quarter off FID at 5 to 8 steps (benchmarks/RESULTS.md).
+    With few steps, levels below 1 / n take steps away from those at which the image forms. For images in [-1, 1]; on
+    Fashion-MNIST it reduces FID by a quarter at 5 to 8 steps (benchmarks/RESULTS.md).
     """
     _positive(n)
     return karras(schedule, n, low=min(max(1 / n, 0.002), schedule.sigma_max / 10))
@@ -179,15 +181,25 @@ GRIDS: dict[str, Callable[[Schedule, int], Grid]] = {
 
 
 def default_grid(schedule: Schedule) -> str:
-    """The grid used where none is named: trailing for integer timesteps, even in t for continuous time."""
+    """The default grid: trailing for integer timesteps, even in t for continuous time."""
     return "time" if schedule.steps is None else "trailing"
 
 
 def make_grid(schedule: Schedule, n: int, name: str | None = None) -> Grid:
-    """The grid called `name` (None: the schedule's default) with n steps.
+    """A grid by name.
 
-    "leading+1" is leading with every timestep one later (diffusers' steps_offset).
-    Raises ValueError for an unknown name or an n that the schedule cannot give.
+    Args:
+        schedule: in the one coordinate, `model.schedule`.
+        n: number of steps; the grid has n + 1 levels.
+        name: a key of `GRIDS`, or "leading+1", which adds 1 to every timestep (diffusers' steps_offset); None is the
+            schedule's default.
+
+    Raises:
+        ValueError: for an unknown name, or more steps than the schedule has timesteps.
+
+    >>> from alphabar.schedule.continuous import Cosine
+    >>> make_grid(Cosine(), 3, "karras")
+    tensor([8.0000e+01, 2.5152e+00, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
     """
     name = name or default_grid(schedule)
     if later := re.fullmatch(r"leading\+(\d{1,6})", name):

@@ -1,9 +1,9 @@
-"""Adding noise, and what the network's output means: eps, x0, v and flow are one another's linear images.
+"""Adding noise, and the four prediction types eps, x0, v and flow, each a linear function of any other and x.
 
-In the one coordinate x = x0 + sigma eps. A variance-preserving network sees y = sqrt(alphabar) x = x / sqrt(1 + sigma^2); a
-network of flow matching sees y = (1 - t) x0 + t eps = x / (1 + sigma), with t = sigma / (1 + sigma).
-All of it is done in float32 or better, whatever the autocast: in bfloat16 sqrt(1 - alphabar) of the first
-timesteps rounds to 0 and no noise is added at all.
+In the one coordinate x = x0 + sigma eps. The input of a variance-preserving network is y = sqrt(alphabar) x =
+x / sqrt(1 + sigma^2); that of flow matching is y = (1 - t) x0 + t eps = x / (1 + sigma), with t = sigma / (1 + sigma).
+Everything is computed in float32 or better, also under autocast: in bfloat16 sqrt(1 - alphabar) of the first timesteps
+rounds to 0, so that no noise is added.
 """
 
 from typing import Literal, get_args
@@ -19,7 +19,7 @@ PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 
 
 def per_image(value: Tensor, x: Images) -> Tensor:
-    """(b,) -> (b, 1, 1, 1) on x's device in x's type, so that one number an image multiplies its pixels."""
+    """(b,) -> (b, 1, 1, 1) on x's device in x's type, so that one number per image multiplies its pixels."""
     return value.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -39,22 +39,35 @@ def snr(sigma: Tensor) -> Tensor:
 
 
 def input_scale(kind: str, sigma: Tensor) -> Tensor:
-    """What x is multiplied by before the network sees it, for data of scale 1: 1 / (1 + sigma) for flow, else
+    """The factor that turns x into the network's input, for data of scale 1: 1 / (1 + sigma) for flow, else
     1 / sqrt(1 + sigma^2)."""
     _check(kind)
     return 1 / (1 + sigma) if kind == "flow" else 1 / (1 + sigma**2).sqrt()
 
 
 def add_noise(x0: Images, sigma: Levels, noise: Images) -> Images:
-    """x = x0 + sigma * noise, one sigma an image. Half-precision images are raised to float32 first."""
+    """x = x0 + sigma * noise. Half-precision images are converted to float32 first.
+
+    Args:
+        x0: clean images (b, c, h, w) in [-1, 1].
+        sigma: one level per image (b,).
+        noise: standard normal, of the shape of x0.
+
+    >>> add_noise(torch.zeros(1, 1, 1, 2), torch.tensor([3.0]), torch.ones(1, 1, 1, 2)).tolist()
+    [[[[3.0, 3.0]]]]
+    """
     x0 = _full(x0)
     return x0 + per_image(sigma, x0) * noise.to(x0.dtype)
 
 
 def add_noise_vp(y0: Images, t: Times, noise: Images, schedule: Schedule) -> Images:
-    """y = sqrt(alphabar(t)) y0 + sqrt(1 - alphabar(t)) noise: DDPM's q(x_t | x_0), eq. 4, the lesson's `noisify`.
+    """y = sqrt(alphabar(t)) y0 + sqrt(1 - alphabar(t)) noise: q(x_t | x_0) of DDPM (Ho et al. 2020, eq. 4).
 
-    y0 is in the network's range (data_range times images in [-1, 1]); t has one time an image.
+    Args:
+        y0: clean images (b, c, h, w) in the network's range (data_range times images in [-1, 1]).
+        t: one time per image (b,).
+        noise: standard normal, of the shape of y0.
+        schedule: gives alphabar(t).
     """
     y0 = _full(y0)
     ab = schedule.alphabar(t.to("cpu", torch.float64))
@@ -62,12 +75,16 @@ def add_noise_vp(y0: Images, t: Times, noise: Images, schedule: Schedule) -> Ima
 
 
 def to_x0(kind: str, output: Images, x: Images, sigma: Levels) -> Images:
-    """x0_hat from a network's output. x = x0 + sigma eps, for data of scale 1.
+    """x0_hat from a network's output, for x = x0 + sigma eps and data of scale 1.
 
-    eps: x0 = x - sigma eps. x0: itself. v (Salimans & Ho 2022, arXiv:2202.00512, app. D):
-    v = sqrt(alphabar) eps - sqrt(1 - alphabar) x0, so x0 = sqrt(alphabar) y - sqrt(1 - alphabar) v. flow: the velocity
-    u = eps - x0 of y = (1 - t) x0 + t eps (Lipman et al. 2023, arXiv:2210.02747, eq. 23 with sigma_min = 0 and time turned
-    round; Liu et al. 2023, arXiv:2209.03003, eq. 1), so x0 = y - t u = (x - sigma u) / (1 + sigma).
+    Args:
+        kind: the prediction type. eps: x0 = x - sigma eps. x0: the output itself. v (Salimans & Ho 2022, arXiv:2202.00512,
+            app. D): v = sqrt(alphabar) eps - sqrt(1 - alphabar) x0, so x0 = sqrt(alphabar) y - sqrt(1 - alphabar) v.
+            flow: the velocity u = eps - x0 of y = (1 - t) x0 + t eps (Lipman et al. 2023, arXiv:2210.02747, eq. 23 with
+            sigma_min = 0 and time reversed; Liu et al. 2023, arXiv:2209.03003, eq. 1), so x0 = (x - sigma u) / (1 + sigma).
+        output: of the network.
+        x: noisy images in the one coordinate.
+        sigma: one level per image (b,).
     """
     _check(kind)
     x, output = _full(x), _full(output)
@@ -83,7 +100,7 @@ def to_x0(kind: str, output: Images, x: Images, sigma: Levels) -> Images:
 
 
 def target(kind: str, x0: Images, noise: Images, sigma: Levels) -> Images:
-    """What the network should say for x = x0 + sigma * noise: the inverse of `to_x0`."""
+    """The training target of the network at x = x0 + sigma * noise: the inverse of `to_x0`."""
     _check(kind)
     if kind == "eps":
         return noise
