@@ -1,4 +1,4 @@
-"""Copies are found, images that are none are not, and the intervals cover: on real garments, and against scipy."""
+"""Copies are found, other images are not, and intervals have their coverage: on real garments, and against scipy."""
 
 from pathlib import Path
 
@@ -14,13 +14,12 @@ from alphabar.evaluation.memorisation import (
     Tail,
     _tail,
     auc,
-    beta_quantile,
     from_distances,
     memorisation,
-    nearest,
     pairs_sheet,
     pixel_features,
 )
+from alphabar.evaluation.nearest import nearest
 from alphabar.features.load import load_extractor
 from alphabar.sampling.sample import sample
 
@@ -33,7 +32,7 @@ def f64(values):
 
 @pytest.fixture(scope="module")
 def garments():
-    """Real images, shuffled: 1,000 to train on, and 2,000 that nobody has seen."""
+    """Real images, shuffled: 1,000 training images and 2,000 held-out images."""
     with np.load(ASSETS / "fashion_mnist_test.npz", allow_pickle=False) as file:
         images = file["images"][np.random.default_rng(0).permutation(10_000)]
     return images[:1000], images[1000:3000]
@@ -41,18 +40,11 @@ def garments():
 
 @pytest.fixture(scope="module")
 def copies(garments):
-    """What a model draws that fits 1,000 images perfectly: its probability flow from fresh noise, in 12 calls."""
+    """Samples of a model that fits 1,000 images perfectly: its probability flow, in 12 network calls."""
     return sample(FiniteDenoiser(to_model(garments[0])), 400, sampler="ddim", steps=12, seed=3, progress=False).images
 
 
 # --- the statistics ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("a", "b"), [(1, 1), (1, 10_000), (3, 9_998), (40, 2), (500, 500), (9_000, 1_001)])
-def test_beta_quantiles_are_scipys(a, b):
-    for p in (0.001, 0.025, 0.5, 0.975):
-        assert beta_quantile(a, b, p) == pytest.approx(stats.beta.ppf(p, a, b), rel=1e-9)
-    assert beta_quantile(0, b, 0.025) == 0 and beta_quantile(a, 0, 0.975) == 1
 
 
 def test_rank_is_mann_whitney_with_ties_half():
@@ -126,8 +118,8 @@ def test_share_and_expectation_of_a_tail():
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_neighbours_are_scipys(monkeypatch, offset):
     """Over several blocks, and far from the origin, where float32 products of raw features would lose the small distances."""
-    monkeypatch.setattr("alphabar.evaluation.memorisation._ROWS", 64)
-    monkeypatch.setattr("alphabar.evaluation.memorisation._COLUMNS", 100)
+    monkeypatch.setattr("alphabar.evaluation.nearest.ROWS", 64)
+    monkeypatch.setattr("alphabar.evaluation.nearest.COLUMNS", 100)
     rng = np.random.default_rng(0)
     train = (rng.normal(size=(730, 12)) + offset).astype(np.float32)
     queries = np.concatenate([(rng.normal(size=(200, 12)) + offset).astype(np.float32), train[:30]])
@@ -179,6 +171,7 @@ def test_every_twentieth_a_copy_is_found_by_the_tail_and_not_by_the_rank(garment
     assert set(found.order[:30].tolist()) == set(range(570, 600))
 
 
+@pytest.mark.slow
 def test_copies_are_found_in_the_features_of_an_extractor(garments, copies):
     extractor = load_extractor("bundled")
     train, heldout = (extractor.features(p[:1000]) for p in garments)
@@ -211,6 +204,7 @@ def test_near_duplicates_in_the_data_give_no_alarm():
     assert found.verdict != "copies found"
 
 
+@pytest.mark.slow
 def test_real_against_real_is_no_alarm(garments):
     """Held-out images split in two, 300 ways: an alarm in at most 5 % of them (1 % in fact)."""
     train, heldout = garments
@@ -224,7 +218,7 @@ def test_real_against_real_is_no_alarm(garments):
     assert verdicts.count("no sign of copying") >= 0.5 * 300
 
 
-def test_whole_sets_that_hug_single_images_are_not_cleared():
+def test_sets_near_single_images_as_a_whole_are_not_cleared():
     """Each ratio is lower than a held-out image's by little: no tail, but not innocent either."""
     rng = np.random.default_rng(0)
     far_h = np.sort(rng.uniform(0.5, 1.5, (2000, 21)), 1)
@@ -255,7 +249,7 @@ def test_held_out_images_that_were_trained_on_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"heldout": np.zeros((9, 3))}, "extract all of them with the same extractor"),
         ({"train": np.zeros((1, 4))}, r"1 training image\(s\): give at least 2"),
@@ -265,9 +259,9 @@ def test_held_out_images_that_were_trained_on_are_counted():
         ({"level": 95}, "level = 95"),
     ],
 )
-def test_what_is_refused(change, said):
+def test_invalid_arguments_are_refused(change, message):
     sides = {name: np.random.default_rng(0).normal(size=(9, 4)) for name in ("generated", "train", "heldout")}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         memorisation(**(sides | change))
 
 

@@ -1,36 +1,36 @@
-"""Has a model copied its training images? Every generated image beside the training image that is nearest to it, measured
-against held-out images, which nobody can have copied.
+"""Detects copies of training images among generated images, by comparison with held-out images.
 
-Two numbers of an image, in features (or pixels):
+Held-out images cannot have been copied, so they show what distances to expect. Two numbers per image, in features (or pixels):
 
-- distance: to the nearest training image. Its rank among those of held-out images (`rank`) is 0.5 for a perfect model and 1
-  for a copier. But it also rises where images are plain: on Fashion-MNIST held-out sneakers, real images all of them, have
-  0.75 against all garments, bags 0.25. A model that draws too many plain images, or blurry ones, looks like a copier.
+- distance: to the nearest training image. Its rank among those of held-out images (`rank`) is 0.5 for a perfect model and 1 for
+  one that copies. But it also rises for plain images: on Fashion-MNIST held-out sneakers, real images all of them, have 0.75
+  against all garments, bags 0.25. A model that generates too many plain or blurred images looks like one that copies.
 - ratio: that distance over the median of the distances to the `K` nearest training images (Carlini et al. 2023,
-  arXiv:2301.13188, sec. 4.2, has the mean). It asks whether one training image is nearer than its neighbourhood is, which
-  is what a copy does and a plain image does not: held-out sneakers have 0.46, bags 0.49. The median, and many neighbours,
-  so that an image that is in the training set several times counts as copied too, which d1 / d2 would miss.
+  arXiv:2301.13188, sec. 4.2, use the mean). It is small where one training image is much nearer than the surrounding ones, as for
+  a copy and not for a plain image: held-out sneakers have 0.46, bags 0.49. With the median and many neighbours, an image that is
+  in the training set several times also counts as copied, which d1 / d2 would miss.
 
-Copies are few as a rule, so the verdict looks at the tail: how many generated images have a ratio below the q-quantile of
-the held-out ones? A perfect model has q of them; a model that copies every twentieth image has 5 % more. Near-duplicates in
-the data raise the held-out images' share in the same way, and so cost power but give no false alarm.
+Usually few images are copies, so the verdict is about the tail: how many generated images have a ratio below the q-quantile of
+the held-out ones? A perfect model has a share q of them; a model that copies every twentieth image has 5 % more. Near-duplicates
+in the data raise the held-out images' share in the same way: they reduce the power, and cause no false alarm.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 from torch import Tensor
 
 from alphabar.core.types import Features, Pixels
 from alphabar.data.images import to_model
 from alphabar.evaluation.estimate import LEVEL, Estimate, normal_quantile
+from alphabar.evaluation.nearest import nearest
 from alphabar.features.stats import as_features, check_finite
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 K = 50  # neighbours whose median distance is the scale; Carlini et al. take 50
 TAILS = (0.001, 0.01, 0.05)  # quantiles of the held-out images' ratios
 TOLERANCE = 0.02  # share of images that may be copies where the verdict is "no sign of copying"
-BULK = 0.6  # rank of ratios from which on "no sign of copying" is not said; held-out images of one class reach 0.55
-_SPARE = 8  # candidates beyond k, since float32 may put the k-th and its next in the wrong order
-_ROWS, _COLUMNS = 1024, 16384  # of a block of products: 64 MiB
+BULK = 0.6  # largest rank of the ratios for "no sign of copying"; held-out images of one class reach 0.55
 
 Verdict = Literal["copies found", "no sign of copying", "not decided"]
 
@@ -52,26 +50,26 @@ class Tail:
 
     q: float
     threshold: float
-    count: int  # of generated images below it
-    share: Estimate  # of generated images below it, at this threshold; exact interval (Clopper & Pearson 1934)
-    expected: Estimate  # share of all held-out images, seen or not, below it: k / (m + 1), exact interval
+    count: int  # of generated images below the threshold
+    share: Estimate  # count / n; exact interval (Clopper & Pearson 1934)
+    expected: Estimate  # share of the held-out images' distribution below the threshold: k / (m + 1), exact interval
     excess: Estimate  # share - expected, with the uncertainty of both
 
 
 @dataclass(frozen=True, eq=False)
 class Memorisation:
-    """What `memorisation` found. Rows: one a generated image, in their order."""
+    """What `memorisation` found. Tensors have one entry per generated image, in the order given."""
 
     verdict: Verdict
     reason: str
-    rank: Estimate  # P(distance of a generated image < that of a held-out one), ties half; 0.5 at best, 1: all are nearer
+    rank: Estimate  # P(distance of a generated image < that of a held-out one), ties half; 0.5: as held-out images, 1: all nearer
     rank_ratio: Estimate  # the same of the ratios
     tails: tuple[Tail, ...]
-    copies: Estimate | None  # excess of the tail where most is certain; about the share of images that are copies
+    copies: Estimate | None  # excess of the most significant tail: about the share of images that are copies
     nearest: Int64[Tensor, " n"]  # number of the nearest training image
-    distance: Float64[Tensor, " n"]  # to it
+    distance: Float64[Tensor, " n"]  # to that image
     ratio: Float64[Tensor, " n"]  # distance over the local scale, 0..1; 0: a copy
-    distance_percentile: Float64[Tensor, " n"]  # 0..100: how many of the held-out images are nearer to theirs
+    distance_percentile: Float64[Tensor, " n"]  # 0..100: share of held-out images with a smaller distance
     ratio_percentile: Float64[Tensor, " n"]  # the same of the ratios
     order: Int64[Tensor, " n"]  # generated images by ratio, the most suspicious first
     n_train: int
@@ -87,7 +85,7 @@ class Memorisation:
         return f"{self.verdict}: {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
-        """All but the rows, as plain data."""
+        """Everything except the tensors, as plain data."""
         return {
             "verdict": self.verdict,
             "reason": self.reason,
@@ -117,24 +115,34 @@ def memorisation(
     tolerance: float = TOLERANCE,
     level: float = LEVEL,
 ) -> Memorisation:
-    """Whether generated images are copies of training images, judged by held-out images that the model never saw.
-
-    generated, train, heldout: features of one extractor, or `pixel_features`. train: of all images that the model was
-    trained on and no other (mirrored ones as well, where it was trained on them). heldout: from the same source; some
-    thousands, for the 0.1 % tail needs 1,000. k: neighbours of the local scale, at most all training images.
-    tails: quantiles of held-out ratios, 0 < q < 1; those with q m < 1 have no threshold and are left out.
+    """Tests whether generated images are copies of training images, by comparison with held-out images.
 
     The verdict, with every interval at `level`:
-    - "copies found": in some tail more than twice as many generated images as held-out ones (the excess' interval lies
+
+    - "copies found": in some tail there are more than twice as many generated as held-out images (the interval of the excess lies
       above the expected share).
-    - "no sign of copying": every tail's interval of the excess holds 0 or lies below it, and ends below the expected
-      share or below `tolerance`, whichever is larger; and the rank of all ratios is not clearly above `BULK`.
-    - "not decided" otherwise: more images, or a look at the sheet of the nearest pairs, may tell.
+    - "no sign of copying": in every tail the interval of the excess contains 0 or lies below it, and ends below the expected
+      share or below `tolerance`, whichever is larger; and the rank of all ratios is not significantly above `BULK`.
+    - "not decided" otherwise: score more images, or look at the nearest pairs (`pairs_sheet`).
 
-    A verdict is about copies that the features see: a mirrored or shifted copy may be far away in pixels and near in
-    features, or the other way round. The intervals take for granted that images are independent, drawn from one seed each.
+    Only copies that the features recognise are found: a mirrored or shifted copy may be far away in pixels and near in features,
+    or the reverse. The intervals assume independent images, one seed each.
 
-    Raises ValueError for unlike widths, fewer than 2 images on any side, k < 2, or NaN and infinity.
+    Args:
+        generated: Features of generated images [n, d], or their `pixel_features`.
+        train: Features of exactly the images that the model was trained on (with mirrored ones, where it was trained on them).
+        heldout: Features of images from the same source that were not trained on; thousands, because the 0.1 % tail needs 1,000.
+        k: Neighbours whose median distance is the scale, at most all training images.
+        tails: Quantiles q of the held-out ratios, 0 < q < 1; those with q m < 1 are left out.
+        tolerance: Largest excess share for "no sign of copying".
+        level: Of every interval.
+
+    Raises:
+        ValueError: For features of different widths, fewer than 2 images on any side, k < 2, or features that are not finite.
+
+    >>> x = torch.randn(700, 4, generator=torch.Generator().manual_seed(0))
+    >>> memorisation(generated=x[:200], train=x[:500], heldout=x[500:]).verdict
+    'copies found'
     """
     g, t, h = (as_features(f) for f in (generated, train, heldout))
     if not g.shape[1] == t.shape[1] == h.shape[1]:
@@ -149,8 +157,8 @@ def memorisation(
     if k < 2:
         raise ValueError(f"k = {k}: give at least 2 neighbours, {K} as a rule")
     if bad := [q for q in tails if not 0 < q < 1]:
-        raise ValueError(f"a tail of {bad[0]}: give quantiles between 0 and 1, as {TAILS}")
-    normal_quantile(level)
+        raise ValueError(f"tail {bad[0]}: give quantiles between 0 and 1, as {TAILS}")
+    normal_quantile(level)  # raises for an invalid level
     k = min(k, len(t))
     far_g, which = nearest(g, t, k)
     far_h, _ = nearest(h, t, k)
@@ -167,14 +175,19 @@ def from_distances(
     tolerance: float = TOLERANCE,
     level: float = LEVEL,
 ) -> Memorisation:
-    """`memorisation` of distances that `nearest` has worked out, so that those of the held-out images serve many times.
+    """`memorisation` from distances that `nearest` computed, so that those of the held-out images can be used many times.
 
-    which: number of the nearest training image of each generated one.
+    Args:
+        generated: Distances of generated images to their k nearest training images, nearest first.
+        which: Number of the nearest training image of each generated one.
+        heldout: Distances of held-out images, likewise.
+        n_train: Number of training images.
+        tails: This and the rest: as for `memorisation`.
     """
     d_g, d_h, r_g, r_h = generated[:, 0], heldout[:, 0], _ratio(generated), _ratio(heldout)
     rank_ratio = auc(r_g, r_h, level)
     found = tuple(_tail(q, r_g, r_h, level) for q in tails if int(q * len(r_h)) >= 1)
-    verdict, reason, copies = _judge(found, rank_ratio, tolerance, len(r_g), len(r_h))
+    verdict, reason, copies = _verdict(found, rank_ratio, tolerance, len(r_g), len(r_h))
     return Memorisation(
         verdict=verdict, reason=reason, rank=auc(d_g, d_h, level), rank_ratio=rank_ratio, tails=found, copies=copies,
         nearest=which.clone(), distance=d_g.clone(), ratio=r_g, distance_percentile=_percentile(d_g, d_h),
@@ -183,36 +196,41 @@ def from_distances(
     )  # fmt: skip
 
 
-def _judge(tails: Sequence[Tail], rank_ratio: Estimate, tolerance: float, n: int, m: int) -> tuple[Verdict, str, Estimate | None]:
+def _verdict(
+    tails: Sequence[Tail], rank_ratio: Estimate, tolerance: float, n: int, m: int
+) -> tuple[Verdict, str, Estimate | None]:
+    """The verdict, its reason, and the excess of the most significant tail."""
     if not tails:
         return "not decided", f"{m} held-out images are too few for any tail: give more, thousands at best", None
-    surest = max(tails, key=lambda t: _ends(t.excess)[0])  # speaks most for copies
-    told = (
-        f"{surest.count} of {n} generated images ({100 * surest.share.value:.3g} %) lie nearer to one training image, for their "
-        f"surroundings, than all but {100 * surest.expected.value:.2g} % of the held-out ones"
+    top = max(tails, key=lambda t: _ends(t.excess)[0])
+    finding = (
+        f"{top.count} of {n} generated images ({100 * top.share.value:.3g} %) are nearer to one training image, relative to its "
+        f"surroundings, than all but {100 * top.expected.value:.2g} % of the held-out ones"
     )
     if any(_ends(t.excess)[0] > t.expected.value for t in tails):
-        return "copies found", told, surest.excess
+        return "copies found", finding, top.excess
     none = all(_ends(t.excess)[0] <= 0 and _ends(t.excess)[1] < max(t.expected.value, tolerance) for t in tails)
     if none and _ends(rank_ratio)[0] <= BULK:
-        return "no sign of copying", told, surest.excess
+        return "no sign of copying", finding, top.excess
     if none:
-        told += f"; but as a whole they are nearer to single training images than held-out ones are (rank of ratios {rank_ratio})"
+        finding += f"; but as a whole they are nearer to single training images than held-out ones (rank of ratios {rank_ratio})"
     else:
-        told += "; more generated or held-out images would decide it"
-    return "not decided", told, surest.excess
+        finding += "; more generated or held-out images would decide it"
+    return "not decided", finding, top.excess
 
 
 def _tail(q: float, generated: Float64[Tensor, " n"], heldout: Float64[Tensor, " m"], level: float) -> Tail:
-    """The threshold is the k-th smallest of m held-out ratios, below which a new held-out image falls with a chance that is
-    Beta(k, m + 1 - k) distributed, whatever the distribution of ratios (Wilks 1941). The interval of the difference joins
-    those of its two parts (MOVER, Zou & Donner 2008; Newcombe 1998)."""
+    """The threshold is the k-th smallest of m held-out ratios.
+
+    A new held-out image falls below it with a probability that is Beta(k, m + 1 - k) distributed, whatever the distribution of
+    ratios (Wilks 1941). The interval of the difference combines those of its two parts (MOVER, Zou & Donner 2008; Newcombe 1998).
+    """
     n, m, miss = len(generated), len(heldout), (1 - level) / 2
     k = int(q * m)
     threshold = float(heldout.kthvalue(k).values)
     x = int((generated < threshold).sum())
-    p, low, high = x / n, beta_quantile(x, n - x + 1, miss), beta_quantile(x + 1, n - x, 1 - miss)
-    e, least, most = k / (m + 1), beta_quantile(k, m + 1 - k, miss), beta_quantile(k, m + 1 - k, 1 - miss)
+    p, low, high = x / n, _beta_quantile(x, n - x + 1, miss), _beta_quantile(x + 1, n - x, 1 - miss)
+    e, least, most = k / (m + 1), _beta_quantile(k, m + 1 - k, miss), _beta_quantile(k, m + 1 - k, 1 - miss)
     share = Estimate(p, math.sqrt(p * (1 - p) / n), (low, high), level)
     expected = Estimate(e, math.sqrt(e * (1 - e) / (m + 2)), (least, most), level)
     below, above = math.hypot(p - low, most - e), math.hypot(high - p, e - least)
@@ -223,13 +241,13 @@ def _tail(q: float, generated: Float64[Tensor, " n"], heldout: Float64[Tensor, "
 def auc(x: Float64[Tensor, " n"], y: Float64[Tensor, " m"], level: float = LEVEL) -> Estimate:
     """P(x < y) + P(x = y) / 2 (Mann & Whitney 1947) of two independent samples, n and m >= 2.
 
-    Standard error after DeLong, DeLong & Clarke-Pearson 1988; the interval is worked out for the logarithm of the odds, so
-    that it stays within 0..1. Where the samples do not overlap there is no variance to be seen: of min(n, m) pairs with no
-    image in common all came out one way, which has a chance of (1 - level) / 2 at the interval's end.
+    Standard error of DeLong, DeLong & Clarke-Pearson 1988; the interval is computed for the logarithm of the odds, so that it
+    stays within 0..1. Samples that do not overlap have an estimated variance of 0: there the end of the interval is the
+    probability at which min(n, m) independent pairs all come out the same way with a chance of (1 - level) / 2.
     """
     if len(x) < 2 or len(y) < 2:
         raise ValueError(f"{len(x)} and {len(y)} numbers: give at least 2 of each")
-    v_x, v_y = _above(x, y), 1 - _above(y, x)  # of each x: how many y are above; of each y: how many x are below
+    v_x, v_y = _above(x, y), 1 - _above(y, x)  # of each x: the share of y above it; of each y: the share of x below it
     a = float(v_x.mean())
     se = math.sqrt(float(v_x.var() / len(x) + v_y.var() / len(y)))
     if a in (0.0, 1.0):
@@ -241,7 +259,7 @@ def auc(x: Float64[Tensor, " n"], y: Float64[Tensor, " m"], level: float = LEVEL
 
 
 def _above(x: Tensor, y: Tensor) -> Tensor:
-    """Of each x, the share of y above it, those that are equal counting half."""
+    """Of each x, the share of y above it; equal ones count half."""
     y = y.sort().values
     below, up_to = torch.searchsorted(y, x.contiguous()), torch.searchsorted(y, x.contiguous(), right=True)
     return 1 - (below + up_to).double() / (2 * len(y))
@@ -254,65 +272,28 @@ def _percentile(x: Tensor, heldout: Tensor) -> Float64[Tensor, " n"]:
 
 def _ratio(far: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
     scale = far.quantile(0.5, dim=1)
-    return torch.where(scale > 0, far[:, 0] / scale, 0.0)  # a scale of 0: dozens of copies of one image, and this is one
-
-
-def nearest(queries: Features, train: Float[Tensor, "t d"], k: int) -> tuple[Float64[Tensor, "n k"], Int64[Tensor, "n k"]]:
-    """Euclidean distances [n, k] to the k nearest training images, nearest first, and their numbers; on the CPU.
-
-    Products of blocks in float32, of centred features, pick k candidates and a few more, whose distances are then worked out
-    in float64 from differences: a copy has distance 0, not the rounding error of |a|^2 - 2 a.b + |b|^2. Memory is a block of
-    products and n (k + 8) numbers beyond what came in.
-    """
-    device = train.device
-    queries = queries.detach().to(device)
-    train = train.detach()
-    n, wanted = len(queries), min(k + _SPARE, len(train))
-    starts = range(0, len(train), _COLUMNS)
-    centre = torch.stack([train[s : s + _COLUMNS].cpu().double().sum(0) for s in starts]).sum(0) / len(train)
-
-    def centred(rows: Tensor) -> Tensor:
-        return (rows.cpu().double() - centre).float().to(device)
-
-    best = torch.empty((n, 0), device=device)
-    numbers = torch.empty((n, 0), dtype=torch.int64, device=device)
-    for start in starts:
-        block = centred(train[start : start + _COLUMNS])
-        half = block.square().sum(1) / 2
-        values, columns = [], []
-        for at in range(0, n, _ROWS):
-            rows = slice(at, at + _ROWS)
-            scores = torch.addmm(half, centred(queries[rows]), block.T, alpha=-1)  # (|a - b|^2 - |a|^2) / 2
-            v, c = scores.topk(min(wanted, len(block)), largest=False)
-            v, c = torch.cat([best[rows], v], 1), torch.cat([numbers[rows], c + start], 1)
-            v, place = v.topk(min(wanted, v.shape[1]), largest=False)
-            values.append(v)
-            columns.append(c.gather(1, place))
-        best, numbers = torch.cat(values), torch.cat(columns)
-
-    distances = torch.empty((n, k), dtype=torch.float64)
-    which = torch.empty((n, k), dtype=torch.int64)
-    step = max(1, (1 << 22) // (wanted * train.shape[1]))
-    for at in range(0, n, step):
-        rows = slice(at, at + step)
-        c = numbers[rows].sort(1).values  # of equal distances the smaller number comes first
-        off = train[c].cpu().double() - queries[rows].cpu().double()[:, None]
-        d, place = off.square().sum(2).sqrt().sort(dim=1, stable=True)
-        distances[rows], which[rows] = d[:, :k], c.cpu().gather(1, place)[:, :k]
-    return distances, which
+    return torch.where(scale > 0, far[:, 0] / scale, 0.0)  # a scale of 0: one of dozens of copies of one image
 
 
 def pixel_features(pixels: Pixels) -> Features:
-    """Pixels [n, h, w, c] as features [n, c h w], in the model's range: what `memorisation` takes to measure in pixels."""
+    """Pixels [n, h, w, c] as features [n, c h w], in the model's range: for `memorisation` in pixels."""
     return to_model(pixels).flatten(1)
 
 
 def pairs_sheet(found: Memorisation, generated: NDArray[Any], train: NDArray[Any], n: int = 24, scale: int = 2) -> "Image":
     """The n most suspicious generated images, each with its nearest training image to its right.
 
-    generated, train: pixels (n, h, w, c) of the images that the features belong to, in their order. Captions: distance d
-    and ratio r, each with its percentile among the held-out images: 0 % is nearer than all of them.
-    Raises ValueError where the numbers of images are not those of `found`.
+    Captions give distance d and ratio r, each with its percentile among the held-out images: 0 % is nearer than all of them.
+
+    Args:
+        found: Of these images.
+        generated: Pixels [n, h, w, c] of the images that the features belong to, in their order.
+        train: Pixels of the training images, likewise.
+        n: Number of pairs.
+        scale: Enlargement of the pixels.
+
+    Raises:
+        ValueError: Where the numbers of images are not those of `found`, or shapes differ.
     """
     from alphabar.data.contact_sheet import contact_sheet, shown
 
@@ -333,26 +314,9 @@ def pairs_sheet(found: Memorisation, generated: NDArray[Any], train: NDArray[Any
     return contact_sheet(pairs, columns=2, scale=scale, captions=captions)
 
 
-@cache
-def beta_quantile(a: int, b: int, p: float) -> float:
-    """x with P(Beta(a, b) <= x) = p, for whole a, b >= 0: P(Beta(a, b) <= x) = P(Binomial(a + b - 1, x) >= a).
-
-    0 for a = 0, 1 for b = 0, as the exact interval of a binomial share wants it.
-    """
-    if a == 0 or b == 0:
-        return 0.0 if a == 0 else 1.0
-    n = a + b - 1
-    # the shorter of the two sums of binomial terms
-    upper = a > n // 2
-    j = np.arange(a, n + 1) if upper else np.arange(a)
-    log_choose = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in j.tolist()])
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        x = (low + high) / 2
-        part = float(np.exp(log_choose + j * math.log(x) + (n - j) * math.log1p(-x)).sum())
-        chance = part if upper else 1 - part
-        low, high = (x, high) if chance < p else (low, x)
-    return (low + high) / 2
+def _beta_quantile(a: int, b: int, p: float) -> float:
+    """x with P(Beta(a, b) <= x) = p; 0 for a = 0 and 1 for b = 0, as the exact interval of a binomial share needs."""
+    return 0.0 if a == 0 else 1.0 if b == 0 else float(betaincinv(a, b, p))
 
 
 def _ends(e: Estimate) -> tuple[float, float]:
