@@ -175,11 +175,11 @@ def noising(work: Path, image_set: str = "fashion_mnist") -> Drawn:
     )
 
 
-def range_ladder(work: Path, n: int = 896) -> Drawn:
+def range_corruption(work: Path, n: int = 896) -> Drawn:
     """FID of real garments that lose a share of their range."""
-    (ladder,) = check("bundled", AGAINST, n=n, ladders=["range"], progress=True).ladders
-    scores = [r.scores["fid"] for r in ladder.rungs]
-    strengths = [r.strength for r in ladder.rungs]
+    (found,) = check("bundled", AGAINST, n=n, corruptions=["range"], progress=True).corruptions
+    scores = [r.scores["fid"] for r in found.severities]
+    strengths = [r.severity for r in found.severities]
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(2.2, 1))
     axes = top.subplots()
@@ -191,8 +191,8 @@ def range_ladder(work: Path, n: int = 896) -> Drawn:
         yscale="log",
     )
     axes.spines[["top", "right"]].set_visible(False)
-    for axes, rung, images in zip(bottom.subplots(1, len(strengths)), strengths, ladder.shown, strict=True):
-        show(axes, images[0], f"{rung:g}")
+    for axes, severity, images in zip(bottom.subplots(1, len(strengths)), strengths, found.shown, strict=True):
+        show(axes, images[0], f"{severity:g}")
     return Drawn(
         figure,
         "FID rising with the share of the range that is lost, and one garment at every share",
@@ -321,35 +321,35 @@ def extractor(work: Path, n: int = 896) -> Drawn:
     names = ["noise", "inverted"]
     thumbnail = ModuleExtractor(Thumbnail(), "thumbnail", 49, channels=1)
     checks = {
-        "bundled": check("bundled", AGAINST, n=n, ladders=names, progress=True),
-        "7 x 7 pixels": check(thumbnail, AGAINST, n=n, ladders=names),
+        "bundled": check("bundled", AGAINST, n=n, corruptions=names, progress=True),
+        "7 x 7 pixels": check(thumbnail, AGAINST, n=n, corruptions=names),
     }
     figure = Figure(figsize=(6.4, 2.8), layout="constrained")
     rows, numbers = [], {}
     for axes, k in zip(figure.subplots(1, len(names)), range(len(names)), strict=True):
         for (who, made), colour in zip(checks.items(), (BLUE, ORANGE), strict=True):
-            ladder = made.ladders[k]
-            fid = [r.scores["fid"].value for r in ladder.rungs]
-            axes.plot([r.strength for r in ladder.rungs], np.array(fid) / fid[0], "o-", color=colour, label=who, ms=3)
-            ranked = ladder.ranked["fid"]
-            numbers[f"{who}, {ladder.name}"] = {
+            found = made.corruptions[k]
+            fid = [r.scores["fid"].value for r in found.severities]
+            axes.plot([r.severity for r in found.severities], np.array(fid) / fid[0], "o-", color=colour, label=who, ms=3)
+            ranked = found.ranked["fid"]
+            numbers[f"{who}, {found.name}"] = {
                 "ranked": ranked,
-                "reason": ladder.reason("fid"),
-                "fid": [r.scores["fid"].to_json() for r in ladder.rungs],
+                "reason": found.reason("fid"),
+                "fid": [r.scores["fid"].to_json() for r in found.severities],
             }
-            weakest, strongest = ladder.rungs[1].scores["fid"], ladder.rungs[-1].scores["fid"]
+            weakest, strongest = found.severities[1].scores["fid"], found.severities[-1].scores["fid"]
             rows.append(
                 [
-                    ladder.name,
+                    found.name,
                     who,
-                    of(ladder.rungs[0].scores["fid"], 3),
+                    of(found.severities[0].scores["fid"], 3),
                     of(weakest, 3),
                     of(strongest, 3),
                     "yes" if ranked else "**no**",
                 ]
             )
         axes.axhline(1, color=GREY, ls=":")
-        axes.set(title=f"{ladder.name}", xlabel=ladder.unit, yscale="log")
+        axes.set(title=f"{found.name}", xlabel=found.unit, yscale="log")
         axes.xaxis.label.set_size(6)
         axes.title.set_size(9)
     figure.axes[0].set_ylabel("FID / FID undamaged")
@@ -611,7 +611,7 @@ RANGE = {"linear_0.02": "input in -1..1", "narrow": "input in -0.5..0.5", "wide"
 SCHEDULE = {"linear_0.02": "linear to 0.02", "linear_0.01": "linear to 0.01", "cosine": "cosine"}
 FIGURES: dict[str, Callable[..., Drawn]] = {
     "noising": noising,
-    "range_ladder": range_ladder,
+    "range_ladder": range_corruption,
     "range": trained,
     "schedules": schedules,
     "schedule": trained,

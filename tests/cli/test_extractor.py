@@ -32,14 +32,14 @@ def test_trained_without_labels_checked_and_marked(small_data: Path, tmp_path: P
     assert told["method"] == "self-supervised: SimCLR"
     path = tmp_path / "x" / "x.safetensors"
     command = ["extractor", "check", str(path), "--against", "fashion_mnist:test", "--n", "64", "--json"]
-    assert read_extractor(path).check_result == "not checked"
+    assert read_extractor(path).warrant == "not checked"
     found = json.loads(alphabar(*command, cwd=tmp_path).stdout)
     assert found["marked"]
     assert (tmp_path / "x_check.png").exists()
     marked = read_extractor(path)
-    assert marked.check_result == found["verdict"]
+    assert marked.warrant == found["verdict"]
     assert marked.fingerprint == told["fingerprint"]
-    assert marked.check_result_of("fid") == "not checked"  # 64 images are too few for it
+    assert marked.warrant_of("fid") == "not checked"  # 64 images are too few for it
 
 
 def test_a_set_without_labels_says_what_to_type(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ from alphabar.evaluation.fid import frechet
 from tests.fixtures.sets import Linear, stripes
 
 out = Path(sys.argv[2])
-module._BLOCK = 32  # blocks of the statistics
+module.BLOCK = 32  # blocks of the statistics
 torch.set_num_threads(1)
 rank, size = processes.world()
-said = {"size": size}
+results = {"size": size}
 
 def digest(*tensors):
     return hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
@@ -44,17 +44,17 @@ for n in (230, 65, 10, 1):  # no multiple of the chunk or of the blocks, or of t
         extractor = Linear()
         store = extract(stripes(n, 0), extractor, cache=str(out / "cache") if cached else False, chunk=10)
         stats = store.stats()
-        said[f"{n} {cached}"] = [digest(store.all()), digest(stats.mean, stats.scatter), stats.n]
-        said[f"{n} {cached} seen"] = [int(r[0, 0]) for r in processes.gather_rows(torch.tensor([[extractor.seen]]))]
+        results[f"{n} {cached}"] = [digest(store.all()), digest(stats.mean, stats.scatter), stats.n]
+        results[f"{n} {cached} seen"] = [int(r[0, 0]) for r in processes.gather_rows(torch.tensor([[extractor.seen]]))]
         if n > 4:
-            said[f"{n} {cached} fid"] = frechet(stats, real.stats()).value
+            results[f"{n} {cached} fid"] = frechet(stats, real.stats()).value
 again = Linear()
 extract(stripes(230, 0), again, cache=str(out / "cache"))
-said["again"] = again.seen
-said["entries"] = sorted(p.name for p in (out / "cache" / "features").iterdir())
-processes.everyone(True)  # both have looked
+results["again"] = again.seen
+results["entries"] = sorted(p.name for p in (out / "cache" / "features").iterdir())
+processes.everyone(True)  # both have listed the folder
 
-# what was begun by one process goes on in all of them
+# work that one process started is resumed by all of them
 class Stops(Linear):
     def features(self, pixels):
         if self.seen >= 40:
@@ -69,8 +69,8 @@ if rank == 0:
 processes.everyone(True)
 rest = Linear()
 store = extract(stripes(230, 5), rest, cache=str(out / "cache"), chunk=10)
-said["resumed"] = digest(store.all())
-said["resumed seen"] = int(processes.total(torch.tensor(rest.seen)))
+results["resumed"] = digest(store.all())
+results["resumed seen"] = int(processes.total(torch.tensor(rest.seen)))
 
 class Bad(Linear):
     def features(self, pixels):
@@ -81,28 +81,28 @@ class Bad(Linear):
 for name, images, extractor in (("other", stripes(50, 7 + rank), Linear()), ("bad", stripes(50, 7), Bad())):
     try:
         extract(images, extractor, cache=False, chunk=10)
-        said[name] = "went through"
+        results[name] = "went through"
     except ValueError as error:
-        said[name] = str(error)
+        results[name] = str(error)
 
 # the pure functions
-said["share"] = list(processes.share(5))
-said["deal"] = processes.deal("abcde")
-said["total"] = processes.total(torch.tensor([1.5 + rank, 2.0])).tolist()
-said["from first"] = processes.from_first(10 + rank)
-said["everyone"] = [processes.everyone(True), processes.everyone(rank == 0)]
-said["everyone"] += [processes.alike("a"), processes.alike("a" * (1 + rank))]
+results["share"] = list(processes.share(5))
+results["deal"] = processes.deal("abcde")
+results["total"] = processes.total(torch.tensor([1.5 + rank, 2.0])).tolist()
+results["from first"] = processes.from_first(10 + rank)
+results["everyone"] = [processes.everyone(True), processes.everyone(rank == 0)]
+results["everyone"] += [processes.alike("a"), processes.alike("a" * (1 + rank))]
 with processes.rank_zero_first():
     marker = out / f"{size}-marker"
-    said["marker"] = marker.exists()
+    results["marker"] = marker.exists()
     marker.touch()
-(out / f"{size}-{rank}.json").write_text(json.dumps(said))
+(out / f"{size}-{rank}.json").write_text(json.dumps(results))
 """
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What one process said, and each of two."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The results of one process, and of each of two."""
     folder = tmp_path_factory.mktemp("spread")
     script = folder / "child.py"
     script.write_text(CHILD)
@@ -121,8 +121,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     return {f.stem: json.loads(f.read_text()) for f in folder.glob("*/*.json")}
 
 
-def test_two_processes_end_with_the_bits_of_one(said: dict[str, dict[str, Any]]) -> None:
-    one, *two = said["1-0"], said["2-0"], said["2-1"]
+@pytest.mark.slow  # torchrun
+def test_two_processes_end_with_the_bits_of_one(results: dict[str, dict[str, Any]]) -> None:
+    one, *two = results["1-0"], results["2-0"], results["2-1"]
     assert [s["size"] for s in (one, *two)] == [1, 2, 2]
     keys = [f"{n} {cached}" for n in (230, 65, 10, 1) for cached in (True, False)]
     for key in [*keys, *(f"{k} fid" for k in keys if not k.startswith("1 ")), "resumed", "entries"]:
@@ -131,34 +132,37 @@ def test_two_processes_end_with_the_bits_of_one(said: dict[str, dict[str, Any]])
     assert one["230 True"] != one["65 True"]
 
 
-def test_no_image_is_counted_twice_and_both_work(said: dict[str, dict[str, Any]]) -> None:
+@pytest.mark.slow  # torchrun
+def test_no_image_is_counted_twice_and_both_work(results: dict[str, dict[str, Any]]) -> None:
     for cached in (True, False):
-        assert said["1-0"][f"230 {cached} seen"] == [230]
-        assert said["2-1"][f"230 {cached} seen"] == [120, 110]
-        assert said["2-1"][f"65 {cached} seen"] == [35, 30]
-        assert said["2-1"][f"1 {cached} seen"] == [1, 0]
-    assert said["1-0"]["again"] == said["2-0"]["again"] == said["2-1"]["again"] == 0
-    assert said["1-0"]["resumed seen"] == said["2-0"]["resumed seen"] == said["2-1"]["resumed seen"] == 190
-    assert len(said["2-0"]["entries"]) == 4
+        assert results["1-0"][f"230 {cached} seen"] == [230]
+        assert results["2-1"][f"230 {cached} seen"] == [120, 110]
+        assert results["2-1"][f"65 {cached} seen"] == [35, 30]
+        assert results["2-1"][f"1 {cached} seen"] == [1, 0]
+    assert results["1-0"]["again"] == results["2-0"]["again"] == results["2-1"]["again"] == 0
+    assert results["1-0"]["resumed seen"] == results["2-0"]["resumed seen"] == results["2-1"]["resumed seen"] == 190
+    assert len(results["2-0"]["entries"]) == 4
 
 
-def test_both_refuse_together(said: dict[str, dict[str, Any]]) -> None:
-    assert said["1-0"]["other"] == "went through"
-    assert said["2-0"]["other"] == said["2-1"]["other"]
-    assert "the processes were given different images" in said["2-0"]["other"]
-    assert "features of image 3 " in said["1-0"]["bad"]
-    assert "features of image 13 " in said["2-0"]["bad"]
-    assert said["2-0"]["bad"] == said["2-1"]["bad"]
+@pytest.mark.slow  # torchrun
+def test_both_refuse_together(results: dict[str, dict[str, Any]]) -> None:
+    assert results["1-0"]["other"] == "went through"
+    assert results["2-0"]["other"] == results["2-1"]["other"]
+    assert "the processes were given different images" in results["2-0"]["other"]
+    assert "features of image 3 " in results["1-0"]["bad"]
+    assert "features of image 13 " in results["2-0"]["bad"]
+    assert results["2-0"]["bad"] == results["2-1"]["bad"]
 
 
-def test_the_pure_functions(said: dict[str, dict[str, Any]]) -> None:
-    assert [said[k]["share"] for k in ("1-0", "2-0", "2-1")] == [[0, 1, 2, 3, 4], [0, 2, 4], [1, 3]]
-    assert [said[k]["deal"] for k in ("1-0", "2-0", "2-1")] == [list("abcde"), list("ace"), list("bd")]
-    assert [said[k]["total"] for k in ("1-0", "2-0", "2-1")] == [[1.5, 2.0], [4.0, 4.0], [4.0, 4.0]]
-    assert [said[k]["from first"] for k in ("1-0", "2-0", "2-1")] == [10, 10, 10]
-    assert said["1-0"]["everyone"] == [True, True, True, True]
-    assert said["2-0"]["everyone"] == said["2-1"]["everyone"] == [True, False, True, False]
-    assert [said[k]["marker"] for k in ("1-0", "2-0", "2-1")] == [False, False, True]
+@pytest.mark.slow  # torchrun
+def test_the_pure_functions(results: dict[str, dict[str, Any]]) -> None:
+    assert [results[k]["share"] for k in ("1-0", "2-0", "2-1")] == [[0, 1, 2, 3, 4], [0, 2, 4], [1, 3]]
+    assert [results[k]["deal"] for k in ("1-0", "2-0", "2-1")] == [list("abcde"), list("ace"), list("bd")]
+    assert [results[k]["total"] for k in ("1-0", "2-0", "2-1")] == [[1.5, 2.0], [4.0, 4.0], [4.0, 4.0]]
+    assert [results[k]["from first"] for k in ("1-0", "2-0", "2-1")] == [10, 10, 10]
+    assert results["1-0"]["everyone"] == [True, True, True, True]
+    assert results["2-0"]["everyone"] == results["2-1"]["everyone"] == [True, False, True, False]
+    assert [results[k]["marker"] for k in ("1-0", "2-0", "2-1")] == [False, False, True]
 
 
 def test_one_process_starts_nothing() -> None:
@@ -174,6 +178,6 @@ def test_one_process_starts_nothing() -> None:
         reduce_stats([], 0, 3, "e")
 
 
-def test_the_second_gets_its_turn_when_the_first_fails() -> None:
+def test_the_second_runs_when_the_first_fails() -> None:
     with pytest.raises(OSError, match="disk"), processes.rank_zero_first():
         raise OSError("disk")

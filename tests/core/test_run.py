@@ -7,7 +7,7 @@ from alphabar.core.machine import machine
 from alphabar.core.run import Run
 
 
-def test_a_torn_line_costs_only_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_a_truncated_line_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "events.jsonl"
     append_jsonl(path, {"a": 1})
     with path.open("a") as f:
@@ -27,7 +27,7 @@ def test_a_run_starts_with_recipe_and_machine(tmp_path: Path) -> None:
     assert "torch" in machine()["versions"]
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_write_atomically_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     write_atomically(path, "old")
     write_atomically(path, "new")

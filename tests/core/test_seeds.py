@@ -1,4 +1,4 @@
-"""Randomness: every draw of every image has an address of its own, reached in any order and in any batch."""
+"""Random numbers: every draw of every image is a function of its address, in any order and in any batch."""
 
 import numpy as np
 import pytest
@@ -54,11 +54,11 @@ def test_same_bits_in_any_order_and_after_odd_draws():
     assert torch.equal(noise(0, like), first)
 
 
-def test_a_generator_that_was_moved_carries_nothing_over():
-    moved = seeds.Addressed()
-    moved.at(0, 0, 0, START).standard_normal(3, dtype=np.float32)
-    moved.at(0, 0, 0, START).integers(0, 100, dtype=np.uint32)  # leaves half a word
-    again = moved.at(5, 6, 7, STEP).integers(0, 2**32, 5, dtype=np.uint32)
+def test_nothing_is_carried_over_to_the_next_address():
+    address = seeds.Addressed()
+    address.at(0, 0, 0, START).standard_normal(3, dtype=np.float32)
+    address.at(0, 0, 0, START).integers(0, 100, dtype=np.uint32)  # leaves half a word
+    again = address.at(5, 6, 7, STEP).integers(0, 2**32, 5, dtype=np.uint32)
     assert np.array_equal(again, generator(5, 6, 7, stream=STEP).integers(0, 2**32, 5, dtype=np.uint32))
 
 

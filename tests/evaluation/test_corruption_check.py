@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alphabar.data.image_set import ImageSet
-from alphabar.evaluation.corruption_check import DRAWS, LADDERS, METRICS, Check, check
-from alphabar.features.extractor import BUNDLED, Extractor, read_extractor, write_check_result
+from alphabar.evaluation.check_result import CheckResult
+from alphabar.evaluation.corruption_check import ALL, check
+from alphabar.evaluation.corruption_scores import METRICS
+from alphabar.features.extractor import BUNDLED, Extractor, mark, read_extractor
 from alphabar.report.corruption_sheet import draw_check, table
 from tests.conftest import ASSETS
 from tests.fixtures.sets import image_set, stripes
@@ -86,8 +88,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path / "cache"))
 
 
-def not_ranked(found: Check, metric: str = "fid") -> set[str]:
-    return {ladder.name for ladder in found.ladders if not ladder.ranked[metric]}
+def not_ranked(found: CheckResult, metric: str = "fid") -> set[str]:
+    return {result.name for result in found.corruptions if not result.ranked[metric]}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_an_extractor_fails_just_what_it_is_blind_to(
     garments: tuple[ImageSet, ImageSet], function: Callable[[Array], Array], dim: int, blind_to: set[str]
 ) -> None:
     reference, others = garments
-    found = check(Made(function, dim), reference, floor_images=others, n=800, ladders=JUDGED)
+    found = check(Made(function, dim), reference, floor_images=others, n=800, corruptions=JUDGED)
     assert not_ranked(found) == blind_to
     assert blind_to <= not_ranked(found, "kid")
     assert (found.verdict == "passed") == (not found.failed)
@@ -115,9 +117,9 @@ def test_constant_and_random_features_rank_nothing(
     garments: tuple[ImageSet, ImageSet], function: Callable[[Array], Array], dim: int
 ) -> None:
     reference, others = garments
-    ladders = ("blur", "noise", "contrast", "inverted", "missing classes")
-    found = check(Made(function, dim), reference, floor_images=others, n=300, ladders=ladders)
-    assert found.failed == list(ladders)
+    corruptions = ("blur", "noise", "contrast", "inverted", "missing classes")
+    found = check(Made(function, dim), reference, floor_images=others, n=300, corruptions=corruptions)
+    assert found.failed == list(corruptions)
 
 
 def test_missing_classes_and_duplicates_are_of_the_pool(garments: tuple[ImageSet, ImageSet]) -> None:
@@ -131,14 +133,14 @@ def test_missing_classes_and_duplicates_are_of_the_pool(garments: tuple[ImageSet
 
     seen: list[str] = []
     found = check(
-        Labels(coarse, 9), reference, floor_images=others, n=500, ladders=("missing classes", "duplicates"),
-        on_ladder=lambda ladder: seen.append(ladder.name),
+        Labels(coarse, 9), reference, floor_images=others, n=500, corruptions=("missing classes", "duplicates"),
+        on_result=lambda result: seen.append(result.name),
     )  # fmt: skip
-    classes, duplicates = found.ladders
+    classes, duplicates = found.corruptions
     assert seen == ["missing classes", "duplicates"]
     assert classes.ranked["fid"]
-    assert [rung.strength for rung in classes.rungs] == [0, 1, 3, 5, 8]
-    assert [rung.strength for rung in duplicates.rungs] == [1, 2, 10, 50, 250]
+    assert [each.severity for each in classes.severities] == [0, 1, 3, 5, 8]
+    assert [each.severity for each in duplicates.severities] == [1, 2, 10, 50, 250]
     last = duplicates.shown[-1]
     assert len({image.tobytes() for image in last}) <= 2
     assert classes.note is None  # the labels were found
@@ -146,9 +148,9 @@ def test_missing_classes_and_duplicates_are_of_the_pool(garments: tuple[ImageSet
 
 def test_without_labels_classes_are_clusters(garments: tuple[ImageSet, ImageSet]) -> None:
     reference, others = garments
-    found = check(Made(coarse, 16), reference.pixels, floor_images=others.pixels, n=400, ladders=["missing classes"])
-    assert "clusters of pixels" in str(found.ladders[0].note)
-    assert found.ladders[0].ranked["fid"]
+    found = check(Made(coarse, 16), reference.pixels, floor_images=others.pixels, n=400, corruptions=["missing classes"])
+    assert "clusters of pixels" in str(found.corruptions[0].note)
+    assert found.corruptions[0].ranked["fid"]
 
 
 def test_the_rise_is_as_uncertain_as_it_says() -> None:
@@ -159,40 +161,50 @@ def test_the_rise_is_as_uncertain_as_it_says() -> None:
         return (0.35 + 0.08 * rng.standard_normal((n, 4, 4, 1))).clip(0, 1).astype(np.float32)
 
     reference, model = draw(1000), Made(lambda x: x.reshape(len(x), -1)[:, :4], 4)
-    found = [check(model, reference, floor_images=draw(200), n=200, ladders=["range"]).ladders[0].rungs[2:] for _ in range(40)]
+    found = [
+        check(model, reference, floor_images=draw(200), n=200, corruptions=["range"]).corruptions[0].severities[2:]
+        for _ in range(40)
+    ]
     for metric in METRICS:
-        values = np.array([[[rung.rise[metric].value, rung.rise[metric].se] for rung in rungs] for rungs in found], float)
+        values = np.array(
+            [[[each.rise[metric].value, each.rise[metric].se] for each in severities] for severities in found], float
+        )
         scatter, said = values[..., 0].std(0, ddof=1), np.sqrt((values[..., 1] ** 2).mean(0))
         assert (np.abs(said / scatter - 1) < 0.4).all(), metric  # 40 draws: the scatter itself is known to 11 %
 
 
 def test_other_types_of_pixels_and_what_is_left_out(garments: tuple[ImageSet, ImageSet]) -> None:
     deep = [np.asarray(s.pixels[:600]).astype(np.uint16) * np.uint16(257) for s in garments]
-    found = check(Made(coarse, 16), deep[0], floor_images=deep[1], n=64, ladders=["jpeg", "range"])
+    found = check(Made(coarse, 16), deep[0], floor_images=deep[1], n=64, corruptions=["jpeg", "range"])
     assert "8-bit images" in found.skipped["jpeg"]
     assert found.skipped["blur"] == "not asked for"
-    assert not found.whole
-    assert [ladder.name for ladder in found.ladders] == ["range"]
+    assert not found.complete
+    assert [result.name for result in found.corruptions] == ["range"]
 
 
 def test_too_few_images_for_fid_leave_kid(garments: tuple[ImageSet, ImageSet]) -> None:
     reference, others = garments
-    found = check(Made(lambda x: x.reshape(len(x), -1), 784), reference, floor_images=others, n=500, ladders=["contrast"])
-    assert list(found.ladders[0].ranked) == ["kid"]
-    assert "785" in str(found.ladders[0].note)
+    found = check(Made(lambda x: x.reshape(len(x), -1), 784), reference, floor_images=others, n=500, corruptions=["contrast"])
+    assert list(found.corruptions[0].ranked) == ["kid"]
+    assert "785" in str(found.corruptions[0].note)
     with pytest.raises(ValueError, match="at least 32"):
         check(Made(coarse, 16), reference, floor_images=others, n=20)
-    with pytest.raises(ValueError, match="ladder 'blurr' is unknown: use blur"):
-        check(Made(coarse, 16), reference, ladders=["blurr"])
+    with pytest.raises(ValueError, match="corruption 'blurr' is unknown: use blur"):
+        check(Made(coarse, 16), reference, corruptions=["blurr"])
 
 
 def test_a_feature_that_is_never_alive_stops_nothing(garments: tuple[ImageSet, ImageSet]) -> None:
     reference, others = garments
     dead = Made(lambda x: np.concatenate([coarse(x), np.zeros((len(x), 1))], 1), 17)
-    found = check(dead, reference, floor_images=others, n=800, ladders=["contrast", "noise"])
+    found = check(dead, reference, floor_images=others, n=800, corruptions=["contrast", "noise"])
     assert not_ranked(found) == {"noise"}
-    rise = found.ladders[0].rungs[3].rise["fid"]
-    whole = check(Made(coarse, 16), reference, floor_images=others, n=800, ladders=["contrast"]).ladders[0].rungs[3].rise["fid"]
+    rise = found.corruptions[0].severities[3].rise["fid"]
+    whole = (
+        check(Made(coarse, 16), reference, floor_images=others, n=800, corruptions=["contrast"])
+        .corruptions[0]
+        .severities[3]
+        .rise["fid"]
+    )
     assert rise.value == pytest.approx(whole.value, rel=1e-6)
     assert rise.se == pytest.approx(whole.se, rel=0.02)
 
@@ -201,7 +213,7 @@ def test_where_there_are_no_influences_groups_tell_the_error(garments: tuple[Ima
     reference, others = garments
     twins = Made(lambda x: np.concatenate([coarse(x), coarse(x)], 1), 32)  # the covariance is singular, FID twice as large
     rise, whole = (
-        check(made, reference, floor_images=others, n=800, ladders=["contrast"]).ladders[0].rungs[3].rise["fid"]
+        check(made, reference, floor_images=others, n=800, corruptions=["contrast"]).corruptions[0].severities[3].rise["fid"]
         for made in (twins, Made(coarse, 16))
     )
     assert "singular" in str(rise.note)
@@ -212,48 +224,47 @@ def test_where_there_are_no_influences_groups_tell_the_error(garments: tuple[Ima
 
 def test_the_mark_is_in_the_file_and_the_fingerprint_stays(toy_extractor: Extractor, tmp_path: Path) -> None:
     path = toy_extractor.save(tmp_path / "x.safetensors")
-    assert read_extractor(path).check_result == "not checked"
-    found = check(read_extractor(path), stripes(400, 5), n=100, ladders=["noise", "shift"])
-    marked = write_check_result(path, found.mark())
+    assert read_extractor(path).warrant == "not checked"
+    found = check(read_extractor(path), stripes(400, 5), n=100, corruptions=["noise", "shift"])
+    marked = mark(path, found.summary())
     again = read_extractor(path)
-    assert again.check_result == marked.check_result == found.verdict
+    assert again.warrant == marked.warrant == found.verdict
     assert again.fingerprint == toy_extractor.fingerprint
     pixels = stripes(10, 1).pixels
     assert bool((again.features(pixels) == toy_extractor.features(pixels)).all())
     assert again.check is not None
-    assert again.check["ladders"]["noise"]["n"] == 100
-    failed = [ladder.name for ladder in found.ladders if not ladder.ranked["kid"]]
-    assert again.check_result_of("kid") == (f"failed: {', '.join(failed)}" if failed else "passed")
-    assert again.check_result_of("precision") == "not checked"
-    assert read_extractor(again.save(tmp_path / "y.safetensors")).check_result == found.verdict
+    assert again.check["corruptions"]["noise"]["n"] == 100
+    failed = [result.name for result in found.corruptions if not result.ranked["kid"]]
+    assert again.warrant_of("kid") == (f"failed: {', '.join(failed)}" if failed else "passed")
+    assert again.warrant_of("precision") == "not checked"
+    assert read_extractor(again.save(tmp_path / "y.safetensors")).warrant == found.verdict
     with pytest.raises(ValueError, match="cannot be written into"):
-        write_check_result(path, {**found.mark(), "extractor": "0" * 16})
+        mark(path, {**found.summary(), "extractor": "0" * 16})
 
 
 def test_picture_table_and_json(garments: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     reference, others = garments
-    found = check(Made(coarse, 16), reference, floor_images=others, n=64, ladders=["noise", "duplicates"])
+    found = check(Made(coarse, 16), reference, floor_images=others, n=64, corruptions=["noise", "duplicates"])
     with Image.open(draw_check(found, tmp_path / "deep" / "p.png")) as picture:
         assert picture.width > 800
         assert picture.height > 300
     assert [row[:2] for row in table(found)] == [(name, m) for name in ("noise", "duplicates") for m in ("FID", "KID")]
     plain = json.loads(json.dumps(found.to_json()))
     assert plain["verdict"] == found.verdict
-    assert len(plain["ladders"]["noise"]["rungs"]) == 6
-    assert set(plain["skipped"]) | set(plain["ladders"]) == set(LADDERS)
-    strengths = [rung["strength"] for rung in plain["ladders"]["noise"]["rungs"]]
-    assert all(a < b for a, b in pairwise(strengths))
-    again = check(Made(coarse, 16), reference, floor_images=others, n=64, ladders=["noise", "duplicates"])
+    assert len(plain["corruptions"]["noise"]["severities"]) == 6
+    assert set(plain["skipped"]) | set(plain["corruptions"]) == set(ALL)
+    severities = [each["severity"] for each in plain["corruptions"]["noise"]["severities"]]
+    assert all(a < b for a, b in pairwise(severities))
+    again = check(Made(coarse, 16), reference, floor_images=others, n=64, corruptions=["noise", "duplicates"])
     assert again.to_json() == found.to_json()
-    assert DRAWS > 8
 
 
 def test_the_bundled_extractor_says_what_was_measured() -> None:
     bundled = read_extractor(BUNDLED)
     assert bundled.check is not None
-    assert set(bundled.check["ladders"]) == set(LADDERS)
-    assert bundled.check_result_of("fid") == "passed"
-    assert bundled.check_result_of("kid") == "failed: noise, jpeg"  # their weakest rungs, 8 grey levels and quality 30
+    assert set(bundled.check["corruptions"]) == set(ALL)
+    assert bundled.warrant_of("fid") == "passed"
+    assert bundled.warrant_of("kid") == "failed: noise, jpeg"  # their weakest severities, 8 grey levels and quality 30
     assert bundled.check["reference_name"] == "fashion_mnist:test"
-    assert {ladder["n"] for name, ladder in bundled.check["ladders"].items() if name != "missing classes"} == {2000}
-    assert all(ladder["ranked"]["fid"] for ladder in bundled.check["ladders"].values())
+    assert {result["n"] for name, result in bundled.check["corruptions"].items() if name != "missing classes"} == {2000}
+    assert all(result["ranked"]["fid"] for result in bundled.check["corruptions"].values())

@@ -32,7 +32,7 @@ OPTIONS = {
     "sample": {"--n": "16", "--steps": "60"},
     "train": {"--images": "64", "--watch.preview_steps": "1", "--watch.preview_n": "4"},
     "extractor train": {"--epochs": "1", "--widths": "8 16 16"},
-    "extractor check": {"--n": "64", "--ladders": "inverted"},
+    "extractor check": {"--n": "64", "--corruptions": "inverted"},
     "experiment": {"--dry-run": ""},
     "score": {"--metrics": "kid precision"},
     "compare": {"--metrics": "kid recall"},

@@ -46,14 +46,14 @@ def test_a_comparison_is_kept_with_the_runs_it_is_of(make_run: MakeRun, tmp_path
         compared(opened("x.npz", 5), opened("y.npz", 6), tmp_path / "nothing")
 
 
-def test_the_page_tells_it_in_words_with_its_intervals(make_run: MakeRun, tmp_path: Path) -> None:
+def test_the_page_shows_the_comparison_in_words_with_its_intervals(make_run: MakeRun, tmp_path: Path) -> None:
     a, b = make_run("a"), make_run("b")
     found = {c.metric: c for c in compared(opened("runs/a", 5, a), opened("runs/b", 6, b, noise=128))}
     assert found["fid"].verdict == found["kid"].verdict == "better"
     (verdict,), told = comparisons([load_run(a), load_run(b)])  # both hold it: it is told once
     assert told == []
     assert verdict.lead.startswith("good is better than bad by FID")
-    assert verdict.about.startswith("90 images each, from unlike noise, against 300 of ")
+    assert verdict.about.startswith("90 images each, from different noise, against 300 of ")
     assert [line.metric for line in verdict.lines] == ["FID", "KID ×1000", "precision"]
     text = write_report([a, b], tmp_path / "page.html").read_text()
     assert "good against bad" in text

@@ -84,10 +84,10 @@ def test_one_run(make_run: MakeRun, tmp_path: Path) -> None:
     assert "Held-out loss: from" in plots[0]
     assert "64,000 of 64,000 images seen" in page.text
     assert "1 h 49 min" in page.text
-    assert "floor: real against real, 1.1" in page.text
+    assert "as many real images (the floor), 1.1" in page.text
     assert "train.ema_half_life" in page.text
     assert len(page.all("h1")) == 1
-    assert "no way was kept, and there is no checkpoint to draw one from" in page.text
+    assert "the run has no trajectory, and no checkpoint to sample one from" in page.text
 
 
 def test_several_runs_show_only_what_differs(make_run: MakeRun, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_scores_are_shown_with_their_intervals(make_run: MakeRun, tmp_path: Path
     fetches_nothing(page)
     assert "9 [8.5, 11.2]" in page.text  # in the table, as the lowest of six, and under the plot
     assert "FID, lowest of 6" in page.text
-    assert "floor 1.1 [1.05, 1.15]" in page.text
+    assert "as many real images: 1.1 [1.05, 1.15]" in page.text
     assert "FID-infinity8 [7, 9]" in page.text.replace("\n", "").replace("–", "")
     assert (
         "Bars: 95 % intervals, for its expectation at these numbers of images. A point without one: its record has none."
@@ -219,8 +219,8 @@ def test_scores_are_shown_with_their_intervals(make_run: MakeRun, tmp_path: Path
     )
     assert "No bars: its record has none; too few <images>." in page.text
     assert "No interval, KID: too few <images>." in page.text
-    assert "found of the extractor, before these scores: FID: failed: noise." in page.text
-    assert "of precision, recall, density, coverage higher is" in page.text
+    assert "for the extractor of these scores: FID: failed: noise." in page.text
+    assert "except for precision, recall, density, coverage, where higher is better" in page.text
     plots = [a["aria-label"] or "" for a in page.all("svg")]
     assert any(label.startswith("FID against") and label.endswith("to 9 [8.5, 11.2].") for label in plots)
     assert any(label.startswith("recall against images seen, from 0.5 to 0.5 [0.25, 0.75]") for label in plots)

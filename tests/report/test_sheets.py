@@ -1,4 +1,4 @@
-"""Same-seed sheets: the images that were drawn, cut out of the files again, in the columns they belong to."""
+"""Same-seed sheets: the images cut out of the files, each in its column."""
 
 import base64
 import io
@@ -10,20 +10,20 @@ import pytest
 from PIL import Image
 
 from alphabar.report import sheets
-from alphabar.report.sheets import Cell, chosen, nearest, side_by_side
+from alphabar.report.sheets import Cell, nearest, side_by_side, spread
 from alphabar.results.runs import load_run
 from tests.fixtures.runs import MakeRun, add_sheets, drawn
 
 
 def picture(cell: Cell | None) -> np.ndarray:
-    assert cell is not None and cell.uri is not None
-    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(cell.uri.split(",")[1]))))
-    assert (cell.height, cell.width) == found.shape[:2]
+    assert cell is not None and cell.picture is not None
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(cell.picture.uri.split(",")[1]))))
+    assert (cell.picture.height, cell.picture.width) == found.shape[:2]
     return found
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_cells_hold_the_images_as_they_were_drawn(make_run: MakeRun, channels: int) -> None:
+def test_cells_hold_the_sampled_images(make_run: MakeRun, channels: int) -> None:
     shape = (12, 10, channels)
     runs = [make_run("a", previews=0), make_run("b", previews=0)]
     for run in runs:
@@ -51,17 +51,17 @@ def test_a_sheet_of_an_older_release_is_cut_by_its_recipe(make_run: MakeRun) -> 
     np.testing.assert_array_equal(picture(found.rows[0][0])[13:25, 22:32, 0], drawn(640)[5][..., 0])
 
 
-def test_what_does_not_say_where_its_images_lie_is_shown_whole(make_run: MakeRun) -> None:
+def test_a_sheet_of_unknown_layout_is_shown_whole(make_run: MakeRun) -> None:
     found = side_by_side([load_run(make_run(previews=2))])  # 64 x 64 pixels that are no sheet of 64 images
     assert found is not None
     assert picture(found.rows[0][0]).shape == (64, 64)
-    assert "Some sheets do not say where their images lie and are shown whole." in found.notes
-    assert "These runs do not say of which seed their sheets are." in found.notes
+    assert "Some sheets do not record where their images lie and are shown whole." in found.notes
+    assert "These runs do not record the seed of their sheets." in found.notes
 
 
-def test_columns_are_spread_and_what_is_left_out_is_counted(make_run: MakeRun, tmp_path: Path) -> None:
-    assert chosen(range(50), 8) == [0, 7, 14, 21, 28, 35, 42, 49]
-    assert chosen([3, 5], 8) == [3, 5]
+def test_columns_are_spread_and_the_sheets_left_out_are_counted(make_run: MakeRun, tmp_path: Path) -> None:
+    assert spread(range(50), 8) == [0, 7, 14, 21, 28, 35, 42, 49]
+    assert spread([3, 5], 8) == [3, 5]
     short = [(10, tmp_path / "a"), (20, tmp_path / "b"), (29, tmp_path / "c")]
     assert nearest(short, [10, 30, 90]) == [short[0], short[2], None]
     runs = [make_run("a", previews=0), make_run("b", previews=0), make_run("c", previews=0)]
@@ -89,11 +89,11 @@ def test_the_budget_is_kept_by_smaller_images_then_fewer_columns(make_run: MakeR
     assert any("at most 32 pixels wide and high" in note for note in small.notes)
     few = side_by_side([load_run(run)], budget=15_000)
     assert few is not None and len(few.columns) < 8
-    assert sum(len(base64.b64decode((c.uri or "").split(",")[1])) for row in few.rows for c in row if c) <= 15_000
+    assert sum(len(base64.b64decode(c.picture.uri.split(",")[1])) for row in few.rows for c in row if c and c.picture) <= 15_000
     assert few.left_out == 8 - len(few.columns)
 
 
-def test_unlike_seeds_are_told(make_run: MakeRun) -> None:
+def test_different_seeds_are_noted(make_run: MakeRun) -> None:
     runs = [make_run("a", previews=0), make_run("b", previews=0)]
     for run in runs:
         add_sheets(run, [640])
@@ -101,11 +101,11 @@ def test_unlike_seeds_are_told(make_run: MakeRun) -> None:
     events.write_text(events.read_text().replace('"seed": 0', '"seed": 3').replace('"steps": 25, "seed"', '"steps": 9, "seed"'))
     found = side_by_side([load_run(run) for run in runs])
     assert found is not None
-    assert found.notes[0].startswith("The sheets are not all of one seed")
-    assert found.notes[1] == "They were drawn in unlike numbers of calls: 25, 9."
+    assert found.notes[0].startswith("The sheets differ in seed")
+    assert found.notes[1] == "They were sampled with different numbers of calls: 25, 9."
 
 
-def test_a_damaged_sheet_leaves_the_others(make_run: MakeRun) -> None:
+def test_a_damaged_sheet_does_not_hide_the_others(make_run: MakeRun) -> None:
     run = make_run("a", previews=0)
     add_sheets(run, [640, 1_280])
     path = run / "samples" / "preview_0000000640.png"
@@ -113,6 +113,6 @@ def test_a_damaged_sheet_leaves_the_others(make_run: MakeRun) -> None:
     found = side_by_side([load_run(run)])
     assert found is not None
     first, second = found.rows[0]
-    assert first is not None and first.uri is None and "preview_0000000640.png cannot be read" in str(first.fault)
+    assert first is not None and first.picture is None and "preview_0000000640.png cannot be read" in str(first.fault)
     picture(second)
     assert sheets.SIDE == 3

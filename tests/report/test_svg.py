@@ -6,9 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from alphabar.evaluation.estimate import Estimate
-from alphabar.evaluation.heldout import DenoisingLoss
-from alphabar.report.svg import Level, Line, loss_by_level, plot
+from alphabar.report.svg import Level, Line, plot
 from alphabar.report.words import short
 
 
@@ -132,22 +130,3 @@ def test_the_same_plot_is_the_same_text() -> None:
 )
 def test_short(value: float, text: str) -> None:
     assert short(value) == text
-
-
-def test_the_loss_by_level_shows_the_loss_of_v_and_both_sets() -> None:
-    """Losses of x0 that a v-loss of 3 and of 1.5 mean at every level: two flat lines, one half as high as the other."""
-    sigma = (0.1, 1.0, 10.0)
-
-    def estimates(v: float) -> tuple[Estimate, ...]:
-        return tuple(Estimate.normal(v / (1 + 1 / s**2), 0.1 * v / (1 + 1 / s**2)) for s in sigma)
-
-    one = Estimate(3.0)
-    found = DenoisingLoss(sigma, estimates(3.0), estimates(1.5), estimates(1.5), one, one, one, one, 9, 9, 1)
-    made = loss_by_level("l", found)
-    assert made is not None
-    points = np.array(_points(str(made.svg)))[-3:]  # of the second line
-    assert np.ptp(points[:, 1]) < 1e-3 and np.diff(points[:, 0]) == pytest.approx([points[1, 0] - points[0, 0]] * 2)
-    assert [label for *_, label in made.legend] == ["held-out images", "training images"]
-    assert "held-out images from 3 to 3; training images from 1.5 to 1.5" in str(made.svg)
-    alone = loss_by_level("l", DenoisingLoss(sigma, estimates(3.0), None, None, one, None, None, None, 9, 0, 1))
-    assert alone is not None and len(alone.legend) == 1

@@ -1,4 +1,4 @@
-"""The way from noise to image: kept in training at no call's cost, or drawn from the checkpoint, or told to be missing."""
+"""Trajectories from noise to image: stored during training without more network calls, or sampled from the checkpoint."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from alphabar.core.run import Run
 from alphabar.denoiser.model import Model, build
 from alphabar.report import trajectory
-from alphabar.report.trajectory import ways
+from alphabar.report.trajectory import trajectories
 from alphabar.results.runs import load_run
 from alphabar.sampling.preview import Preview, watched
 from alphabar.sampling.sample import sample
@@ -19,7 +19,7 @@ from alphabar.sampling.trajectory import spread_out
 from alphabar.training.checkpoint import save_checkpoint
 from alphabar.training.config import resolve
 from alphabar.training.hooks import Training
-from tests.fixtures.runs import MakeRun, add_way
+from tests.fixtures.runs import MakeRun, add_trajectory
 
 RECIPE = resolve("garments", ["--model.channels", "8", "--model.embedding", "16"])
 
@@ -43,7 +43,7 @@ def test_steps_are_spread_evenly_with_both_ends() -> None:
 
 
 @pytest.mark.parametrize("n", [5, 20])
-def test_a_preview_keeps_the_way_of_the_very_images_of_its_sheet_and_pays_no_call_for_it(tmp_path: Path, n: int) -> None:
+def test_a_preview_stores_the_trajectory_of_its_images_without_more_calls(tmp_path: Path, n: int) -> None:
     model, run = small(), Run(tmp_path)
     calls: list[int] = []
     model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
@@ -63,66 +63,66 @@ def test_a_preview_keeps_the_way_of_the_very_images_of_its_sheet_and_pays_no_cal
     np.testing.assert_array_equal(sheet[1:17:2, 18:34:2], kept.images[1, ..., 0])  # image 1 beside image 0
 
 
-def test_what_was_kept_is_shown_and_nothing_is_drawn(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trajectory, "_draw", lambda *a: pytest.fail("a way that was kept is not drawn again"))
+def test_a_stored_trajectory_is_shown_without_sampling(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trajectory, "_sample", lambda *a: pytest.fail("a stored trajectory is not sampled again"))
     runs = [make_run("a"), make_run("b")]
     for k, run in enumerate(runs):
-        add_way(run, steps=4 + 2 * k)
-    found = ways([load_run(run) for run in runs], ["a", "b"])
+        add_trajectory(run, steps=4 + 2 * k)
+    found = trajectories([load_run(run) for run in runs], ["a", "b"])
     assert found.missing == [] and found.notes == []
-    assert [len(way.frames) for way in found.ways] == [5, 7]
+    assert [len(one.frames) for one in found.found] == [5, 7]
     assert found.steps == 7
-    assert found.ways[0].about == "after 64,000 images of training, ddim, 4 calls, seed 0"
+    assert found.found[0].about == "after 64,000 images of training, ddim, 4 calls, seed 0"
 
 
-def test_of_a_run_without_one_it_is_drawn_from_the_checkpoint_and_kept(make_run: MakeRun) -> None:
+def test_a_run_without_one_gets_one_from_its_checkpoint(make_run: MakeRun) -> None:
     run = make_run()
     model = with_checkpoint(run)
-    left = ways([load_run(run)], ["a"], draw=False)
-    assert left.ways == [] and left.missing == ["a: no way was kept, and --no-trajectory said not to draw one."]
+    left = trajectories([load_run(run)], ["a"], draw=False)
+    assert left.found == [] and left.missing == ["a: the run has no trajectory, and --no-trajectory forbids sampling one."]
     assert not Run(run).trajectory.exists()
-    found = ways([load_run(run)], ["a"])
-    assert found.missing == [] and len(found.ways[0].frames) == 26
+    found = trajectories([load_run(run)], ["a"])
+    assert found.missing == [] and len(found.found[0].frames) == 26
     kept = Samples.load(Run(run).trajectory)
     wanted = watched(model, 8, 25)
     np.testing.assert_array_equal(kept.images, wanted.images)
     assert kept.record["model"] == model.fingerprint and kept.record["images_seen"] == 640
 
 
-def test_what_takes_long_is_drawn_only_when_asked_for(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_model_is_sampled_only_on_request(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
     with_checkpoint(run)
     monkeypatch.setattr(trajectory, "PATIENCE", 1e-6)
-    found = ways([load_run(run)], ["a"])
-    assert found.ways == [] and "add --trajectory if it may" in found.missing[0]
-    assert len(ways([load_run(run)], ["a"], draw=True).ways) == 1
+    found = trajectories([load_run(run)], ["a"])
+    assert found.found == [] and "allow it with --trajectory" in found.missing[0]
+    assert len(trajectories([load_run(run)], ["a"], draw=True).found) == 1
 
 
-def test_what_cannot_be_shown_is_told(make_run: MakeRun) -> None:
+def test_the_reason_for_a_missing_trajectory_is_given(make_run: MakeRun) -> None:
     bare, torn, other, spoilt = (make_run(name) for name in ("bare", "torn", "other", "spoilt"))
-    add_way(torn)
+    add_trajectory(torn)
     path = Run(torn).trajectory
     path.write_bytes(path.read_bytes()[:300])
     Samples(np.zeros((2, 4, 4, 1), np.uint8), {"n": 2}).save(Run(other).trajectory)
     with_checkpoint(spoilt)
     weights = Run(spoilt).checkpoint() / "ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
-    found = ways([load_run(run) for run in (bare, torn, other, spoilt)], ["bare", "torn", "other", "spoilt"])
-    assert found.ways == []
-    told = dict(sentence.split(": ", 1) for sentence in found.missing)
-    assert told["bare"] == "no way was kept, and there is no checkpoint to draw one from."
-    assert "samples/trajectory.npz cannot be read" in told["torn"]
-    assert "samples/trajectory.npz cannot be read" in told["other"]
-    assert "the last checkpoint draws none" in told["spoilt"]
+    found = trajectories([load_run(run) for run in (bare, torn, other, spoilt)], ["bare", "torn", "other", "spoilt"])
+    assert found.found == []
+    reasons = dict(sentence.split(": ", 1) for sentence in found.missing)
+    assert reasons["bare"] == "the run has no trajectory, and no checkpoint to sample one from."
+    assert "samples/trajectory.npz cannot be read" in reasons["torn"]
+    assert "samples/trajectory.npz cannot be read" in reasons["other"]
+    assert "none can be sampled from the last checkpoint" in reasons["spoilt"]
 
 
-def test_the_frames_of_large_images_are_made_small_enough(make_run: MakeRun) -> None:
+def test_frames_of_large_images_are_reduced_to_the_budget(make_run: MakeRun) -> None:
     run = make_run()
-    add_way(run, steps=6, shape=(128, 128, 3))
+    add_trajectory(run, steps=6, shape=(128, 128, 3))
     g = np.random.default_rng(0)
     made = Samples.load(Run(run).trajectory)
     noise = [g.integers(0, 256, made.images.shape, dtype=np.uint8) for _ in range(6)]
     Samples(made.images, made.record, noise).save(Run(run).trajectory)
-    found = ways([load_run(run)], ["a"], budget=200_000)
-    assert sum(len(frame.uri) for frame in found.ways[0].frames) <= 200_000 * 4 / 3 + 1_000
+    found = trajectories([load_run(run)], ["a"], budget=200_000)
+    assert sum(len(frame.picture.uri) for frame in found.found[0].frames) <= 200_000 * 4 / 3 + 1_000
     assert "pixels wide and high" in found.notes[0]

@@ -1,4 +1,4 @@
-"""What is read from a run folder, with every fault that a folder can have."""
+"""Reading a run folder, with every fault that a folder can have."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from alphabar.results.series import curves, interval, loss_by_band, protocol, re
 from tests.fixtures.runs import MakeRun, score
 
 
-def test_a_whole_run_is_read(make_run: MakeRun) -> None:
+def test_a_complete_run_is_read(make_run: MakeRun) -> None:
     run = load_run(make_run(previews=3))
     assert run.missing == []
     assert run.recipe["train.lr"] == 2e-3
@@ -50,7 +50,7 @@ def test_state(make_run: MakeRun, end: str, kind: str, words: str) -> None:
         assert found.seconds == 6543.2
 
 
-def test_a_run_that_goes_on_after_a_stop_is_open(make_run: MakeRun) -> None:
+def test_a_run_that_was_resumed_after_a_stop_is_open(make_run: MakeRun) -> None:
     path = make_run(end="stopped")
     Run(path).event("loss", images=65_600, step=41, loss=0.1, lr=1e-3)
     assert state(load_run(path)).kind == "open"
@@ -62,7 +62,7 @@ def test_resumed_rows_replace_what_they_repeat() -> None:
     assert [(r["images"], r["loss"]) for r in kept] == [(10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0), (50, 2.0)]
 
 
-def test_scores_of_unlike_protocol_are_not_joined(make_run: MakeRun) -> None:
+def test_scores_of_different_protocols_are_separate_curves(make_run: MakeRun) -> None:
     path = make_run()
     for seen in (70_000, 80_000):
         append_jsonl(path / "scores.jsonl", {"images": seen, **score("fid", 9.0, n=5_000)})
@@ -71,13 +71,13 @@ def test_scores_of_unlike_protocol_are_not_joined(make_run: MakeRun) -> None:
     assert (len(few.images), len(many.images)) == (5, 2)
     assert many.protocol.startswith("5,000 images")
     append_jsonl(path / "scores.jsonl", {"images": 90_000, **score("fid", 7.0), "extractor": "another"})
-    told = [c.protocol for c in curves(load_run(path), "fid")]
-    assert told[2] == f"{told[0].split(', extractor')[0]}, extractor another, reference fedcba9876543210"
-    assert "extractor 0123456789abcdef" in told[0]
+    titles = [c.protocol for c in curves(load_run(path), "fid")]
+    assert titles[2] == f"{titles[0].split(', extractor')[0]}, extractor another, reference fedcba9876543210"
+    assert "extractor 0123456789abcdef" in titles[0]
     assert protocol(score("fid", 1.0)) == protocol(score("fid", 2.0)) != protocol(score("kid", 1.0))
 
 
-def test_intervals_make_no_protocol_unlike_and_may_be_missing(make_run: MakeRun) -> None:
+def test_intervals_are_not_part_of_the_protocol_and_may_be_missing(make_run: MakeRun) -> None:
     """Records of a release without intervals and of one with them are points of one curve."""
     path = make_run()
     old = {k: v for k, v in score("fid", 10.0).items() if k not in ("interval", "floor_interval", "floor_seed")}
@@ -101,32 +101,32 @@ def test_intervals_make_no_protocol_unlike_and_may_be_missing(make_run: MakeRun)
 
 
 @pytest.mark.parametrize("ends", [None, [], [1.0], [1.0, "2"], [2.0, 1.0], [float("nan"), 1.0], "12", {"low": 1}, [True, 2.0]])
-def test_an_odd_interval_is_none(ends: object) -> None:
+def test_a_malformed_interval_is_none(ends: object) -> None:
     assert interval({"interval": ends}) is None
     assert interval({"interval": (1, 2.5)}) == (1.0, 2.5)
 
 
-def test_scores_come_from_the_events_where_there_is_no_file(make_run: MakeRun) -> None:
+def test_scores_come_from_the_events_where_scores_jsonl_is_missing(make_run: MakeRun) -> None:
     path = make_run()
     from_file = score_rows(load_run(path))
     (path / "scores.jsonl").unlink()
     assert score_rows(load_run(path)) == from_file
 
 
-def test_only_keys_that_differ(make_run: MakeRun) -> None:
+def test_keys_that_differ(make_run: MakeRun) -> None:
     runs = [load_run(make_run("a")), load_run(make_run("b", lr=1e-3)), load_run(make_run("c", tokens=("--data.pad", "2")))]
     assert differing(runs) == [("data.pad", [0, 0, 2]), ("train.lr", [2e-3, 1e-3, 2e-3])]
     assert differing(runs[:1]) == []
 
 
-def test_runs_of_one_name_go_by_their_paths(make_run: MakeRun, tmp_path: Path) -> None:
+def test_runs_of_the_same_name_are_named_by_path(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "y").mkdir()
     same = [load_run(make_run("x/last")), load_run(make_run("y/last")), load_run(make_run("z"))]
     assert names(same) == [str(tmp_path / "x" / "last"), str(tmp_path / "y" / "last"), "z"]
 
 
-def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist; wanted a run folder"):
         load_run(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
@@ -153,7 +153,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_said_in_words(make_run: MakeRun, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_become_sentences(make_run: MakeRun, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_run()
     spoil, words = FAULTS[fault]
     spoil(path)
@@ -164,7 +164,7 @@ def test_faults_are_said_in_words(make_run: MakeRun, fault: str, capsys: pytest.
     loss_by_band(run.of("heldout"))
 
 
-def test_the_reader_never_needs_the_writers_classes(make_run: MakeRun) -> None:
+def test_rows_of_a_later_release_are_read(make_run: MakeRun) -> None:
     path = make_run()
     append_jsonl(path / "scores.jsonl", {"images": 1, "metric": "fid", "value": 3.0, "of a later version": 1, "sampler": "odd"})
     assert json.dumps(score_rows(load_run(path)))

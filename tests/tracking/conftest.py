@@ -1,4 +1,6 @@
 import json
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ SMALL = [
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """160 small pictures as an .npy."""
+    """160 small images in an .npy file."""
     g = np.random.default_rng(0)
     pixels = (np.arange(8, dtype=np.uint8) * 8)[None, None, :, None].repeat(160, 0).repeat(8, 1).copy()
     for image in pixels:
@@ -38,12 +40,12 @@ def small(squares: Path, images: int = 256, track: tuple[str, ...] = (), more: t
 
 @pytest.fixture(scope="session")
 def trained(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 256 images with the record of two previews, two looks at held-out images, four losses and two scores."""
+    """A run of 256 images whose record has two previews, two held-out losses, four losses and two scores."""
     path = tmp_path_factory.mktemp("trained") / "squares run"
     api.train(small(squares), path, progress=False)
     run = Run(path)
     lines = run.events.read_text().splitlines()
-    for images in (128, 256):  # as a scorer would have reported
+    for images in (128, 256):  # as the hook that scores reports them
         place = max(k for k, line in enumerate(lines) if json.loads(line).get("images") == images and "preview" in line)
         row = {
             "event": "score", "time": 0.0, "images": images, "step": images // 32,
@@ -56,17 +58,15 @@ def trained(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it, which a test may change."""
-    import shutil
-
+    """A copy of the trained run, which a test may change."""
     return Path(shutil.copytree(trained, tmp_path / trained.name))
 
 
-LOG: dict[str, list[tuple[Any, ...]]] = {}  # what trackers of tests were told, by run
+LOG: dict[str, list[tuple[Any, ...]]] = {}  # what the trackers below received, by run
 
 
 class Diary(GeneralTracker):
-    """A tracker of a user's own: all that is wanted, in ten lines."""
+    """A custom tracker with the least that is required."""
 
     name = "diary"
     requires_logging_directory = False
@@ -86,18 +86,23 @@ class Diary(GeneralTracker):
 
 
 class Broken(Diary):
-    """Fails whenever it is told a number, until `works` is set."""
+    """Fails at every number until `works` is set."""
 
     works = False
+    failed, received = threading.Event(), threading.Event()
 
     def log(self, values: dict[str, float], step: int | None = None, **more: Any) -> None:
         if not Broken.works:
+            Broken.failed.set()
             raise ConnectionError("no route to the tracker\nand more")
         super().log(values, step, **more)
+        Broken.received.set()
 
 
 @pytest.fixture
 def log() -> Callable[[str], list[tuple[Any, ...]]]:
     LOG.clear()
     Broken.works = False
+    Broken.failed.clear()
+    Broken.received.clear()
     return lambda name: LOG.get(name, [])

@@ -1,4 +1,4 @@
-"""Nothing dropped, nothing repeated, and nothing that a tracker does reaches training."""
+"""Every event reaches a tracker once, and no failure of a tracker reaches training."""
 
 import json
 import os
@@ -22,9 +22,10 @@ from alphabar.cli.main import app
 from alphabar.core.files import read_jsonl
 from alphabar.core.run import Run
 from alphabar.denoiser.model import load_weights
-from alphabar.tracking import outbox
-from alphabar.tracking.messages import configuration, messages
-from alphabar.tracking.outbox import Outbox, Tracking, sync
+from alphabar.tracking import hook
+from alphabar.tracking.hook import Tracking
+from alphabar.tracking.messages import configuration, read_messages
+from alphabar.tracking.outbox import Outbox, sync
 from alphabar.verbs import train as api
 from tests.tracking.conftest import Broken, Diary, small
 
@@ -32,48 +33,53 @@ Log = Callable[[str], list[tuple[Any, ...]]]
 DIARY, BROKEN = "tests.tracking.conftest:Diary", "tests.tracking.conftest:Broken"
 
 
-def points(told: list[tuple[Any, ...]]) -> Counter[tuple[str, int]]:
-    """(name, step) of every number that a tracker was told, and how often."""
-    return Counter((key, row[1]) for row in told if row[0] == "values" for key in row[2])
+def points(received: list[tuple[Any, ...]]) -> Counter[tuple[str, int]]:
+    """(name, step) of every number that a tracker received, and how often."""
+    return Counter((key, row[1]) for row in received if row[0] == "values" for key in row[2])
 
 
 def recorded(run: Path) -> set[tuple[str, int]]:
-    return {(key, m.images) for m in messages(Run(run)) for key in m.values}
+    return {(key, m.images) for m in read_messages(Run(run)) for key in m.values}
 
 
-def test_all_of_the_record_arrives_once(trained: Path, copy: Path, log: Log) -> None:
+def test_the_whole_record_arrives_once(trained: Path, copy: Path, log: Log) -> None:
     found = sync(copy, [DIARY])
-    told = log(copy.name)
-    assert set(points(told)) == recorded(copy) and set(points(told).values()) == {1}
-    assert {k for k, _ in points(told)} >= {
+    received = log(copy.name)
+    assert set(points(received)) == recorded(copy) and set(points(received).values()) == {1}
+    assert {k for k, _ in points(received)} >= {
         "train/loss", "train/lr", "train/images_per_second", "heldout/loss", "score/fid", "score/fid_low", "score/fid_high",
         "score/fid_floor", "score/kid",
     }  # fmt: skip
     losses = {row["images"]: row["loss"] for row in read_jsonl(Run(copy).events) if row["event"] == "loss"}
-    assert {row[1]: row[2]["train/loss"] for row in told if row[0] == "values" and "train/loss" in row[2]} == losses
-    assert sum(k.startswith("heldout/sigma_") for k, s in points(told) if s == 256) == 5
-    assert all(type(v) is float for row in told if row[0] == "values" for v in row[2].values())
-    configured = [row[1] for row in told if row[0] == "configuration"]
+    assert {row[1]: row[2]["train/loss"] for row in received if row[0] == "values" and "train/loss" in row[2]} == losses
+    assert sum(k.startswith("heldout/sigma_") for k, s in points(received) if s == 256) == 5
+    assert all(type(v) is float for row in received if row[0] == "values" for v in row[2].values())
+    configured = [row[1] for row in received if row[0] == "configuration"]
     assert len(configured) == 1 and configured[0]["train.batch"] == 32 and configured[0]["data_seen.fingerprint"]
     assert all(isinstance(v, bool | int | float | str) for v in configured[0].values())
-    sheets = {row[1]: row[2]["samples"][0] for row in told if row[0] == "images"}
+    sheets = {row[1]: row[2]["samples"][0] for row in received if row[0] == "images"}
     for images, sheet in sheets.items():
         wanted = np.asarray(Image.open(copy / "samples" / f"preview_{images:010d}.png").convert("RGB"))
         assert sheet.dtype == np.uint8 and np.array_equal(sheet, wanted)
     assert sorted(sheets) == [128, 256]
     (count,) = (v["sent"] for v in found.values())
-    assert count > 10 and sync(copy, [DIARY])[DIARY]["sent"] == 0 and log(copy.name) is told and points(told) == points(told)
+    assert (
+        count > 10
+        and sync(copy, [DIARY])[DIARY]["sent"] == 0
+        and log(copy.name) is received
+        and points(received) == points(received)
+    )
     assert set(points(log(copy.name)).values()) == {1}  # a second time sends nothing again
 
 
-def test_a_training_is_told_while_it_runs(squares: Path, tmp_path: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_sends_its_record(squares: Path, tmp_path: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
     api.train(small(squares, track=(DIARY,)), tmp_path / "live", progress=False)
     assert set(points(log("live"))) == recorded(tmp_path / "live") and set(points(log("live")).values()) == {1}
-    assert "not all was sent" not in capsys.readouterr().err
+    assert "not everything was sent" not in capsys.readouterr().err
 
 
 def test_tracking_changes_no_weight(squares: Path, tmp_path: Path, trained: Path, log: Log) -> None:
-    """`track` is no part of what decides a run: same weights, same fingerprint."""
+    """`track` changes neither weights nor fingerprint."""
     api.train(small(squares, track=(DIARY,)), tmp_path / "live", progress=False)
     a, b = (load_weights(p / "checkpoints" / "last" / "model.safetensors") for p in (tmp_path / "live", trained))
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
@@ -83,61 +89,63 @@ def test_tracking_changes_no_weight(squares: Path, tmp_path: Path, trained: Path
 def test_a_tracker_that_fails_does_not_reach_training(
     squares: Path, tmp_path: Path, log: Log, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "LOOK", 0.01)
-    monkeypatch.setattr(outbox, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(hook, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(hook, "FIRST_RETRY", 0.01)
     run = tmp_path / "unlucky"
     api.train(small(squares, track=(BROKEN,)), run, progress=False)
-    said = capsys.readouterr().err
-    assert said.count("does not answer (ConnectionError: no route to the tracker)") == 1  # once, however often it is tried
-    assert f"alphabar sync {run} --to {BROKEN}" in said
+    message = capsys.readouterr().err
+    assert (
+        message.count("does not respond (ConnectionError: no route to the tracker)") == 1
+    )  # one message, however often it is tried
+    assert f"alphabar sync {run} --to {BROKEN}" in message
     assert recorded(run) and not points(log("unlucky"))
     Broken.works = True
     sync(run, [BROKEN])
     assert set(points(log("unlucky"))) == recorded(run) and set(points(log("unlucky")).values()) == {1}
 
 
-def test_a_tracker_that_comes_back_is_told_the_rest(
+def test_a_tracker_that_recovers_receives_the_rest(
     squares: Path, tmp_path: Path, log: Log, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "LOOK", 0.01)
-    monkeypatch.setattr(outbox, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(hook, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(hook, "FIRST_RETRY", 0.01)
     run = Run(tmp_path / "run")
     run.start(small(squares).toml())
     tracking = Tracking(run, [BROKEN])
     run.event("loss", images=10, loss=1.0)
-    tracking.begin()
-    wait_for(lambda: BROKEN in tracking.trouble)
+    tracking.start()
+    assert Broken.failed.wait(30)
     Broken.works = True
-    wait_for(lambda: len(points(log("run"))) == 1)
+    assert Broken.received.wait(30)
     run.event("loss", images=20, loss=0.5)
     tracking.end()
     assert sorted(points(log("run")).items()) == [(("train/loss", 10), 1), (("train/loss", 20), 1)]
-    assert "is back" in capsys.readouterr().err
+    assert "responds again" in capsys.readouterr().err
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
     until = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < until, "it never came"
+        assert time.monotonic() < until, "timed out"
         time.sleep(0.01)
 
 
-def test_a_tracker_that_hangs_holds_nothing_up(
+def test_a_tracker_that_hangs_does_not_stop_training(
     squares: Path, tmp_path: Path, log: Log, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = threading.Event()
     monkeypatch.setattr(Diary, "log", lambda self, values, step=None: free.wait(60))
-    monkeypatch.setattr(outbox, "PATIENCE", 0.2)
+    monkeypatch.setattr(hook, "END_SECONDS", 0.2)
     try:
         model = api.train(small(squares, track=(DIARY,)), tmp_path / "stuck", progress=False)
         assert model is not None and [r["event"] for r in read_jsonl(Run(tmp_path / "stuck").events)][-1] == "finished"
-        assert "not all was sent" in capsys.readouterr().err
+        assert "not everything was sent" in capsys.readouterr().err
     finally:
         free.set()
 
 
-def test_what_a_resumed_run_repeats_is_not_sent_again(copy: Path, log: Log) -> None:
-    """It was killed after 256 images and goes on from 128: the rows in between come twice in the record."""
+def test_events_that_a_resumed_run_repeats_are_not_sent_again(copy: Path, log: Log) -> None:
+    """A run that was killed after 256 images and resumed at 128 has the events in between twice in its record."""
     run = Run(copy)
     sync(copy, [DIARY])
     lines = run.events.read_text().splitlines()
@@ -145,11 +153,11 @@ def test_what_a_resumed_run_repeats_is_not_sent_again(copy: Path, log: Log) -> N
     later = json.loads(repeated[0]) | {"images": 320}
     run.events.write_text("\n".join([*lines, *repeated, json.dumps(later)]) + "\n")
     sync(copy, [DIARY])
-    told = points(log(copy.name))
-    assert set(told.values()) == {1} and {s for _, s in told} == {64, 128, 192, 256, 320}
+    received = points(log(copy.name))
+    assert set(received.values()) == {1} and {s for _, s in received} == {64, 128, 192, 256, 320}
 
 
-def test_a_line_that_is_being_written_is_left_for_later(copy: Path, log: Log) -> None:
+def test_a_line_that_is_still_being_written_is_sent_later(copy: Path, log: Log) -> None:
     run, whole = Run(copy), Run(copy).events.read_bytes()
     cut = whole.rindex(b"\n", 0, len(whole) - 1) + 8
     run.events.write_bytes(whole[:cut])
@@ -160,7 +168,7 @@ def test_a_line_that_is_being_written_is_left_for_later(copy: Path, log: Log) ->
     assert set(points(log(copy.name))) == recorded(copy) and first < len(recorded(copy))
 
 
-def test_a_torn_line_is_passed_over(copy: Path, log: Log) -> None:
+def test_a_truncated_line_is_skipped(copy: Path, log: Log) -> None:
     run = Run(copy)
     wanted = recorded(copy)
     lines = run.events.read_text().splitlines()
@@ -169,25 +177,34 @@ def test_a_torn_line_is_passed_over(copy: Path, log: Log) -> None:
     assert set(points(log(copy.name))) == wanted
 
 
-def test_a_message_that_a_crash_cut_off_goes_by_what_the_tracker_has(
+def test_after_a_crash_only_values_that_the_tracker_lacks_are_sent_again(
     copy: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between sending and writing down that it was sent: where a tracker can be asked, it is."""
+    """Killed between sending a message and saving the position: the tracker is asked for its last step."""
     for arrived in (True, False):
         log(copy.name).clear()
         box = Outbox(Run(copy), DIARY)
-        first = next(m for m in messages(Run(copy)) if len(m.values) > 1)
+        first = next(m for m in read_messages(Run(copy)) if len(m.values) > 1)
         some, *others = first.values
-        box.kept |= {"offset": 0, "sent": {}, "told": {}, "configured": True, "sending": [first.kind, first.images]}
+        box.position |= {"offset": 0, "sent": {}, "tracked_run": {}, "configured": True, "sending": [first.kind, first.images]}
         here = {some} if arrived else set()
-        monkeypatch.setattr(box.link, "last", lambda key, here=here, at=first.images: at if key in here else None)
-        box.pump()
-        told = points(log(copy.name))
-        assert told[some, first.images] == (0 if arrived else 1) and all(told[k, first.images] == 1 for k in others)
+        monkeypatch.setattr(box.tracker, "last_step", lambda key, here=here, at=first.images: at if key in here else None)
+        box.send_new()
+        received = points(log(copy.name))
+        assert received[some, first.images] == (0 if arrived else 1) and all(received[k, first.images] == 1 for k in others)
+
+
+def test_a_position_written_before_a_key_was_renamed_is_read(copy: Path, log: Log) -> None:
+    sync(copy, [DIARY])
+    file = copy / "tracking" / "tests.tracking.conftest_Diary.json"
+    position = json.loads(file.read_text())
+    file.write_text(json.dumps({"told": {"id": "x"}, **{k: v for k, v in position.items() if k != "tracked_run"}}))
+    assert sync(copy, [DIARY])[DIARY]["sent"] == 0
+    assert json.loads(file.read_text())["tracked_run"] == {"id": "x"}
 
 
 @pytest.mark.parametrize("nonsense", ["", "[]", "{", '"text"'])
-def test_a_harmed_note_of_what_was_sent_begins_anew(copy: Path, log: Log, nonsense: str) -> None:
+def test_a_damaged_position_is_ignored(copy: Path, log: Log, nonsense: str) -> None:
     (copy / "tracking").mkdir(exist_ok=True)
     (copy / "tracking" / "tests.tracking.conftest_Diary.json").write_text(nonsense)
     sync(copy, [DIARY])
@@ -199,18 +216,19 @@ import sys
 from pathlib import Path
 from alphabar.verbs import train as api
 from alphabar.training.config import resolve
-from alphabar.tracking import outbox
+from alphabar.tracking import hook
 import torch
 torch.set_num_threads(1)
-outbox.LOOK = 0.01
+hook.POLL_SECONDS = 0.01
 run = Path(sys.argv[1])
 recipe = resolve(sys.argv[2])
 api.train(recipe, run, resume=run.exists(), progress=False)
 """
 
 
-def test_killed_again_and_again_no_step_is_dropped_or_repeated(squares: Path, tmp_path: Path) -> None:
-    """Against TensorBoard's own files, which remember all that was ever written to them."""
+@pytest.mark.slow
+def test_no_step_is_lost_or_repeated_when_training_is_killed_repeatedly(squares: Path, tmp_path: Path) -> None:
+    """Checked with TensorBoard's event files, which are only ever appended to."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -228,9 +246,9 @@ def test_killed_again_and_again_no_step_is_dropped_or_repeated(squares: Path, tm
     assert subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
     accumulator = EventAccumulator(str(run / "tracking" / "tensorboard"), {"scalars": 0, "images": 0})
     accumulator.Reload()
-    told = Counter((key, e.step) for key in accumulator.Tags()["scalars"] for e in accumulator.Scalars(key))
-    assert set(told) == recorded(run)
-    assert {key: n for key, n in told.items() if n > 1} == {}
+    received = Counter((key, e.step) for key in accumulator.Tags()["scalars"] for e in accumulator.Scalars(key))
+    assert set(received) == recorded(run)
+    assert {key: n for key, n in received.items() if n > 1} == {}
     assert sorted(e.step for e in accumulator.Images("samples")) == list(range(128, 1025, 128))
 
 
@@ -243,8 +261,8 @@ def test_the_tracker_of_the_documents(squares: Path, tmp_path: Path, monkeypatch
     (tmp_path / "diary.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "diary", raising=False)
-    api.train(small(squares, track=("diary:Diary",)), tmp_path / "told", progress=False)
-    lines = (tmp_path / "told.txt").read_text().splitlines()
+    api.train(small(squares, track=("diary:Diary",)), tmp_path / "received", progress=False)
+    lines = (tmp_path / "received.txt").read_text().splitlines()
     assert "train.batch" in lines[0] and any(line.startswith("64 {'train/loss'") for line in lines)
 
 
@@ -262,12 +280,12 @@ def test_the_command(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
-        ("wand", ValueError, "track 'wand' is unknown; did you mean wandb"),
+        ("wand", ValueError, "track 'wand' is unknown: did you mean 'wandb'"),
         ("tests.tracking.conftest:LOG", ValueError, "LOG is no subclass of accelerate.tracking.GeneralTracker"),
-        ("nowhere:Tracker", ImportError, "No module named 'nowhere'; a module is looked for here"),
+        ("nowhere:Tracker", ImportError, "No module named 'nowhere'; modules are searched in"),
     ],
 )
-def test_what_cannot_be_is_said_before_any_work(
+def test_an_invalid_tracker_is_refused_before_training(
     squares: Path, tmp_path: Path, name: str, kind: type[Exception], says: str
 ) -> None:
     with pytest.raises(kind, match=says):
@@ -289,5 +307,5 @@ def test_sync_wants_a_run(tmp_path: Path) -> None:
 
 
 def test_the_configuration_is_flat(trained: Path) -> None:
-    told = configuration(Run(trained))
-    assert told["model.channels"] == "[8, 16]" and told["machine.cores"] == os.cpu_count() and "data_seen.images" in told
+    found = configuration(Run(trained))
+    assert found["model.channels"] == "[8, 16]" and found["machine.cores"] == os.cpu_count() and "data_seen.images" in found

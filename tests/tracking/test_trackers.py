@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from alphabar.core.run import Run
-from alphabar.tracking.messages import messages
+from alphabar.tracking.messages import read_messages
 from alphabar.tracking.outbox import sync
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the trackers' own
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # raised inside the trackers
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -32,7 +32,7 @@ pytestmark = [
 
 
 def recorded(run: Path) -> dict[tuple[str, int], float]:
-    return {(key, m.images): value for m in messages(Run(run)) for key, value in m.values.items()}
+    return {(key, m.images): value for m in read_messages(Run(run)) for key, value in m.values.items()}
 
 
 def sheet(run: Path, images: int) -> Any:
@@ -41,7 +41,7 @@ def sheet(run: Path, images: int) -> Any:
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is kept outside of the test's folder, and nobody on the network is asked."""
+    """Everything is written inside the test's folder, and no server is contacted."""
     for name, value in {
         "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_DATA_DIR": tmp_path, "WANDB_CACHE_DIR": tmp_path,
         "WANDB_CONFIG_DIR": tmp_path, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1",
@@ -54,7 +54,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wandb_records(path: Path) -> list[Any]:
-    """All records of an offline run that was finished. W&B's own process may write the last ones a little later."""
+    """All records of a finished offline run. W&B's process may write the last ones a little later."""
     for _ in range(300):
         found = list(_wandb_records(path))
         if any(record.WhichOneof("record_type") == "exit" for record in found):
@@ -64,7 +64,7 @@ def wandb_records(path: Path) -> list[Any]:
 
 
 def _wandb_records(path: Path) -> Iterator[Any]:
-    """By W&B's own protobuf: blocks of 32 KiB with framed records, as LevelDB's log."""
+    """Parsed with W&B's protobuf from blocks of 32 KiB with framed records, the format of LevelDB's log."""
     from wandb.proto import wandb_internal_pb2 as pb
 
     data = path.read_bytes()
@@ -85,6 +85,7 @@ def _wandb_records(path: Path) -> Iterator[Any]:
             yield pb.Record.FromString(whole)
 
 
+@pytest.mark.slow
 def test_wandb(copy: Path) -> None:
     pytest.importorskip("wandb")
     found = sync(copy, ["wandb"])["wandb"]
@@ -122,6 +123,7 @@ def test_wandb(copy: Path) -> None:
     assert json.loads(by_type["samples"][0].metadata)["of"] == last.name
 
 
+@pytest.mark.slow
 def test_a_resumed_wandb_run_is_the_same_run(copy: Path) -> None:
     pytest.importorskip("wandb")
     events = Run(copy).events
@@ -130,7 +132,7 @@ def test_a_resumed_wandb_run_is_the_same_run(copy: Path) -> None:
     events.write_text("\n".join(lines[:half]) + "\n")
     sync(copy, ["wandb"])
     events.write_text("\n".join(lines) + "\n")
-    time.sleep(1.1)  # W&B calls its folders by the second
+    time.sleep(1.1)  # W&B names its folders by the second
     sync(copy, ["wandb"])
     folders = sorted((copy / "tracking" / "wandb").glob("offline-run-*"))
     ids, steps = set(), []
@@ -142,10 +144,10 @@ def test_a_resumed_wandb_run_is_the_same_run(copy: Path) -> None:
             if record.WhichOneof("record_type") == "history":
                 steps += [json.loads(i.value_json) for i in record.history.item if (i.key or i.nested_key[0]) == "_step"]
     assert len(folders) == 2 and len(ids) == 1
-    assert steps == sorted(set(steps)) == [64, 128, 192, 256]  # no step lies below one that was sent before
+    assert steps == sorted(set(steps)) == [64, 128, 192, 256]  # steps only increase
 
 
-def test_without_a_key_wandb_is_offline_and_asks_nobody(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_key_wandb_is_offline(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -164,8 +166,8 @@ def test_tensorboard(copy: Path) -> None:
     sync(copy, ["tensorboard"])
     accumulator = EventAccumulator(str(copy / "tracking" / "tensorboard"), {"scalars": 0, "images": 0})
     accumulator.Reload()
-    told = {(key, e.step): e.value for key in accumulator.Tags()["scalars"] for e in accumulator.Scalars(key)}
-    assert told == pytest.approx(recorded(copy), rel=1e-6)
+    received = {(key, e.step): e.value for key in accumulator.Tags()["scalars"] for e in accumulator.Scalars(key)}
+    assert received == pytest.approx(recorded(copy), rel=1e-6)
     for e in accumulator.Images("samples"):
         from io import BytesIO
 
@@ -178,7 +180,7 @@ def test_tensorboard(copy: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A tracking server on loopback, with SQLite."""
+    """A tracking server on the loopback interface, with SQLite."""
     pytest.importorskip("mlflow")
     folder = tmp_path_factory.mktemp("mlflow")
     with socket.socket() as s:
@@ -202,13 +204,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.2)
         else:
-            pytest.fail("the server did not come up")
+            pytest.fail("the server did not start")
         yield url
     finally:
         os.killpg(process.pid, 15)
         process.wait()
 
 
+@pytest.mark.slow
 def test_mlflow(copy: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import mlflow
 
@@ -218,15 +221,15 @@ def test_mlflow(copy: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
     events.write_text("\n".join(lines[:half]) + "\n")
     first = sync(copy, ["mlflow"])
     events.write_text("\n".join(lines) + "\n")
-    assert sync(copy, ["mlflow"])["mlflow"]["where"] == first["mlflow"]["where"]  # it goes on in the same run
-    run_id = json.loads((copy / "tracking" / "mlflow.json").read_text())["told"]["run_id"]
+    assert sync(copy, ["mlflow"])["mlflow"]["where"] == first["mlflow"]["where"]  # the same tracked run
+    run_id = json.loads((copy / "tracking" / "mlflow.json").read_text())["tracked_run"]["run_id"]
     client = mlflow.MlflowClient(server)
     found = client.get_run(run_id)
     assert found.info.status == "FINISHED" and found.info.run_name == copy.name
     assert found.data.params["train.batch"] == "32"
     wanted = recorded(copy)
-    told = [(key, m.step, m.value) for key in found.data.metrics for m in client.get_metric_history(run_id, key)]
-    assert len(told) == len(wanted) and {(k, s): v for k, s, v in told} == pytest.approx(wanted)
+    received = [(key, m.step, m.value) for key in found.data.metrics for m in client.get_metric_history(run_id, key)]
+    assert len(received) == len(wanted) and {(k, s): v for k, s, v in received} == pytest.approx(wanted)
     pictures = [a.path for a in client.list_artifacts(run_id, "images") if a.path.endswith(".png")]
     assert pictures
     for images in (128, 256):
@@ -243,18 +246,19 @@ def test_mlflow(copy: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
 # ---- trackio
 
 
+@pytest.mark.slow
 def test_trackio(copy: Path, tmp_path: Path) -> None:
     pytest.importorskip("trackio")
-    code = f"from alphabar.tracking.outbox import sync; sync({str(copy)!r}, ['trackio'])"  # it reads TRACKIO_DIR when imported
+    code = f"from alphabar.tracking.outbox import sync; sync({str(copy)!r}, ['trackio'])"  # reads TRACKIO_DIR at import
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     (database,) = (tmp_path / "trackio").glob("*.db")
     with sqlite3.connect(database) as db:
         rows = [(step, json.loads(metrics)) for step, metrics in db.execute("select step, metrics from metrics")]
-    told = {(k, step): v for step, values in rows for k, v in values.items() if isinstance(v, int | float)}
-    assert told == pytest.approx(recorded(copy))
+    received = {(k, step): v for step, values in rows for k, v in values.items() if isinstance(v, int | float)}
+    assert received == pytest.approx(recorded(copy))
     pictures = {step: v for step, values in rows for k, v in values.items() if k == "samples"}
     assert sorted(pictures) == [128, 256]
-    for images, told_of in pictures.items():
-        (file,) = (tmp_path / "trackio").rglob(Path(told_of["file_path"]).name)
+    for images, picture in pictures.items():
+        (file,) = (tmp_path / "trackio").rglob(Path(picture["file_path"]).name)
         assert np.array_equal(np.asarray(Image.open(file).convert("RGB")), sheet(copy, images))

@@ -1,4 +1,4 @@
-"""From the file to the sample: what a model is trained on in 16 bits, floats or five channels, it draws in the same."""
+"""Types of images from the file to the sample: a model trained on 16 bits, floats or five channels generates the same."""
 
 import json
 import warnings
@@ -24,7 +24,7 @@ from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.initial_model import new_model
 from alphabar.training.stream import Stream
-from alphabar.verbs import score as judge
+from alphabar.verbs.score import score
 from alphabar.verbs.train import train
 
 SMALL = ["--train.images", "64", "--train.batch", "32", "--model.channels", "16", "16", "--model.embedding", "16"]
@@ -41,7 +41,7 @@ def recipe(path: Path, *more: str) -> Recipe:
 
 
 def scans(rng: np.random.Generator, n: int = 60, channels: int = 1) -> Any:
-    """12-bit pictures of 8x8 with every level possible."""
+    """12-bit images of 8x8 that use the whole range."""
     values = rng.integers(0, 4096, (n, 8, 8, channels), dtype=np.uint16)
     values[0, 0, :2, 0] = 0, 4095
     return values
@@ -53,8 +53,8 @@ def test_16_bit_in_16_bit_out(tmp_path: Path) -> None:
     folder.mkdir()
     for i, image in enumerate(values):
         (folder / f"{i:02}.png").write_bytes(png_16(image))
-    made = recipe(folder, "--data.range", "0", "4095", "--data.pad", "4")
-    model = train(made, tmp_path / "run", progress=False)
+    wanted = recipe(folder, "--data.range", "0", "4095", "--data.pad", "4")
+    model = train(wanted, tmp_path / "run", progress=False)
     about = json.loads((tmp_path / "run" / "data.json").read_text())
     assert (about["pixels"], about["value_range"], about["skipped"]) == ("uint16", [0.0, 4095.0], [])
     stored = load_model(tmp_path / "run")
@@ -63,7 +63,7 @@ def test_16_bit_in_16_bit_out(tmp_path: Path) -> None:
     samples = sample(stored, 4, steps=3, keep_x0=True, out=tmp_path / "s.npz", progress=False)
     assert samples.images.dtype == np.uint16 and samples.images.shape == (4, 8, 8, 1)
     assert samples.x0 is not None and samples.x0[0].dtype == np.uint16
-    assert (samples.images % 257 != 0).any()  # not 8 bits in 16
+    assert (samples.images % 257 != 0).any()  # not 8 bits stretched to 16
     back = Samples.load(tmp_path / "s.npz")
     np.testing.assert_array_equal(back.images, samples.images)
     physical = to_values(back.images, back.record["value_range"])
@@ -78,29 +78,29 @@ def test_16_bit_in_16_bit_out(tmp_path: Path) -> None:
 def test_floats_of_five_channels(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(0, 300, (60, 8, 8, 5)).clip(-1000, 3000)
     np.save(tmp_path / "stack.npy", values)
-    made = recipe(tmp_path / "stack.npy", "--data.range", "-1000", "3000")
-    assert resolve_again(made, tmp_path) == made
-    model = train(made, tmp_path / "run", progress=False)
+    wanted = recipe(tmp_path / "stack.npy", "--data.range", "-1000", "3000")
+    assert resolve_again(wanted, tmp_path) == wanted
+    model = train(wanted, tmp_path / "run", progress=False)
     samples = sample(model, 4, steps=3, out=tmp_path / "s.npz", progress=False)
-    assert (samples.images.dtype, samples.images.shape) == (np.float32, (4, 8, 8, 5))
+    assert samples.images.dtype == np.float32 and samples.images.shape == (4, 8, 8, 5)
     assert samples.record["value_range"] == [-1000.0, 3000.0]
     samples.sheet()
     with pytest.raises(ValueError, match=r"5 channels do not fit PNG.*npz"):
         sample(model, 4, steps=3, out=f"{tmp_path}/pngs/", progress=False)
 
 
-def resolve_again(made: Recipe, folder: Path) -> Recipe:
-    (folder / "again.toml").write_text(made.toml())
+def resolve_again(wanted: Recipe, folder: Path) -> Recipe:
+    (folder / "again.toml").write_text(wanted.toml())
     return resolve(folder / "again.toml")
 
 
-def test_what_a_model_is_trained_on_is_what_it_is_given(tmp_path: Path) -> None:
+def test_training_uses_the_stored_pixels_unchanged(tmp_path: Path) -> None:
     values = scans(np.random.default_rng(0), channels=3)
     np.save(tmp_path / "a.npy", values)
     images = load(tmp_path / "a.npy", value_range=(0, 4095))
-    made = recipe(tmp_path / "a.npy")
-    model = new_model(made, images.image_shape, "uint16", images.value_range)
-    stream = Stream(images.pixels, np.arange(60), made.train, model)
+    wanted = recipe(tmp_path / "a.npy")
+    model = new_model(wanted, images.image_shape, "uint16", images.value_range)
+    stream = Stream(images.pixels, np.arange(60), wanted.train, model)
     batch = stream.batch(0, 32)
     assert batch.pixels.dtype == np.uint16
     assert {b.tobytes() for b in batch.pixels} <= {b.tobytes() for b in images.pixels}
@@ -110,30 +110,17 @@ def test_what_a_model_is_trained_on_is_what_it_is_given(tmp_path: Path) -> None:
     assert load_weights(tmp_path / "m.safetensors").value_range == (0.0, 4095.0)
 
 
-def test_models_of_8_bit_are_described_as_before(tmp_path: Path) -> None:
+def test_specifications_of_8_bit_models_keep_their_first_format(tmp_path: Path) -> None:
     plain = new_model(recipe(tmp_path), (1, 8, 8))
     assert plain.spec["format"] == 1 and "pixels" not in plain.spec
     deep = new_model(recipe(tmp_path), (1, 8, 8), "uint16")
-    assert deep.spec["format"] == 2  # an older release, which would write 8 bits, refuses it
+    assert deep.spec["format"] == 2  # so that an older release, which would write 8 bits, refuses it
     with pytest.raises(ValueError, match=r"int32"):
         Model({**deep.spec, "pixels": "int32"})
-    old = {"set": "fashion_mnist", "pad": 0, "holdout": 0.17, "limit": 0}
-    assert Recipe().fingerprint("x") == _fingerprint_without_reading(old)  # runs begun earlier can be resumed
     assert recipe(tmp_path, "--data.range", "0", "9").fingerprint("x") != recipe(tmp_path).fingerprint("x")
 
 
-def _fingerprint_without_reading(data: dict[str, Any]) -> str:
-    import hashlib
-    from dataclasses import asdict
-
-    decided = {k: v for k, v in asdict(Recipe()).items() if k not in ("watch", "track")} | {"data": data}
-    del decided["model"]["conditional"]
-    for key in ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "accumulate", "parallel"):
-        del decided["train"][key]
-    return hashlib.sha256(json.dumps([decided, "x"], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def test_little_used_depth_is_warned_of_and_nothing_is_guessed(tmp_path: Path) -> None:
+def test_images_that_use_little_of_their_scale_give_a_warning_and_are_not_rescaled(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", scans(np.random.default_rng(0)))
     with pytest.warns(UserWarning, match=r"use 6.25% of the scale 0..65535.*--range 0 4095"):
         train(recipe(tmp_path / "a.npy"), tmp_path / "run", progress=False)
@@ -165,7 +152,7 @@ def test_an_extractor_takes_every_depth(tmp_path: Path, dtype: str) -> None:
     for other in features[1:]:
         torch.testing.assert_close(other, features[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"int32 images"):
-        unwrap(type(made)._check)(made, eight.astype(np.int32))  # past the type checks of the tests, as a user is
+        unwrap(type(made)._check)(made, eight.astype(np.int32))  # without the type checks of the tests
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
@@ -202,7 +189,7 @@ def test_the_commands_take_a_range(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "-1000.0,\n    3000.0," in capsys.readouterr().out
 
 
-def test_samples_of_another_range_are_not_compared(tmp_path: Path) -> None:
+def test_samples_of_another_range_are_not_scored(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", scans(np.random.default_rng(0)))
     model = new_model(recipe(tmp_path / "a.npy"), (1, 8, 8), "uint16", (0.0, 1023.0))
     sample(model, 4, steps=2, out=tmp_path / "s.npz", progress=False)
@@ -211,8 +198,7 @@ def test_samples_of_another_range_are_not_compared(tmp_path: Path) -> None:
     made = train_extractor(
         load(tmp_path / "l.npz"), epochs=1, batch=16, widths=(8, 8, 8), dim=16, holdout=0.0, progress=False
     ).save(tmp_path / "e.safetensors")
+    options: dict[str, Any] = {"extractor": str(made), "n": 4, "steps": 2, "reading": {"value_range": (0, 4095)}}
     for what in ("s.npz", "m.safetensors"):
         with pytest.raises(ValueError, match=r"samples' range is \(0.0, 1023.0\).*--range 0 1023"):
-            judge.score(
-                tmp_path / what, str(tmp_path / "a.npy"), extractor=str(made), reading={"value_range": (0, 4095)}, progress=False
-            )
+            score(tmp_path / what, str(tmp_path / "a.npy"), progress=False, **options)

@@ -1,3 +1,5 @@
+"""Averages of the weights: decay, profile, and averages of any length made from snapshots."""
+
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +32,11 @@ def test_batch_size_does_not_change_the_average() -> None:
     assert ema_decay(100, 10**9, 1000, 1.0) == pytest.approx(ema_decay(50, 10**9, 1000, 1.0) ** 2)
 
 
-def test_early_on_the_half_life_is_a_share_of_what_was_seen() -> None:
+def test_early_in_training_the_half_life_is_a_share_of_the_images_seen() -> None:
     assert ema_decay(10, 1000, half_life=10**6, ramp=0.05) == pytest.approx(0.5 ** (10 / 50))
 
 
-# ---- averages whose length is chosen afterwards
+# ---- averages whose length is chosen after training
 
 
 @pytest.mark.parametrize(("length", "gamma"), [(0.05, 16.97), (0.10, 6.94), (12**-0.5 - 1e-9, 0.0)])
@@ -64,8 +66,8 @@ def test_the_running_average_has_its_profile() -> None:
         assert float(average[0].detach()) == pytest.approx((g + 1) / (g + 2) * 64_000, rel=2e-3)
 
 
-def walk(folder: Path, lengths: tuple[float, ...]) -> dict[float, float]:
-    """Snapshots of a weight that wanders off, and its true averages of some lengths, step by step."""
+def random_walk(folder: Path, lengths: tuple[float, ...]) -> dict[float, float]:
+    """Writes snapshots of one weight that follows a random walk. Returns its averages of some lengths, computed at every step."""
     module, steps = nn.Linear(1, 1, bias=False), 1600
     averages, truth = PowerAverages(module), dict.fromkeys(lengths, 0.0)
     value = np.cumsum(seeds.generator(0).standard_normal(steps)) / 40 + np.arange(steps) / steps
@@ -81,21 +83,21 @@ def walk(folder: Path, lengths: tuple[float, ...]) -> dict[float, float]:
     return truth
 
 
-def test_an_average_of_any_length_is_made_of_snapshots(tmp_path: Path) -> None:
-    truth = walk(tmp_path, (0.03, 0.05, 0.07, 0.13, 0.2))
+def test_snapshots_give_an_average_of_any_length(tmp_path: Path) -> None:
+    truth = random_walk(tmp_path, (0.03, 0.05, 0.07, 0.13, 0.2))
     for length, wanted in truth.items():
         weights, spec = post_hoc(tmp_path, length)
         assert float(weights["weight"]) == pytest.approx(wanted, abs=0.01), length
         assert spec == {"format": 1}
-    assert max(truth.values()) - min(truth.values()) > 0.1  # and length matters
+    assert max(truth.values()) - min(truth.values()) > 0.1  # so that the length matters
     known = [(s.images, s.length) for s in snapshots(tmp_path)]
     assert len(known) == 32 and mixture(known, 12_800, 0.13).sum() == pytest.approx(1, abs=1e-9)
 
 
-def test_what_snapshots_cannot_make_is_refused(tmp_path: Path) -> None:
+def test_missing_and_damaged_snapshots_and_impossible_lengths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"train with --train\.ema-snapshots 16"):
         post_hoc(tmp_path, 0.1)
-    walk(tmp_path, ())
+    random_walk(tmp_path, ())
     with pytest.raises(ValueError, match=r"length = 0\.3: give more than 0 and less than 0\.289"):
         post_hoc(tmp_path, 0.3)
     (tmp_path / "000000012800-0.050.safetensors").write_bytes(b"cut")

@@ -1,3 +1,5 @@
+"""Weighting of the loss by noise level."""
+
 from typing import Any
 
 import pytest
@@ -11,8 +13,8 @@ from alphabar.training.loss import weight
 @pytest.mark.parametrize("sigma", [0.05, 0.7, 9.0])
 @pytest.mark.parametrize("kind", ["min_snr", "soft_min_snr"])
 @pytest.mark.parametrize("gamma", [5.0, 1.5])
-def test_the_error_of_x0_weighs_alike_whatever_is_predicted(kind: Any, prediction: str, sigma: float, gamma: float) -> None:
-    # Two estimates of x0 whose squared error is d^2: the weighted loss must be w(sigma) d^2 for all predictions alike.
+def test_an_error_in_x0_has_the_same_weight_for_every_prediction(kind: Any, prediction: str, sigma: float, gamma: float) -> None:
+    """Two estimates of x0 whose squared error is d^2: the weighted loss is w(sigma) d^2 for all predictions."""
     s, d = torch.tensor([sigma], dtype=torch.float64), 0.3
     x0, eps = torch.full((1, 1, 1, 1), 0.2, dtype=torch.float64), torch.full((1, 1, 1, 1), -0.5, dtype=torch.float64)
     x = x0 + sigma * eps
@@ -24,5 +26,5 @@ def test_the_error_of_x0_weighs_alike_whatever_is_predicted(kind: Any, predictio
     assert float(weighted) == pytest.approx(wanted * d**2, rel=1e-9)
 
 
-def test_plain_weighs_nothing() -> None:
+def test_plain_weights_are_one() -> None:
     assert weight("plain", "v", torch.tensor([0.1, 100.0])).tolist() == [1.0, 1.0]

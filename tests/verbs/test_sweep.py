@@ -21,8 +21,7 @@ from alphabar.cli.main import app
 from alphabar.core.files import read_jsonl
 from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
-from alphabar.features.classifier import Classifier
-from alphabar.features.extractor import Extractor
+from alphabar.features.extractor import Classifier, Extractor
 from alphabar.fitting.descent import Coefficients
 from alphabar.report.report_page import write_report
 from alphabar.report.sweep_words import front_words

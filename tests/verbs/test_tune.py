@@ -20,8 +20,7 @@ from alphabar.denoiser.model import Model, build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features.classifier import Classifier
-from alphabar.features.extractor import Extractor
+from alphabar.features.extractor import Classifier, Extractor
 from alphabar.features.load import load_extractor
 from alphabar.fitting import descent as fits
 from alphabar.sampling.fitted import Tuned, load_tuned, run_tuned, save_tuned

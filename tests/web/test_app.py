@@ -28,10 +28,11 @@ from alphabar.cli.main import main
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
-from alphabar.web.app import sheet
+from alphabar.web.html import sheet
 from tests.verbs.test_tune import run_of
 from tests.web.test_playground import fill, small
 
+pytestmark = pytest.mark.slow(120)
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'alphabar[app]'")
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 needs_browser = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no chromium here: apt-get install chromium")
@@ -244,7 +245,7 @@ def test_what_cannot_be_drawn_is_said_in_the_page_which_lives_on(visit: Any, ser
         ({"eta": "", "sampler": "tuned"}, "has no fitted sampler of 4 calls"),
         ({"sampler": "ddim", "n": 100_000}, "images = 100000: give a whole number from 1 to 256"),
         ({"amount": 10**15}, "calls = 1000000000000000: give"),
-        ({"run": "broken"}, "no safetensors file"),
+        ({"run": "broken"}, "is not a safetensors file"),
         ({"run": "stolen"}, "lies outside"),
     ]
     for request, words in wrong:
@@ -421,44 +422,44 @@ def ask(url: str, data: Any = None, headers: dict[str, str] | None = None) -> tu
             return int(error.code), error.read().decode(errors="replace")
 
 
-WAY = ["small", "ddim", 3, "calls", "", "", "", "", "", "", "last"]
+SETTING = ["small", "ddim", 3, "calls", "", "", "", "", "", "", "last"]
 
 
-def call(server: Server, way: list[Any], n: Any = 2, seed: Any = 0) -> str:
+def call(server: Server, setting: list[Any], n: Any = 2, seed: Any = 0) -> str:
     """What the server answers to a request that was written by hand."""
-    code, text = ask(f"{server.url}/gradio_api/call/draw", {"data": [False, n, seed, *way, *WAY]})
+    code, text = ask(f"{server.url}/gradio_api/call/draw", {"data": [False, n, seed, *setting, *SETTING]})
     assert code == 200, text
     return ask(f"{server.url}/gradio_api/call/draw/{json.loads(text)['event_id']}")[1]
 
 
 @pytest.mark.parametrize(
-    "way",
+    "setting",
     [
-        ["../outside", *WAY[1:]],
-        ["/etc", *WAY[1:]],
-        ["link", *WAY[1:]],
-        ["stolen", *WAY[1:]],
-        [{"run": "small"}, *WAY[1:]],
-        ["small", "nonsense", *WAY[2:]],
-        ["small", "ddim", 10**30, *WAY[3:]],
-        ["small", "ddim", "DROP", *WAY[3:]],
-        ["small", "ddim", 3, "calls", ["eta"], *WAY[5:]],
-        ["small", "ddim", 3, "calls", "", "x" * 100_000, *WAY[6:]],
-        ["small", "ddim", 3, "calls", "", "<script>alert(1)</script>", *WAY[6:]],
+        ["../outside", *SETTING[1:]],
+        ["/etc", *SETTING[1:]],
+        ["link", *SETTING[1:]],
+        ["stolen", *SETTING[1:]],
+        [{"run": "small"}, *SETTING[1:]],
+        ["small", "nonsense", *SETTING[2:]],
+        ["small", "ddim", 10**30, *SETTING[3:]],
+        ["small", "ddim", "DROP", *SETTING[3:]],
+        ["small", "ddim", 3, "calls", ["eta"], *SETTING[5:]],
+        ["small", "ddim", 3, "calls", "", "x" * 100_000, *SETTING[6:]],
+        ["small", "ddim", 3, "calls", "", "<script>alert(1)</script>", *SETTING[6:]],
     ],
-    ids=lambda way: f"{way!r:.60}",
+    ids=lambda setting: f"{setting!r:.60}",
 )
-def test_a_hostile_request_is_refused_and_the_app_lives_on(server: Server, way: list[Any]) -> None:
-    answer = call(server, way)
+def test_a_hostile_request_is_refused_and_the_app_lives_on(server: Server, setting: list[Any]) -> None:
+    answer = call(server, setting)
     assert "<img" not in answer
     assert "<script>" not in answer
     assert re.search(r"role=\\\"alert|event: error|not in the list", answer), answer
-    assert "<img" in call(server, WAY)
+    assert "<img" in call(server, SETTING)
 
 
 @pytest.mark.parametrize(("n", "seed"), [(10**18, 0), (-5, 0), (2.5, 0), ("many", 0), (None, 0), (2, -1), (2, 2**60), ([1], {})])
 def test_hostile_numbers_are_refused_with_what_is_allowed(server: Server, n: Any, seed: Any) -> None:
-    answer = call(server, WAY, n, seed)
+    answer = call(server, SETTING, n, seed)
     assert "give a whole number from" in answer or "event: error" in answer
     assert "<img" not in answer
 
@@ -489,7 +490,7 @@ def test_no_file_is_served_but_what_was_made_for_download(server: Server) -> Non
 
 
 def test_another_sites_script_may_not_use_the_page(server: Server) -> None:
-    data = {"data": [False, 2, 0, *WAY, *WAY]}
+    data = {"data": [False, 2, 0, *SETTING, *SETTING]}
     own = server.url.removeprefix("http://")
     for headers in (
         {"origin": "http://evil.example"},
@@ -544,7 +545,7 @@ def test_another_host_than_this_machine_is_warned_of_and_ctrl_c_ends_well(tmp_pa
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     words = log.read_text()
-    assert "warning: 0.0.0.0 is not this machine alone: everyone" in words
+    assert "warning: 0.0.0.0 is more than this machine: everyone" in words
     assert "runs under runs; Ctrl-C stops it" in words
     assert "Traceback" not in words
     assert list(tmp_path.glob("alphabar-app-*")) == []

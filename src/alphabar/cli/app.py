@@ -23,7 +23,7 @@ def app(root: Path | None = None, *, options: Annotated[AppOptions, Parameter(na
     Args:
         root: the folder with the runs that may be chosen, besides the bundled one; runs/ if there is one here, else this folder.
     """
-    from alphabar.web.app import serve
     from alphabar.web.playground import Playground
+    from alphabar.web.server import serve
 
     serve(Playground(root or runs_folder(), options.against, options.extractor), host=options.host, port=options.port)

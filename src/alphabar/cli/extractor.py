@@ -10,7 +10,7 @@ from alphabar.cli import show
 from alphabar.cli.reading import Reading
 
 if TYPE_CHECKING:
-    from alphabar.evaluation.corruption_check import Check
+    from alphabar.evaluation.check_result import CheckResult
 
 app = App(
     name="extractor",
@@ -88,7 +88,7 @@ def check(
     *,
     against: str,
     n: int = 2000,
-    ladders: tuple[str, ...] = (),
+    corruptions: tuple[str, ...] = (),
     seed: int = 0,
     out: Path | None = None,
     mark: bool = True,
@@ -108,7 +108,7 @@ def check(
         extractor: bundled, or the path of one that `alphabar extractor train` wrote.
         against: SET or SET:SPLIT: the reference. The images that are corrupted are others than those of the reference.
         n: images at every severity.
-        ladders: blur, noise, contrast, range, inverted, shift, cutout, jpeg, "missing classes", duplicates; all if left out.
+        corruptions: blur, noise, contrast, range, inverted, shift, cutout, jpeg, "missing classes", duplicates; all if left out.
         seed: of the images, the noise, the places and the classes.
         out: the picture; EXTRACTOR_check.png in this folder if left out.
         mark: write the result into the file; --no-mark leaves the file alone. It is never written for the bundled extractor, or
@@ -119,12 +119,12 @@ def check(
     from alphabar.report.corruption_sheet import draw_check
 
     with show.stopped_by_ctrl_c("stopped; no result was written into the extractor's file"):
-        found = check(extractor, against, n=n, seed=seed, ladders=ladders or None, progress=True)
+        found = check(extractor, against, n=n, seed=seed, corruptions=corruptions or None, progress=True)
     path = Path(extractor)
-    marked = mark and found.whole and path.is_file()
+    marked = mark and found.complete and path.is_file()
     if marked:
-        files.write_check_result(path, found.mark())
-    picture = draw_check(found, out or Path(f"{path.stem}_check.png")) if found.ladders else None
+        files.mark(path, found.summary())
+    picture = draw_check(found, out or Path(f"{path.stem}_check.png")) if found.corruptions else None
     if as_json:
         picture_name = None if picture is None else str(picture)
         show.as_json_line({**found.to_json(), "marked": marked, "picture": picture_name})
@@ -133,10 +133,10 @@ def check(
     show.line(f"{found.verdict}; picture: {picture}" + ("; written into the file" if marked else ""))
 
 
-def _result(found: "Check") -> None:
+def _result(found: "CheckResult") -> None:
     from alphabar.report.corruption_sheet import table
 
-    columns = ("corruption", "metric", "undamaged", "by severity", "")
+    columns = ("corruption", "metric", "uncorrupted", "by severity", "")
     show.table(columns, table(found), "scores of corrupted real images")
     for name, reason in found.skipped.items():
         show.line(f"{name}: not run, {reason}")

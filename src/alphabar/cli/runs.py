@@ -40,7 +40,7 @@ def list_runs(
         state: finished, stopped, diverged, open or empty: only runs in one of these states.
         model: a fingerprint, by which samples and scores name their model: print only which run and checkpoint it is or was.
     """
-    from alphabar.results.inventory import find_runs, table
+    from alphabar.results.run_list import find_runs, summaries
 
     paths = find_runs(roots or [runs_folder()])
     if model is not None:
@@ -50,7 +50,7 @@ def list_runs(
         raise ValueError(f"--where {bad[0]}: write KEY=VALUE, as train.lr=0.001")
     if bad := [s for s in state if s not in STATES]:
         raise ValueError(f"--state {bad[0]}: use {', '.join(STATES[:-1])} or {STATES[-1]}")
-    rows = table(paths, dict(w.split("=", 1) for w in where), state)
+    rows = summaries(paths, dict(w.split("=", 1) for w in where), state)
     if as_json:
         show.as_json_line([r.to_json() for r in rows])
         return
@@ -73,7 +73,7 @@ def list_runs(
 
 def _origin(paths: Sequence[Path], model: str, as_json: bool) -> None:
     """Prints which run and checkpoint a model's fingerprint belongs to."""
-    from alphabar.results.inventory import origin
+    from alphabar.results.lineage import origin
 
     found: list[dict[str, Any]] = origin(paths, model)
     if as_json:
@@ -108,7 +108,7 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
         keep: the checkpoints that stay: last, best, last.old, snapshots; none: no checkpoint stays.
         yes: do not ask.
     """
-    from alphabar.results.inventory import plan_removals, remove
+    from alphabar.results.lineage import plan_removals, remove
 
     if not runs:
         raise ValueError("name a run folder, as in `alphabar runs prune runs/garments --keep best`")

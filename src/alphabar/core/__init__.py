@@ -1,1 +1,1 @@
-"""What everything else stands on: types, seeds, files, the run folder, processes."""
+"""What all other packages use: types, seeds, files, the run folder, processes, options."""

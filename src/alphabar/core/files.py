@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+    """A temporary path next to `path` that takes its place when the block ends without an error.
 
     The file is synchronised to disk before it is renamed, so that `path` is either the old file or the complete new one.
     """
@@ -41,15 +41,15 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends one line of JSON. A line that a crash has cut short stays where it is, and `read_jsonl` skips it."""
+    """Appends one line of JSON. A line that a crash has truncated is kept, and `read_jsonl` skips it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torn = False
+    truncated = False
     if path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
+            truncated = file.read(1) != b"\n"
     with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if torn else "") + json.dumps(row) + "\n")
+        file.write(("\n" if truncated else "") + json.dumps(row) + "\n")
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The machine and the versions that a number was measured with."""
+"""The machine and the versions that a number was measured with, and the device to use."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a number: alphabar, torch, numpy, Python."""
+    """Versions of the software that decides a number: alphabar, torch, numpy, Python."""
     found = {"python": platform.python_version()}
     for name in ("alphabar", "torch", "numpy"):
         try:

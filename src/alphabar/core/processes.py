@@ -1,9 +1,8 @@
-"""Work over several processes, as `torchrun` starts them: who does what, and how all of them end with the same numbers.
+"""Work over several processes that `torchrun` starts: who does what, and how all of them end with the same numbers.
 
-Every process calls the same functions in the same order, and what they give back is the same in all of them. With one
-process nothing is started and nothing is sent. `torchrun --nproc_per_node 2 script.py` starts two processes;
-`accelerate launch` does so where it finds two GPUs, while `accelerate launch --cpu --num_processes 2` runs one process
-alone, without a word.
+Every process calls the same functions in the same order and gets the same results. With one process nothing is started
+and nothing is sent. `torchrun --nproc_per_node 2 script.py` starts two processes. `accelerate launch` starts two only if it
+finds two GPUs; `accelerate launch --cpu --num_processes 2` silently runs one.
 """
 
 import atexit
@@ -25,8 +24,8 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 def world() -> tuple[int, int]:
     """(rank, size): the number of this process and how many there are; (0, 1) without torchrun.
 
-    Joins the processes at the first call under torchrun, the way training does (accelerate's PartialState), through
-    NCCL where there are GPUs, else through gloo. ACCELERATE_USE_CPU=true: gloo in any case.
+    The first call under torchrun joins the processes as training does (accelerate's PartialState), through NCCL if there
+    are GPUs, else through gloo. ACCELERATE_USE_CPU=true uses gloo in any case.
     """
     distributed = torch.distributed
     if _alone.get() or not distributed.is_available():
@@ -36,7 +35,7 @@ def world() -> tuple[int, int]:
 
         gpus = torch.cuda.is_available() or torch.xpu.is_available()
         wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
-        PartialState(cpu=wanted or not gpus)  # left to itself it would start no group where there is no GPU
+        PartialState(cpu=wanted or not gpus)  # its default starts no group without a GPU
     if not distributed.is_initialized():
         return 0, 1
     _leave_at_exit()
@@ -44,68 +43,59 @@ def world() -> tuple[int, int]:
 
 
 def share(n_chunks: int) -> range:
-    """The numbers, of 0 .. n_chunks - 1, that fall to this process: every size-th, from its rank on."""
+    """The numbers of 0 .. n_chunks - 1 that belong to this process: every size-th, starting at its rank."""
     rank, size = world()
     return range(rank, n_chunks, size)
 
 
 def deal(items: Sequence[T]) -> list[T]:
-    """The items that fall to this process; over all processes every item falls to exactly one."""
+    """The items that belong to this process; every item belongs to exactly one process."""
     return [items[k] for k in share(len(items))]
 
 
-def gather_rows(rows: Shaped[Tensor, "n d"]) -> list[Tensor]:
-    """The rows of every process, in the order of their ranks, on the CPU of each. Any number of rows may come, 0 as well."""
+def gather(value: T) -> list[T]:
+    """The value of every process, in the order of their ranks. A tensor must be on the CPU."""
     _, size = world()
     if size == 1:
-        return [rows]
-    place = _device()
-    mine = torch.tensor([len(rows)], device=place)
-    lengths = [torch.empty_like(mine) for _ in range(size)]
-    torch.distributed.all_gather(lengths, mine)
-    most = max(int(k) for k in lengths)
-    padded = torch.zeros((most, rows.shape[1]), dtype=rows.dtype, device=place)  # all_gather wants one shape
-    padded[: len(rows)] = rows.to(place)
-    parts = [torch.empty_like(padded) for _ in range(size)]
-    torch.distributed.all_gather(parts, padded)
-    return [part[: int(k)].cpu() for part, k in zip(parts, lengths, strict=True)]
+        return [value]
+    values: list[T] = [value] * size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def gather_rows(rows: Shaped[Tensor, "n d"]) -> list[Tensor]:
+    """The rows of every process, in the order of their ranks, on the CPU. A process may have any number of rows, also 0."""
+    return [rows] if world()[1] == 1 else gather(rows.detach().cpu().clone())  # a clone, or a view would send its whole base
 
 
 def total(values: Shaped[Tensor, "..."]) -> Tensor:
-    """The sum over the processes of one tensor each, added up in the order of ranks; as partial sums of tiles need it."""
-    parts = gather_rows(values.detach().cpu().reshape(1, -1))
-    out = parts[0]
-    for part in parts[1:]:
-        out = out + part
-    return out.reshape(values.shape)
+    """The sum over the processes of one tensor each, added in the order of ranks, so that every process gets the same bits."""
+    first, *others = gather(values.detach().cpu().clone())
+    for part in others:
+        first = first + part
+    return first
 
 
 def everyone(yes: bool) -> bool:
-    """Whether all processes say yes. No process passes this line before the last one has reached it."""
-    _, size = world()
-    if size == 1:
-        return yes
-    flag = torch.tensor(float(yes), device=_device())
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
-    return bool(flag > 0)
+    """Whether `yes` is true in all processes. No process returns before the last one has called."""
+    return all(gather(yes))
 
 
 def from_first(number: int) -> int:
-    """The number that process 0 holds."""
-    return int(gather_rows(torch.tensor([[number]]))[0])
+    """The number that process 0 passed."""
+    return gather(number)[0]
 
 
 def alike(text: str) -> bool:
-    """Whether all processes hold the same text."""
-    texts = gather_rows(torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)[:, None])
-    return all(torch.equal(t, texts[0]) for t in texts)
+    """Whether all processes passed the same text."""
+    return len(set(gather(text))) == 1
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process works as if it were the only one: for what not all processes do, as a hook of process 0.
+    """Inside, this process works as if it were the only one, for work that not all processes do, such as a hook of process 0.
 
-    Without it, such work would wait for the others, which never come.
+    Without it, such work would wait forever for the other processes.
     """
     token = _alone.set(True)
     try:
@@ -116,10 +106,10 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """What stands inside is done by process 0 first, then by the others: they find what it has put into a cache.
+    """Process 0 runs the block first, then the others, which find what it has put into a cache.
 
-    Where process 0 raises, the others are let in all the same, and meet the same error. The wait is bounded by the
-    processes' own time limit, which is 10 minutes (NCCL) or 30 (gloo).
+    If process 0 raises, the others run the block too and meet the same error. The wait is bounded by the time limit of the
+    process group, 10 minutes (NCCL) or 30 (gloo).
     """
     rank, _ = world()
     if rank != 0:
@@ -133,20 +123,10 @@ def rank_zero_first() -> Iterator[None]:
 
 @cache
 def _leave_at_exit() -> None:
-    """Lets the group go before Python ends: its threads, when still alive then, make the process abort now and then."""
+    """Ends the process group before Python exits: threads of the group that are still alive then may abort the process."""
 
     def leave() -> None:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     atexit.register(leave)
-
-
-def _device() -> torch.device:
-    """Where tensors must lie to be sent: NCCL sends from GPUs alone."""
-    if "gloo" in str(torch.distributed.get_backend()):
-        return torch.device("cpu")
-    from accelerate import PartialState
-
-    place: torch.device = PartialState().device
-    return place

@@ -1,4 +1,4 @@
-"""One progress bar for all long work: rate and time left on a terminal, a line now and then elsewhere."""
+"""One progress bar for all long work: rate and time left on a terminal, a line every half minute elsewhere."""
 
 import sys
 import time
@@ -10,10 +10,15 @@ from contextlib import contextmanager
 def track(
     total: float, description: str, unit: str = "images", *, done: float = 0.0, show: bool = True, every: float = 30.0
 ) -> Iterator[Callable[..., None]]:
-    """`with track(1000, "sampling") as advance: advance(64)`; `advance(64, "loss 0.03")` puts a note beside it.
+    """A progress bar: `with track(1000, "sampling") as advance: advance(64)`; `advance(64, "loss 0.03")` adds a note.
 
-    done: how much of total was there before (work that goes on where it stopped); it does not count in the rate.
-    Where standard error is no terminal, prints a line every `every` seconds and one at the end.
+    Args:
+        total: amount of work.
+        description: what is done.
+        unit: what is counted.
+        done: amount that was done before (resumed work); it does not count in the rate.
+        show: False prints nothing.
+        every: seconds between two lines if standard error is not a terminal; a last line is printed at the end.
     """
     if not show:
         yield lambda amount, note="": None

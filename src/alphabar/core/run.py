@@ -9,7 +9,7 @@ from typing import Any
 from alphabar.core.files import append_jsonl, write_atomically
 from alphabar.core.machine import machine
 
-ENDS = ("finished", "stopped", "diverged")  # the events that end a session of a run
+ENDS = ("finished", "stopped", "diverged")  # events that end a session of training
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -24,7 +24,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Run:
-    """The folder of a run and what is written to it."""
+    """The folder of a run: where its files are, and how events are written."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -57,7 +57,7 @@ class Run:
         return self.path / "checkpoints" / name
 
     def start(self, recipe_toml: str) -> None:
-        """Makes the folder and writes the resolved recipe and the machine."""
+        """Creates the folder and writes the resolved recipe and the machine."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.recipe, recipe_toml)
         write_atomically(self.path / "machine.json", json.dumps(machine(), indent=1))

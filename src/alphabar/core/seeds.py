@@ -1,8 +1,8 @@
-"""Randomness is an argument, addressed by (seed, image index, draw), the same on every device.
+"""Random numbers addressed by (seed, image index, draw), the same on every device.
 
-The bits come from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a
-counter-based generator: its key is (seed, index) and its counter starts at (0, 0, stream, draw), so any
-draw of any image is reached at once, whatever was drawn before it and whichever process asks.
+The bits come from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a counter-based generator.
+Its key is (seed, index) and its counter starts at (0, 0, stream, draw), so every draw of every image is a function of its
+address, whatever was drawn before and in whichever process.
 """
 
 import os
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from alphabar.core.types import Images
 
-# Streams keep draws for different purposes apart under one seed.
+# Streams separate draws for different purposes under one seed.
 START, STEP, TRAIN, ORDER, SUBSET, HELDOUT = range(6)
 _WORD = 2**64
 
 
 class Addressed:
-    """One generator that is moved to any address: making a fresh one for every draw costs more than the draw."""
+    """One generator that is set to any address; creating a generator for every draw costs more than the draw."""
 
     def __init__(self) -> None:
         self._bits = np.random.Philox(key=0)
@@ -32,37 +32,52 @@ class Addressed:
         self._state: Any = self._bits.state
 
     def at(self, seed: int, index: int, draw: int, stream: int) -> np.random.Generator:
-        """The generator, standing at an address. Valid until the next call of `at`.
+        """The generator at an address, valid until the next call of `at`.
 
-        Raises ValueError for a negative number or one of more than 64 bits.
+        Args:
+            seed: of the run or the samples.
+            index: of the image.
+            draw: number of the draw for this image, such as the step of a sampler.
+            stream: START, STEP, TRAIN, ORDER, SUBSET or HELDOUT.
+
+        Raises:
+            ValueError: for a negative number or one of more than 64 bits.
         """
         for name, value in (("seed", seed), ("index", index), ("draw", draw)):
             if not 0 <= value < _WORD:
                 raise ValueError(f"{name} = {value}: pass a whole number from 0 to 2**64 - 1")
         self._state["state"]["key"][:] = (seed, index)
         self._state["state"]["counter"][:] = (0, 0, stream, draw)
-        self._state["buffer_pos"] = 4  # nothing left over from the last address
+        self._state["buffer_pos"] = 4  # discards what is left from the last address
         self._state["has_uint32"] = 0
         self._bits.state = self._state
         return self._generator
 
 
 def generator(seed: int, index: int = 0, draw: int = 0, *, stream: int = SUBSET) -> np.random.Generator:
-    """A NumPy generator of its own that starts at an address."""
+    """A new NumPy generator at an address (`Addressed.at`).
+
+    >>> bool(generator(0, index=37).random() == generator(0, index=37).random())
+    True
+    """
     return Addressed().at(seed, index, draw, stream)
 
 
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """The order of n images in an epoch: the same for every process that asks."""
+    """The order of n images in an epoch, the same in every process."""
     return generator(seed, epoch, stream=ORDER).permutation(n)
 
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """Standard normal noise for the images `indices` of a seed: row k belongs to image indices[k] alone.
+    """Standard normal noise for the images `indices` of a seed: row k is a function of (seed, indices[k], draw).
 
-    Calling it with (draw, like) returns float32 noise of like's shape on like's device. Image 37 of seed 0
-    gets the same bits in a batch of 1, 7 or 64, in any order, on any device, since they are drawn on the CPU.
+    Calling it with (draw, like) returns float32 noise of like's shape on like's device. Image 37 of seed 0 gets the same
+    bits in a batch of 1, 7 or 64, in any order, on any device, since they are drawn on the CPU.
+
+    >>> one, three = SeededNoise(0, [37]), SeededNoise(0, [5, 37, 2])
+    >>> torch.equal(one(0, torch.empty(1, 1, 4, 4))[0], three(0, torch.empty(3, 1, 4, 4))[1])
+    True
     """
 
     seed: int
@@ -73,24 +88,22 @@ class SeededNoise:
         if len(like) != len(self.indices):
             raise ValueError(
                 f"noise for {len(self.indices)} images was asked for a batch of {len(like)}: "
-                "pass one index an image, SeededNoise(seed, indices)"
+                "pass one index per image, SeededNoise(seed, indices)"
             )
         out = torch.empty(tuple(like.shape))
         self.fill(out.numpy(), draw)
         return out.to(like.device, non_blocking=True)
 
     def fill(self, out: NDArray[np.float32], draw: int, first: int = 0) -> None:
-        """The same into an array, for as many of `indices` as it has rows, from number `first` on."""
+        """Writes the noise of indices[first : first + len(out)] into an array."""
         address = Addressed()
         for row, index in zip(out, self.indices[first : first + len(out)], strict=True):
             address.at(self.seed, int(index), draw, self.stream).standard_normal(dtype=np.float32, out=row)
 
 
 class Ahead:
-    """Noise for a device that computes beside the CPU: while draw k is used there, threads here make draw k + 1.
-
-    The same bits as `noise`, in whatever order draws are asked for.
-    """
+    """Noise for a GPU: while it uses draw k, threads of the CPU compute draw k + 1. The bits are those of `noise`, in any order
+    of draws."""
 
     def __init__(self, noise: SeededNoise, threads: int | None = None) -> None:
         self.noise = noise
@@ -100,16 +113,16 @@ class Ahead:
     def __call__(self, draw: int, like: Images) -> Images:
         shape = tuple(like.shape)
         if self._next is None or self._next[0] != draw or tuple(self._next[1].shape) != shape:
-            self._next = self._begin(draw, shape, like.is_cuda)
+            self._next = self._submit(draw, shape, like.is_cuda)
         _, out, parts = self._next
-        self._next = self._begin(draw + 1, shape, like.is_cuda)
+        self._next = self._submit(draw + 1, shape, like.is_cuda)
         for part in parts:
             part.result()
         return out.to(like.device, non_blocking=True)
 
-    def _begin(self, draw: int, shape: tuple[int, ...], pinned: bool) -> tuple[int, Images, list[Future[None]]]:
+    def _submit(self, draw: int, shape: tuple[int, ...], pinned: bool) -> tuple[int, Images, list[Future[None]]]:
         if shape[0] != len(self.noise.indices):
-            self.noise(draw, torch.empty(shape, device="meta"))  # which says so
+            self.noise(draw, torch.empty(shape, device="meta"))  # raises the error
         out = torch.empty(shape, pin_memory=pinned)
         rows, size = out.numpy(), -(-shape[0] // self.threads)
         pool = _pool(self.threads)
@@ -120,10 +133,19 @@ class Ahead:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """One for all: threads cost more to start than a draw does."""
+    """Shared by all, since starting threads costs more than a draw."""
     return ThreadPoolExecutor(threads, "noise")
 
 
 def starting_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Images:
-    """Unit noise from which a sampler starts, on the CPU: shape (len(indices), *shape)."""
+    """Unit noise from which a sampler starts, on the CPU.
+
+    Args:
+        seed: of the samples.
+        indices: the images of the seed.
+        shape: (channels, height, width).
+
+    Returns:
+        float32 of shape (len(indices), *shape).
+    """
     return SeededNoise(seed, indices, stream=START)(0, torch.empty((len(indices), *shape), device="cpu"))

@@ -17,8 +17,10 @@ SCORE = {"warrant": "check_result"}
 """Lines of scores.jsonl and comparisons.jsonl."""
 FITTED: dict[str, str] = {}
 """JSON files of fitted samplers."""
-EXTRACTOR: dict[str, str] = {}
+EXTRACTOR = {"check.ladders": "check.corruptions"}
 """Headers of extractor files."""
+TRACKING = {"told": "tracked_run"}
+"""tracking/NAME.json of a run: what was sent to a tracker."""
 STATE: dict[str, str] = {}
 """state.json of a checkpoint."""
 

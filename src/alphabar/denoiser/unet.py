@@ -91,14 +91,8 @@ class UNet(nn.Module):
     Height and width must be divisible by patch * 2^(levels - 1).
 
     Args:
-        in_channels: channels of the images.
-        patch: side of the pixel-unshuffle; 1 is none.
-        channels: one number per level; each level below the first halves the size.
-        blocks: residual blocks per level on the way down; there is one more on the way up.
-        attention: levels (0 is the finest) with self-attention after their last block, down and up.
-        embedding: width of the time embedding.
-        group_size: channels per group of group norm.
-        dropout: share of activations dropped in training.
+        in_channels, patch, channels, blocks, attention, embedding, group_size, dropout: as in `ModelRecipe`. Attention is after
+            the last block of a level, down and up; the way up has one more block per level.
         t_scale: see `Embedding`.
         classes: number of classes; label `classes` stands for no class. 0: unconditional.
         augment: length of the augmentation vector (b, augment), which is 0 for an image without augmentation. 0: none.

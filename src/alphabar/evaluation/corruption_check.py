@@ -1,164 +1,53 @@
-"""Whether an extractor may be believed: it is shown real images under known damage, and its scores must rise with it.
+"""Tests whether an extractor's scores rise as real images get worse: a condition for believing its scores.
 
-Every ladder of damage begins with the images as they are. Each rung's FID and KID must lie above those of the rung before
-it, by more than chance: what is judged is the difference of two rungs that were made of the same images (or the same
-classes, or the same draw), whose uncertainty is far below that of either score. The first rung must besides stand out from
-the undamaged images by more than their own score is uncertain, for damage that no user could notice proves nothing.
-The uncertainty is that of the damaged images, against the reference that was used.
+Real images are corrupted in known ways at rising severity, beginning with none. FID and KID at every severity must exceed those
+at the severity before, by more than chance: the difference is taken between the same images (or the same classes, or the same
+draw), so that its standard error is far below that of either score. The first severity must in addition exceed the uncorrupted
+images' score by more than the choice of images moves that score, because a corruption that no user could notice proves nothing.
+Standard errors are over the corrupted images, against the given reference.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property, reduce
-from itertools import pairwise
-from operator import add
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.core.machine import versions
 from alphabar.core.progress import track
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Features, Pixels
 from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.data.named_sets import NAMED
 from alphabar.data.split import image_hashes
-from alphabar.evaluation.corruptions import DAMAGE, clusters, copies, without_classes
-from alphabar.evaluation.estimate import Estimate, Expansion
-from alphabar.evaluation.fid import frechet
-from alphabar.evaluation.fid_uncertainty import ROWS, expand
-from alphabar.evaluation.floor import real_images
-from alphabar.evaluation.kid import kid
+from alphabar.evaluation.check_result import DRAWS, NOT_ASKED, CheckResult, CorruptionResult
+from alphabar.evaluation.corruption_scores import (
+    PARTS,
+    ReferenceSide,
+    ScoredDraw,
+    floor_errors,
+    of_many_draws,
+    of_same_images,
+)  # fmt: skip
+from alphabar.evaluation.corruptions import CORRUPTIONS, Corruption, clusters, copies, without_classes
+from alphabar.evaluation.floor import Real, real_images
 from alphabar.features.extract import extract
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
-from alphabar.features.stats import FeatureStats, check_finite
+from alphabar.features.stats import check_finite
 from alphabar.features.store import sample_rows
 
-METRICS = ("fid", "kid")
-LADDERS = (*DAMAGE, "missing classes", "duplicates")
-DRAWS = 16  # from the pool, for the ladders whose damage is in the choice of images
-PARTS = 8  # groups of images, where an uncertainty has to be taken from groups
-_CLASSES_MISSING = (0.1, 0.3, 0.5, 0.8)  # of all classes
-_COPIES = (2.0, 10.0, 50.0, 250.0)  # of every image: of 2,000 images 1,000, 200, 40 and 8 differ
-_MOST = 10_000  # images of the reference, and of the pool, that are looked at
-_T = {PARTS: 2.365, DRAWS: 2.131}  # Student's t for 95 % of one less degrees of freedom
+SET_CORRUPTIONS = ("missing classes", "duplicates")  # of the choice of images, not of the images themselves
+ALL = (*CORRUPTIONS, *SET_CORRUPTIONS)
+MOST = 10_000  # images of the reference, and of the pool, that are used
+_CLASSES_MISSING = (0.1, 0.3, 0.5, 0.8)  # shares of all classes
+_COPIES = (2.0, 10.0, 50.0, 250.0)  # of every image: of 2,000 images 1,000, 200, 40 and 8 are distinct
 _CHUNK = 256
-_SHOWN = 9  # images of every rung for the picture
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One strength of damage. scores: by metric. rise: over the rung before, with its interval; empty for the first."""
-
-    strength: float
-    scores: Mapping[str, Estimate]
-    rise: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True, eq=False)
-class Ladder:
-    """A kind of damage, from none (the first rung) to the most. n: images of every rung. note: anything unusual.
-
-    shown: images [rungs, 9, h, w, c] of every rung. floor: by metric, the standard error that chance in the choice of n
-    undamaged images gives their score against this reference. ranked: by metric, whether every rung stands above the one before.
-    """
-
-    name: str
-    unit: str
-    n: int
-    rungs: tuple[Rung, ...]
-    shown: NDArray[Any]
-    floor: Mapping[str, float]
-    note: str | None = None
-
-    @property
-    def ranked(self) -> dict[str, bool]:
-        return {metric: self.reason(metric) is None for metric in self.rungs[0].scores}
-
-    def reason(self, metric: str) -> str | None:
-        """Why this metric does not rank the ladder, or None where it does."""
-        for before, rung in pairwise(self.rungs):
-            rise = rung.rise[metric]
-            if rise.interval is None or not rise.interval[0] > 1e-9 * abs(rung.scores[metric].value):  # more than rounding
-                return f"{rung.strength:g} is not above {before.strength:g}: rise {rise}"
-        step, limit = self.rungs[1].rise[metric].value, _T[DRAWS] * self.floor[metric]
-        if not step > limit:
-            return f"{self.rungs[1].strength:g} is lost in the floor's noise: rise {step:.4g}, where {limit:.4g} may be chance"
-        return None
-
-
-@dataclass(frozen=True, eq=False)
-class Check:
-    """What the ladders say of an extractor. skipped: ladders that were not run, and why."""
-
-    extractor: str  # fingerprint
-    name: str
-    reference: str  # fingerprint
-    reference_name: str
-    n_reference: int
-    seed: int
-    ladders: tuple[Ladder, ...]
-    skipped: Mapping[str, str]
-
-    @property
-    def failed(self) -> list[str]:
-        """The ladders that are not ranked, as "shift", or "shift (KID)" where one metric alone does not rank it."""
-        out = []
-        for ladder in self.ladders:
-            bad = [metric for metric, good in ladder.ranked.items() if not good]
-            if bad:
-                some = "" if len(bad) == len(ladder.ranked) else f" ({', '.join(bad).upper()})"
-                out.append(ladder.name + some)
-        return out
-
-    @property
-    def whole(self) -> bool:
-        """Whether every ladder was asked for; one that cannot be done to such images does not count."""
-        return not any(reason == NOT_ASKED for reason in self.skipped.values())
-
-    @property
-    def verdict(self) -> str:
-        """ "passed", or "failed: " and the ladders."""
-        return f"failed: {', '.join(self.failed)}" if self.failed else "passed"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, for json.dumps: every score, rise and reason."""
-        out = {
-            "verdict": self.verdict, "failed": self.failed, "extractor": self.extractor, "name": self.name,
-            "reference": self.reference, "reference_name": self.reference_name, "n_reference": self.n_reference,
-            "seed": self.seed, "skipped": dict(self.skipped),
-            "ladders": {
-                ladder.name: {
-                    "unit": ladder.unit, "n": ladder.n, "note": ladder.note, "ranked": ladder.ranked,
-                    "reasons": {metric: ladder.reason(metric) for metric in ladder.ranked},
-                    "floor_se": dict(ladder.floor), "rungs": [asdict(rung) for rung in ladder.rungs],
-                }
-                for ladder in self.ladders
-            },
-            "versions": versions(),
-        }  # fmt: skip
-        plain: dict[str, Any] = json.loads(json.dumps(out))
-        return plain
-
-    def mark(self) -> dict[str, Any]:
-        """The short form, which goes into the extractor's file."""
-        return {
-            "verdict": self.verdict, "extractor": self.extractor, "reference": self.reference,
-            "reference_name": self.reference_name, "n_reference": self.n_reference, "seed": self.seed,
-            "ladders": {ladder.name: {"n": ladder.n, "ranked": ladder.ranked} for ladder in self.ladders},
-            "skipped": dict(self.skipped), "versions": versions(),
-        }  # fmt: skip
-
-
-NOT_ASKED = "not asked for"
+_SHOWN = 9  # images of every severity for the picture
 
 
 def check(
@@ -168,260 +57,171 @@ def check(
     floor_images: ImageSet | Any | None = None,
     n: int = 2000,
     seed: int = 0,
-    ladders: Sequence[str] | None = None,
+    corruptions: Sequence[str] | None = None,
     progress: bool = False,
-    on_ladder: Callable[[Ladder], None] | None = None,
-) -> Check:
-    """FID and KID of damaged real images against real ones, on every ladder (`LADDERS`).
+    on_result: Callable[[CorruptionResult], None] | None = None,
+) -> CheckResult:
+    """FID and KID of corrupted real images against uncorrupted ones, for every corruption (after Heusel et al. 2017, fig. 3).
 
-    reference, floor_images: as for `ImageEval`; what is damaged are images of the floor's pool, which the reference does
-    not hold. At most 10,000 images of either are looked at. n: images of a rung, fewer where the pool has fewer. FID needs
-    more images than the extractor has features; below that KID alone is judged, and the ladder says so. KID is taken
-    against as many of the reference's images. seed: of images, noise, places and classes.
-    ladders: names, all of them if left out.
+    Args:
+        extractor: An extractor, the path of one, or "bundled".
+        reference: Real images, as for `ImageEval`.
+        floor_images: Real images that are not in the reference, as for `ImageEval`; these are corrupted. At most 10,000 of them,
+            and of the reference, are used.
+        n: Images at every severity, fewer where there are fewer. FID needs more images than the extractor has features; below
+            that only KID is computed, and the result has a note. KID is taken against as many of the reference's images.
+        seed: Of images, noise, places and classes.
+        corruptions: Names from `ALL`; None: all. "missing classes" and "duplicates" are means over 16 draws; where the images
+            have no labels, k-means clusters of their pixels replace the classes.
+        progress: Whether to show progress bars.
+        on_result: Called with the result of each corruption as soon as it is complete.
 
-    The ladders "missing classes" and "duplicates" are means over 16 draws from the pool; where the images have no labels,
-    the classes are k-means clusters of their pixels. Raises ValueError for an unknown ladder or fewer than 32 images.
+    Raises:
+        ValueError: For an unknown corruption, or fewer than 32 images.
     """
     if isinstance(extractor, str | Path):
         extractor = load_extractor(extractor)
-    wanted = LADDERS if ladders is None else tuple(ladders)
-    if unknown := [name for name in wanted if name not in LADDERS]:
-        raise ValueError(f"ladder {unknown[0]!r} is unknown: use {', '.join(LADDERS)}")
+    wanted = ALL if corruptions is None else tuple(corruptions)
+    if unknown := [name for name in wanted if name not in ALL]:
+        raise ValueError(f"corruption {unknown[0]!r} is unknown: use {', '.join(ALL)}")
     real = real_images(reference, floor_images)
-    pool = np.asarray(real.pool[np.sort(real.floor_order(seed)[:_MOST])])
+    pool = np.asarray(real.pool[np.sort(real.floor_order(seed)[:MOST])])
     n = min(n, len(pool))
     if n < 4 * PARTS:
-        raise ValueError(f"{n} images to be damaged ({real.pool_source}) are too few: the check needs at least {4 * PARTS}")
-    chosen = permutation(seed, 0, len(pool))[:n]  # in random order, for groups are taken from it
-    images = pool[chosen]
-    rows = sample_rows(len(real.reference), _MOST, seed)
-    whole = len(rows) == len(real.reference)
-    skipped = {name: NOT_ASKED for name in LADDERS if name not in wanted}
-    pixel_ladders = [DAMAGE[name] for name in wanted if name in DAMAGE]
-    for damage in pixel_ladders[:]:
-        if reason := damage.refuses(images):
-            skipped[damage.name] = reason
-            pixel_ladders.remove(damage)
-
-    against = _Against.of(
-        extract(
-            real.reference if whole else np.asarray(real.reference[rows]), extractor,
-            fingerprint=real.reference_fingerprint if whole else None, progress=progress, what="features of the reference",
-        ).all(),
-        extractor, n, seed,
-    )  # fmt: skip
+        raise ValueError(f"{n} images to corrupt ({real.pool_source}) are too few: the check needs at least {4 * PARTS}")
+    chosen = permutation(seed, 0, len(pool))[:n]  # in random order, because groups are taken from it
+    against, n_reference = _reference_side(real, extractor, n, seed, progress)
     features = extract(pool, extractor, progress=progress, what="features of real images").all()
-    done: list[Ladder] = []
+    clean = ScoredDraw(features[torch.from_numpy(chosen)], against)
+    sources = _Sources(pool, features, pool[chosen], clean, floor_errors(clean, features), seed)
 
-    def finish(ladder: Ladder) -> None:
-        done.append(ladder)
-        if on_ladder is not None:
-            on_ladder(ladder)
+    skipped = {name: NOT_ASKED for name in ALL if name not in wanted}
+    of_images = [CORRUPTIONS[name] for name in wanted if name in CORRUPTIONS]
+    skipped |= {c.name: reason for c in of_images if (reason := c.refuses(sources.images))}
+    of_images = [c for c in of_images if c.name not in skipped]
+    results: dict[str, CorruptionResult] = {}
 
-    clean = _Draw(features[torch.from_numpy(chosen)], against)
-    floor = _floor(clean, features)
-    total = n * sum(len(damage.strengths) for damage in pixel_ladders)
-    with track(total, "damaged images", unit="images", show=progress) as advance:
-        for damage in pixel_ladders:
-            draws, shown = [clean], [images[:_SHOWN]]
-            for strength in damage.strengths:
-                seen: list[Tensor] = []
-                for start in range(0, n, _CHUNK):
-                    damaged = damage(
-                        images[start : start + _CHUNK], strength, seed=seed, numbers=np.arange(start, min(start + _CHUNK, n))
-                    )
-                    if start == 0:
-                        shown.append(damaged[:_SHOWN])
-                    f = extractor.features(damaged)
-                    check_finite(f, start)
-                    seen.append(f)
-                    advance(len(f), damage.name)
-                draws.append(_Draw(torch.cat(seen), against))
-            rungs = _rungs((0.0, *damage.strengths), draws)
-            finish(Ladder(damage.name, damage.unit, n, rungs, np.stack(shown), floor, against.note(n)))
-    for name in wanted:
-        if name not in DAMAGE:
-            made = _of_draws(name, reference, floor_images, pool, features, against, floor, n, seed)
-            if isinstance(made, str):
-                skipped[name] = made
-            else:
-                finish(made)
-    ladders_done = sorted(done, key=lambda ladder: wanted.index(ladder.name))
-    return Check(
-        extractor.fingerprint, extractor.name, real.reference_fingerprint, real.reference_name, len(rows), seed,
-        tuple(ladders_done), skipped,
+    def keep(result: CorruptionResult | str, name: str) -> None:
+        if isinstance(result, str):
+            skipped[name] = result
+            return
+        results[name] = result
+        if on_result is not None:
+            on_result(result)
+
+    with track(n * sum(len(c.severities) for c in of_images), "corrupted images", unit="images", show=progress) as advance:
+        for corruption in of_images:
+            keep(_corrupt_images(corruption, extractor, sources, advance), corruption.name)
+    if "missing classes" in wanted:
+        keep(_missing_classes(sources, reference, floor_images), "missing classes")
+    if "duplicates" in wanted:
+        keep(_duplicates(sources), "duplicates")
+    return CheckResult(
+        extractor.fingerprint, extractor.name, real.reference_fingerprint, real.reference_name, n_reference, seed,
+        tuple(results[name] for name in wanted if name in results), skipped,
     )  # fmt: skip
-
-
-# ---- a rung's scores and what they are uncertain by
 
 
 @dataclass(frozen=True, eq=False)
-class _Against:
-    """The reference's side. rows: features of some of its images, for KID; expansions take them from all."""
+class _Sources:
+    """The images that are corrupted: the pool, n of them in random order, and the scores of these uncorrupted."""
 
-    features: Features
-    stats: FeatureStats
-    rows: Float[Tensor, "m d"]
-    dim: int
+    pool: Pixels
+    features: Features  # of the pool
+    images: Pixels
+    clean: ScoredDraw
+    floor_se: Mapping[str, float]
+    seed: int
 
-    @staticmethod
-    def of(features: Features, extractor: FeatureExtractor, n: int, seed: int) -> "_Against":
-        rows = features[torch.from_numpy(sample_rows(len(features), max(n, 2), seed))]
-        return _Against(features, FeatureStats.of(features, extractor.fingerprint), rows, extractor.dim)
-
-    def metrics(self, n: int) -> tuple[str, ...]:
-        return METRICS if min(n, self.stats.n) > self.dim else ("kid",)
-
-    def note(self, n: int) -> str | None:
-        if "fid" in self.metrics(n):
-            return None
-        return f"no FID: {min(n, self.stats.n)} images for {self.dim} features, it takes at least {self.dim + 1}"
-
-    def own(self, features: Features) -> FeatureStats:
-        return FeatureStats.of(features, self.stats.extractor)
-
-    def score(self, metric: str, features: Features) -> float:
-        return frechet(self.own(features), self.stats).value if metric == "fid" else kid(features, self.rows).value
+    @property
+    def n(self) -> int:
+        return len(self.images)
 
 
-class _Draw:
-    """The scores of one draw of images, which rungs of the same images are compared with image by image."""
-
-    def __init__(self, features: Features, against: _Against) -> None:
-        self.features, self.against = features, against
-        self.scores: dict[str, Expansion] = {"kid": kid(features, against.rows)}
-        if "fid" in against.metrics(len(features)):
-            rows = against.features[:ROWS]
-            self.scores = {"fid": expand(against.own(features), against.stats, features, rows), **self.scores}
-
-    def estimate(self, metric: str) -> Estimate:
-        score = self.scores[metric]
-        return score.estimate() if score.trouble is None else self._by_groups(metric, np.array(self._groups))
-
-    def rise(self, metric: str, before: "_Draw") -> Estimate:
-        """This score less that of the same images before, as uncertain as the choice of images makes it (delta method)."""
-        now, then = self.scores[metric], before.scores[metric]
-        if now.trouble is None and then.trouble is None:
-            apart = now.influence_x - then.influence_x
-            return Estimate.normal(now.value - then.value, float(apart.std(correction=1)) / math.sqrt(len(apart)))
-        return self._by_groups(metric, np.array(self._groups) - np.array(before._groups), then.value)
-
-    def _by_groups(self, metric: str, parts: NDArray[np.float64], less: float = 0.0) -> Estimate:
-        return _from_parts(self.scores[metric].value - less, parts, self.scores[metric].trouble)
-
-    @cached_property
-    def _groups(self) -> list[float]:
-        """FID's pseudo-values when a group of images at a time is left out (jackknife; Efron & Tibshirani 1993, ch. 11).
-        It holds at any rank, where the expansion does not, and makes an FID near its floor more uncertain than it is."""
-        stats = [self.against.own(self.features[k::PARTS]) for k in range(PARTS)]
-        value = frechet(reduce(add, stats), self.against.stats).value
-        without = (frechet(reduce(add, stats[:k] + stats[k + 1 :]), self.against.stats).value for k in range(PARTS))
-        return [PARTS * value - (PARTS - 1) * left for left in without]
+def _reference_side(real: Real, extractor: FeatureExtractor, n: int, seed: int, progress: bool) -> tuple[ReferenceSide, int]:
+    """The reference's features, and how many of its images are used."""
+    rows = sample_rows(len(real.reference), MOST, seed)
+    all_rows = len(rows) == len(real.reference)
+    store = extract(
+        real.reference if all_rows else np.asarray(real.reference[rows]), extractor,
+        fingerprint=real.reference_fingerprint if all_rows else None, progress=progress, what="features of the reference",
+    )  # fmt: skip
+    return ReferenceSide.of(store.all(), extractor, n, seed), len(rows)
 
 
-def _floor(clean: _Draw, features: Features) -> dict[str, float]:
-    """The spread of the undamaged images' scores over draws from the pool; where it is too small for that, their own se."""
-    n, pool, against = len(clean.features), len(features), clean.against
-    out = {}
-    for metric in clean.scores:
-        if pool < 2 * n:
-            out[metric] = clean.estimate(metric).se or 0.0
-            continue
-        draws = [features[torch.from_numpy(permutation(k, 1, pool)[:n])] for k in range(DRAWS)]
-        sd = float(np.std([against.score(metric, draw) for draw in draws], ddof=1))
-        out[metric] = sd / math.sqrt(1 - n / pool)  # draws from one pool share images
-    return out
+def _corrupt_images(
+    corruption: Corruption, extractor: FeatureExtractor, sources: _Sources, advance: Callable[..., None]
+) -> CorruptionResult:
+    n, images, against = sources.n, sources.images, sources.clean.against
+    draws, shown = [sources.clean], [images[:_SHOWN]]
+    for severity in corruption.severities:
+        parts: list[Tensor] = []
+        for start in range(0, n, _CHUNK):
+            numbers = np.arange(start, min(start + _CHUNK, n))
+            corrupted = corruption(images[start : start + _CHUNK], severity, seed=sources.seed, numbers=numbers)
+            if start == 0:
+                shown.append(corrupted[:_SHOWN])
+            f = extractor.features(corrupted)
+            check_finite(f, start)
+            parts.append(f)
+            advance(len(f), corruption.name)
+        draws.append(ScoredDraw(torch.cat(parts), against))
+    scores = of_same_images((0.0, *corruption.severities), draws)
+    return CorruptionResult(corruption.name, corruption.unit, n, scores, np.stack(shown), sources.floor_se, against.note(n))
 
 
-def _rungs(strengths: Sequence[float], draws: Sequence[_Draw]) -> tuple[Rung, ...]:
-    """Of one draw of images under rising damage."""
-    return tuple(
-        Rung(
-            float(strength),
-            {metric: draw.estimate(metric) for metric in draw.scores},
-            {metric: draw.rise(metric, draws[k - 1]) for metric in draw.scores} if k else {},
-        )
-        for k, (strength, draw) in enumerate(zip(strengths, draws, strict=True))
-    )
+def _duplicates(sources: _Sources) -> CorruptionResult:
+    n, note = sources.n, sources.clean.against.note(sources.n)
+    severities = [1.0] + [each for each in _COPIES if n / each >= 2]
+    chosen = [[copies(len(sources.pool), n, each, sources.seed, draw) for draw in range(DRAWS)] for each in severities]
+    return _of_draws("duplicates", "copies of every image", n, severities, chosen, sources, note)
 
 
-def _rungs_of_draws(strengths: Sequence[float], values: Mapping[str, NDArray[np.float64]]) -> tuple[Rung, ...]:
-    """Of several draws from the pool: their mean. values: by metric, [rungs, draws]. A score's own interval is one draw's."""
-    out = []
-    for k, strength in enumerate(strengths):
-        scores = {m: _estimate(float(v[k].mean()), float(v[k].std(ddof=1)), DRAWS) for m, v in values.items()}
-        apart = {m: v[k] - v[k - 1] for m, v in values.items()} if k else {}
-        out.append(Rung(float(strength), scores, {m: _from_parts(float(v.mean()), v) for m, v in apart.items()}))
-    return tuple(out)
-
-
-def _from_parts(value: float, parts: NDArray[np.float64], note: str | None = None) -> Estimate:
-    return _estimate(value, float(parts.std(ddof=1)) / math.sqrt(len(parts)), len(parts), note)
-
-
-def _estimate(value: float, se: float, parts: int, note: str | None = None) -> Estimate:
-    half = _T[parts] * se
-    return Estimate(value=value, se=se, interval=(value - half, value + half), note=note)
-
-
-# ---- ladders whose rungs are draws from the pool
+def _missing_classes(sources: _Sources, reference: Any, floor_images: Any) -> CorruptionResult | str:
+    """The result, or why these images cannot be tested."""
+    n, pool, seed, against = sources.n, sources.pool, sources.seed, sources.clean.against
+    labels, note = _labels(pool, reference, floor_images), None
+    if labels is None:
+        labels, note = clusters(pool, min(10, len(pool)), seed), "no labels: the classes are clusters of pixels"
+    number = len(np.unique(labels))
+    if number < 2:
+        return f"no class can be left out of {number}: give a set of at least two"
+    missing = sorted({min(max(1, round(share * number)), number - 1) for share in _CLASSES_MISSING})
+    left = [min(len(without_classes(labels, k, seed, draw)) for draw in range(DRAWS)) for k in missing]
+    enough = max(against.dim + 1, 4 * PARTS) if "fid" in against.metrics(n) else 4 * PARTS
+    missing = [k for k, images in zip(missing, left, strict=True) if images >= enough]
+    if not missing:
+        return f"{left[0]} images are left without one class, too few: give more real images"
+    n = min(n, left[len(missing) - 1])
+    severities = [0.0, *map(float, missing)]
+    chosen = [[without_classes(labels, int(k), seed, draw)[:n] for draw in range(DRAWS)] for k in severities]
+    note = "; ".join(filter(None, (note, against.note(n)))) or None
+    return _of_draws("missing classes", "classes missing", n, severities, chosen, sources, note)
 
 
 def _of_draws(
-    name: str,
-    reference: Any,
-    floor_images: Any,
-    pool: Pixels,
-    features: Features,
-    against: _Against,
-    floor: Mapping[str, float],
-    n: int,
-    seed: int,
-) -> Ladder | str:
-    """The ladder, or why there is none."""
-    asked = n
-    if name == "duplicates":
-        strengths = [1.0] + [each for each in _COPIES if n / each >= 2]
-        chosen = [[copies(len(pool), n, each, seed, draw) for draw in range(DRAWS)] for each in strengths]
-        note, unit = against.note(n), "copies of every image"
-    else:
-        labels = _labels(pool, reference, floor_images)
-        note, unit = None, "classes missing"
-        if labels is None:
-            labels, note = clusters(pool, min(10, len(pool)), seed), "no labels: the classes are clusters of pixels"
-        number = len(np.unique(labels))
-        if number < 2:
-            return f"{number} class cannot be missed: give a set of at least two"
-        missing = sorted({min(max(1, round(share * number)), number - 1) for share in _CLASSES_MISSING})
-        left = [min(len(without_classes(labels, k, seed, draw)) for draw in range(DRAWS)) for k in missing]
-        enough = max(against.dim + 1, 4 * PARTS) if "fid" in against.metrics(n) else 4 * PARTS
-        missing = [k for k, images in zip(missing, left, strict=True) if images >= enough]
-        if not missing:
-            return f"{left[0]} images are left without one class, too few: give more real images"
-        n = min(n, left[len(missing) - 1])
-        strengths = [0.0, *map(float, missing)]
-        chosen = [[without_classes(labels, int(k), seed, draw)[:n] for draw in range(DRAWS)] for k in strengths]
-        note = "; ".join(filter(None, (note, against.note(n)))) or None
-    shown = np.stack([pool[np.sort(_spread(draws[0]))] for draws in chosen])
-    values = {metric: np.zeros((len(strengths), DRAWS)) for metric in against.metrics(n)}
-    for rung, draws in enumerate(chosen):
-        for k, index in enumerate(draws):
-            for metric in values:
-                values[metric][rung, k] = against.score(metric, features[torch.from_numpy(index)])
-    used = {metric: floor[metric] * math.sqrt(asked / n) for metric in values}
-    return Ladder(name, unit, n, _rungs_of_draws(strengths, values), shown, used, note)
+    name: str, unit: str, n: int, severities: list[float], chosen: list[list[NDArray[np.int64]]], sources: _Sources,
+    note: str | None,
+) -> CorruptionResult:  # fmt: skip
+    """The result of a corruption of the set. chosen: for every severity, numbers of the pool's images in each draw."""
+    against = sources.clean.against
+    shown = np.stack([sources.pool[np.sort(_evenly(draws[0]))] for draws in chosen])
+    values = {
+        metric: np.array([[against.score(metric, sources.features[torch.from_numpy(i)]) for i in draws] for draws in chosen])
+        for metric in against.metrics(n)
+    }
+    floor_se = {metric: sources.floor_se[metric] * math.sqrt(sources.n / n) for metric in values}
+    return CorruptionResult(name, unit, n, of_many_draws(severities, values), shown, floor_se, note)
 
 
-def _spread(index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A few of a draw's images, duplicates as likely as they are in it."""
-    few: NDArray[np.int64] = index[np.linspace(0, len(index) - 1, _SHOWN).astype(int)]
-    return few
+def _evenly(index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Some images from all over a draw, duplicates as likely as they are in it."""
+    some: NDArray[np.int64] = index[np.linspace(0, len(index) - 1, _SHOWN).astype(int)]
+    return some
 
 
 def _labels(pool: Pixels, reference: Any, floor_images: Any) -> NDArray[np.int64] | None:
-    """The labels of the pool's images, found by their content in the sets they may come from; None where any has none."""
+    """The labels of the pool's images, found by content in the sets that they may come from; None where any has none."""
     hashes = image_hashes(pool)
     out, found = np.zeros(len(pool), np.int64), np.zeros(len(pool), bool)
     for images in _sets(reference, floor_images):

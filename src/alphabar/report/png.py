@@ -1,7 +1,8 @@
-"""Pictures for pages: data URIs, strips, images made small enough for a page to carry many of them."""
+"""Images for pages: data URIs, strips, and images made small enough for a page that carries many of them."""
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,23 @@ if TYPE_CHECKING:
 
     from alphabar.core.types import Pixels
 
-EDGE = 64  # pixels of an image's longer side on a page that carries hundreds of them
-_MOST_BYTES = 20_000_000  # of a file that is opened at all
+EDGE = 64  # pixels of an image's longer side on a page with hundreds of images
+EDGES = (96, 64, 48, 32, 24, 16)  # the sizes that are tried, largest first, where a page has a budget of bytes
+_LARGEST_FILE = 20_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG as a data URI, with its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def picture(data: bytes) -> Picture:
+    """A PNG file as a data URI with its size, which stands in its header."""
+    return Picture(uri(data), int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
 
 
 def uri(data: bytes) -> str:
@@ -37,13 +53,19 @@ def png(image: "Image") -> bytes:
 
 
 def strip(pixels: "Pixels", columns: int | None = None, pad: int = 1) -> "Image":
-    """A contact sheet whose gaps are transparent, for light pages and dark ones. pixels: (n, h, w, c), as stored."""
+    """A contact sheet with transparent gaps, for light pages and dark ones.
+
+    Args:
+        pixels: (n, h, w, c), as stored.
+        columns: images side by side; None: all.
+        pad: pixels between images.
+    """
     from PIL import ImageOps
 
     pixels = shown(pixels)
     columns = len(pixels) if columns is None else columns
     sheet = contact_sheet(pixels, columns=columns, pad=pad)
-    covered = contact_sheet(np.zeros((*pixels.shape[:3], 1), np.uint8), columns=columns, pad=pad)  # paper is white
+    covered = contact_sheet(np.zeros((*pixels.shape[:3], 1), np.uint8), columns=columns, pad=pad)  # the gaps are white
     out = sheet.convert("RGBA" if sheet.mode == "RGB" else "LA")
     out.putalpha(ImageOps.invert(covered))
     width, height = out.size
@@ -51,7 +73,7 @@ def strip(pixels: "Pixels", columns: int | None = None, pad: int = 1) -> "Image"
 
 
 def smaller(images: "Pixels", edge: int = EDGE) -> tuple[UInt8[np.ndarray, "n _ _ k"], str | None]:
-    """Images whose longer side is at most `edge`, averaged over squares, and a word where they were made smaller."""
+    """Images whose longer side is at most `edge` pixels, by averaging squares; and a note where they were reduced."""
     from PIL import Image
 
     pixels = shown(images)
@@ -60,29 +82,27 @@ def smaller(images: "Pixels", edge: int = EDGE) -> tuple[UInt8[np.ndarray, "n _ 
     if k == 1:
         return pixels, None
     small = [np.asarray(Image.fromarray(one[..., 0] if c == 1 else one).reduce(k)) for one in pixels]
-    note = f"images of {h} x {w} are shown at 1/{k} of their size; the samples hold them whole"
+    note = f"images of {h} x {w} are shown at 1/{k} of their size; the samples have full size"
     return np.stack(small).reshape(len(small), *small[0].shape[:2], c), note
 
 
 def read_png(path: Path) -> "Image":
-    """A PNG, decoded. Raises ValueError, in words that name the file, where it is none, is damaged, or is far too large."""
+    """A PNG, decoded. Raises ValueError, with the name of the file, where it is not a PNG, is damaged, or is far too large."""
     from PIL import Image, UnidentifiedImageError
 
+    if path.exists() and path.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"{path.name} is too large to be put into a page")
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"{path.name} is too large to be put into a page")
-        with Image.open(path, formats=["PNG"]) as picture:
-            picture.load()
-            return picture.copy()
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as e:
+        with Image.open(path, formats=["PNG"]) as opened:
+            opened.load()
+            return opened.copy()
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError, ValueError) as e:
         raise ValueError(f"{path.name} cannot be read ({e})") from e
-    except ValueError as e:
-        raise e if str(e).startswith(path.name) else ValueError(f"{path.name} cannot be read ({e})") from e
 
 
-def fitted(picture: "Image", most: int) -> tuple[bytes, int]:
-    """A picture as a PNG of at most `most` bytes, and the k by which its sides were divided for that, 1, 2, 4, ..."""
+def fitted(image: "Image", most: int) -> tuple[bytes, int]:
+    """A picture as a PNG of at most `most` bytes, and the power of 2 by which its sides were divided for that."""
     k = 1
-    while len(data := png(picture if k == 1 else picture.reduce(k))) > most and min(picture.size) > 2 * k:
+    while len(data := png(image if k == 1 else image.reduce(k))) > most and min(image.size) > 2 * k:
         k *= 2
     return data, k

@@ -1,4 +1,4 @@
-"""Line plots as inline SVG that follows the page's colours, light or dark. Legends are HTML, so that they wrap on a phone."""
+"""Line plots as inline SVG in the colours of the page, light or dark. Legends are HTML, so that they wrap on a phone."""
 
 import io
 import math
@@ -6,26 +6,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
 from alphabar.report.words import short
 
-if TYPE_CHECKING:
-    from alphabar.evaluation.heldout import DenoisingLoss
-
 COLOURS = 6  # --c1 .. --c6 in the page's style sheet
-_INK, _MUTED, _LINE = "#010101", "#020202", "#030303"  # stand-ins, replaced by the page's own colours
-_DASHES = ("solid", "dashed", "dotted", "dashdot")  # a page's style sheet knows them, too
+_INK, _MUTED, _LINE = "#010101", "#020202", "#030303"  # placeholders, replaced by the colours of the page
+_DASHES = ("solid", "dashed", "dotted", "dashdot")  # classes of the page's style sheet
 Interval = tuple[float, float]  # (low, high)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a plot. interval: (low, high) of each point, None where there is none; drawn as a band, or as bars. colour: 0
-    and up, or None for ink. markers: mark its points. bars: for points that are few and taken one by one. steps: level from each
-    point to the next."""
+    """A line of a plot.
+
+    interval: (low, high) of each point, None where there is none; drawn as a band, or as bars. colour: a number from 0, or None
+    for the colour of text. markers: mark the points. bars: draw intervals as bars. steps: a staircase, level from each point to
+    the next.
+    """
 
     label: str
     x: Sequence[float]
@@ -40,17 +40,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line, such as the floor. interval: (low, high) of a band round it."""
+    """A horizontal line, such as the floor. colour: as of a line. interval: (low, high) of a band around it."""
 
     label: str
     y: float
-    colour: int | None = None  # None: ink
+    colour: int | None = None
     interval: Interval | None = None
 
 
 @dataclass(frozen=True)
 class Plot:
-    """svg: to be put into a page as it is. legend: (css colour, dash, label) a line, dash being "solid", "dashed", ..."""
+    """svg: to be inserted into a page. legend: (css colour, dash, label) of each line; dash is "solid", "dashed", ..."""
 
     svg: Markup
     legend: list[tuple[str, str, str]] = field(default_factory=list)
@@ -71,13 +71,22 @@ def plot(
     linear_below: float | None = None,
     size: tuple[float, float] = (380, 235),
 ) -> Plot | None:
-    """The lines in one plot; None where no line has a point.
+    """The lines in one plot; None where no line has a point. The y axis has no label: the heading or the legend names it.
 
-    The y axis has no name: the heading or the legend says what it is. linear_below: with log_y, of values that reach 0 or
-    less: the axis is linear from -linear_below to linear_below, and logarithmic beyond.
-    name: letters and digits, unlike every other plot's on the page. alt: what is to be seen, for those who cannot.
-    x_names: in place of the numbers 0, 1, ... on the x axis.
-    size: width and height in points, text being 11 high: small on purpose, for the page scales it up.
+    Args:
+        name: letters and digits that no other plot on the page has.
+        alt: a description for those who cannot see the plot.
+        lines: lines without points are left out.
+        levels: horizontal lines.
+        x_label: label of the x axis.
+        log_y: logarithmic y axis, where all values are positive.
+        log_x: logarithmic x axis.
+        x_ticks: positions of the ticks; None: chosen.
+        x_names: names in place of the numbers 0, 1, ... on the x axis.
+        from_zero: the y axis includes 0, unless it is logarithmic.
+        linear_below: with log_y, where values reach 0 or less: the y axis is linear between -linear_below and linear_below, and
+            logarithmic beyond.
+        size: width and height in points; text is 11 points high, and the page enlarges the plot.
     """
     drawn = [_thinned(line) for line in lines if len(line.x)]
     if not drawn:
@@ -97,7 +106,7 @@ def plot(
     }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), facecolor="none")
-        left, right, bottom, top = 50, 10, 40, 10  # points; fixed, for a layout engine draws every plot twice
+        left, right, bottom, top = 50, 10, 40, 10  # points; fixed, because a layout engine would draw every plot twice
         width, height = size[0] - left - right, size[1] - bottom - top
         axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
         _dress(axes, x_label)
@@ -118,29 +127,6 @@ def plot(
     legend = [(*swatch(line.colour), line.label) for line in drawn if line.label]
     legend += [(_css(level.colour), "dashed", level.label) for level in levels]
     return Plot(_inline(out.getvalue(), name, alt), legend)
-
-
-def loss_by_level(name: str, loss: "DenoisingLoss", size: tuple[float, float] = (380, 235)) -> Plot | None:
-    """The denoising loss over sigma, of held-out images and, where they were given, of training images, with intervals.
-
-    Drawn is (1 + 1 / sigma^2) times the loss, the loss of v, which has one scale at all levels. name: as for `plot`.
-    """
-    sets = [("held-out images", loss.heldout), ("training images", loss.train)]
-    lines, said = [], []
-    for colour, (label, estimates) in enumerate(sets):
-        if estimates is None:
-            continue
-        y = [w * e.value for w, e in zip(loss.weight, estimates, strict=True)]
-        ends = [
-            None if e.interval is None else (w * e.interval[0], w * e.interval[1])
-            for w, e in zip(loss.weight, estimates, strict=True)
-        ]
-        lines.append(Line(label, loss.sigma, y, ends, colour=colour, markers=True))
-        said.append(f"{label} from {min(y):.3g} to {max(y):.3g}")
-    low, high = min(loss.sigma), max(loss.sigma)
-    alt = f"Loss of v over sigma from {low:.3g} to {high:.3g}: {'; '.join(said)}."
-    ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if low <= t <= high]
-    return plot(name, alt, lines, x_label="sigma", log_x=True, x_ticks=ticks or [low], from_zero=True, size=size)
 
 
 def _dress(axes: Any, x_label: str) -> None:
@@ -218,7 +204,7 @@ def _signed(axes: Any, near: float, low: float, high: float) -> None:
 
 
 def _thinned(line: Line, most: int = 500) -> Line:
-    """A line of many points as means of neighbours: a page of a long run stays small."""
+    """A line of many points, reduced to means of neighbours, so that the page of a long run stays small."""
     n = len(line.x)
     if n <= most:
         return line
@@ -240,7 +226,7 @@ def _colour(index: int | None) -> str:
 
 
 def swatch(colour: int | None) -> tuple[str, str]:
-    """How a line of this colour looks in a legend: (css colour, dash)."""
+    """The (css colour, dash) of a line of this colour in a legend."""
     return _css(colour), _dash(colour)
 
 
@@ -253,7 +239,8 @@ def _css(index: int | None) -> str:
 
 
 def _inline(svg: str, name: str, alt: str) -> Markup:
-    """matplotlib's file as a part of a page: no header, ids of its own, the page's colours, an alternative text."""
+    """matplotlib's file as a part of a page: without header, with unique ids, the colours of the page, and an alternative
+    text."""
     svg = svg[svg.index("<svg") :]
     for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         svg = re.sub(part, "", svg, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""How a run's images come to be: x0_hat along the way from noise to image, as it was kept in training, or drawn now."""
+"""How a run's images form: x0_hat from noise to image, as the run kept it during training, or sampled now."""
 
 import json
 import sys
@@ -10,30 +10,27 @@ from typing import Any
 from zipfile import BadZipFile
 
 from alphabar.core.run import Run
-from alphabar.report.png import png, smaller, strip, uri
+from alphabar.report.png import EDGES, Picture, picture, png, smaller, strip
 from alphabar.report.words import duration, sig
 from alphabar.results.runs import BUNDLED, RunData
 from alphabar.sampling.samples import Samples
 
-STEPS = 25  # calls of a way that is drawn for a page
-PATIENCE = 15.0  # seconds that a page may spend on drawing unless it is asked for
+STEPS = 25  # network calls of a trajectory that is sampled for the page
+PATIENCE = 15.0  # seconds that a page may spend on sampling unless more is allowed
 BUDGET = 4_000_000  # bytes of all frames of all runs together
-_EDGES = (96, 64, 48, 32, 24, 16)  # pixels of an image's longer side, as the budget allows
 
 
 @dataclass(frozen=True)
 class Frame:
     """One position of the slider. words: "call 3 of 25, sigma 12.3"."""
 
-    uri: str
-    width: int
-    height: int
+    picture: Picture
     words: str
 
 
 @dataclass(frozen=True)
-class Way:
-    """A run's way, noise first. index: of the run, for its colour. about: a line on how it was made. record: all of that."""
+class Trajectory:
+    """The frames of a run, noise first. index: number of the run, for its colour. about: how it was sampled, in one line."""
 
     name: str
     index: int
@@ -44,50 +41,51 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Ways:
-    """The ways of all runs that have one. missing: why others have none, a sentence each. steps: positions of the slider."""
+class Trajectories:
+    """The trajectories of all runs that have one. missing: why others have none. steps: positions of the slider."""
 
-    ways: list[Way]
+    found: list[Trajectory]
     missing: list[str]
     steps: int
     notes: list[str]
 
 
-def ways(runs: Sequence[RunData], names: Sequence[str], draw: bool | None = None, budget: int = BUDGET) -> Ways:
-    """What the runs kept in samples/trajectory.npz, and of others what their last checkpoint draws.
+def trajectories(runs: Sequence[RunData], names: Sequence[str], draw: bool | None = None, budget: int = BUDGET) -> Trajectories:
+    """The trajectory in samples/trajectory.npz of each run, or one sampled from its last checkpoint, which is then kept there.
 
-    draw: True draws whatever it takes, None while it takes seconds, False not at all. What was drawn is kept with the run.
+    Args:
+        runs: the runs.
+        names: their names on the page.
+        draw: True samples always, None only while that takes seconds, False never.
+        budget: bytes of all frames together, which images are made smaller for.
     """
-    left = PATIENCE
-    found: list[tuple[int, Samples]] = []
+    patience = PATIENCE
+    made: list[tuple[int, Samples]] = []
     missing: list[str] = []
     for k, (run, name) in enumerate(zip(runs, names, strict=True)):
-        begun = time.monotonic()
-        made = _kept(run)
-        if made is None and draw is not False:
-            made = _draw(run, name, None if draw else left)
-            left = max(left - (time.monotonic() - begun), 0.0)
-        if isinstance(made, Samples):
-            found.append((k, made))
+        start = time.monotonic()
+        found = _kept(run)
+        if found is None and draw is not False:
+            found = _sample(run, name, None if draw else patience)
+            patience = max(patience - (time.monotonic() - start), 0.0)
+        if isinstance(found, Samples):
+            made.append((k, found))
         else:
-            missing.append(f"{name}: {made or 'no way was kept, and --no-trajectory said not to draw one'}.")
-    for edge in _EDGES:
-        left_bytes = float("inf") if edge == _EDGES[-1] else budget
-        frames = []
-        for _, made in found:
-            frames.append(_frames(made, edge))
-            left_bytes -= sum(len(data) for data, _ in frames[-1])
-            if left_bytes < 0:
-                break
-        if left_bytes >= 0:
+            missing.append(f"{name}: {found or 'the run has no trajectory, and --no-trajectory forbids sampling one'}.")
+    frames: list[list[tuple[bytes, str]]] = []
+    for edge in EDGES:  # the largest images that fit
+        frames = [_frames(samples, edge) for _, samples in made]
+        if sum(len(data) for own in frames for data, _ in own) <= budget:
             break
-    out = [_way(names[k], k, made, own) for (k, made), own in zip(found, frames if found else [], strict=True)]
+    out = [_trajectory(names[k], k, samples, own) for (k, samples), own in zip(made, frames, strict=True)]
     notes = []
-    if any(max(made.images.shape[1:3]) > edge for _, made in found):
+    if any(max(samples.images.shape[1:3]) > edge for _, samples in made):
         notes.append(f"Images are shown at most {edge} pixels wide and high.")
-    if len({(m.record.get("seed"), tuple(m.record.get("image_shape") or ())) for _, m in found}) > 1:
-        notes.append("The runs' images differ in seed or size, so they do not go together one by one.")
-    return Ways(out, missing, max((len(way.frames) for way in out), default=0), notes)
+    if len({(s.record.get("seed"), tuple(s.record.get("image_shape") or ())) for _, s in made}) > 1:
+        notes.append(
+            "The images of these runs differ in seed or size, so image k of one run does not correspond to that of another."
+        )
+    return Trajectories(out, missing, max((len(t.frames) for t in out), default=0), notes)
 
 
 def _kept(run: RunData) -> Samples | str | None:
@@ -96,55 +94,58 @@ def _kept(run: RunData) -> Samples | str | None:
     if not path.exists():
         return None
     try:
-        made = Samples.load(path)
-        if made.x0 is None or len(made.x0) != len(made.record["x0_steps"]) or not len(made.images):
+        samples = Samples.load(path)
+        if samples.x0 is None or len(samples.x0) != len(samples.record["x0_steps"]) or not len(samples.images):
             raise ValueError("it holds no x0_hat")
-        [float(made.record["grid"][k]) for k in made.record["x0_steps"]]
-        return made
+        [float(samples.record["grid"][k]) for k in samples.record["x0_steps"]]
+        return samples
     except (OSError, ValueError, KeyError, IndexError, TypeError, BadZipFile) as e:
         return f"samples/{path.name} cannot be read ({e})"
 
 
-def _draw(run: RunData, name: str, seconds: float | None) -> Samples | str:
-    """The way of the last checkpoint's images; or why there is none. seconds: what it may take, by one measured call."""
-    import torch
-
+def _sample(run: RunData, name: str, seconds: float | None) -> Samples | str:
+    """A trajectory of the last checkpoint, or why there is none. seconds: what it may take, estimated from one call."""
     from alphabar.core.machine import best_device
     from alphabar.sampling.preview import WATCHED, watched
     from alphabar.training.checkpoint import load_model
 
     bundled = run.path == BUNDLED
     if not bundled and not (run.path / "checkpoints").is_dir():
-        return "no way was kept, and there is no checkpoint to draw one from"
+        return "the run has no trajectory, and no checkpoint to sample one from"
     if seconds is not None and seconds <= 0:
-        return f"no way was kept; others took the {PATIENCE:g} seconds that a page spends on drawing unless told --trajectory"
+        return f"the run has no trajectory, and other runs used the {PATIENCE:g} s for sampling; --trajectory samples all"
     try:
         model = load_model("bundled" if bundled else run.path).to(best_device())
         steps = min(STEPS, model.schedule.steps or STEPS)
-        if seconds is not None:
-            with torch.inference_mode():
-                x = torch.zeros(WATCHED, *model.image_shape, device=next(model.parameters()).device)
-                for _ in range(2):  # the first one pays for what is done once
-                    begun = time.perf_counter()
-                    model(x, torch.ones(len(x), device=x.device)).flatten()[0].item()
-                    cost = steps * (time.perf_counter() - begun)
-                    if cost > 10 * seconds:
-                        break
-            if cost > seconds:
-                return f"no way was kept, and to draw one would take about {duration(cost)} here: add --trajectory if it may"
-        made = watched(model, WATCHED, steps)
+        if seconds is not None and (cost := steps * _seconds_a_call(model, WATCHED, 10 * seconds / steps)) > seconds:
+            return f"the run has no trajectory; sampling one would take about {duration(cost)} here: allow it with --trajectory"
+        samples = watched(model, WATCHED, steps)
     except (OSError, ValueError, RuntimeError, ImportError) as e:
-        return f"no way was kept, and the last checkpoint draws none ({e})"
-    made = Samples(made.images, made.record | {"images_seen": None if bundled else _seen(run.path)}, made.x0)
+        return f"the run has no trajectory, and none can be sampled from the last checkpoint ({e})"
+    samples = Samples(samples.images, samples.record | {"images_seen": None if bundled else _images_seen(run.path)}, samples.x0)
     if not bundled:
         try:
-            made.save(Run(run.path).trajectory)
-        except OSError as e:  # a folder that is not ours to write: the page has it all the same
-            print(f"{name}: the way could not be kept with the run ({e})", file=sys.stderr)
-    return made
+            samples.save(Run(run.path).trajectory)
+        except OSError as e:  # a read-only folder: the page has the trajectory all the same
+            print(f"{name}: the trajectory could not be saved in the run ({e})", file=sys.stderr)
+    return samples
 
 
-def _seen(run: Path) -> int | None:
+def _seconds_a_call(model: Any, n: int, enough: float) -> float:
+    """The time of a network call for n images: of the second call, unless the first one took more than `enough`."""
+    import torch
+
+    with torch.inference_mode():
+        x = torch.zeros(n, *model.image_shape, device=next(model.parameters()).device)
+        for _ in range(2):  # the first call includes what is done once
+            start = time.perf_counter()
+            model(x, torch.ones(n, device=x.device)).flatten()[0].item()
+            if (seconds := time.perf_counter() - start) > enough:
+                break
+    return seconds
+
+
+def _images_seen(run: Path) -> int | None:
     """Images that the last checkpoint has seen."""
     try:
         return int(json.loads((Run(run).checkpoint() / "state.json").read_text(encoding="utf-8"))["images"])
@@ -152,23 +153,16 @@ def _seen(run: Path) -> int | None:
         return None
 
 
-def _frames(made: Samples, edge: int) -> list[tuple[bytes, str]]:
-    """A PNG file and its words for every guess, and for the images in the end."""
-    record = made.record
-    grid, steps = record["grid"], record["x0_steps"]
-    calls = len(grid) - 1
-    words = [f"call {k + 1} of {calls}, sigma {sig(float(grid[k]))}" for k in steps] + ["the images in the end"]
-    return [
-        (png(strip(smaller(images, edge)[0])), said) for images, said in zip([*(made.x0 or []), made.images], words, strict=True)
-    ]
+def _frames(samples: Samples, edge: int) -> list[tuple[bytes, str]]:
+    """A PNG file and its words for x0_hat at each step, and for the final images."""
+    grid, steps = samples.record["grid"], samples.record["x0_steps"]
+    words = [f"call {k + 1} of {len(grid) - 1}, sigma {sig(float(grid[k]))}" for k in steps] + ["final images"]
+    pixels = [*(samples.x0 or []), samples.images]
+    return [(png(strip(smaller(images, edge)[0])), text) for images, text in zip(pixels, words, strict=True)]
 
 
-def _way(name: str, index: int, made: Samples, frames: Sequence[tuple[bytes, str]]) -> Way:
-    record = made.record
-    shown = [
-        Frame(uri(data), int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), words) for data, words in frames
-    ]
-    seen = record.get("images_seen")
-    after = "" if not isinstance(seen, int) else f"after {seen:,} images of training, "
+def _trajectory(name: str, index: int, samples: Samples, frames: Sequence[tuple[bytes, str]]) -> Trajectory:
+    record, seen = samples.record, samples.record.get("images_seen")
+    after = f"after {seen:,} images of training, " if isinstance(seen, int) else ""
     about = f"{after}{record.get('sampler')}, {len(record['grid']) - 1} calls, seed {record.get('seed')}"
-    return Way(name, index, len(made.images), shown, about, record)
+    return Trajectory(name, index, len(samples.images), [Frame(picture(data), words) for data, words in frames], about, record)

@@ -9,6 +9,7 @@ from alphabar.evaluation.estimate import LEVEL
 from alphabar.evaluation.score import INTERVALS, TITLES
 
 INTERVAL = f"{100 * LEVEL:g} % interval"
+FLOOR = "as many real images (the floor)"
 
 
 def count(value: float | None) -> str:

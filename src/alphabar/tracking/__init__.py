@@ -1,1 +1,1 @@
-"""What a run tells trackers: Weights & Biases, TensorBoard, MLflow, trackio, or one of your own. See docs/tracking.md."""
+"""Copies of a run's record in trackers: Weights & Biases, TensorBoard, MLflow, trackio, or a custom one. See docs/tracking.md."""

@@ -1,5 +1,4 @@
-"""From the record of a run to messages for a tracker. The record is complete in itself; a tracker is a copy, made by reading on
-from where it stopped."""
+"""The record of a run as messages for a tracker. A tracker is a copy of the record, continued from where it stopped."""
 
 import json
 import math
@@ -10,26 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.run import ENDS, Run, flat
-from alphabar.core.stored_names import RECIPE, renamed
+from alphabar.core.stored_names import EVENTS, RECIPE, renamed
 
 
 @dataclass(frozen=True)
 class Message:
-    """One event of a run. kind: the event's. images: seen by then, which is a tracker's step. values: numbers by name. picture:
-    a PNG. folder: the best checkpoint so far. notes: what else the event says. end: bytes of the record up to its end."""
+    """One event of a run."""
 
     kind: str
+    """The kind of the event."""
     images: int
+    """Images trained on so far; a tracker's step."""
     end: int
+    """Position in the record, in bytes, after this event."""
     values: dict[str, float] = field(default_factory=dict)
+    """Finite numbers by name."""
     picture: Path | None = None
+    """A sheet of samples as PNG."""
     folder: Path | None = None
+    """The best checkpoint so far."""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    """The whole event."""
 
 
-def messages(run: Run, offset: int = 0) -> Iterator[Message]:
-    """The events that lie behind the first `offset` bytes of the record, in their order; lines that a crash tore are passed
-    over, and one that is being written is left for later."""
+def read_messages(run: Run, offset: int = 0) -> Iterator[Message]:
+    """The events after the first `offset` bytes of the record.
+
+    Lines that a crash has truncated are skipped; a last line without its end is still being written and is left for later.
+    """
     if not run.events.exists():
         return
     with run.events.open("rb") as f:
@@ -43,7 +50,7 @@ def messages(run: Run, offset: int = 0) -> Iterator[Message]:
             except ValueError:
                 continue
             if isinstance(row, dict) and isinstance(row.get("event"), str) and isinstance(row.get("images"), int):
-                yield _message(run, row, offset)
+                yield _message(run, renamed(row, EVENTS), offset)
 
 
 def _message(run: Run, row: Mapping[str, Any], end: int) -> Message:
@@ -52,20 +59,16 @@ def _message(run: Run, row: Mapping[str, Any], end: int) -> Message:
         return Message(kind, images, end, picture=run.path / row["path"], notes=row)
     if kind == "best":
         return Message(kind, images, end, folder=run.checkpoint("best"), notes=row)
-    return Message(kind, images, end, _values(kind, row), notes=row)
+    return Message(kind, images, end, _numbers(kind, row), notes=row)
 
 
-def _values(kind: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an event as Python's own floats, which every tracker keeps; what is not finite stays out."""
+def _numbers(kind: str, row: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of an event as Python floats, which every tracker accepts."""
     found: dict[str, Any] = {}
     if kind == "loss":
-        found = {
-            "train/loss": row.get("loss"),
-            "train/lr": row.get("lr"),
-            "train/images_per_second": row.get("images_per_second"),
-        }
+        found = {f"train/{key}": row.get(key) for key in ("loss", "lr", "images_per_second")}
     elif kind == "heldout":
-        found = {"heldout/loss": row.get("loss"), "heldout/se": row.get("se")}
+        found = {f"heldout/{key}": row.get(key) for key in ("loss", "se")}
         for band in row.get("bands") or []:
             low, high = band["sigma"]
             found[f"heldout/sigma_{low:.2g}_to_{high:.2g}"] = band.get("loss")
@@ -80,10 +83,9 @@ def _values(kind: str, row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def configuration(run: Run) -> dict[str, bool | int | float | str]:
-    """The resolved recipe, the data and the machine: flat, and of the few types that every tracker takes."""
-    told = renamed(flat(tomllib.loads(run.recipe.read_text(encoding="utf-8"))), RECIPE)
-    for name in ("data", "machine"):
-        path = run.path / f"{name}.json"
-        if path.exists():
-            told |= flat({f"{name}_seen" if name == "data" else name: json.loads(path.read_text(encoding="utf-8"))})
-    return {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in told.items()}
+    """The resolved recipe, the data and the machine, flat, in the few types that every tracker accepts."""
+    found = renamed(flat(tomllib.loads(run.recipe.read_text(encoding="utf-8"))), RECIPE)
+    for file, key in (("data.json", "data_seen"), ("machine.json", "machine")):
+        if (path := run.path / file).exists():
+            found |= flat({key: json.loads(path.read_text(encoding="utf-8"))})
+    return {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in found.items()}

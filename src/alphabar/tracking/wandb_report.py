@@ -1,4 +1,4 @@
-"""A report in Weights & Biases from a comparison: verdicts in words, scores with intervals, and the runs' own curves beside."""
+"""A comparison as a report in Weights & Biases: verdicts, scores with intervals, and the curves of the runs."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.stored_names import TRACKING, renamed
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.score import TITLES
 from alphabar.tracking.trackers import PROJECT, wandb_key
@@ -17,18 +18,24 @@ CURVES = ("train/loss", "heldout/loss", "score/fid", "score/kid")
 
 
 def check_server() -> None:
-    """Raises ImportError or ValueError where a report could not be saved: to be asked before the work."""
+    """Raises ImportError or ValueError if a report could not be saved; to be called before the comparison is computed."""
     if find_spec("wandb_workspaces") is None or find_spec("wandb") is None:
         raise ImportError(MISSING)
     if os.environ.get("WANDB_MODE") in ("offline", "disabled") or not wandb_key():
-        raise ValueError("a report is kept by W&B's server, which is not to be reached: wandb login, and leave WANDB_MODE out")
+        raise ValueError("reports are stored on the server of W&B, which is not reachable: run wandb login, and unset WANDB_MODE")
 
 
 def comparison_report(found: Sequence[Comparison], names: tuple[str, str], runs: Sequence[Path] = ()) -> Any:
-    """The report (`wandb_workspaces.reports.v2.Report`), not saved yet: `.save()` wants a key and a server.
+    """The report (`wandb_workspaces.reports.v2.Report`), not yet saved; `.save()` needs a key and a server.
 
-    names: of the two sides, as in the comparison. runs: run folders whose tracked runs are shown beside, those that W&B has been
-    told of. Raises ImportError where wandb-workspaces is not installed, ValueError for no comparison.
+    Args:
+        found: one comparison per metric.
+        names: of the two sides.
+        runs: run folders; the curves of those that are tracked by W&B are shown.
+
+    Raises:
+        ImportError: if wandb-workspaces is not installed.
+        ValueError: for no comparison.
     """
     try:
         import wandb_workspaces.reports.v2 as wr
@@ -42,14 +49,14 @@ def comparison_report(found: Sequence[Comparison], names: tuple[str, str], runs:
         f"{c.difference} | {c.verdict} |"
         for c in found
     )
-    how = f"{found[0].a.n:,} images each, {'the same noise' if found[0].paired else 'unlike noise'}"
+    how = f"{found[0].a.n:,} images each, {'the same noise' if found[0].paired else 'different noise'}"
     blocks: list[Any] = [
         wr.H1("Verdicts"),
         *(wr.P(c.words) for c in found),
         wr.H1("Scores"),
         wr.MarkdownBlock(f"| metric | {names[0]} | {names[1]} | difference | verdict |\n|--|--|--|--|--|\n{rows}\n\n{how}."),
     ]
-    if tracked := [run.resolve().name for run in runs if _told(run).get("id")]:
+    if tracked := [run.resolve().name for run in runs if _tracked_run(run).get("id")]:
         own = wr.Runset(entity=entity, project=project, query="|".join(f"^{re.escape(name)}$" for name in tracked))
         panels = [wr.LinePlot(x="Step", y=[curve]) for curve in CURVES]
         blocks += [wr.H1("Training"), wr.PanelGrid(runsets=[own], panels=[*panels, wr.MediaBrowser(media_keys=["samples"])])]
@@ -60,9 +67,10 @@ def _ends(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"[{interval[0]:.4g}, {interval[1]:.4g}]"
 
 
-def _told(run: Path) -> dict[str, Any]:
+def _tracked_run(run: Path) -> dict[str, Any]:
     try:
-        told = json.loads((run / "tracking" / "wandb.json").read_text(encoding="utf-8"))["told"]
-    except (OSError, ValueError, KeyError, TypeError):
+        state = json.loads((run / "tracking" / "wandb.json").read_text(encoding="utf-8"))
+        found = renamed(state, TRACKING)["tracked_run"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return found if isinstance(found, dict) else {}

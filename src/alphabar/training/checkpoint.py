@@ -61,17 +61,8 @@ def save_checkpoint(
 ) -> None:
     """Writes a checkpoint; a crash leaves the old one or the new one. The one before it stays as FOLDER.old.
 
-    Args:
-        folder: CHECKPOINTS/last of a run.
-        model: the model as trained.
-        ema: its averaged weights.
-        optimizer: its state is stored.
-        state: images and steps so far, and what else a resumed run needs.
-        averages: power-function averages (`PowerAverages.state`).
-        write: False in all processes but one. Where weights are sharded, all processes must call this function.
-
-    Raises:
-        OSError: where the disk is full, with the free space and what to do.
+    write: False in all processes but one. Where weights are sharded, all processes must call this function.
+    Raises OSError, with the free space and what to do, where the disk is full.
     """
     sharded = {FILES[0]: model.state_dict(), FILES[1]: ema, FILES[2]: optimizer_tensors(optimizer)}
     if averages is not None:

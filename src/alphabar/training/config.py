@@ -124,8 +124,7 @@ class TrainRecipe:
     label_dropout: float = 0.1
     """Share of images whose class is hidden from a conditional model, which guidance needs (Ho & Salimans 2022)."""
     augment: float = 0.0
-    """Probability of each of mirrors, scaling, rotation, stretching and shift. The network is conditioned on them, so samples are
-    not augmented. EDM: 0.12."""
+    """Probability of each of mirrors, scaling, rotation, stretching, shift; samples show none of it. EDM: 0.12."""
     flip: bool = False
     """Mirror every second image. The model then generates mirrored images too: every shoe of Fashion-MNIST points left."""
     ema_half_life: float = 100_000.0
@@ -195,14 +194,11 @@ class Recipe:
         """The resolved recipe; `resolve` reads it back to an equal value."""
         import tomli_w
 
-        return tomli_w.dumps(_tuples_as_lists(asdict(self)))
+        return tomli_w.dumps(asdict(self))
 
     def fingerprint(self, images: str) -> str:
-        """Sixteen hex digits of everything that decides the weights: this recipe without `watch` and `track`, and the images.
-
-        Args:
-            images: fingerprint of the image set.
-        """
+        """Sixteen hex digits of everything that decides the weights: this recipe without `watch` and `track`, and the fingerprint
+        of the images."""
         decisive = {k: v for k, v in asdict(self).items() if k not in ("watch", "track")}
         default = asdict(Recipe())
         for section, keys in ADDED_LATER.items():
@@ -252,27 +248,16 @@ def resolve(name_or_file: str | Path = "garments", tokens: Sequence[str] = ()) -
 
 
 def parse(values: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:
-    """A recipe from plain data and overrides as on the command line.
+    """A recipe from plain data, of which missing keys keep their defaults, and overrides as on the command line.
 
-    Args:
-        values: sections with their keys; a key that is missing keeps its default.
-        tokens: see `resolve`.
-        source: where the values are from, for error messages.
-
-    Raises:
-        ValueError: for an unknown key and for a value of the wrong type.
+    Raises ValueError, which names `source`, for an unknown key and for a value of the wrong type.
     """
     import cyclopts
     from cyclopts import App, Parameter
     from cyclopts.config import Dict
 
-    app = App(
-        name="recipe",
-        default_parameter=Parameter(consume_multiple=True),
-        help_flags=[],
-        version_flags=[],
-        config=Dict(renamed(values, RECIPE), source=source, use_commands_as_keys=False),
-    )
+    config = Dict(renamed(values, RECIPE), source=source, use_commands_as_keys=False)
+    app = App(default_parameter=Parameter(consume_multiple=True), help_flags=[], version_flags=[], config=config)
 
     def collect(recipe: Recipe = Recipe()) -> Recipe:
         return recipe
@@ -296,10 +281,4 @@ def check_keys(values: dict[str, Any], kind: type, source: str, prefix: str = ""
         if is_dataclass(known[key]):
             if not isinstance(value, dict):
                 raise ValueError(f"{source}: {prefix}{key} is a section: write [{prefix}{key}]")
-            check_keys(value, known[key], source, f"{prefix}{key}.")  # type: ignore[arg-type]
-
-
-def _tuples_as_lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _tuples_as_lists(v) for k, v in value.items()}
-    return [_tuples_as_lists(v) for v in value] if isinstance(value, tuple) else value
+            check_keys(value, known[key], source, f"{prefix}{key}.")

@@ -139,12 +139,7 @@ def mixture(known: Sequence[tuple[float, float]], images: float, length: float) 
 
     Least squares between the profiles p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), tau <= t, whose inner products are closed
     forms (Karras et al. 2024, sec. 3.2 and app. C): with t the smaller of both times, (g + 1)(h + 1) t^(g + h + 1) /
-    ((g + h + 1) t_g^(g + 1) t_h^(h + 1)).
-
-    Args:
-        known: (images, length) of each average at hand.
-        images: the wanted average is over images 0 .. `images`.
-        length: its relative length.
+    ((g + h + 1) t_g^(g + 1) t_h^(h + 1)). Averages are given as (images, length).
     """
     t = np.array([k[0] for k in known], dtype=np.float64)
     g = np.array([exponent_of(k[1]) for k in known])
@@ -164,19 +159,9 @@ def mixture(known: Sequence[tuple[float, float]], images: float, length: float) 
 
 
 def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """An average of any length, made from snapshots after training.
+    """Weights and specification of the average of relative length `length` over images 0 .. `images` (None: all), from snapshots.
 
-    Args:
-        folder: the snapshots of a run.
-        length: relative standard deviation of the average's profile, more than 0 and less than 0.289.
-        images: average over images 0 .. `images`; None is up to the last snapshot.
-
-    Returns:
-        The weights by name, and the model's specification.
-
-    Raises:
-        FileNotFoundError: where there are no snapshots.
-        ValueError: for a length out of range, or a damaged file.
+    Raises FileNotFoundError where there are none, ValueError for a length out of range or a damaged file.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -21,21 +21,14 @@ class Training:
     run: Run
     recipe: TrainRecipe
     model: Model
-    ema: Model
-    """The averaged model, ready to sample."""
+    ema: Model  # the averaged model, ready to sample
     device: torch.device
-    images: int = 0
-    """Images seen so far."""
-    step: int = 0
-    """Optimiser steps so far."""
-    loss: float = float("nan")
-    """Mean training loss of the last record in the log; NaN before the first."""
-    heldout: NDArray[Any] | None = None
-    """Held-out images (n, h, w, c), padded as in training."""
-    heldout_labels: NDArray[np.int64] | None = None
-    """Their classes, for a conditional model."""
-    best: dict[str, float] = field(default_factory=dict)
-    """Lowest value so far of every figure that a hook reports."""
+    images: int = 0  # images seen so far
+    step: int = 0  # optimiser steps so far
+    loss: float = float("nan")  # mean training loss of the last record in the log; NaN before the first
+    heldout: NDArray[Any] | None = None  # held-out images (n, h, w, c), padded as in training
+    heldout_labels: NDArray[np.int64] | None = None  # their classes, for a conditional model
+    best: dict[str, float] = field(default_factory=dict)  # lowest value so far of every figure that a hook reports
 
     def report(self, kind: str, **values: Any) -> None:
         """Appends an event, with images and steps so far, to the run's events.jsonl."""

@@ -48,20 +48,16 @@ def train(
     fingerprint: str = "",
     progress: bool = True,
 ) -> Model:
-    """Trains `model` on pixels[indices] until `recipe.images` have been seen.
-
-    Ctrl-C and SIGTERM stop the training after the current step, with a checkpoint. A loss that has risen and stays high gives a
-    warning.
+    """Trains `model`, in place, on pixels[indices] until `recipe.images` have been seen.
 
     Args:
-        model: trained in place.
+        model: the initial model; a resumed run replaces its weights.
         pixels: images (n, h, w, c) as stored, without padding.
         indices: the images to train on.
         recipe: amounts, optimiser and everything else.
         run: the folder that receives events, snapshots and checkpoints.
         labels: class of every image in `pixels`; required by a conditional model.
-        heldout: images (m, h, w, c), without padding, that hooks measure the held-out loss (validation loss) on.
-        heldout_labels: their classes.
+        heldout, heldout_labels: images, without padding, on which hooks measure the held-out loss (validation loss).
         hooks: called by the main process; see `Hook`.
         resume: continue from the run's last checkpoint.
         fingerprint: of recipe and images (`Recipe.fingerprint`); stored in checkpoints.
@@ -71,8 +67,8 @@ def train(
         The averaged model (EMA), ready to sample.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM.
-        Diverged: when the loss is NaN or explodes.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint of the current step.
+        Diverged: when the loss is NaN or explodes; a loss that has risen and stays high gives a warning.
         FileNotFoundError: when there is no checkpoint to resume from.
         ValueError: when the checkpoint has another fingerprint, or when options contradict each other.
     """

@@ -22,12 +22,8 @@ def weight(kind: Weighting, prediction: str, snr_value: Tensor, gamma: float = 5
     An error in another output than x0 is weighted as the error in x0 that it causes, which is larger by the factor sigma^2 for
     eps, sigma^2 / (1 + sigma^2) for v and (sigma / (1 + sigma))^2 for flow.
 
-    Args:
-        kind: plain: 1. min_snr: min(snr, gamma) for x0 (Hang et al. 2023, arXiv:2303.09556, sec. 3.4). soft_min_snr:
-            snr gamma / (snr + gamma) = 1 / (sigma^2 + 1 / gamma) for x0 (Crowson et al. 2024, arXiv:2401.11605, sec. 4.5).
-        prediction: what the network predicts: x0, eps, v or flow.
-        snr_value: signal-to-noise ratio 1 / sigma^2 of each image, in the network's input range.
-        gamma: where the weight stops growing.
+    plain: 1. min_snr: min(snr, gamma) for x0 (Hang et al. 2023, arXiv:2303.09556, sec. 3.4). soft_min_snr: snr gamma /
+    (snr + gamma) = 1 / (sigma^2 + 1 / gamma) for x0 (Crowson et al. 2024, arXiv:2401.11605, sec. 4.5).
 
     >>> weight("min_snr", "x0", torch.tensor([1.0, 100.0]), gamma=5.0)
     tensor([1., 5.])

@@ -14,19 +14,11 @@ def _cosine(start: float, end: float, share: float) -> float:
 def rate(
     policy: Policy, step: int, steps: int, lr: float, *, warmup: int = 0, start_share: float = 0.25
 ) -> tuple[float, float | None]:
-    """Learning rate and first beta at a step.
+    """Learning rate and first beta at step 0 .. steps - 1.
 
-    Args:
-        policy: constant: lr. cosine: half a cosine from lr to lr / 100. one_cycle (Smith & Topin 2018, arXiv:1708.07120), with
-            the values of torch's OneCycleLR: from lr / 25 up to lr, then down to lr / 250,000; beta 0.95, 0.85, 0.95.
-        step: 0 .. steps - 1.
-        steps: length of the training.
-        lr: highest learning rate.
-        warmup: steps over which constant and cosine rise linearly from 0.
-        start_share: one_cycle: share of the steps before the peak.
-
-    Returns:
-        (learning rate, beta); beta is None where the optimiser keeps its own.
+    constant: lr, after a linear warm-up. cosine: the same, then half a cosine to lr / 100. one_cycle (Smith & Topin 2018,
+    arXiv:1708.07120), with the values of torch's OneCycleLR: from lr / 25 up to lr in `start_share` of the steps, then down to
+    lr / 250,000; beta goes 0.95, 0.85, 0.95. Otherwise beta is None: the optimiser keeps its own.
 
     >>> rate("constant", 0, 100, 1e-3, warmup=4)
     (0.00025, None)

@@ -53,25 +53,20 @@ class Trainer:
         if recipe.ema_snapshots and (self.main or self.sharded):
             self.averages = PowerAverages(model, resumed.averages if resumed else None)
         module = LossModule(model, recipe.weighting, recipe.gamma)
-        if self.sharded:  # `shard` has done what accelerate would wrap the module for
-            self.module, self.optimizer = module, accelerator.prepare(optimizer)
-        else:
-            self.module, self.optimizer = accelerator.prepare(_compiled(module, recipe.compile), optimizer)
+        if recipe.compile:
+            _compile(model.network)
+        # a sharded module needs no wrapper of accelerate
+        self.module = module if self.sharded else accelerator.prepare(module)
+        self.optimizer = accelerator.prepare(optimizer)
         self.sampling_model = Model(model.spec).to(self.device).eval().requires_grad_(False) if self.sharded else self.ema
         self.refresh_sampling_model()
         self.dropout = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.lr = recipe.lr
 
     def step(self, batch: Batch, step: int, total_steps: int) -> Tensor:
-        """Updates weights and averages.
+        """Updates weights and averages by a global batch, of which `batch` is this process's share; `step` counts from 0.
 
-        Args:
-            batch: this process's share of the global batch.
-            step: number of this step, from 0.
-            total_steps: length of the training, which the learning rate depends on.
-
-        Returns:
-            The mean loss over the share, a scalar on the device.
+        Returns the mean loss over the share, a scalar on the device.
         """
         recipe = self.recipe
         self._set_rate(step, total_steps)
@@ -126,32 +121,24 @@ class Trainer:
             save_checkpoint(folder, self.model, self.ema.state_dict(), optimizer, state, averages, write=self.main)
 
 
-def _compiled(module: LossModule, wanted: bool) -> LossModule:
+def _compile(network: nn.Module) -> None:
     """Compiles the network's forward. Where that fails and the plain forward works, training continues with the plain one."""
-    if not wanted:
-        return module
-    network = module.model.network
     plain = network.forward
-    fast = torch.compile(plain)
-    works = True
+    forward = torch.compile(plain)
 
-    def call(*inputs: Tensor | None) -> Tensor:
-        nonlocal works
-        out: Tensor
-        if works:
-            try:
-                out = fast(*inputs)
-                return out
-            except Exception as e:  # torch.compile raises many types, where there is no compiler or it cannot trace the code
-                out = plain(*inputs)  # raises an error of the network itself again
-                works = False
-                warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training goes on without it", stacklevel=2)
-                return out
-        out = plain(*inputs)
-        return out
+    def call(*inputs: Tensor | None) -> Any:
+        nonlocal forward
+        try:
+            return forward(*inputs)
+        except Exception as e:  # torch.compile raises many types, where there is no compiler or it cannot trace the code
+            if forward is plain:
+                raise
+            out = plain(*inputs)  # raises an error of the network itself again
+            forward = plain
+            warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training goes on without it", stacklevel=2)
+            return out
 
     network.forward = call
-    return module
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ from alphabar.data.augment import AUGMENT_DIM, Geometry
 from alphabar.denoiser.model import Model
 from alphabar.training.config import TrainRecipe
 
+Indices = NDArray[np.int64]  # of images, or their classes
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -49,20 +51,11 @@ class Stream:
     """
 
     def __init__(
-        self,
-        pixels: Pixels,
-        indices: NDArray[np.int64],
-        recipe: TrainRecipe,
-        model: Model,
-        labels: NDArray[np.int64] | None = None,
+        self, pixels: Pixels, indices: Indices, recipe: TrainRecipe, model: Model, labels: Indices | None = None
     ) -> None:
-        """
-        Args:
-            pixels: images (n, h, w, c) as stored, without padding; the stream adds the borders that the model crops again.
-            indices: the images to train on.
-            recipe: seed, batch, flip, augmentation and distribution of noise levels.
-            model: gives the schedule, the shape of the noise and the number of classes.
-            labels: class of every image in `pixels`, for a conditional model.
+        """Samples of pixels[indices], which are stored without the padding that the model crops from its samples.
+
+        labels: class of every image in `pixels`, for a conditional model.
         """
         if len(indices) == 0:
             raise ValueError("there are no images to train on: the held-out share took all, or the set is empty")
@@ -74,7 +67,7 @@ class Stream:
         self.schedule, self.density = model.schedule, recipe.density_value()
         self.image_shape = model.image_shape
         self._epoch = -1
-        self._order: NDArray[np.int64] = indices
+        self._order = indices
 
     def batch(self, first: int, n: int) -> Batch:
         """Samples number first .. first + n - 1."""

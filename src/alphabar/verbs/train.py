@@ -19,7 +19,7 @@ from alphabar.evaluation.hooks import ScoreSamples
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
 from alphabar.sampling.preview import Preview
-from alphabar.tracking.outbox import Tracking
+from alphabar.tracking.hook import Tracking
 from alphabar.training.checkpoint import has_checkpoint
 from alphabar.training.config import Recipe
 from alphabar.training.cost import cost_of_model

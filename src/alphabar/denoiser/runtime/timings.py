@@ -7,7 +7,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,10 +49,8 @@ def measure(job: Job, names: Sequence[str]) -> dict[str, float]:
 
 
 def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 class TimingFile:
@@ -93,16 +92,9 @@ def _key(job: Job) -> str:
     about = {
         **{k: here[k] for k in ("cpu", "cores", "capability", "accelerators")},
         "system": platform.system(), "threads": torch.get_num_threads(), "device": str(job.device),
-        "torch": torch.__version__, **{p: _version(p) for p in ("onnxruntime", "openvino", "MNN", "onnxscript")},
+        "torch": torch.__version__, **{p: version(p) for p in ("onnxruntime", "openvino", "MNN", "onnxscript") if find_spec(p)},
         "network": type(job.model.network).__name__,
         "weights": {k: list(v.shape) for k, v in sorted(job.model.network.state_dict().items())},
         "image": list(job.model.image_shape), "batch": job.batch, "precision": job.precision,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

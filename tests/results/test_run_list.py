@@ -1,4 +1,4 @@
-"""`alphabar runs`: a table that can be filtered, and checkpoints that go without losing what they were."""
+"""`alphabar runs`: a list that can be filtered, and checkpoints whose removal leaves a record of what they were."""
 
 import json
 import os
@@ -13,7 +13,8 @@ from alphabar.cli.main import app
 from alphabar.core.files import append_jsonl
 from alphabar.core.run import Run
 from alphabar.denoiser.model import save_weights
-from alphabar.results.inventory import find_runs, origin, plan_removals, remove, table
+from alphabar.results.lineage import origin, plan_removals, remove
+from alphabar.results.run_list import find_runs, summaries
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
@@ -31,7 +32,7 @@ def recipe(*more: str) -> Recipe:
 
 
 def make_run(path: Path, *more: str, images: int = 320, end: str | None = "finished", seconds: float = 7200.0) -> Run:
-    """A run as training would leave it, with one loss, a score, and two checkpoints of unlike weights."""
+    """A run as training would leave it, with one loss, a score, and two checkpoints of different weights."""
     run = Run(path)
     r = recipe(*more)
     run.start(r.toml())
@@ -64,21 +65,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     app(list(words), result_action="return_value")
     return capsys.readouterr().out
 
 
-def test_runs_are_found_below_and_described(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_found_below_a_folder_and_summarised(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert find_runs([Path("runs")]) == [Path("runs/a"), Path("runs/deep/b")] and find_runs([Path("runs/a")]) == [Path("runs/a")]
-    a, b = json.loads(told(capsys, "runs", "--json"))
+    a, b = json.loads(printed(capsys, "runs", "--json"))
     assert a["state"] == "finished" and a["images"] == a["budget"] == 320 and a["hours"] == 2
     assert a["tflop"] == pytest.approx(3 * 0.5 * 320 / 1000)
     assert a["fid"] == 3.5 and a["fid_interval"] == [3.0, 4.0] and a["fid_protocol"] == "64 images, 25 calls"
     assert (b["state"], b["images"], b["budget"], b["hours"]) == ("stopped", 320, 640, 0.5)
     assert a["differs"] == {"train.images": 320, "train.lr": 0.002} and b["differs"] == {"train.images": 640, "train.lr": 5e-4}
     assert a["checkpoints"] == ["best", "last"]
-    line = told(capsys, "runs")
+    line = printed(capsys, "runs")
     assert "stopped" in line and "3.5" in line and "lr" in line
 
 
@@ -94,25 +95,25 @@ def test_runs_are_found_below_and_described(place: Path, capsys: pytest.CaptureF
     ],
 )
 def test_filters(place: Path, capsys: pytest.CaptureFixture[str], words: list[str], names: list[str]) -> None:
-    assert [Path(r["path"]).name for r in json.loads(told(capsys, "runs", *words, "--json"))] == names
+    assert [Path(r["path"]).name for r in json.loads(printed(capsys, "runs", *words, "--json"))] == names
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--where", "train.rl=1"], r"no run has the recipe key train.rl; did you mean train.lr\?"),
+        (["--where", "train.rl=1"], r"no run has the recipe key train.rl; did you mean 'train.lr'\?"),
         (["--where", "lr"], "write KEY=VALUE"),
         (["--state", "done"], "use finished, stopped, diverged"),
     ],
 )
-def test_nonsense_is_refused(place: Path, words: list[str], says: str) -> None:
+def test_wrong_filters_are_refused(place: Path, words: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         app(["runs", *words], result_action="return_value")
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         app(["runs", "nowhere"], result_action="return_value")
 
 
-def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_read_permission_does_not_hide_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "runs/a")
     make_run(tmp_path / "runs/locked/b")
     iterdir = Path.iterdir
@@ -123,34 +124,34 @@ def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path: Path, monkeypatc
         return iterdir(self)
 
     monkeypatch.setattr(Path, "iterdir", refused)
-    with pytest.warns(UserWarning, match=r"locked cannot be looked into \(Permission denied\): runs below it are left out"):
+    with pytest.warns(UserWarning, match=r"locked cannot be read \(Permission denied\): runs below it are left out"):
         assert find_runs([tmp_path / "runs"]) == [tmp_path / "runs/a"]
 
 
-def test_a_run_of_an_older_release_says_what_it_knows(place: Path) -> None:
+def test_a_run_of_an_older_release_has_no_cost(place: Path) -> None:
     (place / "runs" / "a" / "cost.json").unlink()
-    (row,) = table([Path("runs/a")])
+    (row,) = summaries([Path("runs/a")])
     assert row.tflop is None and row.fid == 3.5 and row.differs == {}
 
 
-# ---- taking away
+# ---- removing checkpoints
 
 
-def test_samples_are_traced_to_a_checkpoint_that_is_gone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_are_traced_to_a_removed_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = load_model("runs/a", "best")
     record = sample(model, 2, steps=2, progress=False).record
-    (there,) = json.loads(told(capsys, "runs", "--model", record["model"], "--json"))
+    (there,) = json.loads(printed(capsys, "runs", "--model", record["model"], "--json"))
     assert there == {"run": "runs/a", "checkpoint": "best", "images": 160, "there": True}
-    out = json.loads(told(capsys, "runs", "prune", "runs/a", "--keep", "last", "--yes", "--json"))
+    out = json.loads(printed(capsys, "runs", "prune", "runs/a", "--keep", "last", "--yes", "--json"))
     assert out["removed"] == [["runs/a", "best", record["model"]]] and out["freed"] > 1000
     assert not Path("runs/a/checkpoints/best").exists() and Path("runs/a/checkpoints/last").is_dir()
-    (gone,) = json.loads(told(capsys, "runs", "--model", record["model"], "--json"))
+    (gone,) = json.loads(printed(capsys, "runs", "--model", record["model"], "--json"))
     assert gone == {"run": "runs/a", "checkpoint": "best", "images": 160, "there": False}
-    assert "removed" in told(capsys, "runs", "--model", record["model"])
-    assert "none of 2 runs" in told(capsys, "runs", "--model", "0" * 16)
+    assert "removed" in printed(capsys, "runs", "--model", record["model"])
+    assert "none of 2 runs" in printed(capsys, "runs", "--model", "0" * 16)
 
 
-def test_it_asks_first(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_asks_first(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="there is no terminal to ask in"):
         app(["runs", "prune", "runs/a", "--keep", "best"], result_action="return_value")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
@@ -158,17 +159,17 @@ def test_it_asks_first(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
         app(["runs", "prune", "runs/a", "--keep", "best"], result_action="return_value")
         assert Path("runs/a/checkpoints/last").exists() == there
-    assert "training cannot go on" in capsys.readouterr().err
+    assert "training cannot be resumed" in capsys.readouterr().err
 
 
-def test_all_may_go_but_the_record_stays(place: Path) -> None:
+def test_all_checkpoints_may_be_removed_and_the_record_stays(place: Path) -> None:
     remove(plan_removals([Path("runs/a")], ()))
     assert not list(Path("runs/a/checkpoints").iterdir())
-    (row,) = table([Path("runs/a")])
+    (row,) = summaries([Path("runs/a")])
     assert row.fid == 3.5 and row.checkpoints == [] and row.state == "finished"
 
 
-def test_what_cannot_be_read_goes_too_and_is_told(place: Path) -> None:
+def test_a_damaged_checkpoint_can_be_removed(place: Path) -> None:
     (Path("runs/a/checkpoints/last") / "ema.safetensors").write_bytes(b"broken")
     (gone,) = plan_removals([Path("runs/a")], ["best"])
     assert gone.name == "last" and gone.model is None
@@ -176,7 +177,7 @@ def test_what_cannot_be_read_goes_too_and_is_told(place: Path) -> None:
     assert origin([Path("runs/a")], "x") == []
 
 
-def test_refusals(place: Path) -> None:
+def test_a_run_in_training_or_without_the_kept_checkpoint_is_refused(place: Path) -> None:
     with pytest.raises(ValueError, match=r"has the checkpoints .*, and none of snapshots"):
         plan_removals([Path("runs/a")], ["snapshots"])
     make_run(place / "runs" / "live", end=None)
@@ -185,7 +186,7 @@ def test_refusals(place: Path) -> None:
         plan_removals([Path("runs/live")], ["last"])
 
 
-def test_training_says_what_it_costs(tmp_path: Path) -> None:
+def test_training_records_its_cost(tmp_path: Path) -> None:
     np.save(tmp_path / "set.npy", np.random.default_rng(0).integers(0, 255, (40, 8, 8, 1), dtype=np.uint8))
     r = recipe(
         "--data.set", str(tmp_path / "set.npy"), "--train.images", "32", "--train.batch", "32", "--watch.preview-every", "0"
@@ -194,4 +195,4 @@ def test_training_says_what_it_costs(tmp_path: Path) -> None:
     wanted = cost(r)
     found = json.loads((tmp_path / "run" / "cost.json").read_text())
     assert found == {"parameters": wanted["parameters"], "gflop_a_call": wanted["gflop_a_call"]}
-    assert table([tmp_path / "run"])[0].tflop == pytest.approx(wanted["tflop_of_training"])
+    assert summaries([tmp_path / "run"])[0].tflop == pytest.approx(wanted["tflop_of_training"])

@@ -1,0 +1,89 @@
+"""What the page shows, as HTML: images, messages and scores."""
+
+import base64
+import html
+import io
+import math
+import traceback
+from typing import TYPE_CHECKING
+
+from alphabar.core.types import Pixels
+from alphabar.data.contact_sheet import contact_sheet, shown
+from alphabar.evaluation.score import TITLES
+from alphabar.web.playground import Frame, SettingScores
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_WIDE = 520  # pixels that a sheet is enlarged to, at most, in whole steps
+
+
+def sheet(pixels: Pixels) -> "Image":
+    """All images on one picture, enlarged by a whole number so that it is at most about `_WIDE` wide, never smoothed."""
+    columns = math.ceil(math.sqrt(len(pixels)))
+    scale = max(1, _WIDE // (columns * (shown(pixels[:1]).shape[2] + 1)))
+    return contact_sheet(pixels, columns=columns, scale=scale)
+
+
+def figure(side: str, frame: Frame) -> str:
+    """Images with their caption; the picture is an embedded PNG, without loss."""
+    picture = sheet(frame.pixels)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", compress_level=1)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    kind = "images" if frame.samples is not None else "unfinished images"
+    return (
+        f'<figure class="ab"><img src="data:image/png;base64,{data}" width="{picture.width}" height="{picture.height}" '
+        f'alt="{len(frame.pixels)} {kind}, setting {side}"><figcaption>{html.escape(frame.caption)}</figcaption></figure>'
+    )
+
+
+def empty(words: str) -> str:
+    """A placeholder for images."""
+    return f'<div class="ab ab-empty"><p>{html.escape(words)}</p></div>'
+
+
+def refusal(words: str) -> str:
+    """A message that something cannot be done, and what to do instead."""
+    return f'<div class="ab ab-refused" role="alert"><p>{html.escape(words)}</p></div>'
+
+
+def note(words: str) -> str:
+    """A short message."""
+    return f'<p class="ab ab-note">{html.escape(words)}</p>'
+
+
+def scores(found: SettingScores) -> str:
+    """Scores as a table, and the comparison in sentences."""
+    rows = []
+    for side, of_side in found.scores.items():
+        for score in of_side:
+            interval = "" if score.interval is None else "{:.4g} to {:.4g}".format(*score.interval)
+            floor = "" if score.floor is None else f"{score.floor:.4g}"
+            calls = "" if score.nfe is None else f"{score.nfe:.4g}"
+            cells = "".join(f"<td>{cell}</td>" for cell in (calls, f"{score.value:.4g}", interval, floor))
+            rows.append(f'<tr><th scope="row">{side}, {TITLES[score.metric]}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("setting", "calls", "value", "95 % interval", "real images (floor)"))
+    first = next(iter(found.scores.values()))[0]
+    caption = (
+        f"{first.n:,} images against {first.n_reference:,} real ones ({first.reference_name}); lower is better. "
+        f"Sampled and scored in {found.seconds:.0f} s."
+    )
+    sentences = [c.words for c in found.comparisons]
+    if sentences and all(c.paired for c in found.comparisons):
+        sentences.append("Compared image by image, since both started from the same noise.")
+    sentences += [found.note] if found.note else []
+    below = "".join(f"<p>{html.escape(w)}</p>" for w in sentences)
+    return (
+        f'<div class="ab ab-scores"><div class="ab-scroll" tabindex="0" role="region" aria-label="Scores"><table>'
+        f"<caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{below}</div>"
+    )
+
+
+def error_words(error: BaseException) -> str:
+    """An error for a visitor. One that no wrong input explains is printed with its traceback in the terminal as well."""
+    if isinstance(error, ValueError | OSError | ImportError | FloatingPointError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"this failed, and the terminal says more: {type(error).__name__}: {error}"[:500]

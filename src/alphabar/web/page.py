@@ -1,0 +1,140 @@
+"""The page of `alphabar app` as gradio's Blocks: its parts, and which function each event calls."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from alphabar.sampling.catalogue import SAMPLERS
+from alphabar.schedule.grid import GRIDS
+from alphabar.web.downloads import Downloads
+from alphabar.web.events import SIDES, Events, Side
+from alphabar.web.html import empty, note
+from alphabar.web.playground import Playground
+from alphabar.web.request import MOST_IMAGES, Setting
+
+AT_ONCE = 2  # visitors whose images are sampled at the same time; others wait for their turn
+WAITING = 32  # requests that may wait
+_KEPT = 3600  # seconds that a file for download is kept where the browser did not close the page
+
+
+def build(playground: Playground, folder: Path) -> Any:
+    """The page. folder: for downloads, a part of gradio's (`private_folder`). Raises ImportError without gradio."""
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise ImportError("the page needs gradio: pip install 'alphabar[app]'") from error
+
+    with gr.Blocks(title="alphabar", analytics_enabled=False, delete_cache=(_KEPT // 4, _KEPT), fill_width=True) as page:
+        gr.HTML(
+            '<header class="ab"><h1>alphabar</h1><p>Draw from a run and watch the images form, step by step; '
+            "set two settings side by side on the same noise.</p></header>"
+        )
+        with gr.Row(elem_classes="ab-bar"):
+            with gr.Column(scale=2, min_width=320), gr.Row():
+                n = gr.Number(16, label="Images", info=f"{MOST_IMAGES} at most", min_width=120, elem_id="n")
+                seed = gr.Number(0, label="Seed", info="of the noise", min_width=120, elem_id="seed")
+            with gr.Column(scale=1, min_width=240):
+                both = gr.Checkbox(False, label="Compare two settings", info="from the same noise", elem_id="both")
+            with gr.Column(scale=1, min_width=240):
+                with gr.Row():
+                    draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw")
+                    stop = gr.Button("Stop", min_width=80, elem_id="stop")
+                state = gr.HTML(note("No images yet."), elem_id="state")
+        with gr.Row():
+            sides = {side: _side(gr, side, playground.runs.names()) for side in SIDES}
+        with gr.Accordion("Score against real images", open=False, elem_id="scoring"):
+            gr.HTML(
+                note(
+                    "Samples more images with the settings above and computes FID and KID with their 95 % intervals. FID needs "
+                    "more images than the extractor has features (the bundled one has 512)."
+                )
+            )
+            with gr.Row(elem_classes="ab-bar"):
+                n_scored = gr.Number(1024, label="Images to score", info="of each setting", min_width=240, elem_id="n-scored")
+                score = gr.Button("Score", variant="primary", min_width=100, elem_id="score")
+                stop_scoring = gr.Button("Stop scoring", min_width=100, elem_id="stop-score")
+            result = gr.HTML(elem_id="result")
+
+        downloads = Downloads(folder)
+        events = Events(playground, downloads, state, sides)
+
+        def draw_for_visitor(request: gr.Request, both: Any, n: Any, seed: Any, *values: Any) -> Iterator[dict[Any, Any]]:
+            yield from events.draw(request.session_hash, both, n, seed, *values)
+
+        def leave(request: gr.Request) -> None:
+            downloads.forget(request.session_hash)
+
+        inputs = [c for side in sides.values() for c in side.inputs]
+        outputs = [state, *(c for side in sides.values() for c in side.outputs)]
+        hidden = {"show_progress": "hidden"}
+        quiet = {"api_visibility": "private", "queue": False}
+        drawing = draw.click(
+            draw_for_visitor, [both, n, seed, *inputs], outputs, api_name="draw", concurrency_limit=AT_ONCE, **hidden
+        )
+        scoring = score.click(
+            events.score, [both, n_scored, seed, *inputs], result, api_name="score", concurrency_limit=1, **hidden
+        )
+        stop.click(lambda: note("Stopped."), None, state, cancels=[drawing], **quiet)
+        stop_scoring.click(lambda: note("Stopped."), None, result, cancels=[scoring], **quiet)
+        both.change(lambda on: gr.Column(visible=bool(on)), both, sides["B"].column, **quiet)
+        for side in sides.values():
+            changes = [page.load, n.change, seed.change, *(c.change for c in side.inputs)]
+            gr.on(
+                changes, events.cost, [n, seed, *side.inputs], side.cost, concurrency_limit=AT_ONCE, trigger_mode="always_last",
+                api_visibility="private", **hidden,
+            )  # fmt: skip
+        page.load(events.runs, None, [side.inputs[0] for side in sides.values()], **quiet)
+        page.unload(leave)
+    page.queue(max_size=WAITING)
+    return page
+
+
+def _side(gr: Any, side: str, runs: Sequence[str]) -> Side:
+    """The column of one setting: controls and images, next to each other where there is room for both."""
+    with gr.Column(visible=side == "A", min_width=320, elem_id=f"side-{side}") as column:
+        gr.HTML(f'<h2 class="ab">Setting {side}</h2>')
+        with gr.Row():
+            with gr.Column(min_width=320):
+                inputs = _controls(gr, side, runs)
+                cost = gr.HTML(elem_id=f"cost-{side}")
+            with gr.Column(min_width=320):
+                images = gr.HTML(empty("The images will be here."), elem_id=f"show-{side}")
+                with gr.Row():
+                    files = tuple(
+                        gr.DownloadButton(label, interactive=False, elem_id=f"{kind}-{side}", size="md", min_width=150)
+                        for label, kind in ((f"Images {side} (.npz)", "npz"), (f"Sheet {side} (.png)", "png"))
+                    )
+                with gr.Accordion(f"The same images again, {side}", open=False, elem_id=f"again-{side}"):
+                    again = tuple(
+                        gr.Textbox(label=label, lines=lines, interactive=False, buttons=["copy"], elem_id=f"{kind}-{side}")
+                        for label, lines, kind in (("Command", 2, "command"), ("Python", 8, "python"))
+                    )
+    return Side(column, inputs, cost, images, files, again)
+
+
+def _controls(gr: Any, side: str, runs: Sequence[str]) -> list[Any]:
+    """The controls of one setting, in the order of the fields of `Setting`."""
+    made: dict[str, Any] = {}
+
+    def put(name: str, kind: Any, *arguments: Any, **options: Any) -> None:
+        made[name] = kind(*arguments, elem_id=f"{name}-{side}", interactive=True, **options)
+
+    with gr.Row():
+        put("run", gr.Dropdown, list(runs), value=runs[0], label="Run", min_width=150)
+        put("sampler", gr.Dropdown, [*SAMPLERS, "tuned"], value="ddim", label="Sampler", min_width=130)
+    with gr.Row():  # eta is a text, since gradio sends 0 for an empty number
+        put("amount", gr.Number, 25 if side == "A" else 10, label="Budget", info="of one image", min_width=90)
+        put("counted", gr.Dropdown, ["calls", "steps"], value="calls", label="Counted in", info="calls or steps", min_width=105)
+        put("eta", gr.Textbox, "", label="Eta", info="0 to 1", placeholder="default", min_width=90)
+        put("plan", gr.Textbox, "", label="Call plan", info="as every(3)", placeholder="all steps", min_width=105)
+    with gr.Accordion("More", open=False, elem_id=f"more-{side}"):
+        with gr.Row():
+            put("grid", gr.Dropdown, [("model's default", ""), *GRIDS], value="", label="Grid", min_width=150)
+            clip = [("model's default", ""), ("yes", "yes"), ("no", "no")]
+            put("clip", gr.Dropdown, clip, value="", label="Clip x0_hat to -1..1", min_width=150)
+            put("checkpoint", gr.Dropdown, ["last", "best"], value="last", label="Checkpoint", min_width=120)
+        with gr.Row():
+            put("classes", gr.Textbox, "", label="Classes", info="names or numbers, or all", placeholder="none", min_width=150)
+            put("guidance", gr.Textbox, "", label="Guidance", info="a weight; 1 is none", placeholder="none", min_width=110)
+    return [made[field.name] for field in fields(Setting)]

@@ -1,0 +1,109 @@
+"""The runs below a folder, by the names that a browser sends; nothing outside the folder is ever read."""
+
+import threading
+from collections import OrderedDict
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import torch
+
+from alphabar.core.machine import best_device
+from alphabar.denoiser.from_diffusers import PREFIX
+from alphabar.training.checkpoint import BUNDLED, find_checkpoint, has_checkpoint, load_model
+from alphabar.web.request import choice, short
+
+BUNDLED_RUN = "bundled"
+_DEPTH = 3  # levels of folders that are searched for runs
+_MOST_RUNS = 500
+_MODELS = 4  # kept in memory
+
+
+class _Place(NamedTuple):
+    """The folder of a run, its file of weights, and what to type for the run on the command line."""
+
+    folder: Path
+    weights: Path
+    typed: str
+
+
+class RunsFolder:
+    """The runs below `root`. Raises NotADirectoryError where there is no such folder.
+
+    `typed` is the root as it was given; messages and commands repeat it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.typed = Path(root)
+        if not self.typed.is_dir():
+            raise NotADirectoryError(
+                f"there is no folder {self.typed}: give the one that your run folders lie in, as: alphabar app runs"
+            )
+        self.root = self.typed.resolve()
+        self._lock = threading.Lock()
+        self._models: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def names(self) -> list[str]:
+        """ "bundled", and the runs below the root by their paths from there."""
+        found: list[str] = []
+        self._search(self.root, _DEPTH, found)
+        return [BUNDLED_RUN, *found]
+
+    def _search(self, folder: Path, depth: int, found: list[str]) -> None:
+        if has_checkpoint(folder / "checkpoints" / "last"):
+            name = folder.relative_to(self.root).as_posix()
+            found.append(f"./{name}" if name == BUNDLED_RUN else name)
+            return
+        if depth == 0:
+            return
+        try:
+            inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        except OSError:  # this user may not read the folder
+            return
+        for path in inside:
+            if len(found) >= _MOST_RUNS:
+                return
+            if not path.is_symlink() or (self._inside(path) and depth == _DEPTH):
+                self._search(path, 0 if path.is_symlink() else depth - 1, found)
+
+    def _inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.root)
+
+    def _place(self, run: Any, checkpoint: str) -> _Place:
+        """Where a run is. Raises ValueError for anything but a run inside the root, wherever links lead."""
+        if not isinstance(run, str) or not run or len(run) > 1000 or "\0" in run:
+            raise ValueError(f"run {short(run)}: choose one of the list")
+        if run == BUNDLED_RUN:
+            return _Place(BUNDLED, BUNDLED, BUNDLED_RUN)
+        outside = f"run {short(run)} lies outside {self.typed}, the folder that this page was started for: choose one of the list"
+        folder = self.root / run
+        if PurePath(run).is_absolute() or ".." in PurePath(run).parts or not self._inside(folder):
+            raise ValueError(outside)
+        try:
+            weights = find_checkpoint(folder / "checkpoints" / checkpoint) / "ema.safetensors"
+        except FileNotFoundError:
+            known = ", ".join(self.names()[:8])
+            raise ValueError(
+                f"there is no run {short(run)} with a checkpoint {checkpoint!r} under {self.typed}; known are {known}"
+            ) from None
+        if not self._inside(weights):
+            raise ValueError(outside)
+        typed = str(self.typed / run)
+        return _Place(folder.resolve(), weights, f"./{typed}" if typed.startswith(PREFIX) or typed == BUNDLED_RUN else typed)
+
+    def load(self, run: Any, checkpoint: Any = "last") -> tuple[Any, str]:
+        """The model of a run, from memory where its file has not changed, and what to type for the run."""
+        folder, weights, typed = self._place(run, choice("checkpoint", checkpoint, ("last", "best")))
+        try:
+            about = weights.stat()
+        except FileNotFoundError:
+            raise ValueError(f"run {typed} has no {weights.name} in its checkpoint: train it again, or choose another") from None
+        key = (folder, checkpoint, about.st_mtime_ns, about.st_size)
+        with self._lock:
+            if key not in self._models:
+                # The memory layout is set here, once: two threads that sample at the same time would both move the weights.
+                model: Any = load_model(BUNDLED_RUN if typed == BUNDLED_RUN else folder, checkpoint)
+                self._models[key] = model.to(best_device()).to(memory_format=torch.channels_last)
+            self._models.move_to_end(key)
+            while len(self._models) > _MODELS:
+                self._models.popitem(last=False)
+            return self._models[key], typed
