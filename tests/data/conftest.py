@@ -1,7 +1,8 @@
-"""Small made-up sets in the formats that people have."""
+"""Small synthetic sets in the formats that users have."""
 
 import gzip
 import io
+import json
 import os
 import struct
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Array = NDArray[np.uint8]
+Write = Callable[..., Path]
 
 
 def idx_bytes(array: Array, kind: int = 0x08, shape: tuple[int, ...] | None = None) -> bytes:
@@ -57,7 +59,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub answers as it does without a network."""
+    """The hub fails as it does without a network."""
     import datasets
 
     def refuse(*args: object, **kwargs: object) -> None:
@@ -83,3 +85,40 @@ def cifar_root() -> Path:
     if not root or not (Path(root) / "cifar10" / "train.parquet").is_file():
         pytest.skip("CIFAR-10 is absent: set ALPHABAR_DATA to a folder that holds cifar10/train.parquet")
     return Path(root)
+
+
+@pytest.fixture
+def pixels(rng: np.random.Generator) -> Array:
+    return rng.integers(0, 256, (9, 6, 5, 3), dtype=np.uint8)
+
+
+def write_parquet(path: Path, pixels: Array, names: list[str] | None = None, column: str = "img") -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cells = [{"bytes": png(image), "path": f"{i}.png"} for i, image in enumerate(pixels)]
+    columns = {column: pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
+    features: dict[str, object] = {column: {"_type": "Image"}}
+    if names:
+        columns["label"] = pa.array(np.arange(len(pixels)) % len(names))
+        features["label"] = {"names": names, "_type": "ClassLabel"}
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, pixels: Array) -> list[str]:
+    """datasets.load_dataset returns a real Dataset of synthetic images; the list records the requests."""
+    import datasets
+
+    asked: list[str] = []
+
+    def give(repo: str, *, split: str) -> datasets.Dataset:
+        asked.append(f"{repo}:{split}")
+        features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+        cells = [{"bytes": png(p), "path": None} for p in pixels]
+        return datasets.Dataset.from_dict({"img": cells, "label": [0, 1] * 4 + [0]}, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", give)
+    return asked

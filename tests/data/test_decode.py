@@ -34,7 +34,7 @@ def read(data: bytes, channels: int | None = None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
-def test_grey_and_colour_come_through(kind: str) -> None:
+def test_grey_and_colour_are_read_without_loss(kind: str) -> None:
     np.testing.assert_array_equal(read(encoded(Image.fromarray(GREY), kind))[..., 0], GREY)
     np.testing.assert_array_equal(read(encoded(Image.fromarray(COLOUR), kind)), COLOUR)
 
@@ -58,7 +58,7 @@ def test_a_palette_becomes_its_colours() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_opaque_alpha_is_dropped_and_any_other_refused(mode: str) -> None:
+def test_opaque_alpha_is_dropped_and_transparency_refused(mode: str) -> None:
     colour = Image.fromarray(COLOUR if mode == "RGBA" else GREY)
     image = colour.convert(mode)
     np.testing.assert_array_equal(read(encoded(image)), np.asarray(colour).reshape(6, 4, -1))
@@ -67,7 +67,7 @@ def test_opaque_alpha_is_dropped_and_any_other_refused(mode: str) -> None:
         read(encoded(image))
 
 
-def test_transparent_colours_of_palettes_and_rgb_are_seen() -> None:
+def test_transparent_colours_of_palettes_and_rgb_are_found() -> None:
     palette = Image.fromarray(GREY // 100).convert("P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     with pytest.raises(ValueError, match=r"transparent"):
@@ -82,7 +82,7 @@ def test_transparent_colours_of_palettes_and_rgb_are_seen() -> None:
 
 def test_exif_rotation_is_applied() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: a quarter turn clockwise puts it right
+    exif[0x0112] = 6  # a quarter turn clockwise corrects it
     data = encoded(Image.fromarray(COLOUR), exif=exif)
     np.testing.assert_array_equal(read(data), np.rot90(COLOUR, -1))
     exif[0x0112] = 3
@@ -90,7 +90,7 @@ def test_exif_rotation_is_applied() -> None:
 
 
 def deep_png(image: np.ndarray, filters: str = "01234") -> bytes:
-    """A 16-bit PNG by hand, each row with another of the five filters: Pillow writes none in colour."""
+    """A 16-bit PNG by hand, with the five row filters in turn: Pillow writes none in colour."""
     h, w, c = image.shape
     kind, bpp = {1: 0, 2: 4, 3: 2, 4: 6}[c], 2 * c
     raw = image.astype(">u2").view(np.uint8).reshape(h, -1).astype(int)
@@ -112,8 +112,8 @@ def deep_png(image: np.ndarray, filters: str = "01234") -> bytes:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_16_bit_png_comes_through_whole(channels: int) -> None:
-    """S1: Pillow clips 16-bit grey to 255 when it converts, and cuts 16-bit colour to 8 bits when it reads."""
+def test_16_bit_png_is_read_without_loss(channels: int) -> None:
+    """Pillow clips 16-bit grey to 255 when it converts, and reduces 16-bit colour to 8 bits when it reads."""
     image = np.random.default_rng(channels).integers(0, 65536, (11, 7, channels), dtype=np.uint16)
     if channels in (2, 4):
         image[..., -1] = 65535
@@ -130,7 +130,7 @@ def test_16_bit_png_comes_through_whole(channels: int) -> None:
 
 
 def test_a_ramp_of_16_bit_keeps_its_levels() -> None:
-    """The ramp of S1, of 16 levels, and 12 bits of a scanner in 16."""
+    """A ramp of 16 levels, and 12 bits of a scanner in 16."""
     for ramp in (np.linspace(0, 65535, 16).astype(np.uint16), np.linspace(0, 4095, 16).astype(np.uint16)):
         image = np.tile(ramp, (16, 1))
         for kind in ("PNG", "TIFF", "PPM"):
@@ -190,7 +190,7 @@ def test_a_truncated_deep_tiff_is_damaged() -> None:
         read(data[:-100])
 
 
-def test_what_a_tiff_leaves_open_is_refused() -> None:
+def test_ambiguous_tiffs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"0 is white"):
         read(tiff(np.zeros((4, 4), np.uint16), photometric="miniswhite"))
     with pytest.raises(ValueError, match=r"3 frames"):
@@ -215,7 +215,7 @@ def test_pnm_values_are_those_in_the_file(channels: int, top: int, ascii_: bool)
         decode(data[:-6], "picture", channels, Reading((0.0, float(top))))
 
 
-def test_transparency_is_painted_on_the_background_that_was_named() -> None:
+def test_transparency_is_put_on_the_given_background() -> None:
     image = np.concatenate([COLOUR, np.full((6, 4, 1), 255, np.uint8)], -1)
     image[0, 0, 3], image[1, 1, 3] = 0, 100
     data = encoded(Image.fromarray(image))
@@ -231,7 +231,7 @@ def test_transparency_is_painted_on_the_background_that_was_named() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_rotation_is_that_of_pillow(orientation: int) -> None:
+def test_every_orientation_agrees_with_pillow(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     deep = Image.fromarray((GREY.astype(np.uint16) << 8) | 7)
@@ -247,8 +247,8 @@ def test_every_rotation_is_that_of_pillow(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("lenient", [False, True])
-def test_a_jpeg_that_ends_early_is_never_filled_with_grey(lenient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow paints the rest grey where a program has asked it to, and where zeros or an end marker hide the cut."""
+def test_a_truncated_jpeg_is_never_filled_with_grey(lenient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow fills the rest with grey in its lenient mode, and if zeros or an end marker hide the missing part."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for options in ({}, {"progressive": True}):
@@ -263,7 +263,7 @@ def test_a_jpeg_that_ends_early_is_never_filled_with_grey(lenient: bool, monkeyp
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM"])
-def test_a_lenient_program_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_lenient_mode_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), kind, **({"lossless": True} if kind == "WEBP" else {}))
@@ -273,9 +273,9 @@ def test_a_lenient_program_changes_nothing(kind: str, monkeypatch: pytest.Monkey
             read(data[: int(len(data) * share)])
 
 
-def test_a_png_whose_bits_were_turned_is_damaged() -> None:
+def test_a_png_with_flipped_bits_is_damaged() -> None:
     plain = bytearray(encoded(Image.fromarray(COLOUR), compress_level=0))
-    plain[plain.index(b"IDAT") + 16] ^= 1  # an uncompressed pixel: only a checksum tells
+    plain[plain.index(b"IDAT") + 16] ^= 1  # an uncompressed pixel, which only a checksum shows
     with pytest.raises(BrokenError, match=r"checksum"):
         read(bytes(plain))
     data = bytearray(encoded(Image.fromarray(COLOUR)))
@@ -305,10 +305,10 @@ def test_a_damaged_image_is_named(kind: str, share: float) -> None:
         read(data[: int(len(data) * share)])
 
 
-def test_other_formats_are_not_guessed_at() -> None:
+def test_other_formats_are_refused() -> None:
     with pytest.raises(ValueError, match=r"not an image that can be read"):
         probe(b"%PDF-1.4", "picture")
 
 
-def test_the_helper_writes_what_it_says() -> None:
+def test_the_png_helper_of_these_tests() -> None:
     np.testing.assert_array_equal(read(png(COLOUR)), COLOUR)

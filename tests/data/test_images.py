@@ -204,8 +204,8 @@ def test_values_outside_the_declared_range_are_counted_never_clipped(kind: type)
         check_images(values, value_range=(5, 92))
 
 
-def test_depths_are_matched_by_rounding_never_by_cutting() -> None:
-    """S11: generated floats are compared at the depth of the real images."""
+def test_depths_are_matched_by_rounding_never_by_truncating() -> None:
+    """Generated floats are compared at the depth of the real images."""
     floats = np.array([0.0, 0.4990 / 255, 0.502 / 255, 1.0], np.float32).reshape(1, 2, 2, 1)
     assert to_depth(floats, np.uint8).ravel().tolist() == [0, 0, 1, 255]
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)

@@ -83,6 +83,6 @@ def test_the_grid_is_a_grid() -> None:
         (lambda: Mixture.grid((1, 4, 1)), "2 wide"),
     ],
 )
-def test_what_is_no_distribution_is_refused(make: object, words: str) -> None:
+def test_invalid_distributions_are_refused(make: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()  # type: ignore[operator]
