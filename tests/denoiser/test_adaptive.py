@@ -1,4 +1,4 @@
-"""The adaptive plan against closed forms: what a tolerance means, and that no image looks at another."""
+"""The adaptive plan against closed forms: the meaning of the tolerance, and the independence of the images of a batch."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ N = 12
 
 @pytest.fixture(scope="module")
 def oracle():
-    """Six blobs, so that the way down bends, each image's at levels of its own."""
+    """Six components, so that the trajectories are curved, each at different levels."""
     generator = torch.Generator().manual_seed(0)
     means = torch.rand(6, *SHAPE, generator=generator, dtype=torch.float64) * 1.6 - 0.8
     weights = torch.full((6,), 1 / 6, dtype=torch.float64)
@@ -53,7 +53,7 @@ def test_tolerance_0_always_calls_and_changes_nothing(oracle, x, sampler):
     assert count.calls == plain.calls and skip.calls.tolist() == [plain.calls] * N
 
 
-def test_a_huge_tolerance_calls_as_seldom_as_the_longest_gap_says(oracle, x):
+def test_a_huge_tolerance_calls_as_rarely_as_the_limits_of_a_gap_allow(oracle, x):
     skip = AdaptiveCalls(oracle, 1e6, GRID)
     ddim(skip, x, GRID)
     angles = torch.atan(GRID[:-1].float().double()).tolist()
@@ -78,7 +78,7 @@ def test_the_error_is_about_the_tolerance_and_falls_with_it_as_calls_rise(oracle
     assert calls == sorted(calls) and calls[0] < 20 and calls[-1] > 2 * calls[0]
 
 
-def test_it_beats_a_fixed_plan_of_more_calls(oracle, x, whole):
+def test_it_is_more_accurate_than_a_fixed_plan_with_more_calls(oracle, x, whole):
     skip = AdaptiveCalls(oracle, 0.02, GRID)
     error = rms(ddim(skip, x, GRID), whole)
     fixed = rms(ddim(SkipCalls(oracle, every(5), GRID), x, GRID), whole)
@@ -97,26 +97,26 @@ def test_an_image_is_the_same_in_any_batch(oracle, x, stochastic, batch):
 
     together, calls = draw(range(N))
     parts = [draw(range(k, min(k + batch, N))) for k in range(0, N, batch)]
-    assert len(calls.unique()) > 1  # or the images would have nothing to disagree about
+    assert len(calls.unique()) > 1  # otherwise the test would show nothing
     assert torch.equal(torch.cat([c for _, c in parts]), calls)
     assert torch.allclose(torch.cat([y for y, _ in parts]), together, rtol=0, atol=1e-10)
 
 
-def test_order_does_not_matter(oracle, x):
+def test_the_order_of_the_images_does_not_matter(oracle, x):
     back = torch.arange(N - 1, -1, -1)
     one, other = (AdaptiveCalls(oracle, 0.02, GRID) for _ in range(2))
     assert torch.allclose(ddim(one, x, GRID)[back], ddim(other, x[back], GRID), rtol=0, atol=1e-10)
     assert torch.equal(one.calls[back], other.calls)
 
 
-def test_only_the_images_that_need_it_are_paid_for(oracle, x):
+def test_the_network_sees_only_the_images_that_need_it(oracle, x):
     count = CountCalls(oracle)
     skip = AdaptiveCalls(count, 0.02, GRID)
     ddim(skip, x, GRID)
     assert count.images == skip.calls.sum() < N * count.calls
 
 
-def test_each_batch_begins_anew(oracle, x):
+def test_each_batch_starts_anew(oracle, x):
     skip = AdaptiveCalls(oracle, 0.02, GRID)
     first = ddim(skip, x, GRID)
     calls = skip.calls
@@ -127,23 +127,23 @@ def test_each_batch_begins_anew(oracle, x):
     assert skip.calls.tolist() == []
 
 
-def test_images_may_be_at_levels_of_their_own(oracle, x):
-    """Two images half-way down beside two that begin: each as if alone."""
+def test_images_may_be_at_different_levels(oracle, x):
+    """Two images at the middle of the grid and two at its start, in one batch: each as if alone."""
     alone = [AdaptiveCalls(oracle, 0.02, GRID) for _ in range(2)]
     both = AdaptiveCalls(oracle, 0.02, GRID)
     late, y = x[:2] * GRID[100] / GRID[0], x[2:4]
     for k in range(60):
         a, b = GRID[100 + k].expand(2), GRID[k].expand(2)
-        answers = torch.cat([alone[0](late, a), alone[1](y, b)])
-        assert torch.allclose(both(torch.cat([late, y]), torch.cat([a, b])), answers, rtol=0, atol=1e-10)
+        wanted = torch.cat([alone[0](late, a), alone[1](y, b)])
+        assert torch.allclose(both(torch.cat([late, y]), torch.cat([a, b])), wanted, rtol=0, atol=1e-10)
         late, y = late * GRID[101 + k] / GRID[100 + k], y * GRID[k + 1] / GRID[k]
     assert torch.equal(both.calls, torch.cat([a.calls for a in alone]))
-    new = AdaptiveCalls(oracle, 0.02, GRID)  # the last two begin anew beside the first two, which go on
+    new = AdaptiveCalls(oracle, 0.02, GRID)  # the last two start anew while the first two continue
     for k in range(30):
         a, b = GRID[160 + k].expand(2), GRID[k].expand(2)
-        answers = torch.cat([alone[0](late, a), new(x[4:6] * GRID[k] / GRID[0], b)])
+        wanted = torch.cat([alone[0](late, a), new(x[4:6] * GRID[k] / GRID[0], b)])
         both_now = both(torch.cat([late, x[4:6] * GRID[k] / GRID[0]]), torch.cat([a, b]))
-        assert torch.allclose(both_now, answers, rtol=0, atol=1e-10)
+        assert torch.allclose(both_now, wanted, rtol=0, atol=1e-10)
         late = late * GRID[161 + k] / GRID[160 + k]
     assert torch.equal(both.calls, torch.cat([alone[0].calls, new.calls]))
 
@@ -166,20 +166,20 @@ def test_a_second_order_sampler_stays_accurate(x):
     assert rms(y, gaussian.flow(start, float(grid[0]), 0.0)).max() < 0.01
 
 
-def test_it_works_within_clipping(oracle, x):
+def test_it_works_inside_clipping(oracle, x):
     skip = AdaptiveCalls(oracle, 0.02, GRID)
     y = ddim(ClipX0(skip, -0.1, 0.1), x, GRID)
     assert y.abs().max() <= 0.1 + 1e-9 and skip.calls.max() < 100
 
 
-def test_a_network_that_fails_is_not_carried_on(x):
-    """Where the answers are nan nothing is known of the error, so every step calls and nan comes out."""
+def test_output_of_nan_is_not_extrapolated(x):
+    """With an output of nan the error is unknown, so every step calls and the result is nan."""
     skip = AdaptiveCalls(lambda x, sigma: x * torch.nan, 0.1, GRID)
     assert ddim(skip, x, GRID).isnan().all()
     assert skip.calls.tolist() == [200] * N
 
 
-def test_a_stochastic_sampler_follows_the_same_path_the_better_the_smaller_the_tolerance(oracle, x):
+def test_the_error_under_a_stochastic_sampler_falls_with_the_tolerance(oracle, x):
     noise = SeededNoise(0, range(N))
     whole = ddpm(oracle, x, GRID, noise=noise)
     errors = []
@@ -190,7 +190,7 @@ def test_a_stochastic_sampler_follows_the_same_path_the_better_the_smaller_the_t
     assert errors == sorted(errors, reverse=True)
 
 
-def test_calls_are_counted_into_a_record():
+def test_statistics_of_the_calls():
     d = call_statistics(np.array([3, 5, 3, 4]))
     assert d == {"min": 3, "median": 3.5, "mean": 3.75, "max": 5, "histogram": {"3": 2, "4": 1, "5": 1}}
     assert sum(int(k) * v for k, v in d["histogram"].items()) == 15
@@ -198,12 +198,12 @@ def test_calls_are_counted_into_a_record():
         call_statistics([])
 
 
-def test_plans_of_either_kind_are_carried_out(oracle, x):
+def test_apply_plan_takes_either_kind(oracle, x):
     fixed, own = apply_plan(oracle, every(5), GRID), apply_plan(oracle, adaptive(0.02), GRID)
     assert isinstance(fixed, SkipCalls) and isinstance(own, AdaptiveCalls) and own.tolerance == 0.02
 
 
-def test_nonsense_is_refused(oracle):
+def test_invalid_arguments_are_refused(oracle):
     with pytest.raises(ValueError, match=r"adaptive\(-1\): give a tolerance of 0 or more"):
         AdaptiveCalls(oracle, -1.0, GRID)
     with pytest.raises(ValueError, match="ends in 0"):

@@ -1,4 +1,4 @@
-"""The oracles themselves: against numerical integration, Tweedie's formula and the ODE solved by scipy."""
+"""Closed-form denoisers, against numerical integration, Tweedie's formula and the ODE solved by scipy."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def mixture(stds=(0.3, 0.1, 0.25)):
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 2.0])
-def test_gaussian_is_the_integral_of_bayes(gaussian, sigma):
+def test_gaussian_is_the_posterior_mean_by_integration(gaussian, sigma):
     x = 0.7
     prior, noise = stats.norm(0.3, 0.5), stats.norm(0, sigma)
     around = {"points": [x, 0.3], "limit": 500}
@@ -64,7 +64,7 @@ def test_one_component_is_the_gaussian():
     assert torch.allclose(one(x, sigma), same(x, sigma), rtol=1e-12)
 
 
-def test_points_are_recalled():
+def test_components_of_std_0_are_points():
     oracle = mixture((0.0, 0.0, 0.0))
     near = oracle.data.means + 0.01
     assert torch.allclose(oracle(near, f64([1e-3] * 3)), oracle.data.means, atol=1e-12)
@@ -74,7 +74,7 @@ def test_points_are_recalled():
         oracle(near, f64([0.0] * 3))
 
 
-def test_responsibilities_are_chances():
+def test_responsibilities_are_probabilities():
     chance = mixture().responsibilities(starting_noise(0, range(9), (1, 1, 2)), f64([0.5] * 9))
     assert torch.allclose(chance.sum(1), torch.ones(9, dtype=torch.float64)) and (chance >= 0).all()
     sure = mixture().responsibilities(mixture().data.means, f64([1e-3] * 3))
@@ -93,14 +93,14 @@ def test_flow_is_the_ode(gaussian):
         assert np.allclose(gaussian.flow(x, 4.0, low).flatten(), solved.y[:, -1], atol=1e-8)
 
 
-def test_a_fixed_pixel_stays(gaussian):
+def test_a_constant_pixel_keeps_its_value(gaussian):
     oracle = GaussianDenoiser(Gaussian(f64([[[0.3, 0.5]]]), f64([[[0.2, 0.0]]])))
     out = oracle(f64([9.0, 9.0]).reshape(1, 1, 1, 2).expand(2, 1, 1, 2), f64([0.0, 1.0]))
     assert torch.isfinite(out).all() and (out[..., 1] == 0.5).all() and out[0, 0, 0, 0] == 9
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_answers_come_in_the_type_of_the_images(gaussian, dtype):
+def test_the_output_has_the_type_of_the_images(gaussian, dtype):
     x = starting_noise(0, range(4), (1, 1, 2)).to(dtype)
     for oracle in (gaussian, mixture()):
         assert oracle(x, torch.ones(4, dtype=dtype)).dtype == dtype
@@ -112,7 +112,7 @@ def test_each_image_has_its_own_level():
     assert torch.allclose(oracle(x, sigma), one_by_one, rtol=1e-12)
 
 
-def test_oracles_are_models(gaussian):
+def test_sample_accepts_a_closed_form_denoiser(gaussian):
     samples = sample(gaussian, 3, steps=4, progress=False)
     assert samples.images.shape == (3, 1, 2, 1) and samples.record["model"] is None
 
@@ -125,7 +125,7 @@ def test_finite_images_are_a_mixture_of_points():
     assert torch.allclose(finite(x, sigma), points(x, sigma), rtol=1e-9, atol=1e-12)
 
 
-def test_finite_images_without_noise_and_what_is_refused():
+def test_finite_images_at_sigma_0_and_invalid_images():
     images = starting_noise(2, range(4), (1, 2, 3)).double()
     finite = FiniteDenoiser(images)
     assert torch.equal(finite(images[[2, 0]] + 0.01, f64([0.0, 1e-9])), images[[2, 0]])
@@ -135,8 +135,8 @@ def test_finite_images_without_noise_and_what_is_refused():
         FiniteDenoiser(images * torch.inf)
 
 
-def test_sampling_a_finite_set_copies_it():
-    """Every DDIM sample is one of the images, to the last of 256 levels, and in time each of them comes."""
+def test_samples_of_a_finite_set_are_copies():
+    """Every DDIM sample is one of the images, exactly in 256 levels, and each image occurs."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 1, 4, 4))).double() / 127.5 - 1
     samples = sample(FiniteDenoiser(images), 64, steps=40, progress=False).images
     known = [image.tobytes() for image in to_pixels(images)]

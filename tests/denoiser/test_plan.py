@@ -1,4 +1,4 @@
-"""Call plans: counts worked out by hand, and texts read without evaluating them."""
+"""Call plans: counts derived by hand, and the parser of plans."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_every_third_and_the_last_fifty_of_a_thousand():
     assert called.tolist() == lesson
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine must not fail it
 @given(n=st.integers(1, 200), k=st.integers(1, 30), last=st.integers(0, 60))
 def test_every_in_general(n, k, last):
     steps = set(every(k, last)(n).nonzero().flatten().tolist())
@@ -46,13 +46,13 @@ def test_timesteps_count_as_the_schedule_does():
     assert t.tolist() == pytest.approx([999, 666, 333])
 
 
-def test_progressive_goes_by_time_on_any_grid():
+def test_progressive_depends_on_the_timestep_on_any_grid():
     grid = trailing(Linear(), 10)  # timesteps 999, 899, ... 99
     called = progressive()(10, timesteps(Linear(), grid))
     assert called.tolist() == [t == 999 or (t + 101) % ((t + 101) // 100) == 0 for t in range(999, -1, -100)]
 
 
-def test_a_rule_of_ones_own():
+def test_a_custom_rule():
     plan = predicate(lambda step, t: step == 2 or t < 100, name="mine")
     called = plan(5, torch.tensor([900.0, 700, 500, 300, 50], dtype=torch.float64))
     assert called.tolist() == [True, False, True, False, True]
@@ -72,7 +72,7 @@ def test_the_first_step_always_calls():
         ("progressive", "progressive"),
     ],
 )  # fmt: skip
-def test_texts_are_read(text, name):
+def test_plans_are_parsed(text, name):
     plan = parse_plan(text)
     assert plan.name == name
     assert parse_plan(plan.name)(20, ALL[:20]).tolist() == plan(20, ALL[:20]).tolist()
@@ -82,19 +82,19 @@ def test_texts_are_read(text, name):
     ("text", "tolerance"),
     [("adaptive(0.05)", 0.05), ("adaptive( tolerance = 2e-3 )", 0.002), ("adaptive(.5)", 0.5), ("adaptive(0)", 0.0)],
 )
-def test_an_adaptive_plan_is_read(text, tolerance):
+def test_an_adaptive_plan_is_parsed(text, tolerance):
     plan = parse_plan(text)
     assert plan == adaptive(tolerance) and isinstance(plan, Adaptive)
     assert parse_plan(plan.name) == plan and str(plan) == plan.name
 
 
-def test_an_adaptive_plan_cannot_say_beforehand():
+def test_an_adaptive_plan_has_no_calls_known_in_advance():
     with pytest.raises(ValueError, match=r"adaptive\(0.05\) decides image by image.*calls of 100 steps"):
         adaptive(0.05)(100)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("adaptive", "missing a required argument: 'tolerance'"),
         ("adaptive(-0.1)", "give a tolerance of 0 or more"),
@@ -116,12 +116,12 @@ def test_an_adaptive_plan_cannot_say_beforehand():
         ("predicate", "pass your own rule"),
     ],
 )
-def test_nonsense_is_refused(text, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_plans_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
         parse_plan(text)
 
 
-def test_missing_and_misfit_times_are_refused():
+def test_missing_and_wrong_times_are_refused():
     with pytest.raises(ValueError, match="depends on timesteps: pass times=timesteps"):
         progressive()(10)
     with pytest.raises(ValueError, match="3 times for 4 steps"):

@@ -1,4 +1,4 @@
-"""Wrappers: what is counted is what is paid, and what is skipped is worked out from the last call."""
+"""Wrappers of a denoiser: counting, skipping, clipping, thresholding, classes and guidance."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def x():
 
 
 class Spy:
-    """Notes the levels it is called at."""
+    """Records the levels at which it is called."""
 
     def __init__(self, denoise):
         self.denoise = denoise
@@ -45,7 +45,7 @@ def test_calls_and_images_are_counted(oracle, x):
     assert (count.calls, count.images) == (12, 30)
 
 
-def test_skipped_calls_are_not_paid_for(oracle, x):
+def test_skipped_calls_are_not_counted(oracle, x):
     spy = Spy(oracle)
     count = CountCalls(spy)
     ddim(SkipCalls(count, every(2, last=1), GRID), x, GRID)
@@ -87,17 +87,17 @@ def test_the_full_plan_changes_nothing(oracle, x):
     assert torch.equal(ddim(SkipCalls(oracle, full(), GRID), x, GRID), ddim(oracle, x, GRID))
 
 
-def test_each_batch_begins_anew(oracle, x):
+def test_each_batch_starts_anew(oracle, x):
     skip = SkipCalls(oracle, every(6), GRID)
     ddim(skip, x, GRID)
     again = ddim(skip, 1 - x, GRID)
     assert torch.equal(again, ddim(SkipCalls(oracle, every(6), GRID), 1 - x, GRID))
 
 
-def test_a_call_is_made_where_there_is_nothing_to_reuse(oracle, x):
+def test_the_network_is_called_where_no_eps_hat_can_be_reused(oracle, x):
     spy = Spy(oracle)
     skip = SkipCalls(spy, every(6), GRID)
-    skip(x, torch.full((4,), 3.0))  # a step that the plan leaves out, but there was no call yet
+    skip(x, torch.full((4,), 3.0))  # a step that the plan skips, but there was no call yet
     assert spy.levels == [3.0]
     skip(x[:2], torch.full((2,), 2.0))  # another batch
     assert spy.levels == [3.0, 2.0]
@@ -112,19 +112,19 @@ def test_levels_off_the_grid_always_call(oracle, x):
     for s in (5.0, 4.0, 3.00001, 2.0):
         skip(x, torch.full((4,), s))
     assert spy.levels == [5.0, 4.0, 3.00001]
-    skip(x, torch.tensor([2.0, 2.0, 2.0, 1.0]))  # images at unlike levels
+    skip(x, torch.tensor([2.0, 2.0, 2.0, 1.0]))  # images at different levels
     assert len(spy.levels) == 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_steps_are_known_by_level_in_either_precision(oracle, dtype):
+def test_steps_are_recognised_by_level_in_either_precision(oracle, dtype):
     grid = torch.cat([torch.logspace(1, -2, 30, dtype=torch.float64), torch.zeros(1).double()])
     count = CountCalls(oracle)
     ddim(SkipCalls(count, every(5), grid), 10 * starting_noise(0, range(2), (1, 2, 2)).to(dtype), grid)
     assert count.calls == 6
 
 
-def test_clipping_moves_eps_hat_along(x):
+def test_eps_hat_follows_from_the_clipped_x0_hat(x):
     def wild(x, sigma):
         return 3 * torch.sign(x)
 
@@ -136,33 +136,33 @@ def test_clipping_moves_eps_hat_along(x):
     assert torch.allclose(out, torch.sign(moved))
 
 
-def test_thresholding_holds_x0_hat_at_its_own_quantile_image_by_image():
+def test_thresholding_clips_each_image_at_its_quantile():
     ramp = torch.linspace(-1, 1, 101, dtype=torch.float64).reshape(1, 1, 1, 101)
     x = torch.cat([0.5 * ramp, ramp, 4 * ramp])
     out = ThresholdX0(lambda x, sigma: x, share=0.75)(x, torch.ones(3))
-    assert torch.equal(out[:2], x[:2])  # nothing beyond 1 below that share
+    assert torch.equal(out[:2], x[:2])  # that quantile is below 1
     s = torch.quantile(x[2].abs(), 0.75)
     assert torch.allclose(out[2], (x[2] / s).clamp(-1, 1)) and out[2].abs().max() == 1
-    assert torch.allclose(out[2, 0, 0, 40:61], x[2, 0, 0, 40:61] / s)  # all of it moves inwards, not the tails alone
-    held = ThresholdX0(lambda x, sigma: x, share=0.75, largest=2.0)(x, torch.ones(3))
-    assert torch.allclose(held[2], (x[2] / 2).clamp(-1, 1))
+    assert torch.allclose(out[2, 0, 0, 40:61], x[2, 0, 0, 40:61] / s)  # all pixels are scaled, not only those that are clipped
+    limited = ThresholdX0(lambda x, sigma: x, share=0.75, largest=2.0)(x, torch.ones(3))
+    assert torch.allclose(limited[2], (x[2] / 2).clamp(-1, 1))
     assert torch.equal(ThresholdX0(lambda x, sigma: x, largest=1)(x, torch.ones(3)), x.clamp(-1, 1))
 
 
 @pytest.mark.parametrize("share", [0.51, 0.9, 0.995, 0.999, 1.0])
 @pytest.mark.parametrize("pixels", [1, 2, 7, 1000])
-def test_the_quantile_is_torchs(share, pixels):
+def test_the_quantile_is_that_of_torch(share, pixels):
     x = 3 * starting_noise(1, range(5), (1, 1, pixels)).double()
     s = torch.quantile(x.abs().flatten(1), share, dim=1).clamp(min=1).reshape(5, 1, 1, 1)
     assert torch.allclose(ThresholdX0(lambda x, sigma: x, share)(x, torch.ones(5)), x.clamp(-s, s) / s, rtol=1e-14)
 
 
-def test_thresholding_moves_eps_hat_along(x):
+def test_eps_hat_follows_from_the_thresholded_x0_hat(x):
     def wild(x, sigma):
         return 3 * torch.sign(x)
 
     out = ddim(ThresholdX0(wild), x, GRID[[0, 1, 6]])
-    moved = torch.sign(x) + 3 / 5 * (x - torch.sign(x))  # eps_hat = (x - x0_hat) / 5 of the x0_hat that was held
+    moved = torch.sign(x) + 3 / 5 * (x - torch.sign(x))  # eps_hat = (x - x0_hat) / 5 of the clipped x0_hat
     assert torch.allclose(out, torch.sign(moved))
     count = CountCalls(wild)
     ddim(ThresholdX0(SkipCalls(count, every(2), GRID)), x, GRID)
@@ -175,7 +175,7 @@ def test_wrappers_combine(oracle, x):
     assert out.abs().max() <= 0.1 + 1e-6 and count.calls == 3
 
 
-def test_nonsense_is_refused(oracle):
+def test_invalid_arguments_are_refused(oracle):
     with pytest.raises(ValueError, match=r"clip to 1.0..-1.0: give low < high"):
         ClipX0(oracle, 1.0, -1.0)
     for share in (0.5, 1.1, float("nan")):
@@ -191,7 +191,7 @@ def test_nonsense_is_refused(oracle):
 
 
 def by_class(x, sigma, labels):
-    """x0 ~ N(m_k, 0.3^2 I) for class k of 0, 1; the equal mixture of both for class 2, which stands for none."""
+    """x0 ~ N(m_k, 0.3^2 I) for class k of 0, 1; the equal mixture of both for class 2, which stands for no class."""
     var, s2 = 0.3**2, sigma.reshape(-1, 1, 1, 1).double() ** 2
     each = [m + var / (var + s2) * (x.double() - m) for m in (-0.5, 0.5)]
     off = [-((x.double() - m) ** 2).sum((1, 2, 3)) / (2 * (var + s2.flatten())) for m in (-0.5, 0.5)]
@@ -221,7 +221,7 @@ def test_guidance_follows_the_difference_of_the_scores(x):
     assert torch.allclose(score, wanted, atol=1e-5)
 
 
-def test_guidance_is_paid_for_where_it_acts_alone(x):
+def test_guidance_costs_calls_only_within_its_interval(x):
     labels, none = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
 
     def calls(weight, interval=(0.0, 100.0)):
@@ -230,13 +230,13 @@ def test_guidance_is_paid_for_where_it_acts_alone(x):
         return count.calls, out
 
     assert calls(2.0)[0] == 12 and calls(1.0)[0] == 6
-    paid, out = calls(2.0, (0.5, 2.0))  # levels 2, 1 and 0.5 of the grid's six
-    assert paid == 9
+    count, out = calls(2.0, (0.5, 2.0))  # levels 2, 1 and 0.5 of the grid's six
+    assert count == 9
     assert torch.equal(calls(2.0, (6.0, 9.0))[1], calls(1.0)[1])
     assert not torch.equal(out, calls(2.0)[1])
 
 
-def test_levels_may_differ_from_image_to_image_under_guidance(x):
+def test_levels_may_differ_between_images_under_guidance(x):
     labels, none = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
     guided = Guided(Labelled(by_class, labels), Labelled(by_class, none), 2.0, (0.5, 2.0))
     sigma = torch.tensor([0.2, 1.0, 3.0, 2.0])
@@ -244,21 +244,21 @@ def test_levels_may_differ_from_image_to_image_under_guidance(x):
     assert torch.allclose(guided(x, sigma), torch.cat(one_by_one), atol=1e-6)
 
 
-def test_an_adaptive_plan_asks_for_the_classes_of_the_images_it_calls_for(x):
+def test_an_adaptive_plan_selects_the_labels_of_the_images_it_calls_for(x):
     labels, none = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
     fine = torch.cat([torch.logspace(0.7, -2, 60, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
-    many = AdaptiveCalls(Guided(Labelled(by_class, labels), Labelled(by_class, none), 1.5), 0.02, fine)
-    out = ddim(many, x, fine)
-    assert len(set(many.calls.tolist())) > 1 and int(many.calls.max()) < 60  # not all at the same steps
+    together = AdaptiveCalls(Guided(Labelled(by_class, labels), Labelled(by_class, none), 1.5), 0.02, fine)
+    out = ddim(together, x, fine)
+    assert len(set(together.calls.tolist())) > 1 and int(together.calls.max()) < 60  # not all at the same steps
     for k in range(4):
         own = Guided(Labelled(by_class, labels[k : k + 1]), Labelled(by_class, none[:1]), 1.5)
         assert torch.allclose(ddim(AdaptiveCalls(own, 0.02, fine), x[k : k + 1], fine), out[k : k + 1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("weight", "interval", "says"),
+    ("weight", "interval", "message"),
     [(float("nan"), (0.0, 1.0), "guidance = nan: give a finite weight"), (2.0, (2.0, 1.0), "give 0 <= low < high")],
 )
-def test_nonsense_guidance_is_refused(oracle, weight, interval, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_guidance_is_refused(oracle, weight, interval, message):
+    with pytest.raises(ValueError, match=message):
         Guided(oracle, oracle, weight, interval)
