@@ -1,4 +1,4 @@
-"""The commands, run as a user runs them, on a small set."""
+"""The commands on a small set, in this process, where torch is loaded already; one test runs the program in a console."""
 
 import contextlib
 import io
@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from alphabar.cli.main import main
 from alphabar.core.files import read_jsonl
+from alphabar.training.hooks import HeldOutLoss, Training
 
 TINY = shlex.split(
     "--model.channels 8 --model.embedding 16 --watch.preview_every 256 --watch.preview_n 4 --watch.preview_steps 2 "
@@ -31,7 +32,7 @@ def safe_header(path: Path) -> dict[str, str]:
 
 
 def alphabar(*arguments: str, cwd: Path, ok: bool = True) -> "subprocess.CompletedProcess[str]":
-    """The program in this process, where torch is loaded already; as a process of its own it runs in other tests here."""
+    """Runs a command in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -47,19 +48,9 @@ def alphabar(*arguments: str, cwd: Path, ok: bool = True) -> "subprocess.Complet
 def run(small_data: Path, tmp_path: Path) -> Path:
     """A run trained on 512 images, scored on the way."""
     alphabar(
-        "train",
-        "fashion_mnist",
-        "--out",
-        "run",
-        "--images",
-        "512",
-        *TINY,
-        "--watch.score_every",
-        "512",
-        "--watch.score_n",
-        "520",
-        cwd=tmp_path,
-    )
+        *("train", "fashion_mnist", "--out", "run", "--images", "512", *TINY),
+        *("--watch.score_every", "512", "--watch.score_n", "520"), cwd=tmp_path,
+    )  # fmt: skip
     return tmp_path / "run"
 
 
@@ -72,8 +63,8 @@ def test_train_sample_score_report(run: Path) -> None:
     kinds = [e["event"] for e in read_jsonl(run / "events.jsonl")]
     assert {"loss", "heldout", "preview", "score", "finished"} <= set(kinds)
 
-    told = json.loads(alphabar("sample", "run", "--n", "520", "--steps", "3", "--out", "s.npz", "--json", cwd=here).stdout)
-    assert (told["n"], told["nfe"], told["sampler"]) == (520, 3.0, "ddim")
+    record = json.loads(alphabar("sample", "run", "--n", "520", "--steps", "3", "--out", "s.npz", "--json", cwd=here).stdout)
+    assert (record["n"], record["nfe"], record["sampler"]) == (520, 3.0, "ddim")
     with np.load(here / "s.npz", allow_pickle=False) as file:
         assert file["images"].shape == (520, 28, 28, 1)
     with Image.open(here / "s.png") as sheet:
@@ -91,39 +82,55 @@ def test_train_sample_score_report(run: Path) -> None:
     assert text.count("data:image/png") >= 1
 
 
-def test_a_killed_training_is_resumed_by_the_same_words(small_data: Path, tmp_path: Path) -> None:
-    command = ["train", "fashion_mnist", "--out", "run", "--images", "200000", *TINY, "--watch.score_every", "0"]
-    process = subprocess.Popen([sys.executable, "-m", "alphabar", *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-                               env=dict(os.environ, OMP_NUM_THREADS="1"))  # fmt: skip
-    last = tmp_path / "run/checkpoints/last/state.json"
-    while not last.exists():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "go on with: alphabar train fashion_mnist --out run --resume" in err
-    seen = json.loads(last.read_text())["images"]
+def stop_after(intervals: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends Ctrl-C to this process when the held-out loss is measured for the `intervals`-th time."""
+    calls = []
+    measure = HeldOutLoss.on_interval
+
+    def interrupted(self: HeldOutLoss, training: Training) -> None:
+        measure(self, training)
+        calls.append(training.images)
+        if len(calls) == intervals:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(HeldOutLoss, "on_interval", interrupted)
+
+
+def images_of_losses(run: Path) -> list[int]:
+    return [e["images"] for e in read_jsonl(run / "events.jsonl") if e["event"] == "loss"]
+
+
+def test_a_stopped_training_is_resumed(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["train", "fashion_mnist", "--out", "run", "--images", "768", *TINY, "--watch.score_every", "0"]
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        stopped = alphabar(*command, cwd=tmp_path, ok=False)
+    assert stopped.returncode == 130
+    assert "go on with: alphabar train fashion_mnist --out run --resume" in stopped.stderr
+    seen = json.loads((tmp_path / "run/checkpoints/last/state.json").read_text())["images"]
+    assert seen < 768
     assert "already holds a run: add --resume" in alphabar(*command, cwd=tmp_path, ok=False).stderr
-    shutil.rmtree(last.parent.with_name("last.old"), ignore_errors=True)
-    shutil.copytree(last.parent, last.parent.with_name("last.old"))
-    harmed = last.parent / "model.safetensors"
-    harmed.write_bytes(harmed.read_bytes()[:-1])
-    resumed = subprocess.Popen(
-        [sys.executable, "-m", "alphabar", "train", "fashion_mnist", "--out", "run", "--resume"], cwd=tmp_path,
-        stderr=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"),
-    )  # fmt: skip
-    try:
-        while json.loads(last.read_text())["images"] <= seen:
-            assert resumed.poll() is None
-    except FileNotFoundError:  # between the two renames of a checkpoint
-        pass
-    resumed.send_signal(signal.SIGINT)
-    _, err = resumed.communicate(timeout=60)
-    (line,) = [line for line in err.splitlines() if "Going on from the checkpoint before it" in line]
-    assert line.startswith("alphabar: run/checkpoints/last")  # a warning is its words, not a line of code
-    images = [e["images"] for e in read_jsonl(tmp_path / "run/events.jsonl") if e["event"] == "loss"]
+    alphabar("train", "fashion_mnist", "--out", "run", "--resume", cwd=tmp_path)
+    images = images_of_losses(tmp_path / "run")
     assert images == sorted(images)
-    assert images[-1] > seen
+    assert images[-1] == 768
+
+
+@pytest.mark.slow(10)
+def test_a_damaged_checkpoint_is_resumed_from_the_one_before(run: Path) -> None:
+    """In a console, where a warning is printed without the line of code that issued it."""
+    last = run / "checkpoints/last"
+    shutil.rmtree(last.with_name("last.old"), ignore_errors=True)
+    shutil.copytree(last, last.with_name("last.old"))
+    damaged = last / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    command = [sys.executable, "-m", "alphabar", "train", "fashion_mnist", "--out", "run", "--resume"]
+    done = subprocess.run(
+        command, cwd=run.parent, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "checkpoint before it" in line]
+    assert line.startswith("alphabar: run/checkpoints/last")
 
 
 def test_samples_of_a_folder_made_by_another_program(small_data: Path, tmp_path: Path) -> None:
@@ -145,14 +152,13 @@ def test_the_data_card(small_data: Path, tmp_path: Path) -> None:
     assert (tmp_path / card["sheet"]).exists()
 
 
-def test_an_extractor_of_ones_own(small_data: Path, tmp_path: Path) -> None:
-    alphabar("extractor", "train", "fashion_mnist", "--out", "x.safetensors", "--epochs", "1", cwd=tmp_path)
+@pytest.mark.slow(10)
+def test_scores_by_an_extractor_that_was_trained(small_data: Path, tmp_path: Path) -> None:
+    small = ("--epochs", "1", "--widths", "4", "8", "--batch", "256")
+    alphabar("extractor", "train", "fashion_mnist", "--out", "x.safetensors", *small, cwd=tmp_path)
     alphabar("sample", "bundled", "--n", "520", "--steps", "1", "--out", "s.npz", cwd=tmp_path)
-    scores = json.loads(
-        alphabar(
-            "score", "s.npz", "--against", "fashion_mnist:test", "--extractor", "x.safetensors", "--json", cwd=tmp_path
-        ).stdout
-    )
+    command = ("score", "s.npz", "--against", "fashion_mnist:test", "--extractor", "x.safetensors", "--json")
+    scores = json.loads(alphabar(*command, cwd=tmp_path).stdout)
     assert scores[0]["preprocessing"]["shape"] == [1, 28, 28]
     assert scores[0]["extractor"] == json.loads(safe_header(tmp_path / "x.safetensors")["alphabar_extractor"])["fingerprint"]
 

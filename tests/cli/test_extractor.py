@@ -1,4 +1,4 @@
-"""`alphabar extractor train` without labels and `alphabar extractor check`, run as a user runs them."""
+"""`alphabar extractor train` without labels and `alphabar extractor check`."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.cli.extractor import train as train_extractor
-from alphabar.features import simclr as selfsup
+from alphabar.features import simclr
 from alphabar.features.extractor import read_extractor
 from tests.cli.test_cli import alphabar
 
@@ -25,21 +25,22 @@ def unlabelled(folder: Path, n: int = 160) -> Path:
     return folder
 
 
-def test_trained_without_labels_checked_and_marked(small_data: Path, tmp_path: Path) -> None:
-    told = json.loads(
+@pytest.mark.slow(7)
+def test_an_extractor_is_trained_without_labels_and_checked(small_data: Path, tmp_path: Path) -> None:
+    record = json.loads(
         alphabar("extractor", "train", "fashion_mnist", "--out", "x/x.safetensors", *TINY, "--json", cwd=tmp_path).stdout
     )
-    assert told["method"] == "self-supervised: SimCLR"
+    assert record["method"] == "self-supervised: SimCLR"
     path = tmp_path / "x" / "x.safetensors"
     command = ["extractor", "check", str(path), "--against", "fashion_mnist:test", "--n", "64", "--json"]
     assert read_extractor(path).warrant == "not checked"
     found = json.loads(alphabar(*command, cwd=tmp_path).stdout)
     assert found["marked"]
     assert (tmp_path / "x_check.png").exists()
-    marked = read_extractor(path)
-    assert marked.warrant == found["verdict"]
-    assert marked.fingerprint == told["fingerprint"]
-    assert marked.warrant_of("fid") == "not checked"  # 64 images are too few for it
+    checked = read_extractor(path)
+    assert checked.warrant == found["verdict"]
+    assert checked.fingerprint == record["fingerprint"]
+    assert checked.warrant_of("fid") == "not checked"  # 64 images are too few for it
 
 
 def test_a_set_without_labels_says_what_to_type(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_stopped_training_writes_nothing(
             raise KeyboardInterrupt
         return x
 
-    monkeypatch.setattr(selfsup, "views", interrupted)
+    monkeypatch.setattr(simclr, "views", interrupted)
     out = tmp_path / "x.safetensors"
     with pytest.raises(SystemExit) as stopped:
         train_extractor("fashion_mnist", out=out, self_supervised=True, epochs=1, batch=64, widths=(8,))

@@ -1,7 +1,6 @@
 """`alphabar experiment`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -44,11 +43,8 @@ def experiment(
     from alphabar.report.tables import experiment_table
     from alphabar.verbs.experiment import experiment as run_experiment
 
-    try:
+    with show.stopped_by_ctrl_c("{}; the same command resumes the experiment"):
         outcome = run_experiment(definition, out, options=options, progress=not as_json)
-    except KeyboardInterrupt as stopped:
-        print(f"{stopped}; the same command resumes the experiment", file=sys.stderr)
-        raise SystemExit(130) from None
     if as_json:
         show.as_json_line(outcome.to_json())
         return

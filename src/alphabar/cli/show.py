@@ -17,12 +17,12 @@ def as_json_line(value: Any) -> None:
     print(json.dumps(value))
 
 
-def table(columns: Iterable[str], rows: Iterable[Sequence[str]], title: str) -> None:
-    """A table for the terminal."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
+    """A table for the terminal, with a header unless all names of columns are empty."""
     from rich.console import Console
     from rich.table import Table
 
-    made = Table(*columns, title=title, title_justify="left")
+    made = Table(*columns, title=title, title_justify="left", show_header=any(columns))
     for row in rows:
         made.add_row(*row)
     Console().print(made)
@@ -40,15 +40,8 @@ def record(values: Mapping[str, Any], as_json: bool, title: str) -> None:
     if as_json:
         as_json_line(values)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    made = Table(title=title, show_header=False, title_justify="left")
-    for key, value in values.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        made.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(made)
+    words = {k: ", ".join(f"{a} {b}" for a, b in v.items()) if isinstance(v, dict) else v for k, v in values.items()}
+    table(("", ""), [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in words.items()], title)
 
 
 def interval(ends: tuple[float, float] | None, form: str = " [{:.4g}, {:.4g}]") -> str:

@@ -45,11 +45,8 @@ def sweep(
     if dry_run:
         _show_planned(run, options, as_json)
         return
-    try:
+    with show.stopped_by_ctrl_c("stopped; {}, and the same command resumes the sweep"):
         done = run_sweep(run, against, options=options, reading=asdict(reading))
-    except KeyboardInterrupt as e:
-        print(f"stopped; {e}, and the same command resumes the sweep", file=sys.stderr)
-        raise SystemExit(130) from None
     if world()[0] != 0:  # the first process prints for all
         return
     if as_json:
@@ -68,6 +65,7 @@ def sweep(
 
 
 def _show_planned(run: str, options: SweepOptions, as_json: bool) -> None:
+    """Prints the settings that the sweep would sample, and what is left out."""
     from alphabar.sampling.settings import settings
     from alphabar.training.checkpoint import load_model
 
