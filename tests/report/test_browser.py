@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing is fetched, every image is there, the slider moves, and axe finds no serious fault."""
+"""The page in a browser: nothing is requested, every image is shown, the slider moves, and axe finds no serious violation."""
 
 import json
 import re
@@ -19,6 +19,7 @@ from tests.fixtures.runs import add_sheets, add_trajectory, drawn, fill
 from tests.fixtures.sets import Linear, stripes
 
 CHROMIUM = Path("/usr/bin/chromium")
+pytestmark = pytest.mark.slow
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking"]
 
 
@@ -50,23 +51,23 @@ def page_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(browser: Any, page: Path, scheme: str, width: int = 1400) -> tuple[Any, list[str], list[str]]:
-    """A page, the words on its console, and what it asked for beside itself."""
+    """A page, the messages on its console, and the other addresses that it requested."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab = context.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
+    messages: list[str] = []
+    requested: list[str] = []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("request", lambda request: requested.append(request.url))
     tab.goto(page.as_uri())
     tab.wait_for_load_state("load")
-    return tab, said, [url for url in asked if not url.startswith("data:") and url != page.as_uri()]
+    return tab, messages, [url for url in requested if not url.startswith("data:") and url != page.as_uri()]
 
 
-def test_it_loads_with_every_image_and_asks_for_nothing(browser: Any, page_of_runs: Path) -> None:
-    tab, said, asked = opened(browser, page_of_runs, "light")
-    assert said == []
-    assert asked == []
+def test_every_image_loads_and_nothing_is_requested(browser: Any, page_of_runs: Path) -> None:
+    tab, messages, requested = opened(browser, page_of_runs, "light")
+    assert messages == []
+    assert requested == []
     images = tab.evaluate("[...document.images].map(i => [i.alt, i.naturalWidth])")
     assert len(images) == 4 * 8 + (11 + 10 + 9 + 8) + 4  # cells, frames, whole sheets
     assert [alt for alt, width in images if not width or not alt] == []
@@ -74,12 +75,12 @@ def test_it_loads_with_every_image_and_asks_for_nothing(browser: Any, page_of_ru
     tab.context.close()
 
 
-def test_a_request_would_be_seen(browser: Any, page_of_runs: Path, tmp_path: Path) -> None:
-    """Nothing that is slipped into the page is fetched either: its policy forbids it, and the test above would say so."""
+def test_an_injected_request_is_blocked(browser: Any, page_of_runs: Path, tmp_path: Path) -> None:
+    """The policy of the page forbids requests, and the console, which the test above reads, reports them."""
     page = tmp_path / "page.html"
     page.write_text(page_of_runs.read_text().replace("</main>", '<img src="http://127.0.0.1:9/x.png" alt="x"></main>'))
-    tab, said, _ = opened(browser, page, "light")
-    assert any("Content Security Policy" in words for words in said)
+    tab, messages, _ = opened(browser, page, "light")
+    assert any("Content Security Policy" in words for words in messages)
     tab.context.close()
 
 
@@ -91,7 +92,7 @@ def shown(tab: Any) -> list[str]:
     return found
 
 
-def test_the_slider_moves_by_mouse_and_keys_and_changes_the_picture(browser: Any, page_of_runs: Path) -> None:
+def test_mouse_and_keys_move_the_slider_and_change_the_picture(browser: Any, page_of_runs: Path) -> None:
     tab, _, _ = opened(browser, page_of_runs, "light")
     slider = tab.get_by_role("slider", name="call")
     start, seen = int(slider.input_value()), [shown(tab)]
@@ -118,7 +119,7 @@ def test_the_slider_moves_by_mouse_and_keys_and_changes_the_picture(browser: Any
     tab.context.close()
 
 
-def test_play_goes_to_the_end(browser: Any, page_of_runs: Path) -> None:
+def test_play_runs_to_the_end(browser: Any, page_of_runs: Path) -> None:
     tab, _, _ = opened(browser, page_of_runs, "light")
     slider = tab.get_by_role("slider", name="call")
     tab.get_by_role("button", name="Play").click()
@@ -128,7 +129,7 @@ def test_play_goes_to_the_end(browser: Any, page_of_runs: Path) -> None:
     tab.context.close()
 
 
-def test_without_a_script_every_frame_stands_there(browser: Any, page_of_runs: Path) -> None:
+def test_without_javascript_every_frame_is_shown(browser: Any, page_of_runs: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto(page_of_runs.as_uri())
@@ -138,7 +139,7 @@ def test_without_a_script_every_frame_stands_there(browser: Any, page_of_runs: P
     context.close()
 
 
-def test_a_link_unfolds_its_run(browser: Any, page_of_runs: Path) -> None:
+def test_a_link_opens_its_run(browser: Any, page_of_runs: Path) -> None:
     tab, _, _ = opened(browser, page_of_runs, "light")
     assert not tab.locator("#run2").is_visible()
     tab.get_by_role("link", name="run2", exact=True).click()
@@ -148,7 +149,7 @@ def test_a_link_unfolds_its_run(browser: Any, page_of_runs: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 390])
-def test_axe_finds_no_serious_fault(browser: Any, page_of_runs: Path, scheme: str, width: int) -> None:
+def test_axe_finds_no_serious_violation(browser: Any, page_of_runs: Path, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python").Axe()
     tab, _, _ = opened(browser, page_of_runs, scheme, width)
     tab.evaluate("document.querySelectorAll('#run0, #run4').forEach(one => one.closest('details').open = true)")
@@ -163,8 +164,8 @@ def test_axe_finds_no_serious_fault(browser: Any, page_of_runs: Path, scheme: st
     tab.context.close()
 
 
-def test_twenty_runs_of_fifty_sheets_stay_small(tmp_path: Path) -> None:
-    """Of noise, which no PNG makes smaller: a run of any images has a smaller page."""
+def test_the_page_of_twenty_runs_with_fifty_sheets_stays_small(tmp_path: Path) -> None:
+    """Sheets of noise, which PNG cannot compress: a page of any other images is smaller."""
     g = np.random.default_rng(0)
     first = fill(tmp_path / "run00", images=64_000, every=1_280, previews=0)
     seen = [1_280 * (k + 1) for k in range(50)]
@@ -182,7 +183,7 @@ def test_twenty_runs_of_fifty_sheets_stay_small(tmp_path: Path) -> None:
     assert text.count('<details class="run">') == 20
 
 
-def test_the_frames_are_the_guesses_that_were_kept(tmp_path: Path) -> None:
+def test_the_frames_are_the_stored_x0_hat(tmp_path: Path) -> None:
     import base64
     import io
 

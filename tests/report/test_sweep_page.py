@@ -1,4 +1,4 @@
-"""The front of quality against cost: on points placed by hand, on differences whose truth is known, and on the page."""
+"""The page of a sweep and its table for the terminal."""
 
 import io
 import itertools
@@ -7,19 +7,11 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
-from alphabar.evaluation.compare import compare_measured
-from alphabar.evaluation.estimate import Expansion
-from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.measured import Measured, load_measured, save_measured
-from alphabar.evaluation.pareto import front, standings
-from alphabar.evaluation.score import METRICS, Score
 from alphabar.report.svg import Line, plot
 from alphabar.report.sweep_page import ticks, write_page
 from alphabar.report.sweep_words import explanations, standing_words
@@ -27,121 +19,8 @@ from alphabar.report.tables import sweep_table
 from alphabar.results.sweeps import Row, Sweep, with_standings
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import LeftOut, Setting
-from tests.fixtures.sets import Linear, stripes
-
-
-def test_the_front_of_points_placed_by_hand() -> None:
-    #        a  b   c   d   e   f
-    costs = [5, 5, 10, 10, 20, 50]
-    value = [9, 8, 8, 4, 5, 3]
-    assert front(costs, value) == [False, True, False, True, False, True]
-    assert front([1], [2]) == [True]
-    assert front([], []) == []
-    assert front([1, 1], [2, 2]) == [True, True]  # alike: together
-    assert front([1, 2], [2, 2]) == [True, False]  # as good for less
-    assert front([1, 1], [2, 1]) == [False, True]  # better for as much
-    with pytest.raises(ValueError, match="2 costs for 1 values"):
-        front([1, 2], [1])
-    with pytest.raises(ValueError, match="NaN"):
-        front([1.0, 2.0], [1.0, float("nan")])
-
-
-def test_the_front_is_what_its_definition_says_of_random_points() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        costs, values = rng.integers(0, 6, 12).tolist(), rng.integers(0, 6, 12).tolist()
-        on = front(costs, values)
-        running = float("inf")  # another way to it: walking up the costs, what is better than all before
-        best: dict[int, int] = {}
-        for cost in sorted(set(costs)):
-            lowest = min(v for c, v in zip(costs, values, strict=True) if c == cost)
-            if lowest < running:
-                best[cost], running = lowest, lowest
-        assert on == [best.get(c) == v for c, v in zip(costs, values, strict=True)]
-
-
-# ---- decided and not decided
-
-
-def scored(metric: str, value: float, **more: Any) -> Score:
-    given: dict[str, Any] = {
-        "n": 400, "n_reference": 400, "floor": 0.5, "floor_n": 400, "floor_source": "made up", "extractor": "e",
-        "preprocessing": {}, "reference": "r", "reference_name": "real", "interval": (value - 0.2, value + 0.2), "se": 0.1,
-        "floor_interval": (0.4, 0.6), "seeds": {"seed": 0, "first_index": 0},
-    }  # fmt: skip
-    return Score(metric, value, **{**given, **more})
-
-
-def made(value: float, own: Any, name: str, metrics: tuple[str, ...] = ("fid",)) -> Measured:
-    """A measurement whose influences are `own` towards each image, and none towards the reference."""
-    influence = torch.as_tensor(own, dtype=torch.float64)
-    expansion = Expansion(value, len(influence), 400, influence - influence.mean(), torch.zeros(400, dtype=torch.float64))
-    return Measured({m: scored(m, value) for m in metrics}, dict.fromkeys(metrics, expansion), name)
-
-
-def test_a_difference_is_decided_at_the_level_of_all_pairs() -> None:
-    """Influences that all settings share drop out; what is left has a standard error known in closed form."""
-    rng = np.random.default_rng(1)
-    shared, mine = 100 * rng.standard_normal(400), rng.standard_normal(400)
-    mine -= mine.mean()
-    se = float(mine.std(ddof=1)) / 20
-    base = made(1.0, shared, "a")
-    # two settings are one pair: 1.96 standard errors; four are six pairs: z of 0.05 / 6
-    for others, z in ((0, 1.96), (2, 2.638)):
-        spare = [made(9.0 + k, shared, f"spare {k}") for k in range(others)]
-        for factor, yes in ((0.97, False), (1.03, True)):
-            worse = made(1.0 + factor * z * se, shared + mine, "b")
-            found = standings([base, worse, *spare], [1, 2, 3, 4][: 2 + others], "fid")
-            assert found[0].on
-            assert found[0].behind is None
-            assert (found[1].on, found[1].behind, found[1].decided) == (False, 0, yes)
-            assert found[1].difference is not None
-            assert found[1].difference.se == pytest.approx(se, rel=1e-9)
-    # of as many metrics as there are looks at them
-    two = [made(1.0, shared, "a", ("fid", "kid")), made(1.0 + 2.1 * se, shared + mine, "b", ("fid", "kid"))]
-    assert [s.decided for s in standings(two, [1, 2], "fid")] == [None, False]
-
-
-def test_behind_is_the_best_of_those_that_cost_no_more() -> None:
-    own = np.random.default_rng(2).standard_normal(400)
-    values, costs = [5.0, 3.0, 4.0, 3.5, 2.0, 6.0], [5, 10, 10, 20, 50, 20]
-    found = standings([made(v, own, str(v)) for v in values], costs, "fid")
-    assert [s.on for s in found] == [True, True, False, False, True, False]
-    assert [s.behind for s in found] == [None, None, 1, 1, None, 1]
-    assert [s.difference.value for s in found if s.difference] == [1.0, 0.5, 3.0]
-    higher = standings([made(v, own, str(v), ("coverage",)) for v in values], costs, "coverage")
-    assert [s.on for s in higher] == [True, False, False, False, False, True]
-    assert [s.behind for s in higher] == [None, 0, 0, 5, 5, None]
-
-
-def test_no_interval_and_equal_values_are_not_decided() -> None:
-    own = np.random.default_rng(3).standard_normal(400)
-    blind = made(7.0, own, "b")
-    blind = replace(blind, expansions={"fid": replace(blind.expansions["fid"], trouble="no interval: too few")})
-    assert standings([made(1.0, own, "a"), blind], [1, 2], "fid")[1].decided is False
-    assert standings([made(1.0, own, "a"), made(1.0, own + 1, "b")], [1, 2], "fid")[1].decided is False
-
-
-def test_what_was_measured_is_kept_to_the_bit(tmp_path: Path) -> None:
-    """A comparison of what was read back says what a comparison of the living says, in every metric."""
-    ruler = ImageEval(Linear(), stripes(260, 0), cache=False)
-    record = {"seed": 0, "first_index": 0, "nfe": 5}
-    living = [ruler.measure(stripes(120, k).pixels, record) for k in (1, 2)]
-    for k, one in enumerate(living):
-        save_measured(tmp_path / f"{k}.npz", one)
-    read = [load_measured(tmp_path / f"{k}.npz") for k in (0, 1)]
-    for a, b in zip(living, read, strict=True):
-        assert a.images == b.images
-        assert a.scores == b.scores
-    assert set(read[0].scores) == set(METRICS)
-    assert [c.to_json() for c in compare_measured(*living)] == [c.to_json() for c in compare_measured(*read)]
-    np.savez(tmp_path / "other.npz", images=np.zeros(1))
-    with pytest.raises(ValueError, match="holds images, but no scores"):
-        load_measured(tmp_path / "other.npz")
-
-
-# ---- the table and the page
-
+from tests.fixtures.scores import made, scored
+from tests.fixtures.sets import stripes
 
 METHODS = [("ddim", 0.0), ("ddim", 1.0), ("heun", None), ("dpmpp_2m", None), ("unipc", None), ("ipndm", None), ("deis", None)]
 
@@ -185,7 +64,7 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def test_the_page_shows_every_setting_and_fetches_nothing(big: Sweep) -> None:
+def test_the_page_shows_every_setting_and_works_offline(big: Sweep) -> None:
     path = write_page(big, ("fid", "kid"), "runs/garments", stripes(6, 0).pixels, 8)
     text = path.read_text()
     page = Page(text)
@@ -214,14 +93,14 @@ def test_the_page_shows_every_setting_and_fetches_nothing(big: Sweep) -> None:
     assert "was stopped" not in text
 
 
-def test_rows_of_one_method_stand_together_in_the_sheets(big: Sweep) -> None:
+def test_sheets_are_grouped_by_method(big: Sweep) -> None:
     text = write_page(big, ("fid",), "run", stripes(6, 0).pixels, 8).read_text()
     alts = re.findall(r'alt="8 images sampled by ([^"]*) calls', text)
     assert alts[:6] == [f"ddim, eta 0, {calls}" for calls in (50, 20, 15, 10, 8, 5)]
     assert len(alts) == len(set(alts)) == 42
 
 
-def test_large_images_are_made_small_and_the_page_says_so(big: Sweep, tmp_path: Path) -> None:
+def test_large_images_are_reduced_and_the_page_notes_it(big: Sweep, tmp_path: Path) -> None:
     row = big.rows[0]
     Samples(np.full((2, 130, 200, 1), 77, np.uint8), {"n": 2}).save(row.samples)
     text = write_page(replace(big, rows=big.rows[:1]), ("fid",), "run", stripes(6, 0).pixels, 8).read_text()
@@ -246,17 +125,17 @@ def test_the_table_marks_the_front(big: Sweep) -> None:
     assert "different machines" not in words
 
 
-def test_words_on_clocks_that_do_not_compare(big: Sweep) -> None:
+def test_seconds_of_different_machines_have_a_caveat(big: Sweep) -> None:
     rows = [replace(row, where={**row.where, "cpu": f"cpu {k % 2}", "processes": 1 + k % 2}) for k, row in enumerate(big.rows)]
     words = " ".join(explanations(replace(big, rows=rows), ("fid",)))
     assert "different machines (cpu 0, cpu; cpu 1, cpu)" in words
     assert "Up to 2 settings were sampled at once" in words
 
 
-def test_json_names_what_each_setting_lies_behind(big: Sweep) -> None:
-    told = json.loads(json.dumps(big.to_json()))
-    assert len(told["rows"]) == 42
-    by_name = {row["name"]: row for row in told["rows"]}
+def test_json_names_the_better_setting_of_each(big: Sweep) -> None:
+    result = json.loads(json.dumps(big.to_json()))
+    assert len(result["rows"]) == 42
+    by_name = {row["name"]: row for row in result["rows"]}
     best = [row.setting.name for row in big.front("fid")]
     assert best == [f"ddim_{calls}_eta_0" for calls in (5, 8, 10, 15, 20, 50)]
     for name, row in by_name.items():
@@ -276,8 +155,8 @@ def test_ticks_are_round_and_few() -> None:
         assert 1 <= len(ticks(low, high)) <= 8
 
 
-def test_an_axis_for_values_on_both_sides_of_0() -> None:
-    """Linear within, logarithmic beyond: equal factors are equal lengths there, and the sign is kept."""
+def test_a_symmetric_logarithmic_axis() -> None:
+    """Linear near 0 and logarithmic beyond, where equal factors have equal lengths."""
     y = [-0.1, 0.1, 1.0, 10.0, 100.0]
     drawn = plot("p", "alt", [Line("", [1, 2, 3, 4, 5], y, markers=True)], log_y=True, linear_below=0.5)
     assert drawn is not None
@@ -288,7 +167,7 @@ def test_an_axis_for_values_on_both_sides_of_0() -> None:
     assert gaps[0] < gaps[2]
 
 
-def test_a_line_of_steps_is_level_between_its_points() -> None:
+def test_a_staircase_is_level_between_its_points() -> None:
     drawn = plot("p", "alt", [Line("front", [1.0, 2.0, 4.0], [3.0, 2.0, 1.0], colour=None, steps=True)])
     assert drawn is not None
     assert drawn.legend == [("var(--ink)", "solid", "front")]

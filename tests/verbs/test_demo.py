@@ -137,7 +137,7 @@ def test_intervals_in_the_table_at_80_columns(small: dict[str, Any]) -> None:
     assert results[0].startswith(
         "In brackets: 95 % intervals, FID's for its expectation at these numbers of images, KID's for the"
     )
-    assert results[1:] == ["No interval, KID of real images: one draw of 640 real images is too little."]
+    assert results[1:] == ["No interval, KID of real images: one draw of 640 real images is not enough."]
 
 
 def test_the_rows_share_their_seeds(small: dict[str, Any], tmp_path: Path) -> None:

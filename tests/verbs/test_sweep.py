@@ -1,4 +1,4 @@
-"""Sweeps: what is tried, what is kept when one is killed, and that processes and machines find what one process finds."""
+"""`sweep`: which settings are tried, resuming, and that several processes and machines give the results of one process."""
 
 import contextlib
 import json
@@ -21,7 +21,6 @@ from alphabar.cli.main import app
 from alphabar.core.files import read_jsonl
 from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
-from alphabar.features.extractor import Classifier, Extractor
 from alphabar.fitting.descent import Coefficients
 from alphabar.report.report_page import write_report
 from alphabar.report.sweep_words import front_words
@@ -35,6 +34,7 @@ from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
 from alphabar.verbs.sweep import divided, sweep
 from alphabar.verbs.sweep_setting import LoadedJob
+from tests.fixtures.runs import untrained_extractor
 
 N = 64
 FEW: dict[str, Any] = {"samplers": ("ddim", "heun"), "calls": (2, 3), "n": N, "batch": 16, "progress": False, "shown": 5}
@@ -43,16 +43,11 @@ TRIED = ["ddim_2_eta_0", "ddim_2_eta_1", "heun_1", "heun_2", "ddim_3_eta_0", "dd
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model that nobody trained, an extractor that nobody trained, and real images for them."""
+    """A folder with an untrained model, an untrained extractor, and real images."""
     folder = tmp_path_factory.mktemp("sweep")
     recipe = resolve("garments", ["--model.channels", "8", "--model.embedding", "8", "--model.groups", "4"])
     save_weights(folder / "model.safetensors", build(recipe.model, recipe.schedule.spec(), (1, 8, 8), 0))
-    shape: dict[str, Any] = {"in_channels": 1, "widths": (4, 6), "dim": 4, "classes": 0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = Classifier(**shape)
-    network.fold()
-    Extractor("made up", shape, network.state_dict(), image_shape=(1, 8, 8)).save(folder / "extractor.safetensors")
+    untrained_extractor().save(folder / "extractor.safetensors")
     columns = np.arange(8)[None, None, :, None]
     phase = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 1))
     np.save(folder / "real.npy", ((columns * 20 + phase + np.arange(8)[None, :, None, None] * 9) % 256).astype(np.uint8))
@@ -87,7 +82,7 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
 ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def test_a_conditional_model_draws_its_classes_in_turns(place: Path, tmp_path: Path) -> None:
+def test_a_conditional_model_samples_its_classes_in_turns(place: Path, tmp_path: Path) -> None:
     recipe = ModelRecipe(channels=(8,), embedding=8, groups=4, conditional=True)
     model = build(recipe, {"kind": "cosine"}, (1, 8, 8), 0, classes=("a", "b", "c"))
     generator = torch.Generator().manual_seed(0)
@@ -102,7 +97,7 @@ def test_a_conditional_model_draws_its_classes_in_turns(place: Path, tmp_path: P
         "extractor": place / "extractor.safetensors",
     }
     found = sweep(tmp_path / "classes.safetensors", str(place / "real.npy"), out=tmp_path / "s", guidance=2.0, **few)
-    assert [row.calls for row in found.rows] == [4]  # each step asks with the class and without
+    assert [row.calls for row in found.rows] == [4]  # each step calls the network with the class and without
     drawn = Samples.load(tmp_path / "s" / "ddim_2_eta_0.npz")
     wanted = sample(model, N, steps=2, batch=16, classes=range(3), guidance=2.0, channels_last=True, progress=False)
     assert np.abs(drawn.images.astype(int) - wanted.images).max() <= 1 and drawn.record["guidance"] == 2
@@ -110,7 +105,7 @@ def test_a_conditional_model_draws_its_classes_in_turns(place: Path, tmp_path: P
         swept(place, tmp_path / "t", guidance=2.0)
 
 
-# ---- what is tried
+# ---- settings
 
 
 def plain_model(schedule: dict[str, Any] | None = None) -> Any:
@@ -122,7 +117,7 @@ def names(model: Any, **wanted: Any) -> tuple[dict[str, float], list[str]]:
     return {s.name: c for s, c in found}, [str(one) for one in left]
 
 
-def test_a_setting_has_one_name_and_comes_back_from_its_record() -> None:
+def test_a_setting_has_one_name_and_is_read_back_from_json() -> None:
     one = Setting("heun", 5, None, "karras", "every(3, last=50)", True, 0.995, (("order", 2), ("s_churn", 40.0)))
     assert one.name == "heun_5_order_2_s_churn_40.0_grid_karras_every_3_last_50_clip_threshold_0.995"
     assert Setting.from_json(json.loads(json.dumps(one.to_json()))) == one
@@ -135,7 +130,7 @@ def test_a_setting_has_one_name_and_comes_back_from_its_record() -> None:
     assert Setting("ddim", 10).arguments() == {"sampler": "ddim", "steps": 10}
 
 
-def test_calls_are_a_budget_and_what_cannot_be_is_left_out_with_its_reason() -> None:
+def test_calls_are_a_budget_and_impossible_settings_are_left_out_with_a_reason() -> None:
     model = plain_model()
     found, left = names(model, samplers=("ddim", "heun"), calls=(1, 2, 4, 5), etas=(0, 1))
     assert found == {
@@ -169,7 +164,7 @@ def test_more_steps_than_timesteps_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(("plan", "calls", "steps"), [("every(3)", 5, 15), ("every(2)", 7, 14), ("every(3, last=4)", 10, 22)])
-def test_a_plan_gets_as_many_steps_as_the_calls_pay_for(plan: str, calls: int, steps: int) -> None:
+def test_a_plan_takes_as_many_steps_as_calls_allow(plan: str, calls: int, steps: int) -> None:
     model = plain_model()
     found, _ = names(model, samplers=("ddim",), calls=(calls,), etas=(0,), plans=("full", plan))
     assert list(found.values()) == [calls, calls]
@@ -181,13 +176,13 @@ def test_a_plan_gets_as_many_steps_as_the_calls_pay_for(plan: str, calls: int, s
     assert drawn.record["nfe"] == calls
 
 
-def test_a_plan_that_skips_nothing_is_no_setting_of_its_own() -> None:
+def test_a_plan_that_skips_no_call_is_left_out() -> None:
     _, left = names(plain_model(), samplers=("ddim",), calls=(5,), etas=(0,), plans=("every(3, last=50)", "adaptive(0.1)"))
     assert "leaves out no call of so few" in left[0]
     assert "give steps" in left[1] or "adaptive" in left[1]
 
 
-def test_every_setting_falls_to_one_process_and_the_work_is_even() -> None:
+def test_settings_are_divided_evenly_among_processes() -> None:
     todo = [(Setting("ddim", k), float(k)) for k in (5, 8, 10, 15, 20, 50, 100)]
     shares = divided(todo, 2)
     assert sorted(s.steps for share in shares for s, _ in share) == [5, 8, 10, 15, 20, 50, 100]
@@ -195,10 +190,10 @@ def test_every_setting_falls_to_one_process_and_the_work_is_even() -> None:
     assert divided(todo, 1)[0] == todo
 
 
-# ---- what comes out
+# ---- results
 
 
-def test_the_folder_holds_all_that_was_made(done: Sweep, place: Path) -> None:
+def test_the_folder_holds_samples_scores_and_protocol(done: Sweep, place: Path) -> None:
     assert sorted(row.setting.name for row in done.rows) == sorted(TRIED)
     assert [row.calls for row in done.rows] == sorted(row.calls for row in done.rows)
     rows = {row["name"]: row for row in read_jsonl(done.folder / "results.jsonl")}
@@ -221,7 +216,7 @@ def test_the_folder_holds_all_that_was_made(done: Sweep, place: Path) -> None:
     json.dumps(done.to_json())
 
 
-def test_the_report_reads_it_again_and_shows_its_front(done: Sweep, tmp_path: Path) -> None:
+def test_the_report_shows_the_front_of_a_stored_sweep(done: Sweep, tmp_path: Path) -> None:
     read = read_sweep(done.folder)
     assert {**read.to_json(), "left_out": None} == {**done.to_json(), "left_out": None}
     run = tmp_path / "run"
@@ -240,7 +235,7 @@ def test_the_report_reads_it_again_and_shows_its_front(done: Sweep, tmp_path: Pa
         write_report([run], tmp_path / "page.html", sweeps=[tmp_path])
 
 
-def test_the_same_sweep_again_does_nothing_and_more_samplers_are_added(done: Sweep, place: Path) -> None:
+def test_the_same_sweep_again_does_nothing_and_more_samplers_add_to_it(done: Sweep, place: Path) -> None:
     before = stamps(done.folder)
     again = swept(place, done.folder)
     assert stamps(done.folder) == before
@@ -274,12 +269,12 @@ def stamps(folder: Path) -> dict[str, int]:
         ({"batch": 8}, r"differ in batch"),
     ],
 )
-def test_another_protocol_is_refused_by_name(done: Sweep, place: Path, other: dict[str, Any], words: str) -> None:
+def test_another_protocol_is_refused_and_the_field_named(done: Sweep, place: Path, other: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         swept(place, done.folder, **other)
 
 
-def test_another_model_is_refused_and_so_is_a_folder_of_other_things(done: Sweep, place: Path, tmp_path: Path) -> None:
+def test_another_model_and_a_folder_of_other_files_are_refused(done: Sweep, place: Path, tmp_path: Path) -> None:
     recipe = resolve("garments", ["--model.channels", "8", "--model.embedding", "8", "--model.groups", "4"])
     save_weights(tmp_path / "other.safetensors", build(recipe.model, recipe.schedule.spec(), (1, 8, 8), 1))
     named: dict[str, Any] = {**FEW, "extractor": place / "extractor.safetensors"}
@@ -299,7 +294,7 @@ def test_another_model_is_refused_and_so_is_a_folder_of_other_things(done: Sweep
         ({"samplers": ("tuned",)}, "no setting is left: tuned"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_drawn(place: Path, tmp_path: Path, other: dict[str, Any], words: str) -> None:
+def test_impossible_options_are_refused_before_sampling(place: Path, tmp_path: Path, other: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         swept(place, tmp_path / "s", **other)
     assert not (tmp_path / "s").exists()
@@ -318,8 +313,8 @@ def test_a_run_keeps_its_sweeps(place: Path, tmp_path: Path) -> None:
         sweep(tmp_path / "run", str(place / "real.npy"), name="../first", **small)
 
 
-def test_what_is_refused_only_when_drawn_is_left_out_and_tried_again(place: Path, tmp_path: Path) -> None:
-    """A batch of another protocol under the setting's name stands for it here: `sample` refuses to go on from it."""
+def test_a_setting_that_sample_refuses_is_left_out_and_tried_again(place: Path, tmp_path: Path) -> None:
+    """Here `sample` refuses because of unfinished samples of another protocol under the name of the setting."""
     part = tmp_path / "s" / "heun_1.part"
     made = swept(place, tmp_path / "s", calls=(1,), samplers=("ddim",))
     part.mkdir()
@@ -335,7 +330,7 @@ def test_what_is_refused_only_when_drawn_is_left_out_and_tried_again(place: Path
     assert [row.setting.name for row in made.rows if row.setting.sampler == "heun"] == ["heun_1"]
 
 
-def test_fitted_samplers_are_settings_and_a_new_fit_takes_the_place_of_an_old_one(
+def test_fitted_samplers_are_settings_and_a_new_fit_replaces_the_old_one(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -363,7 +358,7 @@ def test_fitted_samplers_are_settings_and_a_new_fit_takes_the_place_of_an_old_on
     assert not np.array_equal(Samples.load(row.samples).images, Samples.load(rows["tuned", 2].samples).images)
 
 
-def test_a_plan_that_decides_as_it_goes_is_counted_when_drawn(place: Path, tmp_path: Path) -> None:
+def test_the_calls_of_an_adaptive_plan_are_measured(place: Path, tmp_path: Path) -> None:
     plans = ("full", "adaptive(0.5)")
     made = swept(place, tmp_path / "s", samplers=("ddim",), calls=(4,), steps=(12,), etas=(0,), plans=plans)
     rows = {(row.setting.plan, row.setting.steps): row for row in made.rows}
@@ -372,12 +367,12 @@ def test_a_plan_that_decides_as_it_goes_is_counted_when_drawn(place: Path, tmp_p
     assert "so no number of steps follows from calls: give steps" in str(made.left_out[0])
 
 
-# ---- killed, stopped, spread
+# ---- killed, stopped, divided
 
 
 @pytest.mark.slow(15)
-def test_killed_it_goes_on_where_it_was(place: Path, done: Sweep, tmp_path: Path) -> None:
-    """kill -9 after some settings: their files stay untouched, the rest are drawn, and the end is that of a whole sweep."""
+def test_a_killed_sweep_resumes(place: Path, done: Sweep, tmp_path: Path) -> None:
+    """kill -9 after some settings: their files are not touched, the rest is sampled, and the result is that of a whole sweep."""
     out = tmp_path / "s"
     child = subprocess.Popen(
         [sys.executable, "-c", SLOW, *command(place, out)], env={**os.environ, **ENV}, stdout=subprocess.PIPE,
@@ -398,7 +393,7 @@ def test_killed_it_goes_on_where_it_was(place: Path, done: Sweep, tmp_path: Path
     assert len(list(read_jsonl(out / "results.jsonl"))) >= 1  # before the end as well
     made = swept(place, out)
     assert stamps(out).items() >= before.items()
-    alike(made, done)
+    assert_alike(made, done)
     assert not list(out.glob("*.part"))
 
 
@@ -432,8 +427,8 @@ def test_ctrl_c_writes_the_page_of_the_finished_settings(place: Path, tmp_path: 
     assert [row["name"] for row in read_jsonl(out / "results.jsonl")] == finished
 
 
-def alike(a: Sweep, b: Sweep, standing: bool = True) -> None:
-    """The same images and scores, whoever made them; with all settings there, the same front as well."""
+def assert_alike(a: Sweep, b: Sweep, standing: bool = True) -> None:
+    """The same images and scores; with all settings, also the same front."""
     assert [row.setting for row in a.rows] == [row.setting for row in b.rows]
     for one, other in zip(a.rows, b.rows, strict=True):
         np.testing.assert_array_equal(Samples.load(one.samples).images, Samples.load(other.samples).images)
@@ -444,50 +439,50 @@ def alike(a: Sweep, b: Sweep, standing: bool = True) -> None:
 
 
 @pytest.mark.slow(30)
-def test_two_processes_make_what_one_makes(place: Path, done: Sweep, tmp_path: Path) -> None:
+def test_two_processes_give_the_results_of_one(place: Path, done: Sweep, tmp_path: Path) -> None:
     env = {**os.environ, **ENV, "ALPHABAR_CACHE": str(tmp_path / "cache")}
-    told = subprocess.run(
+    done_run = subprocess.run(
         [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "alphabar", "--"),
          *command(place, tmp_path / "s", "--json")],
         env=env, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr[-3000:]
-    spoken = json.loads(told.stdout)  # one process speaks
+    assert done_run.returncode == 0, done_run.stderr[-3000:]
+    printed = json.loads(done_run.stdout)  # the first process prints
     wanted, _ = settings(load_model(place / "model.safetensors"), samplers=FEW["samplers"], calls=FEW["calls"])
     shares = {s.name: rank for rank, share in enumerate(divided(wanted, 2)) for s, _ in share}
-    assert {row["name"]: row["machine"]["process"] for row in spoken["rows"]} == shares  # nobody did another's
+    assert {row["name"]: row["machine"]["process"] for row in printed["rows"]} == shares  # each process its share
     made = swept(place, tmp_path / "s")  # draws nothing more
     assert {row.where["processes"] for row in made.rows} == {2}
-    alike(made, done)
+    assert_alike(made, done)
     assert "Up to 2 settings were sampled at once" in (tmp_path / "s" / "index.html").read_text()
 
 
 @pytest.mark.slow(40)
 @pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed: pip install 'alphabar[ray]'")
-def test_machines_make_what_one_process_makes(place: Path, done: Sweep, tmp_path: Path) -> None:
+def test_ray_gives_the_results_of_one_process(place: Path, done: Sweep, tmp_path: Path) -> None:
     """One node of Ray stands for them; one setting is a two-call sampler's, one is stochastic."""
     few = ["--samplers", "ddim", "heun", "--calls", "3", "--eta", "0", "1", "--ray", "local", "--json"]
-    told = subprocess.run(
+    done_run = subprocess.run(
         [sys.executable, "-m", "alphabar", *command(place, tmp_path / "s", *few)],
         env={**os.environ, **ENV}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr[-3000:]
-    found = {row["name"]: row for row in json.loads(told.stdout)["rows"]}
+    assert done_run.returncode == 0, done_run.stderr[-3000:]
+    found = {row["name"]: row for row in json.loads(done_run.stdout)["rows"]}
     assert {"ddim_3_eta_0", "ddim_3_eta_1", "heun_2"} <= set(found) <= set(TRIED)
     before = stamps(tmp_path / "s")
     made = swept(place, tmp_path / "s", calls=(3,))
     assert stamps(tmp_path / "s") == before  # nothing was left to do
     kept = [row for row in done.rows if row.setting.name in found]
-    alike(made, replace(done, rows=kept), standing=False)
+    assert_alike(made, replace(done, rows=kept), standing=False)
 
 
-def test_ray_is_named_where_it_is_missing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'alphabar\[ray\]'"):
         swept(place, tmp_path / "s", ray="local")
 
 
-def test_the_command_lists_before_it_draws_and_ends_in_a_table(
+def test_the_command_lists_settings_and_prints_a_table(
     place: Path, done: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: str) -> str:
@@ -495,14 +490,14 @@ def test_the_command_lists_before_it_draws_and_ends_in_a_table(
             app(arguments)
         return capsys.readouterr().out
 
-    told = run(*command(place, tmp_path / "s", "--dry-run", "--eta", "0", "1", "--json"))
-    found = json.loads(told)
+    output = run(*command(place, tmp_path / "s", "--dry-run", "--eta", "0", "1", "--json"))
+    found = json.loads(output)
     assert sorted(row["name"] for row in found["settings"]) == sorted(TRIED)
     assert found["left_out"] == [{"method": "heun, eta 1", "at": "", "why": "it is deterministic and takes no eta"}]
     assert not (tmp_path / "s").exists()
     assert "6 settings of 64 images: 896 network calls" in run(*command(place, tmp_path / "s", "--dry-run"))
-    told = run(*command(place, done.folder, "--shown", "5"))  # all of it is there
-    assert "FID front" in told
-    assert "ddim, eta 1" in told
-    assert "real images (the floor)" in told
-    assert str(done.page) in told.replace("\n", "")
+    output = run(*command(place, done.folder, "--shown", "5"))  # all of it is there
+    assert "FID front" in output
+    assert "ddim, eta 1" in output
+    assert "real images (the floor)" in output
+    assert str(done.page) in output.replace("\n", "")

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet
-from alphabar.data.values import scale_of
 from alphabar.evaluation.check_result import CheckResult, CorruptionResult, SeverityScores
 from alphabar.evaluation.estimate import Estimate
+from alphabar.report.figures import save, without_frame
 
 _COLOURS = {"fid": "#1f5fa8", "kid": "#b4530a"}
 
@@ -30,10 +29,7 @@ def draw_check(check: CheckResult, path: str | Path) -> Path:
     figure.suptitle(
         f"extractor {check.name} ({check.extractor}) against {check.reference_name}: {check.verdict}", fontsize=11, wrap=True
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=80, metadata={"Software": None})
-    return path
+    return save(figure, path, dpi=80)
 
 
 def _curves(axes: Any, result: CorruptionResult) -> None:
@@ -62,7 +58,7 @@ def _half(score: Estimate) -> float:
 
 def _strip(axes: Any, result: CorruptionResult) -> None:
     """Some images of every severity, side by side."""
-    sheets = [np.asarray(contact_sheet(_grey_or_rgb(images), columns=3)) for images in result.shown]
+    sheets = [np.asarray(contact_sheet(images, columns=3)) for images in result.shown]
     gap = np.full((sheets[0].shape[0], max(2, sheets[0].shape[1] // 20), *sheets[0].shape[2:]), 255, np.uint8)
     strip = np.concatenate([part for sheet in sheets for part in (sheet, gap)][:-1], axis=1)
     axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -70,21 +66,11 @@ def _strip(axes: Any, result: CorruptionResult) -> None:
     places = [k * wide + sheets[0].shape[1] / 2 for k in range(len(sheets))]
     axes.set_xticks(places, [_label(at) for at in result.severities], fontsize=8)
     axes.set_yticks([])
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    without_frame(axes)
 
 
 def _label(at: SeverityScores) -> str:
     return "none" if not at.rise else f"{at.severity:g}"
-
-
-def _grey_or_rgb(images: Pixels) -> Pixels:
-    """8 bit, to be looked at; of any number of channels but 3, the first."""
-    shown = images if images.shape[3] in (1, 3) else images[..., :1]
-    if shown.dtype == np.uint8:
-        return shown
-    return np.rint(shown.astype(np.float64) / scale_of(shown.dtype) * 255).astype(np.uint8)
 
 
 def table(check: CheckResult) -> Sequence[tuple[str, str, str, str, str]]:

@@ -10,10 +10,10 @@ import numpy as np
 from alphabar.core.files import write_atomically
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet
-from alphabar.evaluation.score import INTERVALS, TITLES, Score
+from alphabar.evaluation.score import TITLES, Score
 from alphabar.report import png, svg
 from alphabar.report.page import write_page
-from alphabar.report.words import bracket, kid, machine_words, sig
+from alphabar.report.words import FLOOR, estimate_words, intervals_explained, machine_words, sig, without_interval
 from alphabar.results.demo import Demo
 from alphabar.sampling.samples import Samples
 
@@ -53,21 +53,17 @@ def rows(demo: Demo) -> list[dict[str, Any]]:
 def intervals_in_words(demo: Demo) -> list[str]:
     """What the intervals are for, and why some scores have none: a sentence each."""
     scores = [score for result in demo.results for score in result.scores]
-    sentences: list[str] = []
     known = {s.metric: s.level for s in scores if s.interval is not None}
-    if known:
-        levels = " and ".join(dict.fromkeys(f"{100 * level:g} %" for level in known.values()))
-        what = ", ".join(f"{TITLES[metric]}'s for {INTERVALS[metric]}" for metric in known)
-        sentences.append(f"In brackets: {levels} intervals, {what}.")
-    lacking: dict[str, list[str]] = {}
+    levels = " and ".join(dict.fromkeys(f"{100 * level:g} %" for level in known.values()))
+    sentences = [f"In brackets: {levels} intervals, {intervals_explained(known)}."] if known else []
+    reasons = []
     for score in scores:
         if score.interval is None:
-            why = (score.note or "the record does not say why").removeprefix("no interval: ")
-            lacking.setdefault(why, []).append(TITLES[score.metric])
+            reasons.append((score.metric, (score.note or "the record gives no reason").removeprefix("no interval: ")))
         if score.floor is not None and score.floor_interval is None:
-            why = f"one draw of {score.floor_n:,} real images is too little"
-            lacking.setdefault(why, []).append(f"{TITLES[score.metric]} of real images")
-    return sentences + [f"No interval, {', '.join(dict.fromkeys(metrics))}: {why}." for why, metrics in lacking.items()]
+            why = f"one draw of {score.floor_n:,} real images is not enough"
+            reasons.append((f"{TITLES[score.metric]} of real images", why))
+    return sentences + without_interval(reasons)
 
 
 def table(demo: Demo) -> "Table":
@@ -85,8 +81,8 @@ def table(demo: Demo) -> "Table":
         few = "few" if not row["scored"] and not row["real"] else None
         out.add_row(
             row["title"], eta, nfe, sig(row["seconds"]),
-            few or f"{sig(row['fid'])} {bracket(row['fid_interval'])}".strip(),
-            few or f"{kid(row['kid'])} {bracket(row['kid_interval'], kid)}".strip(),
+            few or estimate_words("fid", row["fid"], row["fid_interval"]),
+            few or estimate_words("kid", row["kid"], row["kid_interval"]),
             style="dim" if row["real"] else None,
         )  # fmt: skip
     return out
@@ -155,8 +151,8 @@ def _lines(demo: Demo) -> list[svg.Line]:
 def _plot(lines: list[svg.Line], real: dict[str, Any] | None) -> svg.Plot | None:
     levels = []
     if real is not None and real["fid"] is not None:
-        words = f"{sig(real['fid'])} {bracket(real['fid_interval'])}".strip()
-        levels = [svg.Level(f"real images, {words}", real["fid"], interval=real["fid_interval"])]
+        words = f"{FLOOR}, {estimate_words('fid', real['fid'], real['fid_interval'])}"
+        levels = [svg.Level(words, real["fid"], interval=real["fid_interval"])]
     values = "; ".join(
         f"{line.label}: " + ", ".join(f"{sig(y)} at {x:g} calls" for x, y in zip(line.x, line.y, strict=True)) for line in lines
     )

@@ -9,7 +9,7 @@ from alphabar.evaluation.score import INTERVALS
 from alphabar.report import comparisons, sheets, trajectory
 from alphabar.report.page import write_page
 from alphabar.report.run_section import run_section
-from alphabar.report.svg import Level, Line, plot
+from alphabar.report.svg import Level, Line, Plot, plot
 from alphabar.report.sweep_section import sweep_sections
 from alphabar.report.words import FLOOR, INTERVAL, as_toml, estimate_words
 from alphabar.results.runs import RunData, differing, load_run, names, with_trainings
@@ -60,11 +60,14 @@ def _overlays(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
     """Plots with a line for each run: FID where several have it under one protocol, held-out loss, and that loss by sigma."""
     if len(runs) < 2:
         return []
-    plots = [*_fid(runs, names), _heldout(runs, names), _heldout_by_sigma(runs, names)]
-    return [found for found in plots if found is not None]
+    items = [*_fid(runs, names), _heldout(runs, names), _heldout_by_sigma(runs, names)]
+    return [{"title": title, "plot": plot, "words": words} for title, plot, words in items if plot is not None]
 
 
-def _fid(runs: list[RunData], names: list[str]) -> list[dict[str, Any] | None]:
+Item = tuple[str, Plot | None, str]  # title, plot, and words below it
+
+
+def _fid(runs: list[RunData], names: list[str]) -> list[Item]:
     groups: dict[tuple[str, ...], list[tuple[int, list[dict[str, Any]]]]] = {}
     for k, run in enumerate(runs):
         for key, rows in by_protocol(run, "fid").items():
@@ -83,28 +86,28 @@ def _fid(runs: list[RunData], names: list[str]) -> list[dict[str, Any] | None]:
             levels = [Level(f"{FLOOR}, {estimate_words('fid', real['floor'], ends)}", real["floor"], interval=ends)]
         bars = f" Bars: {INTERVAL}s, for {INTERVALS['fid']}." if any(interval(row) for row in last) else ""
         made = plot(f"overfid{g}", "FID of the runs against images seen.", lines, levels=levels, log_y=True)
-        out.append(made and {"title": "FID", "plot": made, "words": f"Of {protocol_words(last[0])}.{bars}"})
+        out.append(("FID", made, f"Of {protocol_words(last[0])}.{bars}"))
     return out
 
 
-def _heldout(runs: list[RunData], names: list[str]) -> dict[str, Any] | None:
+def _heldout(runs: list[RunData], names: list[str]) -> Item:
     lines = [Line(names[k], *series(run.of("heldout"), "loss"), colour=k) for k, run in enumerate(runs)]
     if sum(bool(line.x) for line in lines) < 2:
-        return None
+        return "", None, ""
     made = plot("overheld", "Held-out loss of the runs against images seen.", lines, log_y=True)
     words = "The loss on images that are never trained on (validation loss). Runs that differ in prediction, schedule, noise "
     words += "density or weighting have losses in different units."
-    return made and {"title": "Held-out loss", "plot": made, "words": words}
+    return "Held-out loss", made, words
 
 
-def _heldout_by_sigma(runs: list[RunData], names: list[str]) -> dict[str, Any] | None:
+def _heldout_by_sigma(runs: list[RunData], names: list[str]) -> Item:
     lines = [Line(names[k], *loss_by_sigma(run.of("heldout")), colour=k, markers=True) for k, run in enumerate(runs)]
     sigmas = [x for line in lines for x in line.x]
     if sum(bool(line.x) for line in lines) < 2:
-        return None
+        return "", None, ""
     made = plot(
         "oversigma", "Last held-out loss of the runs against sigma.", lines, x_label="sigma", log_x=True, log_y=True,
         x_ticks=[t for t in (0.01, 0.1, 1.0, 10.0, 100.0) if min(sigmas) <= t <= max(sigmas)] or None,
     )  # fmt: skip
     words = "The last held-out loss by noise level, each band at its geometric middle, in the units of the held-out loss."
-    return made and {"title": "Held-out loss by noise level", "plot": made, "words": words}
+    return "Held-out loss by noise level", made, words
