@@ -25,7 +25,7 @@ from tests.denoiser.diffusers_folders import N, by_list, edit, ours, saved, thei
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # raised in diffusers
-DOC = (Path(__file__).parents[2] / "docs" / "foreign-models.md").read_text()
+DOC = (Path(__file__).parents[2] / "docs" / "diffusers-models.md").read_text()
 
 
 CLIPPING = [

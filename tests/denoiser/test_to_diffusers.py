@@ -24,7 +24,7 @@ from tests.denoiser.diffusers_folders import SMALL, N, by_list, ours, theirs, tr
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # raised in diffusers
-DOC = (Path(__file__).parents[2] / "docs" / "foreign-models.md").read_text()
+DOC = (Path(__file__).parents[2] / "docs" / "diffusers-models.md").read_text()
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
