@@ -18,7 +18,7 @@ from alphabar.verbs.ema import choose_length
 from tests.fixtures.training import small_model, small_recipe
 from tests.verbs.test_tune import made_up_extractor
 
-pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as it is by a user
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as users call it
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from alphabar.core.stored_names import STATE, renamed
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 from alphabar.denoiser.model import Model, load_weights, save_weights
 from alphabar.training.ema import post_hoc
-from alphabar.training.shard import alike, whole_state
+from alphabar.training.shard import gathered_state, shard_like
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 AVERAGES = "averages.safetensors"
@@ -67,7 +67,7 @@ def save_checkpoint(
     sharded = {FILES[0]: model.state_dict(), FILES[1]: ema, FILES[2]: optimizer_tensors(optimizer)}
     if averages is not None:
         sharded[AVERAGES] = averages
-    files = {name: whole_state(tensors) for name, tensors in sharded.items()}
+    files = {name: gathered_state(tensors) for name, tensors in sharded.items()}
     if not write:
         return
     try:
@@ -158,7 +158,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for name, value in tensors.items():
         index, key = name.split(".", 1)
         like = parameters[int(index)]
-        state.setdefault(int(index), {})[key] = alike(value, like) if value.shape == like.shape else value
+        state.setdefault(int(index), {})[key] = shard_like(value, like) if value.shape == like.shape else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

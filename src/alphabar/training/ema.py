@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from alphabar.core.files import replacing
-from alphabar.training.shard import alike, whole
+from alphabar.training.shard import gathered, shard_like
 
 Vector = Float64[np.ndarray, "..."]
 LENGTHS = (0.05, 0.10)  # relative standard deviations of the averages that training keeps, as in the paper
@@ -74,7 +74,7 @@ class PowerAverages:
         self.weights = [p for _, p in module.named_parameters()]
         self.averages = {
             length: [
-                p.detach().clone() if stored is None else alike(stored[f"{length:.3f}/{n}"], p.detach())
+                p.detach().clone() if stored is None else shard_like(stored[f"{length:.3f}/{n}"], p.detach())
                 for n, p in zip(self.names, self.weights, strict=True)
             ]
             for length in LENGTHS
@@ -109,7 +109,7 @@ def save_snapshots(folder: Path, averages: PowerAverages, spec: Mapping[str, obj
     from safetensors.torch import save_file
 
     for length, sharded in averages.averages.items():
-        average = [whole(t.detach()) for t in sharded]
+        average = [gathered(t.detach()) for t in sharded]
         if not write:
             continue
         tensors = {n: t.to("cpu", torch.float16).contiguous() for n, t in zip(averages.names, average, strict=True)}

@@ -27,19 +27,19 @@ def shard(model: Model, device: torch.device, processes: int) -> None:
     fully_shard(model.network, mesh=mesh)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered on every process; any other tensor is returned unchanged. All processes must call it."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`whole` of every tensor."""
-    return {name: whole(t.detach()) for name, t in state.items()}
+def gathered_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`gathered` for every tensor."""
+    return {name: gathered(t.detach()) for name, t in state.items()}
 
 
-def alike(value: Tensor, like: Tensor) -> Tensor:
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """A copy of the whole tensor `value` with the memory layout, device and sharding of `like`, which has the same shape."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 

@@ -19,7 +19,7 @@ from alphabar.training.ema import PowerAverages, ema_decay, ema_update
 from alphabar.training.loss import LossModule
 from alphabar.training.optim import make_optimizer
 from alphabar.training.rates import rate
-from alphabar.training.shard import shard, whole_state
+from alphabar.training.shard import gathered_state, shard
 from alphabar.training.stream import Batch
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Trainer:
     def refresh_sampling_model(self) -> None:
         """Gathers sharded averages into `sampling_model`. All processes must call it."""
         if self.sharded:
-            self.sampling_model.load_state_dict(whole_state(self.ema.state_dict()))
+            self.sampling_model.load_state_dict(gathered_state(self.ema.state_dict()))
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Writes a checkpoint; the main process writes it, and with sharded weights all must call this."""
