@@ -29,7 +29,7 @@ from alphabar.denoiser.model import Model, load_weights, save_weights
 from alphabar.training.ema import post_hoc
 from alphabar.training.shard import gathered_state, shard_like
 
-FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+MODEL, EMA, OPTIMIZER = FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 AVERAGES = "averages.safetensors"
 SNAPSHOTS = "averages"  # folder of a run
 BUNDLED = Path(__file__).parent.parent / "assets" / "garments.safetensors"
@@ -64,9 +64,8 @@ def save_checkpoint(
     write: False in all processes but one. Where weights are sharded, all processes must call this function.
     Raises OSError, with the free space and what to do, where the disk is full.
     """
-    sharded = {FILES[0]: model.state_dict(), FILES[1]: ema, FILES[2]: optimizer_tensors(optimizer)}
-    if averages is not None:
-        sharded[AVERAGES] = averages
+    sharded = {MODEL: model.state_dict(), EMA: ema, OPTIMIZER: optimizer_tensors(optimizer)}
+    sharded |= {} if averages is None else {AVERAGES: averages}
     files = {name: gathered_state(tensors) for name, tensors in sharded.items()}
     if not write:
         return
@@ -89,7 +88,7 @@ def _write(folder: Path, model: Model, files: Mapping[str, Mapping[str, Tensor]]
     from safetensors.torch import save_file
 
     for name, tensors in files.items():
-        if name in FILES[:2]:
+        if name in (MODEL, EMA):
             save_weights(folder / name, model, tensors)
         else:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / name)
@@ -196,10 +195,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
                 f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or truncated. "
                 "Resume from another checkpoint, or start a new run in another folder"
             )
-    ema = load_weights(folder / "ema.safetensors").state_dict()
+    ema = load_weights(folder / EMA).state_dict()
     averages = load_file(folder / AVERAGES) if AVERAGES in state["sha256"] else None
-    moments = load_file(folder / "optimizer.safetensors")
-    return Checkpoint(load_weights(folder / "model.safetensors"), ema, moments, averages, state)
+    return Checkpoint(load_weights(folder / MODEL), ema, load_file(folder / OPTIMIZER), averages, state)
 
 
 def last_good(run: Run) -> Checkpoint:
@@ -284,6 +282,4 @@ def _weights(run_or_file: str | Path, which: str) -> Path:
         )
     if (path / "model_index.json").exists():
         raise FileNotFoundError(f"{path} is not a run but a folder of diffusers: write {PREFIX}{path}")
-    if (path / "ema.safetensors").exists():
-        return path / "ema.safetensors"
-    return find_checkpoint(path / "checkpoints" / which) / "ema.safetensors"
+    return (path if (path / EMA).exists() else find_checkpoint(path / "checkpoints" / which)) / EMA

@@ -118,20 +118,15 @@ def save_snapshots(folder: Path, averages: PowerAverages, spec: Mapping[str, obj
 
 
 def snapshots(folder: Path) -> list[Snapshot]:
-    """The snapshots in a folder, ordered by images."""
+    """The snapshots in a folder, ordered by images. Raises FileNotFoundError where there are none."""
     found = []
     for path in sorted(folder.glob("*.safetensors")):
         images, _, length = path.stem.partition("-")
         if images.isdecimal() and length.replace(".", "", 1).isdecimal():
             found.append(Snapshot(int(images), float(length), path))
+    if not found:
+        raise FileNotFoundError(f"no snapshots in {folder}: train with --train.ema-snapshots 16 to choose a length afterwards")
     return found
-
-
-def some_snapshots(folder: Path) -> list[Snapshot]:
-    """The snapshots in a folder. Raises FileNotFoundError where there are none."""
-    if found := snapshots(folder):
-        return found
-    raise FileNotFoundError(f"no snapshots in {folder}: train with --train.ema-snapshots 16 to choose a length afterwards")
 
 
 def mixture(known: Sequence[tuple[float, float]], images: float, length: float) -> Float64[np.ndarray, " n"]:
@@ -165,7 +160,7 @@ def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[di
     """
     from safetensors import SafetensorError, safe_open
 
-    used = some_snapshots(folder)
+    used = snapshots(folder)
     images = used[-1].images if images is None else images
     used = [s for s in used if s.images <= images]
     if not used:

@@ -16,7 +16,7 @@ from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import open_samples
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
-from alphabar.training.ema import some_snapshots
+from alphabar.training.ema import snapshots
 from alphabar.verbs.options import EmaOptions
 from alphabar.verbs.score import evaluator, measure
 
@@ -69,7 +69,7 @@ def choose_length(
         ValueError: for a length that they cannot make.
     """
     folder = Path(run) / SNAPSHOTS
-    some_snapshots(folder)  # raises now what it would raise after the first sampling
+    snapshots(folder)  # raises now what it would raise after the first sampling
     lengths, n = options.lengths, options.n
     if not lengths or len(set(lengths)) < len(lengths):
         raise ValueError(f"lengths = {list(lengths)}: give different ones, as 0.03 0.05 0.1")
