@@ -64,7 +64,7 @@ def save_checkpoint(
     write: False in all processes but one. Where weights are sharded, all processes must call this function.
     Raises OSError, with the free space and what to do, where the disk is full.
     """
-    sharded = {MODEL: model.state_dict(), EMA: ema, OPTIMIZER: optimizer_tensors(optimizer)}
+    sharded: dict[str, Mapping[str, Tensor]] = {MODEL: model.state_dict(), EMA: ema, OPTIMIZER: optimizer_tensors(optimizer)}
     sharded |= {} if averages is None else {AVERAGES: averages}
     files = {name: gathered_state(tensors) for name, tensors in sharded.items()}
     if not write:
