@@ -58,6 +58,7 @@ def test_images_of_another_size_can_start_from_the_bundled_weights(tmp_path: Pat
     assert all((a == b).all() for a, b in zip(model.parameters(), load_model("bundled").parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_diffusers_gives_initial_weights(images: Path, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     unet2d = ["--model.network", "unet2d", "--model.channels", "16", "--model.groups", "4", "--schedule.kind", "linear"]

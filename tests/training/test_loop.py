@@ -28,14 +28,14 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_the_loss_falls_and_the_record_is_complete(pixels: NDArray[np.uint8], folder: Path) -> None:
-    average = small_training(pixels, folder, hooks=[HeldOutLoss(320)], images=3200, policy="one_cycle", lr=4e-3)
+    average = small_training(pixels, folder, hooks=[HeldOutLoss(320)], images=2560, policy="one_cycle", lr=4e-3)
     events = list(read_jsonl(folder / "events.jsonl"))
     heldout = [e for e in events if e["event"] == "heldout"]
     assert losses(folder)[-1] < 0.5 * losses(folder)[0]
     assert heldout[-1]["loss"] < 0.6 * heldout[0]["loss"]
     assert len(heldout[-1]["bands"]) == 5
     assert events[-1]["event"] == "finished"
-    assert [e["images"] for e in events if e["event"] == "loss"] == list(range(64, 3201, 64))
+    assert [e["images"] for e in events if e["event"] == "loss"] == list(range(64, 2561, 64))
     assert load_model(folder).fingerprint == average.fingerprint
     assert load_model(folder, "best").spec == average.spec
 
@@ -55,10 +55,10 @@ def test_a_conditional_model_learns_its_classes(folder: Path) -> None:
     g = seeds.generator(1)
     labels = np.arange(200) % 2
     pixels = (60 + 120 * labels[:, None, None, None] + g.integers(-10, 11, (200, 8, 8, 1))).astype(np.uint8)
-    recipe = small_recipe(images=4800, lr=4e-3, log_every=0, checkpoint_every=0, label_dropout=0.2)
+    recipe = small_recipe(images=3200, lr=6e-3, log_every=0, checkpoint_every=0, label_dropout=0.2)
     model = train(
         conditional_model(2), pixels, np.arange(180), recipe, Run(folder), labels=labels, heldout=pixels[180:],
-        heldout_labels=labels[180:], hooks=[HeldOutLoss(2400)], progress=False,
+        heldout_labels=labels[180:], hooks=[HeldOutLoss(1600)], progress=False,
     )  # fmt: skip
     x = 30 * seeds.starting_noise(0, range(64), (1, 8, 8))
     with torch.no_grad():
