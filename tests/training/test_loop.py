@@ -28,14 +28,14 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_the_loss_falls_and_the_record_is_complete(pixels: NDArray[np.uint8], folder: Path) -> None:
-    average = small_training(pixels, folder, hooks=[HeldOutLoss(320)], images=2560, policy="one_cycle", lr=4e-3)
+    average = small_training(pixels, folder, hooks=[HeldOutLoss(320)], images=3200, policy="one_cycle", lr=4e-3)
     events = list(read_jsonl(folder / "events.jsonl"))
     heldout = [e for e in events if e["event"] == "heldout"]
     assert losses(folder)[-1] < 0.5 * losses(folder)[0]
     assert heldout[-1]["loss"] < 0.6 * heldout[0]["loss"]
     assert len(heldout[-1]["bands"]) == 5
     assert events[-1]["event"] == "finished"
-    assert [e["images"] for e in events if e["event"] == "loss"] == list(range(64, 2561, 64))
+    assert [e["images"] for e in events if e["event"] == "loss"] == list(range(64, 3201, 64))
     assert load_model(folder).fingerprint == average.fingerprint
     assert load_model(folder, "best").spec == average.spec
 
