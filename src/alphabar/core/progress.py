@@ -57,22 +57,17 @@ def track(
 
 def _lines(total: float, description: str, unit: str, done: float, every: float) -> Iterator[Callable[..., None]]:
     start = last = time.monotonic()
-    state = {"done": done, "note": ""}
+    amount, tail = done, ""
 
     def line(now: float) -> None:
-        rate = (state["done"] - done) / max(now - start, 1e-9)  # type: ignore[operator]
-        left = (total - state["done"]) / rate if rate > 0 else float("inf")  # type: ignore[operator]
-        tail = f"  {state['note']}" if state["note"] else ""
-        print(
-            f"{description}: {state['done']:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left:.0f} s left{tail}",
-            file=sys.stderr,
-            flush=True,
-        )
+        rate = (amount - done) / max(now - start, 1e-9)
+        left = (total - amount) / rate if rate > 0 else float("inf")
+        text = f"{description}: {amount:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left:.0f} s left{tail}"
+        print(text, file=sys.stderr, flush=True)
 
-    def advance(amount: float, note: str = "") -> None:
-        nonlocal last
-        state["done"] += amount  # type: ignore[operator]
-        state["note"] = note
+    def advance(more: float, note: str = "") -> None:
+        nonlocal last, amount, tail
+        amount, tail = amount + more, f"  {note}" if note else ""
         now = time.monotonic()
         if now - last >= every:
             last = now

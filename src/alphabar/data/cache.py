@@ -9,8 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -85,7 +84,7 @@ def blob_key(kind: str, blobs: Iterable[bytes], extra: Sequence[str] = ()) -> st
     return key.hexdigest()
 
 
-def _started(kind: str, extra: Sequence[str]) -> Any:
+def _started(kind: str, extra: Sequence[str]) -> blake2b:
     key = blake2b(f"{VERSION} {kind}".encode(), digest_size=16)
     for text in extra:
         key.update(_framed(text.encode()))
@@ -115,7 +114,8 @@ def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry
     if found is not None:
         return found
     decoded = build()
-    with _scratch(folder / "sets") as new:
+    with _scratch(folder / "sets") as scratch:
+        new = Path(scratch)
         _write(new, decoded)
         try:
             os.rename(new, place)  # fails if another process has put its entry there
@@ -159,17 +159,13 @@ def _framed(data: bytes) -> bytes:
     return len(data).to_bytes(8, "little") + data  # so that ("ab", "c") and ("a", "bc") differ
 
 
-@contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
+def _scratch(parent: Path) -> "tempfile.TemporaryDirectory[str]":
+    """A temporary folder in `parent`, deleted at the end unless it was renamed."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=".building-", dir=parent))
+        return tempfile.TemporaryDirectory(prefix=".building-", dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
         raise OSError(f"the cache {parent} cannot be written ({error}): set ALPHABAR_CACHE to a folder of yours") from error
-    try:
-        yield new
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _write(folder: Path, decoded: Decoded) -> None:
