@@ -106,7 +106,7 @@ def test_a_stopped_training_is_resumed(small_data: Path, tmp_path: Path, monkeyp
         stop_after(1, patch)
         stopped = alphabar(*command, cwd=tmp_path, ok=False)
     assert stopped.returncode == 130
-    assert "go on with: alphabar train fashion_mnist --out run --resume" in stopped.stderr
+    assert "continue with: alphabar train fashion_mnist --out run --resume" in stopped.stderr
     seen = json.loads((tmp_path / "run/checkpoints/last/state.json").read_text())["images"]
     assert seen < 768
     assert "already holds a run: add --resume" in alphabar(*command, cwd=tmp_path, ok=False).stderr

@@ -10,7 +10,7 @@ from alphabar.sampling.sample_set import open_samples
 from alphabar.tracking.outbox import sync
 from alphabar.tracking.wandb_report import comparison_report
 from alphabar.verbs.compare import compare
-from alphabar.verbs.score import evaluator
+from alphabar.verbs.score import make_evaluator
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -21,7 +21,7 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_data: Path):
     g = np.random.default_rng(0)
     for name, scale in (("a", 40), ("b", 90)):
         np.save(f"{name}.npy", (g.normal(128, scale, (520, 28, 28, 1))).clip(0, 255).astype(np.uint8))
-    evaluation, real = evaluator("fashion_mnist:test", "bundled")
+    evaluation, real = make_evaluator("fashion_mnist:test", "bundled")
     return compare(*(open_samples(f"{x}.npy") for x in "ab"), evaluation, real, ("fid", "kid"), ("a", "b"))
 
 

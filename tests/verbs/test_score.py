@@ -66,8 +66,8 @@ def test_samples_that_some_were_taken_from_are_refused(tmp_path: Path) -> None:
     saved(tmp_path / "s.npz", n=20)
     saved(tmp_path / "cut.npz", n=20)
     with np.load(tmp_path / "cut.npz", allow_pickle=False) as file:
-        held = dict(file)
-    np.savez(tmp_path / "cut.npz", **{**held, "images": held["images"][1:]})
+        arrays = dict(file)
+    np.savez(tmp_path / "cut.npz", **{**arrays, "images": arrays["images"][1:]})
     with pytest.raises(ValueError, match="holds 19 images, but its record is of 20"):
         open_samples(tmp_path / "cut.npz")
     made = Samples(pictures(5), {"seed": 3, "first_index": 0, "n": 5})
@@ -78,7 +78,7 @@ def test_samples_that_some_were_taken_from_are_refused(tmp_path: Path) -> None:
         open_samples(tmp_path / "pngs")
 
 
-def test_a_damaged_npz_is_said_in_words(tmp_path: Path) -> None:
+def test_a_damaged_npz_is_a_value_error(tmp_path: Path) -> None:
     saved(tmp_path / "s.npz")
     whole = (tmp_path / "s.npz").read_bytes()
     (tmp_path / "s.npz").write_bytes(whole[: len(whole) // 2])
@@ -98,21 +98,21 @@ def test_what_a_run_was_trained_on_is_in_its_recipe(tmp_path: Path) -> None:
     )
     run.recipe.write_text(made.toml())
     whole = load(name, value_range=(0, 4095))
-    images, kept, held, flip = training_images(run.recipe.parent, name, None)
+    images, kept, heldout, flip = training_images(run.recipe.parent, name, None)
     assert len(images) == 150
     assert images.value_range == (0.0, 4095.0)
     assert flip
     want = holdout(whole.pixels[:150], 0.4)
     np.testing.assert_array_equal(kept, want[0])
-    np.testing.assert_array_equal(held, want[1])
+    np.testing.assert_array_equal(heldout, want[1])
     # no run, or one that was trained on something else
     np.save(tmp_path / "b.npy", pictures(200, 1))
     for place, other in ((None, name), (run.recipe.parent, str(tmp_path / "b.npy"))):
-        images, kept, held, flip = training_images(place, other, None)
+        images, kept, heldout, flip = training_images(place, other, None)
         assert len(images) == 200
         assert images.value_range is None
         assert not flip
-        np.testing.assert_array_equal(held, holdout(images.pixels, HOLDOUT)[1])
+        np.testing.assert_array_equal(heldout, holdout(images.pixels, HOLDOUT)[1])
 
 
 def test_copies_are_found_at_the_declared_range(tmp_path: Path) -> None:

@@ -145,21 +145,21 @@ def set_up(page: Any, *, run: str = "small", amount: int = 4, n: int = 4, seed: 
 
 
 def draw(page: Any) -> list[str]:
-    """Presses Draw, waits for the end, and tells what was said of A on the way."""
+    """Presses Draw, waits for the end, and returns the captions of A on the way."""
     page.evaluate("document.querySelector('#state p').dataset.old = 'yes'")  # until it is written anew
     page.click("#draw")
-    said: list[str] = []
+    captions: list[str] = []
     end = time.monotonic() + WAIT / 1000
     while time.monotonic() < end:
-        # In this order: what was said when it was done is the last of it.
+        # In this order: the caption at the end is the last one.
         done = page.evaluate("/Done|Refused/.test(document.querySelector('#state p:not([data-old])')?.innerText)")
         words = page.evaluate("document.querySelector('#show-A figcaption')?.innerText ?? ''")
-        if words and words not in said:
-            said.append(words)
+        if words and words not in captions:
+            captions.append(words)
         if done:
-            return said
+            return captions
         page.wait_for_timeout(20)
-    raise AssertionError(said)
+    raise AssertionError(captions)
 
 
 def shown(page: Any, side: str = "A") -> Any:
@@ -188,11 +188,11 @@ def test_images_form_step_by_step_and_are_those_of_sample(visit: Any, server: Se
     page = visit()
     set_up(page, run="bundled", amount=40, n=16, seed=3)
     page.wait_for_function("document.querySelector('#cost-A').innerText.includes('40 steps, 40 calls an image; 16 images: 640')")
-    said = draw(page)
-    steps = [int(m[1]) for words in said if (m := re.match(r"step (\d+) of 40, \d+ calls?, \d+\.\d s$", words))]
+    captions = draw(page)
+    steps = [int(m[1]) for words in captions if (m := re.match(r"step (\d+) of 40, \d+ calls?, \d+\.\d s$", words))]
     assert len(steps) >= 3
     assert steps == sorted(steps)
-    assert re.match(r"16 images, 40 calls an image, \d+\.\d s \(\d+ ms an image\)$", said[-1])
+    assert re.match(r"16 images, 40 calls an image, \d+\.\d s \(\d+ ms an image\)$", captions[-1])
     images = sample(load_model("bundled"), 16, steps=40, seed=3, progress=False, channels_last=True).images
     np.testing.assert_array_equal(shown(page), np.asarray(sheet(images)))  # without loss, to the last pixel
     assert page.get_attribute("#show-A img", "alt") == "16 images, setting A"
@@ -236,7 +236,7 @@ def test_two_settings_from_the_same_noise_and_all_that_can_be_taken_home(visit: 
 
 
 @needs_browser
-def test_what_cannot_be_drawn_is_said_in_the_page_which_lives_on(visit: Any, server: Server) -> None:
+def test_an_impossible_request_is_answered_in_the_page_which_stays_usable(visit: Any, server: Server) -> None:
     page = visit()
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"eta": "2"}, "eta = 2.0: give 0"),
@@ -517,18 +517,20 @@ def test_without_gradio_the_command_says_what_to_install(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_a_taken_port_and_a_missing_root_are_told(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_and_a_missing_root_end_in_a_message(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     taken = server.url.rpartition(":")[2]
     done = command("app", "--port", taken, cwd=tmp_path)
     assert done.returncode == 2
     assert f"cannot listen at 127.0.0.1, port {taken}" in done.stderr
-    for words, told in (
+    for words, message in (
         (["app", str(tmp_path / "nowhere")], f"there is no folder {tmp_path / 'nowhere'}"),
         (["app", str(tmp_path), "--port", "70000"], "alphabar: port 70000"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(words)
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_another_host_than_this_machine_is_warned_of_and_ctrl_c_ends_well(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from alphabar.sampling.sample_set import SampleSet
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.compare import compare
-from alphabar.verbs.score import evaluator
+from alphabar.verbs.score import make_evaluator
 from alphabar.web.html import sheet
 from alphabar.web.job import Job
 from alphabar.web.playground import Frame, Playground, SettingScores, done_words
@@ -126,7 +126,7 @@ def test_a_name_that_is_no_run_is_refused_in_words(play: Playground, name: Any) 
         play.prepare(Setting(name), 1, 0)
 
 
-def test_files_that_are_no_checkpoints_are_told(play: Playground) -> None:
+def test_a_file_that_is_no_checkpoint_is_an_error(play: Playground) -> None:
     with pytest.raises(ValueError, match="is not a safetensors file"):
         play.prepare(Setting("broken"), 1, 0)
     with pytest.raises(ValueError, match=r"no ema\.safetensors"):
@@ -350,7 +350,7 @@ def test_two_settings_are_scored_and_compared_as_the_library_does(judging: Playg
     assert found.note is None
     assert any(w.startswith("A: images 1 to 64 of 80: step") for w in words)
     assert any(w.startswith("B: ") for w in words)
-    evaluate, real = evaluator(str(judging.against), str(judging.extractor), progress=False)
+    evaluate, real = make_evaluator(str(judging.against), str(judging.extractor), progress=False)
     opened = [SampleSet(k, drawn(judging, j).images, drawn(judging, j).record) for k, j in jobs.items()]
     expected = compare(*opened, evaluate, real, ("fid", "kid"))
     assert [c.words for c in found.comparisons] == [c.words for c in expected]

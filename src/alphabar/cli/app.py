@@ -21,7 +21,7 @@ def app(root: Path | None = None, *, options: Annotated[AppOptions, Parameter(na
     Needs pip install 'alphabar[app]'. Ctrl-C stops it.
 
     Args:
-        root: the folder with the runs that may be chosen, besides the bundled one; runs/ if there is one here, else this folder.
+        root: the folder with the runs that may be chosen, as well as bundled; runs/ if there is one here, else this folder.
     """
     from alphabar.web.playground import Playground
     from alphabar.web.server import serve

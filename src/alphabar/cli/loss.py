@@ -17,7 +17,7 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
         run: a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
         trained_on: the SET that it was trained on; its held-out part is found by content.
         n: images of either kind.
-        picture: the plot to write; beside the run if left out.
+        picture: the plot to write; in the run's folder, or next to its file, if left out.
     """
     from alphabar.report.figures import draw_losses
     from alphabar.verbs.loss import loss

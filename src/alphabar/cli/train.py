@@ -74,5 +74,5 @@ def train(
         print(resolved.toml())
         show.record(cost(resolved), False, "cost")
         return
-    with show.stopped_by_ctrl_c(f"{{}}\ngo on with: alphabar train {image_set} --out {out} --resume"):
+    with show.stopped_by_ctrl_c(f"{{}}\ncontinue with: alphabar train {image_set} --out {out} --resume"):
         train(resolved, out, resume=resume)

@@ -15,7 +15,7 @@ from alphabar.evaluation.score import METRICS, ProtocolError
 from alphabar.report.figures import draw_comparison
 from alphabar.sampling.sample_set import SampleSet, open_samples
 from alphabar.verbs.options import CompareOptions
-from alphabar.verbs.score import evaluator, measure
+from alphabar.verbs.score import make_evaluator, measure
 
 
 def compare(
@@ -34,7 +34,7 @@ def compare(
     Args:
         a: as `open_samples` gives them.
         b: as many images.
-        evaluator: of `real`, as `alphabar.verbs.score.evaluator` gives both.
+        evaluator: of `real`, as `alphabar.verbs.score.make_evaluator` gives both.
         real: the real images.
         metrics: names of metrics.
         names: of a and b, in the sentences.
@@ -76,11 +76,11 @@ def compare_report(
         from alphabar.tracking.wandb_report import check_server
 
         check_server()  # before the features are computed
-    judge, real = evaluator(against, options.extractor, reading=reading)
+    evaluator, real = make_evaluator(against, options.extractor, reading=reading)
     first, second = (open_samples(x, n=options.n, steps=options.steps, eta=options.eta, reading=reading) for x in (a, b))
     labels = (_label(a), _label(b))
     names = labels if labels[0] != labels[1] else ("A", "B")
-    found = compare(first, second, judge, real, options.metrics or METRICS, names, options.keep)
+    found = compare(first, second, evaluator, real, options.metrics or METRICS, names, options.keep)
     if processes.world()[0] == 0:
         draw_comparison(found, (first.pixels, second.pixels), names, options.picture)
     return CompareReport(found, names)

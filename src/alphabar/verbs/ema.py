@@ -18,7 +18,7 @@ from alphabar.sampling.sample_set import open_samples
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 from alphabar.training.ema import snapshots
 from alphabar.verbs.options import EmaOptions
-from alphabar.verbs.score import evaluator, measure
+from alphabar.verbs.score import make_evaluator, measure
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ def choose_length(
     lengths, n = options.lengths, options.n
     if not lengths or len(set(lengths)) < len(lengths):
         raise ValueError(f"lengths = {list(lengths)}: give different ones, as 0.03 0.05 0.1")
-    judge, real = evaluator(against, options.extractor, reading=reading, progress=progress)
+    evaluator, real = make_evaluator(against, options.extractor, reading=reading, progress=progress)
     measured = {}
     for checkpoint in ("last", *(f"ema:{k:g}" for k in lengths)):
         samples = _samples(run, checkpoint, folder / "samples", options, progress)
-        measured[checkpoint] = measure(judge, real, open_samples(samples), ("fid", "kid"))
+        measured[checkpoint] = measure(evaluator, real, open_samples(samples), ("fid", "kid"))
     scores = {k: list(measured[f"ema:{k:g}"].scores.values()) for k in lengths}
     best = min(lengths, key=lambda k: measured[f"ema:{k:g}"].scores["fid"].value)
     compared = compare_measured(measured[f"ema:{best:g}"], measured["last"], names=(f"ema:{best:g}", "last"))

@@ -50,12 +50,12 @@ def score(
         FileNotFoundError: if there are no samples at the path.
         ValueError: for too few images, an unknown metric, or samples in another value range than the real images.
     """
-    judge, real = evaluator(against, options.extractor, reading=reading, progress=progress)
+    evaluator, real = make_evaluator(against, options.extractor, reading=reading, progress=progress)
     opened = open_samples(samples, n=options.n, steps=options.steps, eta=options.eta, reading=reading, progress=progress)
-    return tuple(measure(judge, real, opened, options.metrics or METRICS).scores.values())
+    return tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values())
 
 
-def evaluator(
+def make_evaluator(
     against: str, extractor: str = "bundled", *, reading: Mapping[str, Any] | None = None, progress: bool = True
 ) -> tuple[ImageEval, ImageSet]:
     """An ImageEval against SET[:SPLIT], and those real images."""
@@ -99,12 +99,12 @@ def score_report(
 
     Under torchrun all processes share the work, and the first one writes the pictures.
     """
-    judge, real = evaluator(against, options.extractor, reading=reading)
+    evaluator, real = make_evaluator(against, options.extractor, reading=reading)
     opened = open_samples(samples, n=options.n, steps=options.steps, eta=options.eta, reading=reading)
     report = ScoreReport(
-        tuple(measure(judge, real, opened, options.metrics or METRICS).scores.values()),
-        judge.curve(opened.images) if options.curve else (),
-        find_copies(judge, opened, options.trained_on, reading=reading) if options.trained_on else None,
+        tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values()),
+        evaluator.curve(opened.images) if options.curve else (),
+        find_copies(evaluator, opened, options.trained_on, reading=reading) if options.trained_on else None,
     )
     if processes.world()[0] == 0:
         _draw(report, opened, options.picture or picture_path(samples, "score.png"))

@@ -48,7 +48,9 @@ class LoadedJob:
     def load(cls, job: Job, progress: bool = False) -> "LoadedJob":
         model = load_model(job.run, job.options.checkpoint)
         reading = dict(job.reading)
-        return cls(job, model, *scoring.evaluator(job.against, str(job.options.extractor), reading=reading, progress=progress))
+        return cls(
+            job, model, *scoring.make_evaluator(job.against, str(job.options.extractor), reading=reading, progress=progress)
+        )
 
     def check(self) -> None:
         """Raises ValueError where the images of the model cannot be scored, before any image is sampled."""

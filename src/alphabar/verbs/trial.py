@@ -88,7 +88,7 @@ def load_evaluator(scoring: Scoring, reading: tuple[tuple[str, Any], ...]) -> tu
 
     reading: options of `load` for the real images.
     """
-    return score.evaluator(scoring.against, scoring.extractor, reading=dict(reading), progress=False)
+    return score.make_evaluator(scoring.against, scoring.extractor, reading=dict(reading), progress=False)
 
 
 def _copy_training(run: Run, job: TrialJob) -> None:

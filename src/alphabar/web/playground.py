@@ -25,7 +25,7 @@ from alphabar.sampling.sample_set import SampleSet
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.trajectory import cropped
 from alphabar.training.config import resolve
-from alphabar.verbs.score import evaluator, measure
+from alphabar.verbs.score import make_evaluator, measure
 from alphabar.web.job import Job, prepare
 from alphabar.web.request import MOST_IMAGES, Setting, plural
 from alphabar.web.runs_folder import RunsFolder
@@ -115,16 +115,16 @@ class Playground:
         tell(lambda: f"reading {against}")
         with self._scoring:
             if key not in self._evaluators:
-                self._evaluators[key] = evaluator(against, extractor, progress=False)
-            judge, real = self._evaluators[key]
-            metrics, note = _metrics(judge, jobs)
+                self._evaluators[key] = make_evaluator(against, extractor, progress=False)
+            evaluator, real = self._evaluators[key]
+            metrics, note = _metrics(evaluator, jobs)
         samples = {name: job.sample(partial(_report, tell, name, job.n)) for name, job in jobs.items()}
         with self._scoring:
             measured = {}
             for name, made in samples.items():
                 images = plural(len(made.images), "image")
                 tell(partial("{}: features of {}, of {} and of the floor".format, name, images, against))
-                measured[name] = measure(judge, real, SampleSet(name, made.images, made.record), metrics)
+                measured[name] = measure(evaluator, real, SampleSet(name, made.images, made.record), metrics)
         comparisons = []
         if len(measured) == 2:
             first, second = measured
@@ -149,12 +149,12 @@ def _report(tell: Tell, name: str, n: int, now: SamplingStep) -> None:
     tell(lambda: f"{name}: {progress_words(now, n)}")
 
 
-def _metrics(judge: ImageEval, jobs: Mapping[str, Job]) -> tuple[tuple[str, ...], str | None]:
+def _metrics(evaluator: ImageEval, jobs: Mapping[str, Job]) -> tuple[tuple[str, ...], str | None]:
     """The metrics that so many images allow, and why others are left out. Raises ValueError where none is possible."""
     for metrics in (("fid", "kid"), ("kid",)):
         try:
             for job in jobs.values():
-                judge.check_model(job.model, job.n, metrics)
+                evaluator.check_model(job.model, job.n, metrics)
         except ValueError as error:
             if metrics == ("kid",):
                 raise
