@@ -42,9 +42,9 @@ def page_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k, run in enumerate(runs):
         add_sheets(run, [640 * (j + 1) for j in range(10)])
         add_trajectory(run, steps=10 - k)
-    ruler, real = ImageEval(Linear(), stripes(300, 0), cache=False), stripes(300, 0)
+    evaluator, real = ImageEval(Linear(), stripes(300, 0), cache=False), stripes(300, 0)
     compare(
-        SampleSet("a.npz", stripes(90, 5).pixels, None, runs[0]), SampleSet("b.npz", stripes(90, 6).pixels, None), ruler, real
+        SampleSet("a.npz", stripes(90, 5).pixels, None, runs[0]), SampleSet("b.npz", stripes(90, 6).pixels, None), evaluator, real
     )
     (folder / "bare").mkdir()
     return write_report([*runs, folder / "bare"], folder / "page.html", draw=False)

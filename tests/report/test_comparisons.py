@@ -1,4 +1,4 @@
-"""Comparisons and experiments as their commands leave them, and as the page tells them."""
+"""Comparisons and experiments, as their commands store them and as the page shows them."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.fixtures.sets import Linear, stripes
 REAL = stripes(300, 0)
 
 
-def ruler() -> ImageEval:
+def evaluator() -> ImageEval:
     return ImageEval(Linear(), REAL, floor_images=stripes(200, 1), cache=False)
 
 
@@ -30,10 +30,10 @@ def opened(name: str, seed: int, run: Path | None = None, noise: int = 0) -> Sam
 
 
 def compared(a: SampleSet, b: SampleSet, *keep: Path) -> list[Comparison]:
-    return compare(a, b, ruler(), REAL, ("fid", "kid", "precision"), ("good", "bad"), keep)
+    return compare(a, b, evaluator(), REAL, ("fid", "kid", "precision"), ("good", "bad"), keep)
 
 
-def test_a_comparison_is_kept_with_the_runs_it_is_of(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_comparison_is_kept_with_its_runs(make_run: MakeRun, tmp_path: Path) -> None:
     a, b, c = make_run("a"), make_run("b"), make_run("c")
     found = compared(opened("runs/a", 5, a), opened("runs/b", 6, b, noise=128))
     rows = [list(read_jsonl(run / "comparisons.jsonl")) for run in (a, b, c)]
@@ -50,11 +50,11 @@ def test_the_page_shows_the_comparison_in_words_with_its_intervals(make_run: Mak
     a, b = make_run("a"), make_run("b")
     found = {c.metric: c for c in compared(opened("runs/a", 5, a), opened("runs/b", 6, b, noise=128))}
     assert found["fid"].verdict == found["kid"].verdict == "better"
-    (verdict,), told = comparisons([load_run(a), load_run(b)])  # both hold it: it is told once
-    assert told == []
-    assert verdict.lead.startswith("good is better than bad by FID")
-    assert verdict.about.startswith("90 images each, from different noise, against 300 of ")
-    assert [line.metric for line in verdict.lines] == ["FID", "KID ×1000", "precision"]
+    (comparison,), notes = comparisons([load_run(a), load_run(b)])  # both runs hold it; it is shown once
+    assert notes == []
+    assert comparison.lead.startswith("good is better than bad by FID")
+    assert comparison.about.startswith("90 images each, from different noise, against 300 of ")
+    assert [line.metric for line in comparison.lines] == ["FID", "KID ×1000", "precision"]
     text = write_report([a, b], tmp_path / "page.html").read_text()
     assert "good against bad" in text
     for one in found.values():
@@ -83,13 +83,13 @@ def test_the_latest_comparison_of_the_same_sets_counts(make_run: MakeRun) -> Non
     (row,) = read_jsonl(run / "comparisons.jsonl")
     append_jsonl(run / "comparisons.jsonl", {**row, "time": row["time"] + 86_400, "names": ["late", "bad"]})
     append_jsonl(run / "comparisons.jsonl", {**row, "time": row["time"] + 1, "sets": ["x.npz", "z.npz"]})
-    found, told = comparisons([load_run(run)])
+    found, notes = comparisons([load_run(run)])
     assert [v.a for v in found] == ["late", "good"]
-    assert told == ["1 earlier comparison of the same sets under the same protocol is left out."]
+    assert notes == ["1 earlier comparison of the same sets under the same protocol is left out."]
 
 
 @pytest.mark.parametrize("row", [{}, {"names": ["a", "b"], "sets": []}, {"names": 3}, {"names": ["a", "b"], "comparisons": [{}]}])
-def test_an_odd_row_is_told_and_stops_nothing(make_run: MakeRun, tmp_path: Path, row: dict[str, object]) -> None:
+def test_a_malformed_row_becomes_a_note(make_run: MakeRun, tmp_path: Path, row: dict[str, object]) -> None:
     run = make_run()
     append_jsonl(run / "comparisons.jsonl", row)
     assert "A row of comparisons.jsonl cannot be read" in write_report([run], tmp_path / "page.html").read_text()
@@ -104,7 +104,7 @@ OUTCOME = {
 }  # fmt: skip
 
 
-def test_the_verdict_of_the_experiment_that_trained_the_runs(make_run: MakeRun, tmp_path: Path) -> None:
+def test_the_page_shows_the_experiment_that_trained_the_runs(make_run: MakeRun, tmp_path: Path) -> None:
     folder = tmp_path / "experiment"
     folder.mkdir()
     for name in ("v-seed0", "eps-seed0"):

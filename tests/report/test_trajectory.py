@@ -60,7 +60,7 @@ def test_a_preview_stores_the_trajectory_of_its_images_without_more_calls(tmp_pa
     from PIL import Image
 
     sheet = np.asarray(Image.open(run.path / event["path"]))
-    np.testing.assert_array_equal(sheet[1:17:2, 18:34:2], kept.images[1, ..., 0])  # image 1 beside image 0
+    np.testing.assert_array_equal(sheet[1:17:2, 18:34:2], kept.images[1, ..., 0])  # image 1, to the right of image 0
 
 
 def test_a_stored_trajectory_is_shown_without_sampling(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,8 +87,8 @@ def summaries(paths: Sequence[Path], where: Mapping[str, str] | None = None, sta
             raise ValueError(f"no run has the recipe key {key}; {did_you_mean(key, known)}")
     kept = [run for run in runs if all(_equals(run.recipe.get(k), v) for k, v in (where or {}).items())]
     kept = [run for run in kept if not states or state(run).kind in states]
-    unlike = differing(kept)
-    return [_summary(run, {k: values[i] for k, values in unlike if values[i] is not None}) for i, run in enumerate(kept)]
+    differences = differing(kept)
+    return [_summary(run, {k: values[i] for k, values in differences if values[i] is not None}) for i, run in enumerate(kept)]
 
 
 def _equals(value: Any, wanted: str) -> bool:
