@@ -12,7 +12,7 @@ from alphabar.denoiser.from_diffusers import read_diffusers
 from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.to_diffusers import export_diffusers
-from alphabar.fitting.descent import Coefficients
+from alphabar.fitting.coefficients import Coefficients
 from alphabar.sampling.fitted import Tuned, folders_of, save_tuned
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm

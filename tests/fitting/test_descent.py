@@ -1,404 +1,30 @@
-"""What a sampler is fitted with: the fine trajectory, levels by dynamic programming, coefficients by least squares, and the
-gradient, each against brute force or a closed form."""
-
-from itertools import combinations
+"""Descent by the gradient of a loss on the finished images."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.toy import Gaussian
 from alphabar.denoiser.exact import GaussianDenoiser
-from alphabar.denoiser.precondition import Preconditioned
-from alphabar.denoiser.wrappers import ClipX0
-from alphabar.fitting.descent import (
-    Coefficients,
-    Free,
-    ToTeacher,
-    Trajectory,
-    _kept,
-    _shortest,
-    best_levels,
-    coefficients_of,
-    descend,
-    fine_grid,
-    least_squares,
-    record,
-    step_costs,
-    unroll,
-)
-from alphabar.sampling.catalogue import find
-from alphabar.sampling.fitted import Tuned, run_tuned
+from alphabar.fitting.coefficients import Coefficients
+from alphabar.fitting.descent import FreeParameters, TrajectoryLoss, descend
+from alphabar.fitting.levels import best_levels, step_costs
+from alphabar.fitting.trajectory import fine_trajectory
+from alphabar.fitting.unroll import kept_bytes
+from alphabar.sampling.fitted import Tuned
 from alphabar.sampling.model import fingerprint
 from alphabar.sampling.sample import sample
-from alphabar.sampling.samplers.ddim import ddim
-from alphabar.sampling.samplers.heun import heun
-from alphabar.schedule.betas import Betas, Linear
-from alphabar.schedule.continuous import Cosine, LogSigma
 from alphabar.schedule.grid import make_grid
+from tests.fitting.shared import FINE, LEVELS, apart, carried_out, some_coefficients, starts
 from tests.fixtures.oracles import smooth_grid
-
-LEVELS = LogSigma(0.01, 10.0)
-FINE = fine_grid(LEVELS, 40)
-
-
-def starts(n, shape=(1, 1, 2), seed=0):
-    return starting_noise(seed, range(n), shape)
-
-
-def apart(a, b):
-    return float((a - b).double().square().mean().sqrt())
-
-
-def carried_out(c, denoise, unit, noise=None):
-    fit = Tuned("mine", "m", *c.plain())
-    return run_tuned(denoise, unit * fit.sigmas[0], fit.grid, fit=fit, noise=noise)
-
-
-@pytest.fixture(scope="module")
-def fine(mixture):
-    return record(mixture, starts(192), FINE, progress=False)
-
-
-@pytest.fixture(scope="module")
-def unseen(mixture):
-    """Noise that nothing was fitted to, and where the fine trajectory carries it."""
-    unit = starts(256, seed=1)
-    return unit, record(mixture, unit, FINE, progress=False).end
-
-
-# ---- the fine trajectory
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [Linear(), Linear(beta_max=0.5, steps=12), Betas("squaredcos_cap_v2"), Betas(zero_snr=True), Cosine(), LEVELS],
-    ids=["linear", "short", "cosine-betas", "zero-snr", "cosine", "log-sigma"],
-)
-def test_fine_levels(schedule):
-    for levels in (3, 80):
-        grid = fine_grid(schedule, levels)
-        assert (grid[1:] < grid[:-1]).all() and grid[-1] == 0 and grid.dtype == torch.float64
-        assert float(grid[0]) == pytest.approx(schedule.sigma_max, rel=1e-12) and len(grid) <= levels + 1
-        assert float(grid[-2]) == pytest.approx(schedule.sigma_min, rel=1e-12)
-        if schedule.steps is None:
-            steps = grid[:-1].log().diff()
-            assert torch.allclose(steps, steps[:1].expand(len(steps)), rtol=1e-6) and len(grid) == levels + 1
-        else:
-            t = schedule.t(grid[:-1])
-            assert (t - t.round()).abs().max() < 1e-9
-    assert schedule.steps is None or len(grid) > min(schedule.steps, 40) / 2
-
-
-def test_the_trajectory_is_the_teachers(mixture):
-    unit = starts(10)
-    fine = record(mixture, unit, FINE, batch=4, progress=False)
-    assert torch.equal(fine.end, heun(mixture, unit * FINE[0], FINE)) and len(fine) == 10
-    assert len(fine.x) == len(fine.x0_hat) == 40 and torch.equal(fine.x[0], unit * float(FINE[0]))
-    for k in (0, 17, 39):
-        assert torch.allclose(mixture(fine.x[k], FINE[k].expand(10).float()), fine.x0_hat[k], atol=1e-6)
-    assert torch.equal(fine.state(17), fine.x[17]) and torch.equal(fine.state(40), fine.end)
-    part = fine.part(3, 7)
-    assert torch.equal(part.state(5), fine.x[5][3:7]) and torch.equal(part.end, fine.end[3:7]) and len(part) == 4
-
-
-# ---- levels
-
-
-def cheapest(cost, calls):
-    """By trying every path from 0 to K."""
-    k = cost.shape[1]
-    paths = [(0, *middle, k) for middle in combinations(range(1, k), calls - 1)]
-    return min(paths, key=lambda p: sum(float(cost[h, i, j]) for h, i, j in zip((0, *p), p, p[1:], strict=False)))
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 6, 7])
-def test_the_cheapest_path_is_that_of_an_exhaustive_search(k):
-    rng = np.random.default_rng(k)
-    for _ in range(5):
-        cost = torch.from_numpy(rng.exponential(size=(k, k, k + 1)))
-        h, i, j = torch.meshgrid(torch.arange(k), torch.arange(k), torch.arange(k + 1), indexing="ij")
-        cost[~(((h < i) | ((h == 0) & (i == 0))) & (i < j))] = torch.inf
-        for calls in range(1, k + 1):
-            assert _shortest(cost, calls) == list(cheapest(cost, calls))
-
-
-def direct(fine, i, j, h=None):
-    """RMS of what the best step misses, weighted direction by direction with what is left of it at the end (numpy, float64)."""
-    end = fine.end.flatten(1).double().numpy()
-    c2, directions = np.linalg.eigh(np.cov(end.T))
-    s = fine.sigmas.numpy()
-    weight = np.sqrt(c2 / (c2 + s[j] ** 2))
-
-    def seen(x):
-        return (x.flatten(1).double().numpy() @ directions * weight).ravel()
-
-    x_i, a_i = seen(fine.x[i]), seen(fine.x0_hat[i])
-    euler = a_i + s[j] / s[i] * (x_i - a_i)
-    missed = seen(fine.state(j)) - euler
-    if h is not None:
-        basis = torch.from_numpy(np.stack([x_i, a_i, *([seen(fine.x0_hat[h])] if h < i else [])], 1))
-        best = torch.linalg.lstsq(basis, torch.from_numpy(missed)[:, None], driver="gelsd").solution
-        missed = missed - (basis @ best)[:, 0].numpy()
-    return np.sqrt((missed**2).mean())
-
-
-@pytest.mark.parametrize("back", [0, 1])
-def test_costs_are_what_a_step_misses(back, mixture):
-    sigmas = fine_grid(LEVELS, 9)
-    fine = record(mixture, starts(50), sigmas, progress=False)  # more images than pixels: every direction is known
-    cost = step_costs(fine, back)
-    assert cost.shape == (9, 9, 10)
-    for i in range(9):
-        for j in range(10):
-            if j <= i:
-                assert torch.isinf(cost[:, i, j]).all()
-                continue
-            for h in range(i) if i else [0]:
-                wanted = direct(fine, i, j, h if back else None)
-                assert float(cost[h, i, j]) == pytest.approx(wanted, rel=2e-3, abs=2e-6), (h, i, j)
-    if back:  # no way round by a level that comes later
-        assert all(torch.isinf(cost[h, i]).all() for i in range(9) for h in range(max(i, 1), 9))
-
-
-def test_costs_of_more_pixels_than_images():
-    """What lies outside the known directions counts as the smallest of them."""
-    generator = torch.Generator().manual_seed(0)
-    mean, std = torch.zeros(1, 4, 4), torch.rand(1, 4, 4, generator=generator)
-    oracle = GaussianDenoiser(Gaussian(mean.double(), std.double()), LEVELS)
-    sigmas = fine_grid(LEVELS, 6)
-    fine = record(oracle, starts(8, (1, 4, 4)), sigmas, progress=False)
-    end = fine.end.flatten(1).double().numpy()
-    _, singular, directions = np.linalg.svd(end - end.mean(0), full_matrices=False)
-    c2, directions = singular[:7] ** 2 / 7, directions[:7]
-    cost = step_costs(fine, 0)
-    for i, j in combinations(range(7), 2):
-        s_i, s_j = (float(s) for s in sigmas[[i, j]])
-        euler = fine.x0_hat[i] + s_j / s_i * (fine.x[i] - fine.x0_hat[i])
-        missed = (fine.state(j) - euler).flatten(1).double().numpy()
-        inside = missed @ directions.T
-        outside = (missed**2).sum() - (inside**2).sum()
-        total = (inside**2 * c2 / (c2 + s_j**2)).sum() + outside * c2[-1] / (c2[-1] + s_j**2)
-        assert float(cost[0, i, j]) == pytest.approx((total / missed.size) ** 0.5, rel=2e-3, abs=1e-6)
-
-
-def test_pixels_that_never_change_do_no_harm():
-    """A black border, held by clipping: no variance at all in some directions."""
-    std = torch.tensor([[0.5, 0.0], [0.3, 0.0]], dtype=torch.float64)[None]
-    oracle = GaussianDenoiser(Gaussian(torch.tensor([[0.0, -1.0], [0.2, -1.0]], dtype=torch.float64)[None], std), LEVELS)
-    fine = record(oracle, starts(32, (1, 2, 2)), FINE, progress=False)
-    fine = Trajectory(fine.sigmas, fine.x, fine.x0_hat, torch.where(std > 0, fine.end, -1.0))
-    for back in (0, 1):
-        cost = step_costs(fine, back)
-        assert not cost.isnan().any()
-        grid = best_levels(fine, cost, 4)
-        assert len(grid) == 5 and grid[0] == FINE[0] and grid[-1] == 0
-
-
-def test_best_levels_are_better_than_the_usual_ones(mixture, fine, unseen):
-    unit, end = unseen
-    for calls in (4, 6):
-        grid = best_levels(fine, step_costs(fine, 0), calls)
-        assert len(grid) == calls + 1 and all((s == FINE).any() for s in grid)
-        ours = apart(ddim(mixture, unit * grid[0], grid), end)
-        for name in ("time", "log_sigma", "karras"):
-            usual = make_grid(LEVELS, calls, name)
-            assert ours < 0.8 * apart(ddim(mixture, unit * usual[0], usual), end), name
-    assert torch.equal(best_levels(fine, step_costs(fine, 1), 40), FINE)
-    for calls in (0, 41):
-        with pytest.raises(ValueError, match=f"{calls} calls on a fine trajectory of 40 levels: give 1 to 40"):
-            best_levels(fine, step_costs(fine, 0), calls)
-
-
-# ---- coefficients
-
-
-@pytest.mark.parametrize("calls", [1, 2, 3, 5])
-def test_least_squares_solves_an_isotropic_gaussian(calls):
-    """There the exact step is a sum of x and x0_hat, so that any number of calls is enough; DDIM does not know it."""
-    oracle = GaussianDenoiser(
-        Gaussian(torch.full((1, 2, 2), 0.3, dtype=torch.float64), torch.full((1, 2, 2), 0.4, dtype=torch.float64)), LEVELS
-    )
-    unit, new = starts(64, (1, 2, 2)).double(), starts(64, (1, 2, 2), seed=1).double()
-    high = float(FINE[0])
-    states = [oracle.flow(unit * high, high, float(s)) for s in FINE]
-    fine = Trajectory(FINE, states[:-1], [oracle(x, s.expand(64)) for x, s in zip(states, FINE, strict=False)], states[-1])
-    grid = torch.cat([FINE[torch.linspace(0, 30, calls).long()], FINE[-1:]])
-    c = least_squares(oracle, unit, grid, fine, progress=False)
-    exact = oracle.flow(new * high, high, 0.0)
-    assert apart(carried_out(c, oracle, new), exact) < 1e-4
-    assert apart(ddim(oracle, new * high, grid), exact) > 0.02
-
-
-def test_least_squares_beat_the_usual_solvers_on_unseen_noise(mixture, fine, unseen):
-    unit, end = unseen
-    for calls in (4, 6, 8):
-        grid = best_levels(fine, step_costs(fine, 1), calls)
-        ours = apart(carried_out(least_squares(mixture, starts(192), grid, fine, progress=False), mixture, unit), end)
-        for name in ("ddim", "dpmpp_2m", "ipndm"):
-            assert ours < 0.9 * apart(find(name).fn(mixture, unit * grid[0], grid), end), (calls, name)
-
-
-def test_a_row_of_least_squares_is_the_regression(mixture, fine):
-    """The second step, with the ridge off, against numpy's least squares; memory says how many answers it may use."""
-    grid = FINE[[0, 12, 25, 40]]
-    g = (1 + grid**2).sqrt()
-    c = least_squares(mixture, starts(192), grid, fine, memory=2, ridge=1e-14, progress=False)
-    assert c.mix[2, 0] == 0 and (c.mix.triu(1) == 0).all() and (c.fresh == 0).all()
-    short = Coefficients(grid[:2], c.keep[:2], c.mix[:2, :2], c.fresh[:2])
-    y, said = starts(192) * float(grid[0] / g[0]), []
-    for i in range(2):
-        said.append(mixture(y * float(g[i]), grid[i].expand(192).float()))
-        if i == 1:
-            basis = np.stack([v.flatten().double().numpy() for v in (y, *said)], 1)
-            wanted = np.linalg.lstsq(basis, (fine.x[25].flatten().double() / g[2]).numpy(), rcond=None)[0]
-            assert [float(short.keep[1]), *short.mix[1].tolist()] == pytest.approx(wanted.tolist(), abs=1e-4)
-        y = float(c.keep[i]) * y + sum(float(c.mix[i, j]) * a for j, a in enumerate(said))
-
-
-def test_levels_that_the_fine_trajectory_has_not(mixture, fine):
-    with pytest.raises(ValueError, match=r"level 1\.5 is not on the fine trajectory: take the grid from best_levels"):
-        least_squares(mixture, starts(192), torch.tensor([float(FINE[0]), 1.5, 0.0], dtype=torch.float64), fine, progress=False)
-
-
-# ---- the gradient
-
-
-class Smooth(nn.Module):
-    """A network in double precision with a derivative everywhere, in y and in t."""
-
-    def __init__(self, scale):
-        super().__init__()
-        self.scale = scale
-        generator = torch.Generator().manual_seed(0)
-        self.mix = nn.Parameter(torch.randn((4, 4), generator=generator, dtype=torch.float64))
-
-    def forward(self, y, t):
-        flat = y.flatten(1).double() @ self.mix + torch.sin(self.scale * t.double())[:, None]
-        return torch.tanh(flat).reshape(y.shape)
-
-
-def smooth_model(prediction, schedule, data_range=0.7):
-    return Preconditioned(Smooth(3 / schedule.t_max), schedule, prediction, data_range, (1, 2, 2))
-
-
-SMOOTH = [("v", Cosine()), ("eps", Cosine()), ("x0", LogSigma(0.02, 20.0)), ("v", Linear())]
-smooth_models = pytest.mark.parametrize(("prediction", "schedule"), SMOOTH, ids=["v", "eps", "x0", "linear"])
-
-
-def some_coefficients(schedule, n=4, eta=0.5):
-    """Levels within the schedule's, memory of all answers, noise."""
-    grid = torch.cat([torch.logspace(0.8, -1, n, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
-    return coefficients_of(find("ipndm").fn, grid).with_noise(eta)
-
-
-@smooth_models
-@pytest.mark.parametrize("clip", [None, 0.3])
-def test_unrolled_is_carried_out(prediction, schedule, clip):
-    model, c, unit = smooth_model(prediction, schedule), some_coefficients(schedule), starts(6, (1, 2, 2)).double()
-    noise = SeededNoise(0, range(6))
-    hold = None if clip is None else (lambda x0_hat: x0_hat.clamp(-clip, clip))
-    denoise = model if clip is None else ClipX0(model, -clip, clip)
-    out = unroll(model, unit, c, noise, hold=hold)
-    assert torch.allclose(out, carried_out(c, denoise, unit, noise), rtol=0, atol=1e-6)
-    assert out.requires_grad is True  # through the network's weights
-
-
-@smooth_models
-def test_gradients_are_finite_differences(prediction, schedule):
-    model, c, unit = smooth_model(prediction, schedule), some_coefficients(schedule), starts(6, (1, 2, 2)).double()
-    free, noise = Free(c), SeededNoise(0, range(6))
-    assert free.size == 3 + 4 + 10 + 3  # levels but the first, keep, mix, noise but the last
-    weight = starts(6, (1, 2, 2), seed=5).double()
-
-    def loss(theta):
-        return (unroll(model, unit, free.at(theta), noise) * weight).sum()
-
-    theta = torch.from_numpy(np.random.default_rng(0).normal(0, 0.01, free.size)).requires_grad_()
-    loss(theta).backward()
-    h = 3e-3 * torch.eye(free.size, dtype=torch.float64)  # the network is told times and levels in float32
-    with torch.no_grad():
-        wanted = torch.stack(
-            [(8 * (loss(theta + e) - loss(theta - e)) - loss(theta + 2 * e) + loss(theta - 2 * e)) / 12 for e in h]
-        )
-    wanted = wanted / 3e-3
-    assert (theta.grad - wanted).abs().max() < 2e-3 * wanted.abs().max()
-    assert torch.allclose(theta.grad, wanted, rtol=0.02, atol=2e-3 * float(wanted.abs().max()))
-    assert wanted.abs().min() > 1e-3  # every number matters
-
-    again = theta.detach().clone().requires_grad_()
-    (unroll(model, unit, free.at(again), noise, recompute=True) * weight).sum().backward()
-    assert torch.allclose(again.grad, theta.grad, rtol=1e-12)
-
-
-@smooth_models
-def test_a_grown_sampler_does_what_it_did(prediction, schedule):
-    model, c = smooth_model(prediction, schedule), some_coefficients(schedule, eta=0.0)
-    unit = starts(5, (1, 2, 2)).double()
-    more = c.grown(9)
-    assert len(more.sigmas) == 9 and bool((more.sigmas.diff() < 0).all()) and set(c.sigmas.tolist()) <= set(more.sigmas.tolist())
-    assert torch.allclose(unroll(model, unit, more), unroll(model, unit, c), rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="a sampler of 4 calls does not grow to 3"):
-        c.grown(3)
-
-
-def test_a_grown_sampler_draws_as_much_noise():
-    c = some_coefficients(LEVELS, eta=0.7)
-    more = c.grown(11)
-
-    def variance(c):
-        """Of the end, where every answer is 0."""
-        total = torch.zeros((), dtype=torch.float64)
-        for keep, fresh in zip(c.keep, c.fresh, strict=True):
-            total = keep**2 * total + fresh**2
-        return float(total)
-
-    assert variance(more) == pytest.approx(variance(c), rel=1e-9) and int((more.fresh > 0).sum()) > int((c.fresh > 0).sum())
-
-
-@smooth_models
-def test_images_with_numbers_of_their_own(prediction, schedule):
-    """Several sets of numbers in one call: images and gradients are those of each set alone."""
-    model, c, unit = smooth_model(prediction, schedule), some_coefficients(schedule), starts(4, (1, 2, 2)).double()
-    free = Free(c)
-    thetas = torch.from_numpy(np.random.default_rng(0).normal(0, 0.02, (3, free.size))).requires_grad_()
-    each = [free.at(theta) for theta in thetas for _ in range(4)]
-    apiece = Coefficients(*(torch.stack([getattr(c, name) for c in each]) for name in ("sigmas", "keep", "mix", "fresh")))
-    rows = [*range(4)] * 3
-    images = unroll(model, unit.repeat(3, 1, 1, 1), apiece, SeededNoise(0, rows))
-    images.square().sum().backward()
-    for k, theta in enumerate(thetas.detach()):
-        theta.requires_grad_()
-        alone = unroll(model, unit, free.at(theta), SeededNoise(0, range(4)))
-        assert torch.allclose(images[4 * k : 4 * k + 4], alone, rtol=1e-6, atol=1e-6)
-        alone.square().sum().backward()
-        assert torch.allclose(thetas.grad[k], theta.grad, rtol=1e-4, atol=1e-5 * float(theta.grad.abs().max()))
-
-
-def test_closed_form_denoisers_pass_on_the_gradient_of_the_level(mixture):
-    c, unit = some_coefficients(LEVELS), starts(6).double()
-    free = Free(c, noise=False)
-    weight = starts(6, seed=5).double()
-
-    def loss(theta):
-        return (unroll(mixture, unit, free.at(theta)) * weight).sum()
-
-    theta = torch.zeros(free.size, dtype=torch.float64, requires_grad=True)
-    loss(theta).backward()
-    for k in range(3):
-        e = torch.zeros(free.size, dtype=torch.float64)
-        e[k] = 1e-3
-        with torch.no_grad():
-            assert float(theta.grad[k]) == pytest.approx(float(loss(e) - loss(-e)) / 2e-3, rel=5e-3)
 
 
 def test_what_is_free():
     c = some_coefficients(LEVELS, 6)
-    assert Free(c, memory=1, noise=False, levels=False).size == 6 + int((c.mix != 0).sum())  # what is in use stays so
+    assert FreeParameters(c, memory=1, noise=False, levels=False).size == 6 + int((c.mix != 0).sum())  # what is in use stays so
     plain = Coefficients.ddim(smooth_grid(6))
-    free = Free(plain, memory=2, noise=True)
+    free = FreeParameters(plain, memory=2, noise=True)
     assert free.size == 5 + 6 + 11  # no noise where there is none
     same = free.at(torch.zeros(free.size, dtype=torch.float64))
     assert all(torch.equal(getattr(same, k), getattr(plain, k)) for k in ("sigmas", "keep", "mix", "fresh"))
@@ -411,11 +37,15 @@ def test_what_is_free():
 def test_descent_comes_nearer_on_unseen_noise(pool, mixture, fine, unseen):
     unit, end = unseen
     begin = Coefficients.ddim(best_levels(fine, step_costs(fine, 0), 4))
-    teacher = ToTeacher(fine)
+    teacher = TrajectoryLoss(fine)
     if pool is None:  # new noise at every step, whose end is worked out for the occasion
 
         def loss(images, rows):
-            return (images - record(mixture, starting_noise(0, rows, (1, 1, 2)), FINE[::2], progress=False).end).square().mean()
+            return (
+                (images - fine_trajectory(mixture, starting_noise(0, rows, (1, 1, 2)), FINE[::2], progress=False).end)
+                .square()
+                .mean()
+            )
 
     else:
         loss = teacher
@@ -441,7 +71,7 @@ def test_descent_is_the_same_twice_and_leaves_torchs_randomness_alone(network):
 def test_a_batch_in_parts_is_the_batch(network):
     """Whole; in parts that fit; whole again, with calls made twice, where hardly anything fits."""
     begin = Coefficients.ddim(make_grid(network.schedule, 2), eta=0.3)
-    image = 2 * _kept(network, (1, 8, 8), torch.device("cpu"))
+    image = 2 * kept_bytes(network, (1, 8, 8), torch.device("cpu"))
     sizes: list[list[int]] = []
     made = []
     for room in (1e10, 20.5 * image, 3.5 * image):
@@ -462,7 +92,7 @@ def test_a_batch_in_parts_is_the_batch(network):
 def test_ctrl_c_keeps_what_was_found(mixture, fine):
     begin = Coefficients.ddim(best_levels(fine, step_costs(fine, 0), 3))
 
-    class Stopped(ToTeacher):
+    class Stopped(TrajectoryLoss):
         def __init__(self, after):
             super().__init__(fine)
             self.left = after
@@ -483,7 +113,7 @@ def test_ctrl_c_keeps_what_was_found(mixture, fine):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_it(bad, mixture):
-    with pytest.raises(FloatingPointError, match=f"the loss of step 0 is {bad}: begin again with a smaller rate than 0.02"):
+    with pytest.raises(FloatingPointError, match=f"the loss of step 0 is {bad}: start again with a smaller rate than 0.02"):
         descend(
             mixture, Coefficients.ddim(smooth_grid(2)), lambda images, rows: images.sum() * bad, shape=(1, 1, 2), steps=2,
             batch=2, rate=0.02, progress=False,
@@ -547,23 +177,3 @@ def test_fresh_noise_is_fitted():
         progress=False,
     ).coefficients
     assert torch.equal(still.fresh, begin.fresh) and torch.equal(still.sigmas, begin.sigmas)
-
-
-def test_zero_terminal_snr():
-    """From pure noise at level 2^32: the trajectory is there, and a few calls of a fit end where it does."""
-    schedule = Betas(zero_snr=True)
-    oracle = GaussianDenoiser(
-        Gaussian(torch.full((1, 2, 2), 0.3, dtype=torch.float64), torch.full((1, 2, 2), 0.4, dtype=torch.float64)), schedule
-    )
-    sigmas, unit, new = fine_grid(schedule, 60), starts(64, (1, 2, 2)), starts(64, (1, 2, 2), seed=1)
-    fine = record(oracle, unit, sigmas, progress=False)
-    assert apart(fine.end, oracle.flow(unit.double() * sigmas[0], float(sigmas[0]), 0.0)) < 2e-3
-    for back in (0, 1):
-        cost = step_costs(fine, back)
-        assert not cost.isnan().any() and float(cost[0, 0, 1:].min()) < 1e-3
-        grid = best_levels(fine, cost, 5)
-        c = least_squares(oracle, unit, grid, fine, progress=False)
-        exact = oracle.flow(new.double() * sigmas[0], float(sigmas[0]), 0.0)
-        assert apart(carried_out(c, oracle, new), exact) < 3e-3 < apart(ddim(oracle, new * grid[0], grid), exact)
-        if back:  # a step that is exact for this data misses nothing, from pure noise neither
-            assert float(cost[0, 0, 1:].max()) < 3e-3

@@ -8,7 +8,7 @@ from alphabar.data.images import to_model
 from alphabar.evaluation.fid import frechet
 from alphabar.features.extractor import Extractor
 from alphabar.features.stats import FeatureStats
-from alphabar.fitting.frechet_loss import Embeds, FrechetPull
+from alphabar.fitting.frechet_loss import Embeds, FrechetLoss
 from tests.fixtures.sets import Linear, stripes
 
 
@@ -40,7 +40,7 @@ def real():
 
 def test_the_value_is_the_distance(real):
     bent = Bent()
-    pull = FrechetPull(bent, stats(bent, real), remember=10**6)
+    pull = FrechetLoss(bent, stats(bent, real), remember=10**6)
     parts = [images(n, n) for n in (40, 60, 25)]
     pull.add(parts[0])
     for k in (1, 2):
@@ -54,7 +54,7 @@ def test_the_value_is_the_distance(real):
 def test_no_distance_from_itself(real):
     bent = Bent()
     x = real.clone().requires_grad_()
-    value = FrechetPull(bent, stats(bent, real))(x)
+    value = FrechetLoss(bent, stats(bent, real))(x)
     value.backward()
     assert abs(float(value.detach())) < 1e-9 and x.grad.abs().max() < 1e-8
 
@@ -62,7 +62,7 @@ def test_no_distance_from_itself(real):
 def test_the_gradient_is_that_of_the_distance(real):
     """The batch stands for all that is remembered: its gradient is as many times larger as there are more images."""
     bent = Bent()
-    pull = FrechetPull(bent, stats(bent, real), remember=10**6)
+    pull = FrechetLoss(bent, stats(bent, real), remember=10**6)
     old, x = images(2990, 1), images(10, 2)
     pull.add(old)
     x.requires_grad_()
@@ -90,7 +90,7 @@ def test_a_step_against_the_gradient_brings_images_nearer(real):
     before = frechet(stats(bent, x), stats(bent, real)).value
     for _ in range(20):
         x = x.detach().requires_grad_()
-        FrechetPull(bent, stats(bent, real))(x).backward()
+        FrechetLoss(bent, stats(bent, real))(x).backward()
         x = x - 20 * x.grad
     assert frechet(stats(bent, x.detach()), stats(bent, real)).value < 0.2 * before
 
@@ -100,7 +100,7 @@ def test_features_that_never_change_do_no_harm(real):
     bent = Bent()
     bent.matrix[:, 0] = 0
     bent.embed = lambda x, embed=bent.embed: embed(x) * torch.tensor([1.0, 1.0, 0.0])
-    pull = FrechetPull(bent, stats(bent, real))
+    pull = FrechetLoss(bent, stats(bent, real))
     x = images(50, 4).requires_grad_()
     value = pull(x)
     value.backward()
@@ -112,7 +112,7 @@ def test_features_that_never_change_do_no_harm(real):
 def test_the_last_ones_are_remembered(remember, real):
     """Whole batches, the oldest dropped while `remember` images are left without it; the present one always counts."""
     bent = Bent()
-    pull = FrechetPull(bent, stats(bent, real), remember=remember)
+    pull = FrechetLoss(bent, stats(bent, real), remember=remember)
     seen = []
     for k in range(6):
         x = images(20, k)
@@ -130,7 +130,7 @@ def test_padding_is_cut_off_and_images_are_clamped(real):
     bent = Bent()
     inside = images(40, 5)
     padded = torch.nn.functional.pad(inside, (3, 3, 3, 3), value=7.0)
-    plain, cropped = (FrechetPull(bent, stats(bent, real), crop=c) for c in (0, 3))
+    plain, cropped = (FrechetLoss(bent, stats(bent, real), crop=c) for c in (0, 3))
     assert float(plain(inside)) == float(cropped(padded))
     beyond = inside.clone()
     beyond[:, 0, 0, 0] = 1.5
@@ -145,7 +145,7 @@ def test_padding_is_cut_off_and_images_are_clamped(real):
 def test_another_extractors_statistics_are_refused(real):
     bent = Bent()
     with pytest.raises(ValueError, match="statistics of extractor other, but the extractor is bent"):
-        FrechetPull(bent, stats(bent, real, "other"))
+        FrechetLoss(bent, stats(bent, real, "other"))
 
 
 def test_which_extractors_pass_on_a_gradient(toy_extractor, linear):
@@ -160,7 +160,7 @@ def test_a_trained_extractor(toy_extractor: Extractor):
     assert torch.allclose(toy_extractor.embed(x), toy_extractor.features(pixels), atol=1e-5)
     wanted = FeatureStats.of(toy_extractor.features(real), toy_extractor.fingerprint)
     noisy = (x + torch.from_numpy(np.random.default_rng(0).standard_normal(x.shape)).float()).requires_grad_()
-    value = FrechetPull(toy_extractor, wanted)(noisy)
+    value = FrechetLoss(toy_extractor, wanted)(noisy)
     value.backward()
-    assert float(value.detach()) > 3 * float(FrechetPull(toy_extractor, wanted)(x).detach()) > 0
+    assert float(value.detach()) > 3 * float(FrechetLoss(toy_extractor, wanted)(x).detach()) > 0
     assert noisy.grad.abs().max() > 0 and all(p.grad is None for p in toy_extractor.parameters())

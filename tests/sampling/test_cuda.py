@@ -16,10 +16,11 @@ from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
+from alphabar.fitting.options import TuneOptions
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_checkpoint, load_model
 from alphabar.training.loop import train
-from alphabar.verbs.tune import Descent, tune
+from alphabar.verbs.tune import tune
 from tests.fixtures.training import small_model, small_recipe
 from tests.verbs.test_tune import made_up_extractor
 
@@ -109,10 +110,14 @@ def test_a_fit_on_the_gpu(fit: str, pixels: NDArray[np.uint8], tmp_path: Path, m
     train(small_model(), pixels, np.arange(180), small_recipe(images=256), Run("run"), progress=False)
     np.save("real.npy", pixels)
     made_up_extractor(0).save("fit.safetensors")
-    made_up_extractor(1).save("judge.safetensors")
-    more = {"against": "real.npy", "extractor": "fit.safetensors", "judge": "judge.safetensors"} if fit == "features" else {}
-    descent = Descent(rounds=1, steps=2, batch=32, remember=128)
-    (made,) = tune("run", [3], fit=fit, n=16, n_judge=64, descent=descent, progress=False, **more)  # type: ignore[arg-type]
+    made_up_extractor(1).save("heldout.safetensors")
+    more = (
+        {"against": "real.npy", "extractor": "fit.safetensors", "heldout_extractor": "heldout.safetensors"}
+        if fit == "features"
+        else {}
+    )
+    options = TuneOptions(n=16, n_heldout=64, rounds=1, steps=2, batch=32, remember=128)
+    (made,) = tune("run", [3], options, fit=fit, progress=False, **more)
     assert made.path.exists() and all(math.isfinite(v) for v in made.distance.values())
 
 

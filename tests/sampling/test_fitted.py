@@ -11,7 +11,7 @@ import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.denoiser.wrappers import ClipX0
-from alphabar.fitting.descent import Coefficients, coefficients_of
+from alphabar.fitting.coefficients import Coefficients, coefficients_of
 from alphabar.sampling.catalogue import find
 from alphabar.sampling.fitted import (
     PRIORITY,

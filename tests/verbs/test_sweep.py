@@ -21,7 +21,7 @@ from alphabar.cli.main import app
 from alphabar.core.files import read_jsonl
 from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
-from alphabar.fitting.descent import Coefficients
+from alphabar.fitting.coefficients import Coefficients
 from alphabar.report.report_page import write_report
 from alphabar.report.sweep_words import front_words
 from alphabar.results.sweeps import Sweep, read_sweep

@@ -22,7 +22,12 @@ from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.extractor import Classifier, Extractor
 from alphabar.features.load import load_extractor
-from alphabar.fitting import descent as fits
+from alphabar.fitting import problem, real_images, rounds
+from alphabar.fitting.coefficients import Coefficients
+from alphabar.fitting.descent import Descended, FreeParameters, TrajectoryLoss
+from alphabar.fitting.options import SEED
+from alphabar.fitting.trajectory import fine_grid, fine_trajectory
+from alphabar.fitting.unroll import unroll
 from alphabar.sampling.fitted import Tuned, load_tuned, run_tuned, save_tuned
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
@@ -30,15 +35,15 @@ from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs import tune as tuning
-from alphabar.verbs.tune import Descent, tune
+from alphabar.verbs.tune import tune
 from tests.fixtures.sets import Linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as it is by a user
 SMALL = ModelRecipe(channels=(8,), embedding=8, groups=4)
 SHORT: dict[str, Any] = {"n": 8, "progress": False, "device": "cpu"}
-BRIEF = Descent(rounds=2, steps=2, batch=16, remember=32)
+BRIEF: dict[str, Any] = {"rounds": 2, "steps": 2, "batch": 16, "remember": 32}
 BY_FEATURES: dict[str, Any] = {
-    "fit": "features", "against": "real.npy", "extractor": "extractor0.safetensors", "judge": "extractor1.safetensors",
+    "fit": "features", "against": "real.npy", "extractor": "e0.safetensors", "heldout_extractor": "e1.safetensors",
 }  # fmt: skip
 
 
@@ -65,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuning")
     run_of(build(SMALL, {"kind": "cosine"}, (1, 8, 8), 0), folder / "run")
     for seed in (0, 1):
-        made_up_extractor(seed).save(folder / f"extractor{seed}.safetensors")
+        made_up_extractor(seed).save(folder / f"e{seed}.safetensors")
     columns = np.arange(8)[None, None, :, None]
     phase = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 1))
     np.save(folder / "real.npy", ((columns * 20 + phase + np.arange(8)[None, :, None, None] * 9) % 256).astype(np.uint8))
@@ -78,7 +83,8 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fits, "fine_grid", partial(fits.fine_grid, levels=12))
+    for module in (problem, tuning):
+        monkeypatch.setattr(module, "fine_grid", partial(fine_grid, levels=12))
     return tmp_path
 
 
@@ -95,32 +101,32 @@ def no_work(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("fit", ["grid", "solver", "images"])
 def test_a_fit_is_kept_with_the_run_and_found_there(fit: str, place: Path) -> None:
-    found = tune("run", (2, 3), fit=fit, descent=BRIEF, **SHORT)
+    found = tune("run", (2, 3), fit=fit, **BRIEF, **SHORT)
     model = load_model("run")
     for made, calls in zip(found, (2, 3), strict=True):
         assert made.path == Path("run/tuned") / f"{model.fingerprint}-{fit}-{calls}.json"
         kept = load_tuned(made.path)
         assert kept == made.fit and kept.model == model.fingerprint and kept.calls == calls and not kept.stochastic
         assert (kept.clip, kept.threshold) == (0.0, None)
-        assert {"fit", "seed", "n", "fine", "versions", "began with", "distance"} <= set(kept.how)
+        assert {"fit", "seed", "n", "fine", "versions", "start", "distance"} <= set(kept.how)
         assert kept.how["distance"] == made.distance and min(made.distance.values()) > 0
         assert made.distance["fitted"] <= 1.2 * min(made.distance.values())
         assert {"fitted", "ddim, time", "unipc, karras"} <= set(made.distance)
         assert ("losses" in kept.how) == (fit == "images")
         drawn = sample(model, 2, sampler=f"tuned:{fit}", steps=calls, progress=False)
         assert drawn.record["tuned"] == {"name": fit, "digest": kept.digest} and drawn.record["nfe"] == calls
-    again = tune("run", (2,), fit=fit, name="again", descent=BRIEF, **SHORT)[0].fit
+    again = tune("run", (2,), fit=fit, name="again", **BRIEF, **SHORT)[0].fit
     assert again.digest == found[0].fit.digest  # whatever else is fitted beside it
     if fit == "images":
-        assert len(again.how["losses"]) == BRIEF.rounds * BRIEF.steps
+        assert len(again.how["losses"]) == BRIEF["rounds"] * BRIEF["steps"]
 
 
 def test_the_distance_is_on_noise_that_no_fit_has_seen() -> None:
     made = tune("run", (3,), **SHORT)[0]
     model = load_model("run")
-    unit = starting_noise(tuning.SEED + 1, range(64), (1, 8, 8))
-    grid = fits.fine_grid(model.schedule)
-    end = fits.record(model, unit, grid, progress=False).end
+    unit = starting_noise(SEED + 1, range(64), (1, 8, 8))
+    grid = problem.fine_grid(model.schedule)
+    end = fine_trajectory(model, unit, grid, progress=False).end
     x = run_tuned(model, unit * made.fit.sigmas[0], made.fit.grid, fit=made.fit)
     assert made.distance["fitted"] == pytest.approx(float((x.clamp(-1, 1) - end.clamp(-1, 1)).square().mean().sqrt()), rel=1e-3)
 
@@ -138,36 +144,39 @@ def conditional(classes: tuple[str, ...], scale: float) -> Model:
 def test_a_conditional_model_is_told_its_classes_in_turns(fit: str, place: Path) -> None:
     model = conditional(("a", "b", "c"), 0.2)
     run_of(model, place / "classes")
-    more = {"against": "real.npy", "extractor": "extractor0.safetensors", "judge": "extractor1.safetensors", "n_judge": 64}
-    descent = replace(BRIEF, rounds=1, eta=0.0)
-    made = tune("classes", (2,), fit=fit, descent=descent, batch=7, **(SHORT | (more if fit == "features" else {})))[0]
+    more = {
+        "against": "real.npy",
+        "extractor": "e0.safetensors",
+        "heldout_extractor": "e1.safetensors",
+        "n_heldout": 64,
+    }
+    brief = BRIEF | {"rounds": 1, "eta": 0.0}
+    made = tune("classes", (2,), fit=fit, call_batch=7, **brief, **(SHORT | (more if fit == "features" else {})))[0]
     assert made.fit.how["classes"] == 3
-    unit = starting_noise(tuning.SEED + 1, range(64), (1, 8, 8))
+    unit = starting_noise(SEED + 1, range(64), (1, 8, 8))
     ends = []
     for labels in (torch.arange(64) % 3, torch.zeros(64, dtype=torch.int64)):
         denoise = Labelled(model, labels)
-        end = fits.record(denoise, unit, fits.fine_grid(model.schedule), batch=64, progress=False).end
+        end = fine_trajectory(denoise, unit, problem.fine_grid(model.schedule), batch=64, progress=False).end
         x = run_tuned(denoise, unit * made.fit.sigmas[0], made.fit.grid, fit=made.fit)
         ends.append(float((x.clamp(-1, 1) - end.clamp(-1, 1)).square().mean().sqrt()))
     assert made.distance["fitted"] == pytest.approx(ends[0], rel=2e-4)
     assert made.distance["fitted"] != pytest.approx(ends[1], rel=1e-3)
     if fit == "features":  # and the judge's images
-        drawn = sample(
-            model, 64, tuned=made.fit, sampler="tuned", seed=tuning.SEED + 1, batch=14, classes=range(3), progress=False
-        )
-        judged = ImageEval(load_extractor("extractor1.safetensors"), load("real.npy"), progress=False)
+        drawn = sample(model, 64, tuned=made.fit, sampler="tuned", seed=SEED + 1, batch=14, classes=range(3), progress=False)
+        judged = ImageEval(load_extractor("e1.safetensors"), load("real.npy"), progress=False)
         fid = judged.measure(drawn.images, drawn.record, ("fid",)).scores["fid"].value
-        assert made.fit.how["judge"]["found"][0]["a"]["value"] == pytest.approx(fid, rel=1e-6)
+        assert made.fit.how["heldout"]["found"][0]["a"]["value"] == pytest.approx(fid, rel=1e-6)
 
 
 def test_the_gradient_of_a_model_that_is_told_classes() -> None:
     """Of finished images with respect to levels and coefficients, against differences."""
     model = conditional(("a", "b"), 0.1)
     unit = starting_noise(0, range(4), (1, 8, 8))
-    free = fits.Free(fits.Coefficients.ddim(make_grid(model.schedule, 2, "karras")))
+    free = FreeParameters(Coefficients.ddim(make_grid(model.schedule, 2, "karras")))
 
     def finished(labels: list[int], theta: torch.Tensor) -> torch.Tensor:
-        return fits.unroll(Labelled(model, torch.tensor(labels)), unit, free.at(theta))
+        return unroll(Labelled(model, torch.tensor(labels)), unit, free.at(theta))
 
     theta = torch.zeros(free.size, dtype=torch.float64, requires_grad=True)
     a, b = (finished(labels, theta) for labels in ([0, 1, 1, 0], [0, 0, 0, 0]))
@@ -209,18 +218,18 @@ def test_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--calls", "0"], r"calls = \[0\]: give unlike numbers from 1 to 80"),
-        (["--calls", "2", "2"], r"calls = \[2, 2\]: give unlike numbers"),
-        (["--calls", "81"], r"give unlike numbers from 1 to 80"),
+        (["--calls", "0"], r"calls = \[0\]: give different numbers from 1 to 80"),
+        (["--calls", "2", "2"], r"calls = \[2, 2\]: give different numbers"),
+        (["--calls", "81"], r"give different numbers from 1 to 80"),
         (["--calls", "2", "--n", "7"], "n = 7: a fine trajectory needs at least 8"),
         (["--calls", "2", "--name", "a/b"], "a fitted sampler called 'a/b': use letters"),
         (["--calls", "2", "--fit", "features"], "--against SET --extractor PATH"),
         (["--calls", "2", "--fit", "features", "--against", "real.npy"], "--against SET --extractor PATH"),
-        (["--calls", "2", "--fit", "features", "--extractor", "extractor0.safetensors"], "--against SET --extractor PATH"),
+        (["--calls", "2", "--fit", "features", "--extractor", "e0.safetensors"], "--against SET --extractor PATH"),
         (
-            ["--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "extractor0.safetensors", "--judge",
-             "extractor0.safetensors"],
-            "the judge is the extractor that is fitted to .*: name another one, --judge PATH",
+            ["--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "e0.safetensors", "--heldout-extractor",
+             "e0.safetensors"],
+            "the held-out extractor is the one that is fitted to .*: name another one, --heldout-extractor PATH",
         ),
         (["--calls", "3"], r"-solver-3.json is there already: give another --name, or --overwrite it"),
         (["--calls", "2", "3"], r"-solver-3.json is there already"),
@@ -231,7 +240,7 @@ def test_what_cannot_be_is_said_before_any_work(
 ) -> None:
     model = load_model("run")
     save_tuned(plain_fit(model, 3, name="solver"), Path("run/tuned"))
-    monkeypatch.setattr(fits, "record", no_work)
+    monkeypatch.setattr(problem, "fine_trajectory", no_work)
     monkeypatch.setattr(sys, "argv", ["alphabar", "tune", "run", *words])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -245,7 +254,7 @@ def test_what_cannot_be_is_said_before_any_work(
 def plain_fit(model: Model, calls: int, eta: float = 0.0, name: str = "mine") -> Tuned:
     from alphabar.schedule.grid import make_grid
 
-    return Tuned(name, model.fingerprint, *fits.Coefficients.ddim(make_grid(model.schedule, calls), eta).plain())
+    return Tuned(name, model.fingerprint, *Coefficients.ddim(make_grid(model.schedule, calls), eta).plain())
 
 
 def test_an_unknown_fit_is_refused() -> None:
@@ -254,18 +263,18 @@ def test_an_unknown_fit_is_refused() -> None:
 
 
 def test_an_extractor_without_a_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "load_extractor", lambda name: Linear(seed=len(str(name))))
-    monkeypatch.setattr(fits, "record", no_work)
-    with pytest.raises(ValueError, match="extractor plain has no `embed`, through which a gradient flows"):
+    monkeypatch.setattr(real_images, "load_extractor", lambda name: Linear(seed=len(str(name))))
+    monkeypatch.setattr(problem, "fine_trajectory", no_work)
+    with pytest.raises(ValueError, match="extractor plain has no gradients"):
         tune("run", (2,), fit="features", against="real.npy", extractor="plain", **SHORT)
 
 
 def test_more_calls_than_fine_levels_are_refused_before_any_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_of(build(SMALL, {"kind": "linear", "steps": 12, "beta_max": 0.5}, (1, 8, 8), 0), place / "short")
-    levels = len(fits.fine_grid(load_model("short").schedule)) - 1
+    levels = len(problem.fine_grid(load_model("short").schedule)) - 1
     assert levels <= 12
-    monkeypatch.setattr(fits, "record", no_work)
-    with pytest.raises(ValueError, match=rf"calls = \[2, {levels + 1}\]: give unlike numbers from 1 to {levels}"):
+    monkeypatch.setattr(problem, "fine_trajectory", no_work)
+    with pytest.raises(ValueError, match=rf"calls = \[2, {levels + 1}\]: give different numbers from 1 to {levels}"):
         tune("short", (2, levels + 1), **SHORT)
 
 
@@ -280,7 +289,7 @@ def test_what_ships_is_fitted_to_what_ships() -> None:
 
 
 def test_fits_of_the_bundled_model_are_kept_here_not_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fits, "record", no_work)
+    monkeypatch.setattr(problem, "fine_trajectory", no_work)
     save_tuned(plain_fit(load_model("bundled"), 3, name="solver"), Path("tuned"))
     with pytest.raises(FileExistsError, match=r"^tuned/.*-solver-3.json is there already"):
         tune("bundled", (3,), **SHORT)
@@ -301,27 +310,27 @@ def test_overwrite() -> None:
 def test_a_fit_can_begin_with_another(place: Path) -> None:
     model = load_model("run")
     begin = plain_fit(model, 3)
-    made = tune("run", (3,), fit="images", begin={3: begin}, descent=Descent(rounds=0), **SHORT)[0].fit
-    assert made.how["began with"] == f"mine ({begin.digest})"
+    made = tune("run", (3,), fit="images", init_from={3: begin}, rounds=0, **SHORT)[0].fit
+    assert made.how["start"] == f"mine ({begin.digest})"
     assert made.sigmas == pytest.approx(begin.sigmas, rel=1e-6) and made.keep == pytest.approx(begin.keep, rel=1e-6, abs=1e-6)
-    with pytest.raises(ValueError, match=r"begin\[2\] is a fitted sampler of 3 calls"):
-        tune("run", (2,), fit="images", begin={2: begin}, descent=BRIEF, **SHORT)
+    with pytest.raises(ValueError, match=r"init_from\[2\] is a fitted sampler of 3 calls"):
+        tune("run", (2,), fit="images", init_from={2: begin}, **BRIEF, **SHORT)
 
 
 def test_a_fit_can_begin_with_one_that_the_run_has(place: Path) -> None:
     first = tune("run", (3,), fit="solver", name="first", **SHORT)[0].fit
-    made = tune("run", (3,), fit="images", name="second", begin="first", descent=Descent(rounds=0), **SHORT)[0].fit
-    assert made.how["began with"] == f"first ({first.digest})"
+    made = tune("run", (3,), fit="images", name="second", init_from="first", rounds=0, **SHORT)[0].fit
+    assert made.how["start"] == f"first ({first.digest})"
     assert made.keep == pytest.approx(first.keep, rel=1e-6, abs=1e-6)
-    grown = tune("run", (5,), fit="images", name="second", begin="first", descent=Descent(rounds=0), **SHORT)[0].fit
-    assert grown.how["began with"] == f"first ({first.digest}), grown from 3 calls"
+    grown = tune("run", (5,), fit="images", name="second", init_from="first", rounds=0, **SHORT)[0].fit
+    assert grown.how["start"] == f"first ({first.digest}), grown from 3 calls"
     model = load_model("run")
     few, more = (
         sample(model, 4, tuned=f, sampler="tuned", steps=f.calls, progress=False).images.astype(int) for f in (first, grown)
     )
     assert np.abs(few - more).max() <= 1  # it does what the other does, until a descent finds something better
     with pytest.raises(ValueError, match="has no fitted sampler of 2 calls called 'first'"):
-        tune("run", (2,), fit="images", name="third", begin="first", descent=BRIEF, **SHORT)
+        tune("run", (2,), fit="images", name="third", init_from="first", **BRIEF, **SHORT)
 
 
 def test_a_fit_can_begin_with_one_of_the_model_before_it_was_trained_on(place: Path, tmp_path: Path) -> None:
@@ -330,15 +339,15 @@ def test_a_fit_can_begin_with_one_of_the_model_before_it_was_trained_on(place: P
     begin = plain_fit(model, 3)
     begin = replace(begin, model="0" * 16)
     path = save_tuned(begin, tmp_path)
-    found = tune("run", (3, 4), fit="images", name="moved", begin=str(path), descent=Descent(rounds=0), **SHORT)
+    found = tune("run", (3, 4), fit="images", name="moved", init_from=str(path), rounds=0, **SHORT)
     assert found[0].fit.model == model.fingerprint and found[0].fit.sigmas == pytest.approx(begin.sigmas, rel=1e-6)
-    assert found[0].fit.how["began with"] == f"mine ({begin.digest}), fitted to model {'0' * 16}"
-    assert found[1].fit.how["began with"] == f"mine ({begin.digest}), grown from 3 calls, fitted to model {'0' * 16}"
+    assert found[0].fit.how["start"] == f"mine ({begin.digest}), fitted to model {'0' * 16}"
+    assert found[1].fit.how["start"] == f"mine ({begin.digest}), grown from 3 calls, fitted to model {'0' * 16}"
     higher = replace(begin, sigmas=(2 * float(model.schedule.sigma_max), *begin.sigmas[1:]))
-    with pytest.raises(ValueError, match=r"begin\[3\] starts at level .* of the model it was fitted to"):
-        tune("run", (3,), fit="images", name="high", begin={3: higher}, descent=Descent(rounds=0), **SHORT)
+    with pytest.raises(ValueError, match=r"init_from\[3\] starts at level .* of the model it was fitted to"):
+        tune("run", (3,), fit="images", name="high", init_from={3: higher}, rounds=0, **SHORT)
     with pytest.raises(FileNotFoundError):
-        tune("run", (3,), fit="images", name="none", begin="nowhere.json", **SHORT)
+        tune("run", (3,), fit="images", name="none", init_from="nowhere.json", **SHORT)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3])
@@ -346,13 +355,15 @@ def test_noise_that_is_there_is_kept(eta: float, monkeypatch: pytest.MonkeyPatch
     """A fit by features that begins with one that has its noise already does not put DDIM's in its place; nor does it walk a
     fine trajectory but the one that it is judged by."""
     walked: list[int] = []
-    record = fits.record
-    monkeypatch.setattr(
-        fits, "record", lambda denoise, starts, *a, **k: (walked.append(len(starts)), record(denoise, starts, *a, **k))[1]
-    )
+
+    def counted(denoise: Any, starts: torch.Tensor, *more: Any, **options: Any) -> Any:
+        walked.append(len(starts))
+        return fine_trajectory(denoise, starts, *more, **options)
+
+    monkeypatch.setattr(problem, "fine_trajectory", counted)
     begin = plain_fit(load_model("run"), 3, eta=0.9)
     made = tune(
-        "run", (3,), begin={3: begin}, n_judge=64, descent=Descent(rounds=0, eta=eta), **BY_FEATURES, **SHORT,
+        "run", (3,), init_from={3: begin}, n_heldout=64, rounds=0, eta=eta, **BY_FEATURES, **SHORT,
     )[0].fit  # fmt: skip
     assert made.fresh == pytest.approx(begin.fresh, rel=1e-5) and made.keep == pytest.approx(begin.keep, rel=1e-5, abs=1e-6)
     assert walked == [64]
@@ -367,12 +378,12 @@ def test_a_fit_is_kept_before_it_is_judged(place: Path, monkeypatch: pytest.Monk
     def stopped(*_: Any, **__: Any) -> Samples:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning, "sample", stopped)
+    monkeypatch.setattr(real_images, "sample", stopped)
     with pytest.raises(KeyboardInterrupt):
-        tune("run", (2,), n_judge=64, descent=BRIEF, **BY_FEATURES, **SHORT)
+        tune("run", (2,), n_heldout=64, **BRIEF, **BY_FEATURES, **SHORT)
     (path,) = (place / "run").rglob("*-features-2.json")
     kept = load_tuned(path)
-    assert len(kept.how["losses"]) == 4 and "judge" not in kept.how
+    assert len(kept.how["losses"]) == 4 and "heldout" not in kept.how
     monkeypatch.undo()
     monkeypatch.chdir(place)
     assert len(sample(load_model("run"), 2, tuned=kept, sampler="tuned", steps=2, progress=False).images) == 2
@@ -381,27 +392,27 @@ def test_a_fit_is_kept_before_it_is_judged(place: Path, monkeypatch: pytest.Monk
 def test_what_the_rounds_before_have_found_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ctrl-C comes before the first step of a round; in the first one there is nothing to keep."""
     begun: list[int] = []
-    descend = fits.descend
+    descend = rounds.descend
 
-    def interrupted(*arguments: Any, **options: Any) -> fits.Descended:
+    def interrupted(*arguments: Any, **options: Any) -> Descended:
         begun.append(1)
         if len(begun) == 2:
             raise KeyboardInterrupt
         return descend(*arguments, **options)
 
-    monkeypatch.setattr(fits, "descend", interrupted)
-    (made,) = tune("run", (2,), n_judge=64, descent=BRIEF, **BY_FEATURES, **SHORT)
+    monkeypatch.setattr(rounds, "descend", interrupted)
+    (made,) = tune("run", (2,), n_heldout=64, **BRIEF, **BY_FEATURES, **SHORT)
     assert len(made.fit.how["losses"]) == 2 and made.compared and load_tuned(made.path) == made.fit
     begun[:] = [1]
     with pytest.raises(KeyboardInterrupt):
-        tune("run", (2,), n_judge=64, descent=BRIEF, name="none", **BY_FEATURES, **SHORT)
+        tune("run", (2,), n_heldout=64, **BRIEF, name="none", **BY_FEATURES, **SHORT)
 
 
 def test_too_few_images_for_the_judge_are_refused_before_anything_is_fitted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fits, "record", None)  # nothing is walked, and no features of the training images are taken
-    monkeypatch.setattr(tuning, "extract", None)
+    monkeypatch.setattr(problem, "fine_trajectory", None)  # nothing is walked, and no features of the training images are taken
+    monkeypatch.setattr(real_images, "extract", None)
     with pytest.raises(ValueError, match=r"7 images are too few for FID.*at least 8"):
-        tune("run", (2,), n_judge=7, descent=BRIEF, **BY_FEATURES, **SHORT)
+        tune("run", (2,), n_heldout=7, **BRIEF, **BY_FEATURES, **SHORT)
 
 
 def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -411,18 +422,18 @@ def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         judged.append(options["seed"])
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(tuning, "sample", seen)
+    monkeypatch.setattr(real_images, "sample", seen)
     told(
-        "tune", "run", "--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "extractor0.safetensors",
-        "--judge", "extractor1.safetensors", "--n", "8", "--n-judge", "64", "--rounds", "2", "--steps", "3", "--batch", "16",
+        "tune", "run", "--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "e0.safetensors", "--n", "8",
+        "--heldout-extractor", "e1.safetensors", "--n-heldout", "64", "--rounds", "2", "--steps", "3", "--batch", "16",
         "--json",
     )  # fmt: skip
     (row,) = json.loads(capsys.readouterr().out)
     fit = load_tuned(row["path"])
     assert fit.stochastic and fit.fresh[-1] == 0 and fit.name == "features"
     assert fit.how["extractor"] == made_up_extractor(0).fingerprint and len(fit.how["losses"]) == 6
-    assert {c["metric"] for c in row["compared"]} == {"fid", "kid"} == {c["metric"] for c in fit.how["judge"]["found"]}
-    assert judged == [fit.how["judge"]["seed"]] * 2 == [fit.how["seed"] + 1] * 2  # a seed that no fit has seen
+    assert {c["metric"] for c in row["compared"]} == {"fid", "kid"} == {c["metric"] for c in fit.how["heldout"]["found"]}
+    assert judged == [fit.how["heldout"]["seed"]] * 2 == [fit.how["seed"] + 1] * 2  # a seed that no fit has seen
     drawn = [sample(load_model("run"), 6, sampler="tuned", steps=2, batch=b, progress=False).images for b in (6, 4)]
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
 
@@ -433,10 +444,10 @@ def test_it_begins_with_the_sampler_whose_images_are_most_like_real_ones(place: 
     drawn = sample(load_model("run"), 400, sampler=base, steps=3, grid=grid, seed=5, batch=200, progress=False)
     np.save("drawn.npy", drawn.images)
     how = tune(
-        "run", (3,), fit="features", against="drawn.npy", extractor="extractor0.safetensors", judge="extractor1.safetensors",
-        n_judge=64, descent=Descent(rounds=0, remember=1024, eta=0.0), **SHORT,
+        "run", (3,), fit="features", against="drawn.npy", extractor="e0.safetensors", heldout_extractor="e1.safetensors",
+        n_heldout=64, rounds=0, remember=1024, eta=0.0, **SHORT,
     )[0].fit.how  # fmt: skip
-    assert how["began with"] == f"{base}, {grid}; eta 0"
+    assert how["start"] == f"{base}, {grid}; eta 0"
 
 
 # ---- foreign models and their clipping
@@ -461,7 +472,7 @@ def foreign(place: Path) -> Any:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_folder_of_diffusers_is_fitted_with_its_clip(foreign: Any) -> None:
     run = foreign("clipped", clip_sample=True, clip_sample_range=0.5)
-    made = tune(run, (3,), fit="images", descent=BRIEF, **SHORT)[0]
+    made = tune(run, (3,), fit="images", **BRIEF, **SHORT)[0]
     assert (made.fit.clip, made.fit.threshold) == (0.5, None)
     assert made.path.parent == Path("clipped/alphabar/tuned")
     model = load_model(run)
@@ -475,7 +486,7 @@ def test_a_folder_of_diffusers_is_fitted_with_its_clip(foreign: Any) -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_and_with_its_thresholding(foreign: Any) -> None:
     run = foreign("held", clip_sample=False, thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1.5)
-    made = tune(run, (2,), fit="images", descent=BRIEF, **SHORT)[0].fit
+    made = tune(run, (2,), fit="images", **BRIEF, **SHORT)[0].fit
     assert (made.clip, made.threshold, made.threshold_max) == (0.0, 0.9, 1.5)
     model = load_model(run)
     x = made.sigmas[0] * starting_noise(0, range(4), (1, 8, 8))
@@ -490,9 +501,9 @@ def test_a_descent_goes_by_what_is_held(foreign: Any) -> None:
     run = foreign("clipped", clip_sample=True, clip_sample_range=0.5)
     model = load_model(run)
     begin, held = replace(plain_fit(model, 3), clip=0.5), ClipX0(model, -0.5, 0.5)
-    made = tune(run, (3,), fit="images", begin={3: begin}, descent=BRIEF, **SHORT)[0].fit
-    unit = starting_noise(tuning.SEED, range(8), (1, 8, 8))
-    end = fits.record(held, unit, fits.fine_grid(model.schedule), progress=False).end
+    made = tune(run, (3,), fit="images", init_from={3: begin}, **BRIEF, **SHORT)[0].fit
+    unit = starting_noise(SEED, range(8), (1, 8, 8))
+    end = fine_trajectory(held, unit, problem.fine_grid(model.schedule), progress=False).end
     off = run_tuned(held, unit * begin.sigmas[0], begin.grid, fit=begin) - end
     assert made.how["losses"][0] == pytest.approx(float(off.square().mean()), rel=1e-3)
 
@@ -509,8 +520,8 @@ def test_a_model_of_zero_terminal_snr(place: Path) -> None:
 def test_a_descent_that_diverges_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["tune", "run", "--calls", "2", "--n", "8", "--fit", "images", "--steps", "4", "--batch", "8"]
     monkeypatch.setattr(sys, "argv", ["alphabar", *words])
-    monkeypatch.setattr(fits.ToTeacher, "__call__", lambda self, images, rows: images.sum() * float("nan"))
+    monkeypatch.setattr(TrajectoryLoss, "__call__", lambda self, images, rows: images.sum() * float("nan"))
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert "the loss of step 0 is nan: begin again with a smaller rate" in capsys.readouterr().err
+    assert "the loss of step 0 is nan: start again with a smaller rate" in capsys.readouterr().err

@@ -18,12 +18,15 @@ from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.evaluation.fid import frechet
 from alphabar.features.stats import FeatureStats
-from alphabar.fitting import descent as fits
+from alphabar.fitting import problem
+from alphabar.fitting.coefficients import Coefficients
+from alphabar.fitting.trajectory import fine_grid, fine_trajectory
 from alphabar.sampling.fitted import Tuned
 from alphabar.sampling.sample import sample
 from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import load_model
-from alphabar.verbs.tune import Descent, tune
+from alphabar.verbs import tune as tuning
+from alphabar.verbs.tune import tune
 from tests.verbs.test_tune import made_up_extractor
 
 diffusers = pytest.importorskip("diffusers")
@@ -56,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_diffusers(model.eval(), place / "pipe")
     np.save(place / "real.npy", stripes(400, rng))
     for seed in (0, 1):
-        made_up_extractor(seed).save(place / f"extractor{seed}.safetensors")
+        made_up_extractor(seed).save(place / f"e{seed}.safetensors")
     return place
 
 
@@ -83,8 +86,9 @@ def test_diffusers_own_solver_gains_from_fitted_timesteps(
     """On noise that no fit has seen it ends nearer to the fine trajectory than by any spacing of its own, as many calls each."""
     model = load_model(RUN)
     unit = starting_noise(77, range(64), model.image_shape)
-    end = fits.record(model, unit, fits.fine_grid(model.schedule), progress=False).end
-    monkeypatch.setattr(fits, "fine_grid", partial(fits.fine_grid, levels=40))  # for time's sake
+    end = fine_trajectory(model, unit, fine_grid(model.schedule), progress=False).end
+    for module in (problem, tuning):
+        monkeypatch.setattr(module, "fine_grid", partial(fine_grid, levels=40))  # for time's sake
     tune(RUN, (6, 8), fit="grid", base="dpmpp_2m", n=48, progress=False)
     app(["export", RUN, "--to", "timesteps"], result_action="return_value")
     rows = json.loads(capsys.readouterr().out)
@@ -102,12 +106,13 @@ def test_diffusers_own_solver_gains_from_fitted_timesteps(
 
 def test_a_fit_by_features_comes_nearer_to_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the features that it was fitted to, on a seed that it has not seen, than DDIM, which it began with."""
-    monkeypatch.setattr(fits, "fine_grid", partial(fits.fine_grid, levels=12))
+    for module in (problem, tuning):
+        monkeypatch.setattr(module, "fine_grid", partial(fine_grid, levels=12))
     ours, model = made_up_extractor(0), load_model(RUN)
-    begin = Tuned("ddim", model.fingerprint, *fits.Coefficients.ddim(make_grid(model.schedule, 3)).plain())
+    begin = Tuned("ddim", model.fingerprint, *Coefficients.ddim(make_grid(model.schedule, 3)).plain())
     made = tune(
-        RUN, (3,), fit="features", against="real.npy", extractor="extractor0.safetensors", judge="extractor1.safetensors", n=16,
-        n_judge=64, begin={3: begin}, descent=Descent(rounds=2, steps=8, batch=64, remember=256, rate=0.05), progress=False,
+        RUN, (3,), fit="features", against="real.npy", extractor="e0.safetensors", heldout_extractor="e1.safetensors", n=16,
+        n_heldout=64, init_from={3: begin}, rounds=2, steps=8, batch=64, remember=256, rate=0.05, progress=False,
     )[0].fit  # fmt: skip
     real = FeatureStats.of(ours.features(np.load("real.npy")), ours.fingerprint)
 

@@ -15,7 +15,7 @@ RECORD: dict[str, str] = {}
 """Records of samples: record.json, and `record` in .npz files."""
 SCORE = {"warrant": "check_result"}
 """Lines of scores.jsonl and comparisons.jsonl."""
-FITTED: dict[str, str] = {}
+FITTED = {"how.began with": "how.start", "how.judge": "how.heldout"}
 """JSON files of fitted samplers."""
 EXTRACTOR = {"check.ladders": "check.corruptions"}
 """Headers of extractor files."""

@@ -1,7 +1,7 @@
-"""A loss that pulls feature statistics of generated images to those of real ones: the Fréchet distance, with a gradient.
+"""The Fréchet distance between feature statistics of generated and real images as a loss with a gradient.
 
-Watson et al. 2022 (arXiv:2202.05830) fit samplers by such a loss on single batches. The distance of a batch of a hundred is
-mostly bias, so here it is that of a few thousand images: the present batch has gradients, those before it are remembered.
+Watson et al. 2022 (arXiv:2202.05830) fit samplers by such a loss on single batches. The distance of a batch of a hundred images
+is mostly bias, so this one is of a few thousand: the current batch has a gradient, and features of those before it are kept.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ from alphabar.features.stats import FeatureStats
 
 @runtime_checkable
 class Embeds(Protocol):
-    """An extractor through which gradients flow: images NCHW in [-1, 1] -> features."""
+    """An extractor with gradients: images NCHW in [-1, 1] -> features."""
 
     dim: int
     fingerprint: str
@@ -25,13 +25,20 @@ class Embeds(Protocol):
     def embed(self, x: Images, /) -> Features: ...
 
 
-class FrechetPull:
+class FrechetLoss:
     """|m - m_r|^2 + tr(C + C_r - 2 (C_r^{1/2} C C_r^{1/2})^{1/2}) of the last `remember` images against real ones.
 
-    extractor: its `embed` has gradients. real: statistics of the real images' features. crop: pixels to cut from each side.
-    The value has the gradient of the present batch: with G = I - C_r^{1/2} (C_r^{1/2} C C_r^{1/2})^{-1/2} C_r^{1/2}, that of
-    an image with features f is 2 (m - m_r) . f + (f - m)^T G (f - m), the distance's first-order expansion.
-    Raises ValueError for statistics of another extractor.
+    Its gradient is that of the current batch: with G = I - C_r^{1/2} (C_r^{1/2} C C_r^{1/2})^{-1/2} C_r^{1/2}, an image with
+    features f contributes 2 (m - m_r) . f + (f - m)^T G (f - m), the first-order expansion of the distance.
+
+    Args:
+        extractor: its `embed` has gradients.
+        real: statistics of the real images' features.
+        remember: images in the statistics.
+        crop: pixels to cut from each side of the images.
+
+    Raises:
+        ValueError: for statistics of another extractor.
     """
 
     def __init__(self, extractor: Embeds, real: FeatureStats, *, remember: int = 4096, crop: int = 0) -> None:
@@ -44,18 +51,18 @@ class FrechetPull:
         self.cov = real.cov.double().cpu()
         values, vectors = torch.linalg.eigh(self.cov)
         self.root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-        self._before: deque[Tensor] = deque()
+        self._batches: deque[Tensor] = deque()
 
     def forget(self) -> None:
-        """Remembers nothing any more."""
-        self._before.clear()
+        """Removes the features of all images."""
+        self._batches.clear()
 
     def add(self, images: Images) -> None:
-        """Features of images that are remembered without a gradient: to begin with some thousand of them."""
+        """Adds features of images to the statistics, without a gradient: some thousand of them before the first loss."""
         with torch.no_grad():
             self._push(self._embed(images).detach())
 
-    def __call__(self, images: Images, rows: Sequence[int] = ()) -> Tensor:
+    def __call__(self, images: Images, indices: Sequence[int] = ()) -> Tensor:
         f = self._embed(images)
         self._push(f.detach())
         m, c, values, vectors = self._spectrum()
@@ -68,18 +75,18 @@ class FrechetPull:
         return out
 
     def distance(self) -> float:
-        """That of all images remembered. Raises ValueError for fewer than two."""
-        if sum(len(b) for b in self._before) < 2:
+        """The distance of the images in the statistics. Raises ValueError for fewer than two."""
+        if sum(len(b) for b in self._batches) < 2:
             raise ValueError("a distance needs at least two images: add some")
         m, c, values, _ = self._spectrum()
         return float(self._value(m, c, values))
 
     def _spectrum(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean and covariance of what is remembered, and eigenvalues and eigenvectors of C_r^{1/2} C C_r^{1/2}."""
-        known = torch.cat(list(self._before)).double().cpu()
-        m, c = known.mean(0), known.T.cov()
+        """Mean and covariance of the features, and eigenvalues and eigenvectors of C_r^{1/2} C C_r^{1/2}."""
+        features = torch.cat(list(self._batches)).double().cpu()
+        m, c = features.mean(0), features.T.cov()
         values, vectors = torch.linalg.eigh(self.root @ c @ self.root)
-        return m, c, values.clamp_min(float(values[-1]) * 1e-14), vectors  # rounding leaves none that are 0 or below
+        return m, c, values.clamp_min(float(values[-1]) * 1e-14), vectors  # above 0 also after rounding
 
     def _value(self, m: Tensor, c: Tensor, values: Tensor) -> Tensor:
         return (m - self.mean).square().sum() + (c + self.cov).diagonal().sum() - 2 * values.sqrt().sum()
@@ -90,6 +97,6 @@ class FrechetPull:
         return self.extractor.embed(x.contiguous(memory_format=torch.channels_last))
 
     def _push(self, f: Tensor) -> None:
-        self._before.append(f)
-        while len(self._before) > 1 and sum(len(b) for b in self._before) - len(self._before[0]) >= self.remember:
-            self._before.popleft()
+        self._batches.append(f)
+        while len(self._batches) > 1 and sum(len(b) for b in self._batches) - len(self._batches[0]) >= self.remember:
+            self._batches.popleft()

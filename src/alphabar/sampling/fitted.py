@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from alphabar.core.files import write_atomically
+from alphabar.core.stored_names import FITTED, renamed
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.schedule.grid import check_grid
 
@@ -88,23 +89,24 @@ class Tuned:
     @property
     def digest(self) -> str:
         """Sixteen hex digits over the numbers: what a sampling record names it by."""
-        told = {k: v for k, v in asdict(self).items() if k not in ("how", "name")}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        numbers = {k: v for k, v in asdict(self).items() if k not in ("how", "name")}
+        return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
 
     @staticmethod
-    def from_json(told: Any, where: str = "a fitted sampler") -> "Tuned":
+    def from_json(data: Any, where: str = "a fitted sampler") -> "Tuned":
         """Raises ValueError, naming what is wrong, for anything that `to_json` has not written."""
-        if not isinstance(told, dict) or told.get("format") != FORMAT:
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"{where} is no fitted sampler of format {FORMAT}, as `alphabar tune` writes them")
         try:
-            threshold, most = told["threshold"], told["threshold_max"]
+            data = renamed(data, FITTED)
+            threshold, most = data["threshold"], data["threshold_max"]
             return Tuned(
-                str(told["name"]), str(told["model"]), _numbers(told["sigmas"]), _numbers(told["keep"]),
-                tuple(_numbers(row) for row in _bounded(told["mix"])), _numbers(told["fresh"]), float(told["clip"]),
-                None if threshold is None else float(threshold), None if most is None else float(most), _notes(told["how"]),
+                str(data["name"]), str(data["model"]), _numbers(data["sigmas"]), _numbers(data["keep"]),
+                tuple(_numbers(row) for row in _bounded(data["mix"])), _numbers(data["fresh"]), float(data["clip"]),
+                None if threshold is None else float(threshold), None if most is None else float(most), _notes(data["how"]),
             )  # fmt: skip
         except (KeyError, TypeError) as e:
             raise ValueError(f"{where} is not whole: {e}") from e
@@ -191,10 +193,10 @@ def load_tuned(path: str | Path) -> Tuned:
     if path.stat().st_size > 64 * 2**20:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes: no fitted sampler is as large")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and lists of thousands of lists
         raise ValueError(f"{path} is no JSON ({e}): a fitted sampler is what `alphabar tune` writes") from e
-    return Tuned.from_json(told, str(path))
+    return Tuned.from_json(data, str(path))
 
 
 def all_tuned(folders: Sequence[Path], model: str | None = None) -> list[Tuned]:
