@@ -231,7 +231,7 @@ def test_the_report_shows_the_front_of_a_stored_sweep(done: Sweep, tmp_path: Pat
     for path in (run / "sweeps" / "mine" / "rows").glob("*.json"):
         path.unlink()
     assert "no setting of the sweep" in write_report([run], tmp_path / "page.html").read_text()
-    with pytest.raises(ValueError, match="is no sweep that can be shown"):
+    with pytest.raises(ValueError, match="does not hold a sweep that can be shown"):
         write_report([run], tmp_path / "page.html", sweeps=[tmp_path])
 
 
