@@ -47,7 +47,8 @@ def test_a_clear_difference_has_a_verdict_either_way_round(evaluator: ImageEval)
         json.dumps(c.to_json())
 
 
-def test_two_halves_of_one_set_are_not_told_apart(evaluator: ImageEval) -> None:
+@pytest.mark.slow
+def test_two_halves_of_one_set_are_rarely_decided(evaluator: ImageEval) -> None:
     """At 95 % every twentieth comparison decides by chance: at most 4 of 20 do, but for one run in 700."""
     wrong: dict[str, int] = dict.fromkeys(METRICS, 0)
     for k in range(20):

@@ -24,7 +24,7 @@ from tests.conftest import ASSETS
 from tests.fixtures.sets import image_set, stripes
 
 Array = NDArray[Any]
-JUDGED = ("blur", "noise", "contrast", "range", "inverted", "shift")
+TESTED = ("blur", "noise", "contrast", "range", "inverted", "shift")
 
 
 @dataclass
@@ -105,11 +105,11 @@ def test_an_extractor_fails_just_what_it_is_blind_to(
     garments: tuple[ImageSet, ImageSet], function: Callable[[Array], Array], dim: int, blind_to: set[str]
 ) -> None:
     reference, others = garments
-    found = check(Made(function, dim), reference, floor_images=others, n=800, corruptions=JUDGED)
+    found = check(Made(function, dim), reference, floor_images=others, n=800, corruptions=TESTED)
     assert not_ranked(found) == blind_to
     assert blind_to <= not_ranked(found, "kid")
     assert (found.verdict == "passed") == (not found.failed)
-    assert {name for name in JUDGED if name in found.verdict} == blind_to | not_ranked(found, "kid")
+    assert {name for name in TESTED if name in found.verdict} == blind_to | not_ranked(found, "kid")
 
 
 @pytest.mark.parametrize(("function", "dim"), [(lambda x: np.ones((len(x), 5)), 5), (chance, 6)])
@@ -153,7 +153,8 @@ def test_without_labels_classes_are_clusters(garments: tuple[ImageSet, ImageSet]
     assert found.corruptions[0].ranked["fid"]
 
 
-def test_the_rise_is_as_uncertain_as_it_says() -> None:
+@pytest.mark.slow
+def test_the_standard_error_of_the_rise_is_its_scatter() -> None:
     """Over many draws of Gaussian images, rises scatter as their standard errors say."""
     rng = np.random.default_rng(0)
 
@@ -169,8 +170,8 @@ def test_the_rise_is_as_uncertain_as_it_says() -> None:
         values = np.array(
             [[[each.rise[metric].value, each.rise[metric].se] for each in severities] for severities in found], float
         )
-        scatter, said = values[..., 0].std(0, ddof=1), np.sqrt((values[..., 1] ** 2).mean(0))
-        assert (np.abs(said / scatter - 1) < 0.4).all(), metric  # 40 draws: the scatter itself is known to 11 %
+        scatter, stated = values[..., 0].std(0, ddof=1), np.sqrt((values[..., 1] ** 2).mean(0))
+        assert (np.abs(stated / scatter - 1) < 0.4).all(), metric  # 40 draws: the scatter itself is known to 11 %
 
 
 def test_other_types_of_pixels_and_what_is_left_out(garments: tuple[ImageSet, ImageSet]) -> None:

@@ -50,6 +50,7 @@ def test_float32_products_hold_where_the_mean_dwarfs_the_spread() -> None:
     assert kid(x, y).value == pytest.approx(kid(x, y, dtype=torch.float64).value, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_unbiased_at_any_number_of_images() -> None:
     # one distribution on both sides: the mean over many draws is 0 within 4 standard errors, and far from the biased value
     rng = np.random.default_rng(1)

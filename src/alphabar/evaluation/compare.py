@@ -10,37 +10,29 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.measured import Measured
 from alphabar.evaluation.score import HIGHER, METRICS, TITLES, Score
 
-POWER = 0.8  # the chance that the number of images named will decide, if the difference is the one found
+POWER = 0.8  # probability that the recommended number of images decides, if the difference is the one found
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two sets of images, a and b, under one protocol.
-
-    difference: a - b, with an interval of this metric alone. verdict: "better", "worse" (a than b, as this metric has it),
-    "not decided", or "the same images"; by `holm` over all metrics compared. paired: image k of both was made from the same
-    noise. more: where it is not decided, how many images on either side would decide it with a chance of 80 %, were the
-    difference the one found; None where it is decided, or where the reference's own chance is too large for any number.
-    words: all that in a sentence.
-    """
+    """One metric of two sets of images, a and b, under one protocol."""
 
     metric: str
     a: Score
     b: Score
-    difference: Estimate
-    paired: bool
-    verdict: str
-    more: int | None
-    words: str
+    difference: Estimate  # a - b, with an interval for this metric alone
+    paired: bool  # image k of both sets was made from the same noise
+    verdict: str  # of a: "better", "worse", "not decided" or "the same images"; by `holm` over all metrics compared
+    more: int | None  # images per side that decide it with probability `POWER`; None: decided, or no number would
+    words: str  # all of that in a sentence
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for json.dumps."""
-        out = asdict(self)
-        return {**out, "a": self.a.to_json(), "b": self.b.to_json()}
+        return {**asdict(self), "a": self.a.to_json(), "b": self.b.to_json()}
 
 
 def compare(
-    evaluate: ImageEval,
+    evaluator: ImageEval,
     a: Any,
     b: Any,
     *,
@@ -49,36 +41,57 @@ def compare(
     metrics: Sequence[str] = METRICS,
     level: float = LEVEL,
 ) -> list[Comparison]:
-    """a against b by every metric, on the same real images. Images and records: as `ImageEval.score` takes them.
+    """Compares images a with images b by every metric, against the same real images.
 
-    Sets whose records say the same seed and the same first image were made from the same noise: they are compared image by
-    image, which leaves only what differs. Raises ProtocolError, which names the field, for unlike numbers of images.
+    Sets whose records have the same seed and the same first image were made from the same noise. They are compared image by
+    image, so that what both share cancels and the interval is narrower.
+
+    Args:
+        evaluator: Holds the real images and the extractor.
+        a: Images, as `ImageEval.score` takes them.
+        b: As many images.
+        names: Names of a and b in sentences.
+        records: Sampling records of a and b, where they are not Samples.
+        metrics: Some of `alphabar.evaluation.score.METRICS`; all by default.
+        level: Of the intervals, and of the verdicts of all metrics together.
+
+    Raises:
+        ProtocolError: For different numbers of images; its `field` names what differs.
+
+    >>> import numpy as np
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (96, 28, 28, 1), dtype=np.uint8)
+    >>> evaluator = ImageEval("bundled", pixels[:32], floor_images=pixels[32:64], cache=False)
+    >>> print(compare(evaluator, pixels[64:80], pixels[64:80], metrics=["kid"])[0].words)
+    KID: A and B score the same
     """
-    first, second = (evaluate.measure(images, record, metrics) for images, record in zip((a, b), records, strict=True))
+    first, second = (evaluator.measure(images, record, metrics) for images, record in zip((a, b), records, strict=True))
     return compare_measured(first, second, names=names, level=level)
 
 
 def compare_measured(a: Measured, b: Measured, *, names: tuple[str, str] = ("A", "B"), level: float = LEVEL) -> list[Comparison]:
-    """`compare` of what one ImageEval has measured."""
+    """`compare` for results of `ImageEval.measure` by one evaluator."""
     same = a.images == b.images
     gaps = {}
     for metric in a.scores:
-        one, other = a.scores[metric], b.scores[metric]
-        gap, paired = float(one - other), same_noise(one, other)  # the difference of unlike protocols is refused
+        first, second = a.scores[metric], b.scores[metric]
+        gap, paired = float(first - second), same_noise(first, second)  # raises ProtocolError for different protocols
         found = difference(a.expansions[metric], b.expansions[metric], paired=paired, level=level)
         gaps[metric] = Estimate(gap, found.se, found.interval, found.level, found.note)
     decided = holm([abs(e.value) / e.se if e.se else 0.0 for e in gaps.values()], level)
     return [
-        _compared(a.scores[m], b.scores[m], a.expansions[m], b.expansions[m], gaps[m], yes, same, len(gaps), names)
+        _comparison(a.scores[m], b.scores[m], a.expansions[m], b.expansions[m], gaps[m], yes, same, len(gaps), names)
         for m, yes in zip(gaps, decided, strict=True)
     ]
 
 
 def holm(sizes: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Which of several differences, given in standard errors, are decided at a level that holds for all of them together.
+    """Which of several differences, in standard errors, are significant at a level that holds for all of them together.
 
-    Sets of equal worth are then told apart by any metric in at most 5 % of comparisons, however many metrics are looked at
-    (Holm 1979: the largest must pass for k looks, the next for k - 1, and so on; none after one that does not).
+    Equally good sets are then declared different by any metric in at most 5 % of comparisons, however many metrics are looked at
+    (Holm 1979: the largest must pass at the level for k tests, the next at that for k - 1, and so on, to the first that fails).
+
+    >>> holm([2.1, 4.0, 0.3])
+    [False, True, False]
     """
     decided = [False] * len(sizes)
     order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
@@ -90,49 +103,50 @@ def holm(sizes: Sequence[float], level: float = LEVEL) -> list[bool]:
 
 
 def same_noise(a: Score, b: Score) -> bool:
-    """Whether image k of both was made from the same noise, as their records say."""
+    """Whether image k of both was made from the same noise, according to their records."""
     return a.n == b.n and a.seeds is not None and a.seeds == b.seeds and "seed" in a.seeds
 
 
-def _compared(
+def _comparison(
     a: Score, b: Score, x: Expansion, y: Expansion, found: Estimate, decided: bool, same: bool, looks: int, names: tuple[str, str]
 ) -> Comparison:
     gap, paired = found.value, same_noise(a, b)
-    title = TITLES[a.metric]
+
+    def result(verdict: str, words: str, more: int | None = None) -> Comparison:
+        return Comparison(a.metric, a, b, found, paired, verdict, more, f"{TITLES[a.metric]}: {words}")
+
     if same:
-        return Comparison(
-            a.metric, a, b, found, paired, "the same images", None, f"{title}: {names[0]} and {names[1]} score the same"
-        )
-    if gap == 0 and found.se == 0:  # as two precisions of 0: what every image shares says nothing of how sure that is
+        return result("the same images", f"{names[0]} and {names[1]} score the same")
+    if gap == 0 and found.se == 0:  # as for two precisions of 0: images that all count alike give no standard error
         found = Estimate(gap, None, None, found.level, f"no interval: both score {a.value:.4g}, and every image counts alike")
     if found.interval is None or found.se is None:
-        return Comparison(a.metric, a, b, found, paired, "not decided", None, f"{title}: not decided; {found.note}")
+        return result("not decided", f"not decided; {found.note}")
     low, high = found.interval
     interval = f"{gap:+.3g} [{low:+.3g}, {high:+.3g}]"
-    if not decided:
-        # of more images than pairs are looked at, more would change nothing
-        more = None if x.n < a.n else _more(x, y, gap, paired, 1 - (1 - found.level) / looks)  # the strictest of Holm's steps
-        if more is None:
-            rest = f"no number of images would decide it against {a.n_reference:,} real ones"
-        else:
-            rest = f"about {more - a.n:,} more images on either side would, if the difference is the one found"
-        if not low <= 0 <= high:
-            rest = f"0 lies outside the interval, but not far enough for one of {looks} metrics looked at; {rest}"
-        return Comparison(a.metric, a, b, found, paired, "not decided", more, f"{title}: not decided, {interval}; {rest}")
-    verdict = "better" if (gap > 0) == (a.metric in HIGHER) else "worse"
-    return Comparison(
-        a.metric, a, b, found, paired, verdict, None, f"{title}: {names[0]} is {verdict} than {names[1]}, {interval}"
-    )
+    if decided:
+        verdict = "better" if (gap > 0) == (a.metric in HIGHER) else "worse"
+        return result(verdict, f"{names[0]} is {verdict} than {names[1]}, {interval}")
+    # where only a part of the images is compared in pairs, more images would change nothing
+    more = (
+        None if x.n < a.n else _images_needed(x, y, gap, paired, 1 - (1 - found.level) / looks)
+    )  # the strictest of Holm's steps
+    if more is None:
+        rest = f"no number of images would decide it against {a.n_reference:,} real ones"
+    else:
+        rest = f"about {more - a.n:,} more images on either side would, if the difference is the one found"
+    if not low <= 0 <= high:
+        rest = f"0 lies outside the interval, but not far enough for one of {looks} metrics looked at; {rest}"
+    return result("not decided", f"not decided, {interval}; {rest}", more)
 
 
-def _more(x: Expansion, y: Expansion, gap: float, paired: bool, level: float) -> int | None:
-    """Images a side at which the difference found would be (z of the level + z of the power) standard errors."""
+def _images_needed(x: Expansion, y: Expansion, gap: float, paired: bool, level: float) -> int | None:
+    """Images per side at which the difference found would be (z of the level + z of the power) standard errors."""
     wanted = (abs(gap) / (normal_quantile(level) + normal_quantile(2 * POWER - 1))) ** 2
     own, shared, second = variance_parts(x, y, paired=paired)
     target = wanted - shared  # the reference's part stays, however many images are made
     if gap == 0 or target <= 0:
         return None
-    # at n / r images own falls as r and the second order about as r^2
+    # at n / r images, own is multiplied by r and the second order by about r^2
     r = (math.sqrt(own**2 + 4 * second * target) - own) / (2 * second) if second > 0 else target / max(own, 1e-300)
     if r < 1e-7:
         return None

@@ -1,5 +1,7 @@
-"""The real-against-real floor: which real images stand in for a perfect model's, so that a score has something to be
-compared with. They are never among the reference's."""
+"""The real images behind the floor: the score that as many real images get, as a perfect model would.
+
+They are never in the reference, because a score against themselves would be too good.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,33 +22,37 @@ from alphabar.data.values import to_depth
 
 @dataclass(frozen=True, eq=False)
 class Real:
-    """Real images on both sides: the reference, and a pool that shares no image with it. Fingerprints: of content."""
+    """Real images on both sides: the reference, and a pool for the floor that shares no image with it."""
 
     reference: Pixels
     reference_name: str
-    reference_fingerprint: str
+    reference_fingerprint: str  # of the content
     pool: Shaped[np.ndarray, "m h w c"]
     pool_source: str  # in words
 
     def floor_order(self, seed: int) -> NDArray[np.int64]:
-        """The order in which the pool's images are taken: the first n of it are the floor at n."""
+        """The random order in which the pool's images are used: the first n of it are the floor at n."""
         return seeds.generator(seed, stream=seeds.SUBSET).permutation(len(self.pool))
 
 
 def floor_sets(n: int, pool: int) -> int:
-    """Disjoint sets of n images that the floor is the mean of: as many as a pool of `pool` images holds, at most 8."""
+    """Number of disjoint sets of n images that the floor is averaged over: as many as the pool has, at most 8."""
     return max(1, min(8, pool // n))
 
 
 def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | None = None) -> Real:
-    """Reference and floor pool, chosen so:
+    """Chooses the reference and the pool of the floor.
 
-    - floor_images, where given, without those that are also in the reference;
-    - for the test split of a set known by name: the part of its train split that is held out by content (`HOLDOUT`);
-    - otherwise the reference is halved by content, and one half is the reference from then on.
+    The pool is `floor_images` where given, without those that are also in the reference. For the test split of a set known by
+    name it is the part of the train split that is held out by content (`HOLDOUT`). Otherwise the reference is halved by content,
+    and one half remains the reference.
 
-    reference: a set, an array of images as `check_images` takes it, or a set's name ("fashion_mnist:test").
-    Raises ValueError when nothing is left for the floor.
+    Args:
+        reference: An ImageSet, an array of images as `check_images` takes it, or a set's name ("fashion_mnist:test").
+        floor_images: Real images for the pool, or None.
+
+    Raises:
+        ValueError: When no image is left for the pool, or shapes differ.
     """
     if isinstance(reference, str):
         reference = load(*parse_set(reference))
@@ -61,15 +67,15 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
         return _disjoint(pixels, name, hashes, pool, floor_hashes, f"floor images given ({floor_name})")
     if isinstance(reference, ImageSet) and reference.split == "test" and reference.name in NAMED:
         train = load(reference.name, "train")
-        _, held = holdout(train.pixels, hashes=train.hashes)
+        _, heldout = holdout(train.pixels, hashes=train.hashes)
         source = f"{train.name}:train, the part held out by content"
-        return _disjoint(pixels, name, hashes, train.pixels[held], train.hashes[held], source)
+        return _disjoint(pixels, name, hashes, train.pixels[heldout], train.hashes[heldout], source)
     middle = np.sort(hashes)[len(hashes) // 2]
     upper = hashes >= middle
     if upper.all():
         raise ValueError(
-            f"the reference ({len(pixels)} images) cannot be halved for the real-against-real floor, it is one image "
-            "many times over: pass floor_images, real images that are not in the reference"
+            f"the reference ({len(pixels)} images) cannot be halved for the floor, because they are copies of one "
+            "image: pass floor_images, real images that are not in the reference"
         )
     half = pixels[upper]
     source = f"half of the reference ({name}), by content"
@@ -77,7 +83,7 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
 
 
 def _open(images: ImageSet | Any, name: str, depth: DTypeLike | None = None) -> tuple[str, Pixels, NDArray[np.uint64]]:
-    """Name, pixels and hashes; at another depth than their own where one is given."""
+    """Name, pixels and hashes of images, converted to a depth where one is given."""
     if isinstance(images, ImageSet) and depth in (None, images.pixels.dtype):
         return f"{images.name}:{images.split}", images.pixels, images.hashes
     pixels = images.pixels if isinstance(images, ImageSet) else check_images(images)
@@ -97,7 +103,7 @@ def _disjoint(
     if not new.any():
         raise ValueError(
             f"all {len(pool)} floor images are in the reference as well, so the floor would measure nothing: give real "
-            "images that the reference does not hold"
+            "images that are not in the reference"
         )
     if not new.all():
         source += f", without {int((~new).sum())} that the reference also holds"

@@ -1,4 +1,4 @@
-"""FID and KID of the averaged model while it trains, in the run's log."""
+"""FID and KID of the averaged (EMA) model during training, in the run's log."""
 
 import sys
 
@@ -9,12 +9,21 @@ from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
 from alphabar.training.hooks import Hook, Training
 
-METRICS = ("fid", "kid")  # the others take as long as training in between does
+METRICS = ("fid", "kid")  # the others take as long as the training between two scores
 
 
 class ScoreSamples(Hook):
-    """Every `every` images: n samples by DDIM in `steps` calls, always from the same seeds, against real images; of all
-    classes in turns where the model knows some."""
+    """Scores n DDIM samples of the averaged model against real images, every `every` training images.
+
+    All scores use the same seeds. A conditional model draws its classes in turns.
+
+    Args:
+        evaluator: Holds the real images and the extractor.
+        every: Training images between two scores.
+        n: Samples per score.
+        steps: Network calls per sample.
+        seed: Of the samples.
+    """
 
     def __init__(self, evaluator: ImageEval, every: int, n: int = 1024, steps: int = 25, seed: int = 1) -> None:
         self.evaluator, self.every, self.n, self.steps, self.seed = evaluator, every, n, steps, seed
@@ -30,5 +39,5 @@ class ScoreSamples(Hook):
                 if score.metric == "fid":
                     training.improved("fid", score.value)
         training.report("score", scores=[s.to_json() for s in scores])
-        line = ", ".join(f"{s.metric.upper()} {s.value:.4g} (real against real {s.floor:.4g})" for s in scores)
+        line = ", ".join(f"{s.metric.upper()} {s.value:.4g} (floor {s.floor:.4g})" for s in scores)
         print(f"after {training.images} images, {self.n} samples, {self.steps} calls: {line}", file=sys.stderr)
