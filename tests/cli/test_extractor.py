@@ -33,14 +33,14 @@ def test_an_extractor_is_trained_without_labels_and_checked(small_data: Path, tm
     assert record["method"] == "self-supervised: SimCLR"
     path = tmp_path / "x" / "x.safetensors"
     command = ["extractor", "check", str(path), "--against", "fashion_mnist:test", "--n", "64", "--json"]
-    assert read_extractor(path).warrant == "not checked"
+    assert read_extractor(path).check_result == "not checked"
     found = json.loads(alphabar(*command, cwd=tmp_path).stdout)
     assert found["marked"]
     assert (tmp_path / "x_check.png").exists()
     checked = read_extractor(path)
-    assert checked.warrant == found["verdict"]
+    assert checked.check_result == found["verdict"]
     assert checked.fingerprint == record["fingerprint"]
-    assert checked.warrant_of("fid") == "not checked"  # 64 images are too few for it
+    assert checked.check_result_of("fid") == "not checked"  # 64 images are too few for it
 
 
 def test_a_set_without_labels_says_what_to_type(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.check_result import CheckResult
 from alphabar.evaluation.corruption_check import ALL, check
 from alphabar.evaluation.corruption_scores import METRICS
-from alphabar.features.extractor import BUNDLED, Extractor, mark, read_extractor
+from alphabar.features.extractor import BUNDLED, Extractor, read_extractor, write_check_result
 from alphabar.report.corruption_sheet import draw_check, table
 from tests.conftest import ASSETS
 from tests.fixtures.sets import image_set, stripes
@@ -225,22 +225,22 @@ def test_where_there_are_no_influences_groups_tell_the_error(garments: tuple[Ima
 
 def test_the_mark_is_in_the_file_and_the_fingerprint_stays(toy_extractor: Extractor, tmp_path: Path) -> None:
     path = toy_extractor.save(tmp_path / "x.safetensors")
-    assert read_extractor(path).warrant == "not checked"
+    assert read_extractor(path).check_result == "not checked"
     found = check(read_extractor(path), stripes(400, 5), n=100, corruptions=["noise", "shift"])
-    marked = mark(path, found.summary())
+    marked = write_check_result(path, found.summary())
     again = read_extractor(path)
-    assert again.warrant == marked.warrant == found.verdict
+    assert again.check_result == marked.check_result == found.verdict
     assert again.fingerprint == toy_extractor.fingerprint
     pixels = stripes(10, 1).pixels
     assert bool((again.features(pixels) == toy_extractor.features(pixels)).all())
     assert again.check is not None
     assert again.check["corruptions"]["noise"]["n"] == 100
     failed = [result.name for result in found.corruptions if not result.ranked["kid"]]
-    assert again.warrant_of("kid") == (f"failed: {', '.join(failed)}" if failed else "passed")
-    assert again.warrant_of("precision") == "not checked"
-    assert read_extractor(again.save(tmp_path / "y.safetensors")).warrant == found.verdict
+    assert again.check_result_of("kid") == (f"failed: {', '.join(failed)}" if failed else "passed")
+    assert again.check_result_of("precision") == "not checked"
+    assert read_extractor(again.save(tmp_path / "y.safetensors")).check_result == found.verdict
     with pytest.raises(ValueError, match="cannot be written into"):
-        mark(path, {**found.summary(), "extractor": "0" * 16})
+        write_check_result(path, {**found.summary(), "extractor": "0" * 16})
 
 
 def test_picture_table_and_json(garments: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
@@ -264,8 +264,8 @@ def test_the_bundled_extractor_says_what_was_measured() -> None:
     bundled = read_extractor(BUNDLED)
     assert bundled.check is not None
     assert set(bundled.check["corruptions"]) == set(ALL)
-    assert bundled.warrant_of("fid") == "passed"
-    assert bundled.warrant_of("kid") == "failed: noise, jpeg"  # their weakest severities, 8 grey levels and quality 30
+    assert bundled.check_result_of("fid") == "passed"
+    assert bundled.check_result_of("kid") == "failed: noise, jpeg"  # their weakest severities, 8 grey levels and quality 30
     assert bundled.check["reference_name"] == "fashion_mnist:test"
     assert {result["n"] for name, result in bundled.check["corruptions"].items() if name != "missing classes"} == {2000}
     assert all(result["ranked"]["fid"] for result in bundled.check["corruptions"].values())

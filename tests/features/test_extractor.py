@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.features.extractor import BUNDLED, Classifier, Extractor, fingerprint
+from alphabar.features.classifier import Classifier
+from alphabar.features.extractor import BUNDLED, Extractor, fingerprint
 from alphabar.features.load import load_extractor
 from alphabar.features.supervised import augment, train_extractor
 from alphabar.features.train import Epoch

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alphabar.data.image_set import ImageSet
-from alphabar.features.extractor import Classifier, Extractor, read_extractor
+from alphabar.features.classifier import Classifier
+from alphabar.features.extractor import Extractor, read_extractor
 from alphabar.features.simclr import METHOD, train_self_supervised, views
 from alphabar.features.supervised import train_extractor
 from alphabar.features.train import Epoch

@@ -14,8 +14,9 @@ from alphabar.denoiser.model import Model, build
 from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
+from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import BUNDLED as BUNDLED_EXTRACTOR
-from alphabar.features.extractor import Classifier, Extractor
+from alphabar.features.extractor import Extractor
 from alphabar.report.demo_page import intervals_in_words, table, write_demo
 from alphabar.report.words import bracket, kid, sig
 from alphabar.results.demo import SETTINGS, Demo, DemoResult, DemoSetting

@@ -20,7 +20,8 @@ from alphabar.denoiser.model import Model, build, save_weights
 from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features.extractor import Classifier, Extractor
+from alphabar.features.classifier import Classifier
+from alphabar.features.extractor import Extractor
 from alphabar.features.load import load_extractor
 from alphabar.fitting import problem, real_images, rounds
 from alphabar.fitting.coefficients import Coefficients

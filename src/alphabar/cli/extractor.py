@@ -123,7 +123,7 @@ def check(
     path = Path(extractor)
     marked = mark and found.complete and path.is_file()
     if marked:
-        files.mark(path, found.summary())
+        files.write_check_result(path, found.summary())
     picture = draw_check(found, out or Path(f"{path.stem}_check.png")) if found.corruptions else None
     if as_json:
         picture_name = None if picture is None else str(picture)

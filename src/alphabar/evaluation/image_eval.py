@@ -253,9 +253,9 @@ class ImageEval:
     def _check_result(self, metric: str) -> str:
         """What `alphabar extractor check` found of the extractor: for the metric, where corruptions were ranked by it."""
         by = {"fid": "fid", "fid_infinity": "fid", "kid": "kid"}.get(metric)
-        if by is not None and (of_metric := getattr(self.extractor, "warrant_of", None)) is not None:
+        if by is not None and (of_metric := getattr(self.extractor, "check_result_of", None)) is not None:
             return str(of_metric(by))
-        return str(getattr(self.extractor, "warrant", "not checked"))
+        return str(getattr(self.extractor, "check_result", "not checked"))
 
     def _estimates(self, side: FeatureSet, metrics: Sequence[str]) -> dict[str, tuple[Estimate, Expansion]]:
         real = self._reference

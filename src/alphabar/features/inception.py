@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from alphabar.core.types import Features, Images
 from alphabar.data.cache import cache_folder
+from alphabar.features.classifier import fold_norm
 from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.features.read_pth import fetch, read_weights, sha256_of
 
@@ -147,15 +148,10 @@ class _ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)), inplace=not torch.is_grad_enabled())
 
-    @torch.no_grad()
     def fold(self) -> None:
-        norm = self.bn
-        if isinstance(norm, nn.Identity) or norm.running_mean is None or norm.running_var is None:
-            return
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        self.conv.weight.copy_(self.conv.weight.double() * scale[:, None, None, None])
-        self.conv.bias = nn.Parameter((norm.bias.double() - norm.running_mean.double() * scale).to(self.conv.weight.dtype))
-        self.bn = nn.Identity()
+        if isinstance(self.bn, nn.BatchNorm2d):
+            fold_norm(self.conv, self.bn)
+            self.bn = nn.Identity()
 
 
 class _Mixed(nn.Module):

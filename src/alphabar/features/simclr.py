@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from alphabar.core.options import takes
 from alphabar.core.types import Images
 from alphabar.data.images import to_model
-from alphabar.features.extractor import Classifier, Extractor
+from alphabar.features.classifier import Classifier
+from alphabar.features.extractor import Extractor
 from alphabar.features.options import SimCLROptions
 from alphabar.features.train import Epoch, Indices, make_extractor, pick_device, precision, run_epochs, split
 

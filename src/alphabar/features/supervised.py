@@ -14,7 +14,8 @@ from alphabar.core.options import takes
 from alphabar.core.types import Pixels
 from alphabar.data.images import to_model
 from alphabar.data.values import scale_of
-from alphabar.features.extractor import Classifier, Extractor
+from alphabar.features.classifier import Classifier
+from alphabar.features.extractor import Extractor
 from alphabar.features.options import SupervisedOptions
 from alphabar.features.train import Epoch, Indices, make_extractor, pick_device, precision, run_epochs, split
 

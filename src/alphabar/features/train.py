@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from alphabar.core import seeds
 from alphabar.core.progress import track
 from alphabar.data.split import holdout
-from alphabar.features.extractor import Classifier, Extractor
+from alphabar.features.classifier import Classifier
+from alphabar.features.extractor import Extractor
 from alphabar.features.options import ExtractorOptions
 
 if TYPE_CHECKING:
