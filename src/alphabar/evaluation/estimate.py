@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float64
-from scipy.special import stdtrit
 from torch import Tensor
 
 LEVEL = 0.95  # of every interval, unless another level is asked for
@@ -28,6 +27,8 @@ def student_quantile(level: float, freedom: int) -> float:
     """
     if not 0 < level < 1 or freedom < 1:
         raise ValueError(f"level {level} with {freedom} degrees of freedom: give a level between 0 and 1, and 1 or more degrees")
+    from scipy.special import stdtrit  # imported here, as it costs half a second
+
     return float(stdtrit(freedom, 0.5 + level / 2))
 
 

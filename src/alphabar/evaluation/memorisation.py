@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 from torch import Tensor
 
 from alphabar.core.types import Features, Pixels
@@ -316,6 +315,8 @@ def pairs_sheet(found: Memorisation, generated: NDArray[Any], train: NDArray[Any
 
 def _beta_quantile(a: int, b: int, p: float) -> float:
     """x with P(Beta(a, b) <= x) = p; 0 for a = 0 and 1 for b = 0, as the exact interval of a binomial share needs."""
+    from scipy.special import betaincinv  # imported here, as it costs half a second
+
     return 0.0 if a == 0 else 1.0 if b == 0 else float(betaincinv(a, b, p))
 
 
