@@ -1,9 +1,9 @@
-"""The tutorial's notebooks, made from its chapters: what stands on a page and what a notebook runs can never differ.
+"""Makes the notebooks of the tutorial from its chapters, so that page and notebook have the same content.
 
     python docs/tutorial/make_notebooks.py
 
-Text becomes a cell of text, a ```python block a cell of code, a ```bash block a cell of shell lines (!alphabar ...); blocks
-of any other kind stay in the text. Writes NAME.ipynb beside every NAME.md that begins with a digit.
+Text becomes text cells, a ```python block a code cell, a ```bash block a code cell of shell lines (!alphabar ...). Other blocks
+stay in the text. NAME.ipynb is written next to every NAME.md whose name starts with a digit.
 """
 
 import re
@@ -12,12 +12,12 @@ from pathlib import Path
 import nbformat
 
 HERE = Path(__file__).parent
-_PART = re.compile(r"^```(python|bash)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"<!--.*?-->\n?")  # of figures, for make_figures.py
+_BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->\n?")  # marks the places of figures for make_figures.py
 
 
 def notebook(chapter: Path) -> nbformat.NotebookNode:
-    """The notebook of a chapter."""
+    """The notebook made from a chapter."""
     text = chapter.read_text(encoding="utf-8")
     cells = []
 
@@ -27,25 +27,25 @@ def notebook(chapter: Path) -> nbformat.NotebookNode:
             cells.append(new(source, id=f"{chapter.stem[:2]}-{len(cells):02d}"))
 
     end = 0
-    for part in _PART.finditer(text):
-        add("text", _words(text[end : part.start()]))
+    for part in _BLOCK.finditer(text):
+        add("text", _text(text[end : part.start()]))
         code = part[2] if part[1] == "python" else "".join(f"!{line}\n" for line in part[2].splitlines() if line)
         add("code", code)
         end = part.end()
-    add("text", _words(text[end:]))
-    told = {
+    add("text", _text(text[end:]))
+    metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    return nbformat.v4.new_notebook(cells=cells, metadata=told)
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
-def _words(text: str) -> str:
-    """Text for a notebook: without the line that leads to it; commands know docs/tutorial from the folder above."""
+def _text(text: str) -> str:
+    """Text for a notebook, with a note on the working directory instead of the link to the notebook."""
     return re.sub(
         r"^\[This chapter as a notebook\]\(.*?\)\n",
-        "*Run this notebook from the top folder of the repository.*\n",
-        _MARK.sub("", text),
+        "*Run this notebook in the root folder of the repository.*\n",
+        _COMMENT.sub("", text),
         flags=re.MULTILINE,
     )
 
