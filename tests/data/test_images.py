@@ -174,7 +174,7 @@ def test_channels_in_either_place_up_to_64() -> None:
     st.integers(-(10**6), 10**6), st.integers(1, 65535), st.sampled_from([np.int32, np.int64, np.float64]), st.integers(0, 2**32)
 )
 def test_a_declared_range_is_undone_exactly(low: int, span: int, kind: type, seed: int) -> None:
-    """Every whole number of a range has a level of its own; floats come back to 6e-8 of the span."""
+    """No two whole numbers of a range share a level; floats come back to 6e-8 of the span."""
     values = np.unique(np.append(np.random.default_rng(seed).integers(low, low + span + 1, 50), [low, low + span])).astype(kind)
     declared = (float(low), float(low + span))
     pixels = to_stored(values, declared)

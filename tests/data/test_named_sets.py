@@ -57,9 +57,7 @@ def test_a_missing_set_names_the_ways_to_get_it(
 ) -> None:
     known = NAMED["fashion_mnist"]
     monkeypatch.setitem(
-        NAMED,
-        "fashion_mnist",
-        Named(known.folders, known.repo, known.classes, ("/nowhere/garments",), known.package),
+        NAMED, "fashion_mnist", Named(known.folders, known.repo, known.classes, ("/nowhere/garments",), known.package)
     )
     with pytest.raises(FileNotFoundError) as caught:
         load("fashion_mnist", root=tmp_path, cache=cache)

@@ -43,13 +43,12 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Appends one line of JSON. A line that a crash has truncated is kept, and `read_jsonl` skips it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    truncated = False
-    if path.exists() and path.stat().st_size:
-        with path.open("rb") as file:
+    with path.open("ab+") as file:
+        if file.tell():
             file.seek(-1, os.SEEK_END)
-            truncated = file.read(1) != b"\n"
-    with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if truncated else "") + json.dumps(row) + "\n")
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -60,8 +59,6 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield json.loads(line)
         except json.JSONDecodeError:
             print(f"{path}: line {number} is truncated and was skipped", file=sys.stderr)
-            continue
-        yield row

@@ -15,13 +15,8 @@ def takes(kind: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorator for a function with a parameter `options: kind`: callers may pass the fields of `kind` as keywords.
 
     `sample(model, 8, steps=5)` is `sample(model, 8, options=SampleOptions(steps=5))`; with both, keywords replace fields of
-    `options`. The signature that `help` and editors show lists every field with its default.
-
-    Args:
-        kind: a frozen dataclass whose fields all have defaults.
-
-    Raises:
-        TypeError: for a keyword that is neither a parameter of the function nor a field, naming the most similar one.
+    `options`. The signature that `help` and editors show lists every field with its default. `kind` is a frozen dataclass whose
+    fields all have defaults. An unknown keyword raises TypeError, naming the most similar one.
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:

@@ -17,10 +17,9 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder with finished items and protocol.json, which holds everything that decides what the items are.
+    """A folder with finished items (.npz with arrays, .json with plain data) and protocol.json, which decides what they are.
 
-    The same work, started again, finds the items that are done; work under another protocol is refused. Items are
-    named files, .npz (a mapping of arrays) or .json (a mapping of plain data), each written whole or not at all.
+    The same work, started again, finds the items that are done; work under another protocol is refused.
 
     >>> import tempfile
     >>> scratch = tempfile.TemporaryDirectory()
@@ -39,14 +38,9 @@ class Parts:
     """Where in the folder the items stand; "" is the folder itself."""
 
     def claim(self, protocol: Mapping[str, Any]) -> None:
-        """Makes the folder, or opens it again for the same protocol.
+        """Makes the folder, or opens it again for the same protocol, which is plain data (tuples become lists).
 
-        Args:
-            protocol: plain data as JSON stores it (tuples become lists).
-
-        Raises:
-            ValueError: if the folder holds files made under another protocol (the message names the fields that differ), or
-                files that this class did not write.
+        Raises ValueError if the folder holds files of another protocol, naming the fields that differ, or other files.
         """
         wanted = json.loads(json.dumps(protocol))
         if self._used():
@@ -65,8 +59,7 @@ class Parts:
 
     def protocol(self) -> dict[str, Any]:
         """What the folder was claimed for."""
-        stored: dict[str, Any] = json.loads(self._note.read_text(encoding="utf-8"))
-        return stored
+        return dict(json.loads(self._note.read_text(encoding="utf-8")))
 
     def path(self, name: str) -> Path:
         """Where an item stands once it is done."""
@@ -77,7 +70,7 @@ class Parts:
         return sorted(p.name for p in self.path("").glob(f"[!.]*{suffix}") if p.is_file() and p != self._note)
 
     def save(self, name: str, item: Mapping[str, Any]) -> None:
-        """Writes one item; the suffix of its name, .npz or .json, decides the format."""
+        """Writes one item whole or not at all; the suffix of its name, .npz or .json, decides the format."""
         if name.endswith(".npz"):
             write_npz(self.path(name), item)
         else:
@@ -88,13 +81,12 @@ class Parts:
         path = self.path(name)
         if not path.exists():
             return None
-        if not name.endswith(".npz"):
-            item: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return item
-        import numpy as np
+        if name.endswith(".npz"):
+            import numpy as np
 
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # NumPy leaves a damaged file open
-            return dict(file)
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # NumPy leaves a damaged file open
+                return dict(file)
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def clear(self) -> None:
         """Deletes the folder and all items."""

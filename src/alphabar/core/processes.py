@@ -1,16 +1,13 @@
-"""Work over several processes that `torchrun` starts: who does what, and how all of them end with the same numbers.
-
-Every process calls the same functions in the same order and gets the same results. With one process nothing is started
-and nothing is sent. `torchrun --nproc_per_node 2 script.py` starts two processes. `accelerate launch` starts two only if it
-finds two GPUs; `accelerate launch --cpu --num_processes 2` silently runs one.
-"""
+"""Work over several processes that `torchrun` starts. Every process calls the same functions in the same order and gets the
+same results. With one process nothing is started and nothing is sent. (`accelerate launch` starts several processes only if it
+finds several GPUs; `accelerate launch --cpu --num_processes 2` silently runs one.)"""
 
 import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, reduce
 from typing import TypeVar
 
 import torch
@@ -55,11 +52,9 @@ def deal(items: Sequence[T]) -> list[T]:
 
 def gather(value: T) -> list[T]:
     """The value of every process, in the order of their ranks. A tensor must be on the CPU."""
-    _, size = world()
-    if size == 1:
-        return [value]
-    values: list[T] = [value] * size
-    torch.distributed.all_gather_object(values, value)
+    values: list[T] = [value] * world()[1]
+    if len(values) > 1:
+        torch.distributed.all_gather_object(values, value)
     return values
 
 
@@ -70,10 +65,7 @@ def gather_rows(rows: Shaped[Tensor, "n d"]) -> list[Tensor]:
 
 def total(values: Shaped[Tensor, "..."]) -> Tensor:
     """The sum over the processes of one tensor each, added in the order of ranks, so that every process gets the same bits."""
-    first, *others = gather(values.detach().cpu().clone())
-    for part in others:
-        first = first + part
-    return first
+    return reduce(torch.add, gather(values.detach().cpu().clone()))
 
 
 def everyone(yes: bool) -> bool:
@@ -93,10 +85,8 @@ def alike(text: str) -> bool:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process works as if it were the only one, for work that not all processes do, such as a hook of process 0.
-
-    Without it, such work would wait forever for the other processes.
-    """
+    """Inside, this process works as if it were the only one, for work that not all processes do, such as a hook of process 0:
+    otherwise it would wait forever for the other processes."""
     token = _alone.set(True)
     try:
         yield

@@ -27,29 +27,19 @@ def track(
         yield from _lines(total, description, unit, done, every)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
     start = time.monotonic()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
-        refresh_per_second=4,
-    )
-    with bar:
+    columns = (
+        "{task.description}", BarColumn(), TaskProgressColumn(), f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}",
+        "{task.fields[rate]}", TimeElapsedColumn(), "left", TimeRemainingColumn(), "{task.fields[note]}",
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
         task = bar.add_task(description, total=total, completed=int(done), rate="", note="")
 
         def advance(amount: float, note: str = "") -> None:
             bar.advance(task, amount)
-            seconds = time.monotonic() - start
-            rate = (bar.tasks[task].completed - done) / max(seconds, 1e-9)
+            rate = (bar.tasks[task].completed - done) / max(time.monotonic() - start, 1e-9)
             bar.update(task, rate=f"{rate:.3g}/s", note=note)
 
         yield advance

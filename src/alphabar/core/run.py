@@ -16,10 +16,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"train": {"lr": 1}} -> {"train.lr": 1}."""
     out: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return out
 
 
@@ -28,30 +25,12 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.toml"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def scores(self) -> Path:
-        return self.path / "scores.jsonl"
-
-    @property
-    def comparisons(self) -> Path:
-        return self.path / "comparisons.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def trajectory(self) -> Path:
-        return self.samples / "trajectory.npz"
+        self.recipe = self.path / "recipe.toml"
+        self.events = self.path / "events.jsonl"
+        self.scores = self.path / "scores.jsonl"
+        self.comparisons = self.path / "comparisons.jsonl"
+        self.samples = self.path / "samples"
+        self.trajectory = self.samples / "trajectory.npz"
 
     def checkpoint(self, name: str = "last") -> Path:
         return self.path / "checkpoints" / name

@@ -32,24 +32,20 @@ class Addressed:
         self._state: Any = self._bits.state
 
     def at(self, seed: int, index: int, draw: int, stream: int) -> np.random.Generator:
-        """The generator at an address, valid until the next call of `at`.
+        """The generator at an address, valid until the next call of `at`. Raises ValueError for numbers outside 64 bits.
 
         Args:
             seed: of the run or the samples.
             index: of the image.
             draw: number of the draw for this image, such as the step of a sampler.
             stream: START, STEP, TRAIN, ORDER, SUBSET or HELDOUT.
-
-        Raises:
-            ValueError: for a negative number or one of more than 64 bits.
         """
         for name, value in (("seed", seed), ("index", index), ("draw", draw)):
             if not 0 <= value < _WORD:
                 raise ValueError(f"{name} = {value}: pass a whole number from 0 to 2**64 - 1")
         self._state["state"]["key"][:] = (seed, index)
         self._state["state"]["counter"][:] = (0, 0, stream, draw)
-        self._state["buffer_pos"] = 4  # discards what is left from the last address
-        self._state["has_uint32"] = 0
+        self._state |= {"buffer_pos": 4, "has_uint32": 0}  # discards what is left from the last address
         self._bits.state = self._state
         return self._generator
 
@@ -102,8 +98,7 @@ class SeededNoise:
 
 
 class Ahead:
-    """Noise for a GPU: while it uses draw k, threads of the CPU compute draw k + 1. The bits are those of `noise`, in any order
-    of draws."""
+    """Noise for a GPU: while it uses draw k, CPU threads compute draw k + 1. The bits are those of `noise`, in any order."""
 
     def __init__(self, noise: SeededNoise, threads: int | None = None) -> None:
         self.noise = noise
@@ -124,11 +119,8 @@ class Ahead:
         if shape[0] != len(self.noise.indices):
             self.noise(draw, torch.empty(shape, device="meta"))  # raises the error
         out = torch.empty(shape, pin_memory=pinned)
-        rows, size = out.numpy(), -(-shape[0] // self.threads)
-        pool = _pool(self.threads)
-        return draw, out, [
-            pool.submit(self.noise.fill, rows[k : k + size], draw, k) for k in range(0, shape[0], size)
-        ]  # fmt: skip
+        rows, size, pool = out.numpy(), -(-shape[0] // self.threads), _pool(self.threads)
+        return draw, out, [pool.submit(self.noise.fill, rows[k : k + size], draw, k) for k in range(0, shape[0], size)]
 
 
 @cache
@@ -138,14 +130,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def starting_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Images:
-    """Unit noise from which a sampler starts, on the CPU.
-
-    Args:
-        seed: of the samples.
-        indices: the images of the seed.
-        shape: (channels, height, width).
-
-    Returns:
-        float32 of shape (len(indices), *shape).
-    """
+    """Unit noise from which a sampler starts, on the CPU: float32 (len(indices), *shape) for shape (channels, height, width)."""
     return SeededNoise(seed, indices, stream=START)(0, torch.empty((len(indices), *shape), device="cpu"))

@@ -25,12 +25,13 @@ STATE: dict[str, str] = {}
 """state.json of a checkpoint."""
 
 
-def renamed(stored: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+def renamed(stored: Mapping[str, Any], aliases: Mapping[str, str], prefix: str = "") -> dict[str, Any]:
     """A copy of what was read from a file, with old names replaced by new ones at every depth. The order is kept.
 
     Args:
         stored: parsed TOML or JSON. Keys may be nested ({"train": {"begin": ""}}) or flat ({"train.begin": ""}).
         aliases: old path -> new path. Both lie in the same table, as "train.begin" and "train.init_from" do.
+        prefix: the path of `stored` in its file, with a final dot.
 
     Raises:
         ValueError: if a table has a value under the old and under the new name.
@@ -38,10 +39,6 @@ def renamed(stored: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, 
     >>> renamed({"train": {"begin": "bundled", "lr": 0.002}}, RECIPE)
     {'train': {'init_from': 'bundled', 'lr': 0.002}}
     """
-    return _renamed(stored, aliases, "")
-
-
-def _renamed(stored: Mapping[str, Any], aliases: Mapping[str, str], prefix: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for old, value in stored.items():
         new = aliases.get(prefix + old, prefix + old).removeprefix(prefix)
@@ -52,8 +49,6 @@ def _renamed(stored: Mapping[str, Any], aliases: Mapping[str, str], prefix: str)
 
 
 def _inside(value: Any, aliases: Mapping[str, str], prefix: str) -> Any:
-    if isinstance(value, Mapping):
-        return _renamed(value, aliases, prefix)
     if isinstance(value, list):
         return [_inside(item, aliases, prefix) for item in value]
-    return value
+    return renamed(value, aliases, prefix) if isinstance(value, Mapping) else value

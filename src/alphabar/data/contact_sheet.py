@@ -16,11 +16,7 @@ _SIDE_BY_SIDE = 4  # channels shown of images that are neither grey nor RGB
 
 
 def contact_sheet(
-    pixels: Pixels,
-    columns: int | None = None,
-    scale: int = 1,
-    pad: int = 1,
-    captions: Sequence[str] | None = None,
+    pixels: Pixels, columns: int | None = None, scale: int = 1, pad: int = 1, captions: Sequence[str] | None = None
 ) -> Image.Image:
     """Images row by row on white.
 

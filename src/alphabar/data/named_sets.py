@@ -31,10 +31,7 @@ NAMED = {
     "fashion_mnist": Named(
         folders=("fashion-mnist", "fashion_mnist"),
         repo="zalando-datasets/fashion_mnist",
-        classes=(
-            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-        ),
+        classes=(*("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"), *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")),
         system=("/usr/share/datasets/fashion-mnist",),
         package="apt-get install dataset-fashion-mnist",
     ),

@@ -1,4 +1,4 @@
-"""Values of a file -> pixels as they are stored, without loss or not at all, and back.
+"""Values of a file -> stored pixels, without loss or not at all, and back.
 
 A declared range (low, high) states which values are the bottom and the top of the scale: (0, 4095) for 12 bits in a
 16-bit file, (-1000, 3000) for floats of a scanner. Nothing is clipped: a value outside is refused.

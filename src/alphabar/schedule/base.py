@@ -1,8 +1,5 @@
-"""What every noise schedule offers: alphabar(t), sigma(t) and the inverse t(sigma), all in float64.
-
-A schedule is a frozen value. It describes y = sqrt(alphabar) x0 + sqrt(1 - alphabar) eps, with
-sigma = sqrt((1 - alphabar) / alphabar).
-"""
+"""What every noise schedule offers: alphabar(t), sigma(t) and the inverse t(sigma), all in float64. A schedule is a frozen
+value that describes y = sqrt(alphabar) x0 + sqrt(1 - alphabar) eps, with sigma = sqrt((1 - alphabar) / alphabar)."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
@@ -91,8 +88,7 @@ class Scaled(Schedule):
         return self.base.sigma(t) / self.data_range
 
     def alphabar(self, t: Times) -> Times:
-        """The base schedule's alphabar, which is 1 / (1 + (data_range sigma)^2)."""
-        return self.base.alphabar(t)
+        return self.base.alphabar(t)  # 1 / (1 + (data_range sigma)^2)
 
     def t(self, sigma: Times) -> Times:
         return self.base.t(sigma * self.data_range)

@@ -19,15 +19,12 @@ class Table(Schedule):
     is the exact inverse of sigma(t)."""
 
     steps: int
+    t_min = 0.0
 
     @property
     @abstractmethod
     def _log_sigma(self) -> NDArray[np.float64]:
         """log sigma of every timestep, rising."""
-
-    @property
-    def t_min(self) -> float:
-        return 0.0
 
     @property
     def t_max(self) -> float:
@@ -64,10 +61,9 @@ class Linear(Table):
     kind: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max < 1:
-            raise ValueError(
-                f"betas {self.beta_min}..{self.beta_max}: give 0 < beta_min <= beta_max < 1, as in Linear(1e-4, 0.02)"
-            )
+        low, high = self.beta_min, self.beta_max
+        if not 0 < low <= high < 1:
+            raise ValueError(f"betas {low}..{high}: give 0 < beta_min <= beta_max < 1, as in Linear(1e-4, 0.02)")
         if self.steps < 2:
             raise ValueError(f"steps = {self.steps}: a schedule needs at least 2, as in Linear(steps=1000)")
 
@@ -90,8 +86,7 @@ LAST_ALPHABAR = 2.0**-64  # replaces 0 at zero terminal SNR, so that sigma_max i
 class Betas(Table):
     """A table of betas as diffusers' schedulers make it: alphabar(t) = (1 - beta_0) ... (1 - beta_t).
 
-    1 - beta is rounded to float32, as in diffusers: at beta = 0.999 the rounding moves sigma by a share of 6e-6, and networks
-    were trained on the rounded values.
+    1 - beta is rounded to float32, as in diffusers: networks were trained on the rounded values.
 
     Args:
         curve: "linear" and "sigmoid" (logistic, from -6 to 6) rise from beta_min to beta_max; "scaled_linear" rises linearly in
@@ -101,8 +96,7 @@ class Betas(Table):
         beta_max: highest beta, for the same curves.
         steps: number of timesteps, 2 to 100,000.
         zero_snr: rescale so that no signal is left at the last timestep (Lin et al. 2024, arXiv:2305.08891, algorithm 1), where
-            sigma is infinite. alphabar = 2^-64 stands for 0 there, so that sigma_max = 2^32 exceeds every other level.
-            (diffusers' DPM-Solver uses 2^-24, which is less noise than timestep T - 2 of DDPM's betas has.)
+            sigma is infinite; alphabar = 2^-64 replaces 0 there (diffusers' 2^-24 is less noise than timestep T - 2 can have).
         given: one beta per timestep, in (0, 1); the last may be 1.
     """
 
@@ -120,10 +114,9 @@ class Betas(Table):
             raise ValueError(f"beta curve {self.curve!r} is unknown: use one of {', '.join(CURVES)}")
         if not 2 <= self.steps <= MOST_STEPS:
             raise ValueError(f"steps = {self.steps}: a schedule has 2 to {MOST_STEPS} timesteps, as in Betas(steps=1000)")
-        if not (0 < self.beta_min < 1 and 0 < self.beta_max < 1):
-            raise ValueError(
-                f"betas {self.beta_min}..{self.beta_max}: give numbers between 0 and 1, as in Betas('linear', 1e-4, 0.02)"
-            )
+        low, high = self.beta_min, self.beta_max
+        if not (0 < low < 1 and 0 < high < 1):
+            raise ValueError(f"betas {low}..{high}: give numbers between 0 and 1, as in Betas('linear', 1e-4, 0.02)")
         if len(self.given) != (self.steps if self.curve == "given" else 0):
             raise ValueError(
                 f"curve {self.curve!r} with {len(self.given)} given betas and {self.steps} steps: curve 'given' takes as many "
@@ -161,13 +154,11 @@ class Betas(Table):
             return low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, self.steps)))
         alphabar = _cosine if self.curve == "squaredcos_cap_v2" else _laplace
         ab = alphabar(np.arange(self.steps + 1) / self.steps)
-        capped: NDArray[np.float64] = np.minimum(1 - ab[1:] / ab[:-1], 0.999)
-        return capped
+        return np.asarray(np.minimum(1 - ab[1:] / ab[:-1], 0.999))
 
     @property
     def _alphas(self) -> NDArray[np.float64]:
-        alphas = np.float32(1) - self._betas().astype(np.float32)
-        return np.asarray(alphas, dtype=np.float64)
+        return np.asarray(np.float32(1) - self._betas().astype(np.float32), dtype=np.float64)
 
     @cached_property
     def _log_sigma(self) -> NDArray[np.float64]:
@@ -178,21 +169,18 @@ class Betas(Table):
                 log_ab = 2 * np.log((root - root[-1]) * root[0] / (root[0] - root[-1]))
             if self.zero_terminal_snr:
                 log_ab[-1] = math.log(LAST_ALPHABAR)
-            level: NDArray[np.float64] = 0.5 * (np.log(-np.expm1(log_ab)) - log_ab)
-        return level
+            return np.asarray(0.5 * (np.log(-np.expm1(log_ab)) - log_ab))
 
 
 def _cosine(u: NDArray[np.float64]) -> NDArray[np.float64]:
     """alphabar at the fraction u of the timesteps, up to a factor: Nichol & Dhariwal 2021, eq. 17."""
-    share: NDArray[np.float64] = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-    return share
+    return np.asarray(np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2)
 
 
 def _laplace(u: NDArray[np.float64]) -> NDArray[np.float64]:
     """The curve that diffusers calls "laplace": sqrt(snr / (1 + snr)) with the Laplace quantile for half the log-SNR."""
     snr = np.exp(-0.5 * np.copysign(1, 0.5 - u) * np.log(1 - 2 * np.abs(0.5 - u) + 1e-6))
-    share: NDArray[np.float64] = np.sqrt(snr / (1 + snr))
-    return share
+    return np.asarray(np.sqrt(snr / (1 + snr)))
 
 
 def _host(t: Times) -> "np.ndarray[Any, np.dtype[np.float64]]":

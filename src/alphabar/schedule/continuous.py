@@ -93,9 +93,8 @@ class Flow(Schedule):
     """The straight path of flow matching, y = (1 - t) x0 + t eps: sigma(t) = t / (1 - t).
 
     Lipman et al. 2023 (arXiv:2210.02747) and Liu et al. 2023 (arXiv:2209.03003), both with time reversed. At t = 1 no signal
-    is left and sigma is infinite, so training and grids end at t_end. A normal density of log sigma is the logit-normal
-    density of t (Esser et al. 2024, arXiv:2403.03206, eq. 19), since logit(t) = log sigma. Use it with prediction "flow",
-    which scales the network's input to y.
+    is left, so training and grids end at t_end. A normal density of log sigma = logit(t) is the logit-normal density of t
+    (Esser et al. 2024, arXiv:2403.03206, eq. 19). Use it with prediction "flow", which scales the network's input to y.
     """
 
     t_start: float = 1e-3

@@ -1,8 +1,5 @@
-"""Grids: float64 levels that fall strictly and end in 0. n steps have n + 1 levels.
-
-A sampler reads every level from its grid. These functions make grids, for a schedule in the one coordinate
-(`model.schedule`); a hand-written tensor works as well.
-"""
+"""Grids: float64 levels that fall strictly and end in 0; n steps have n + 1 levels. A sampler reads every level from its grid.
+These functions make grids for a schedule in the one coordinate (`model.schedule`); a hand-written tensor works as well."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -20,14 +17,9 @@ def check_grid(sigmas: Grid) -> None:
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(f"a grid is a vector of at least 2 levels; this one has shape {tuple(sigmas.shape)}")
     if sigmas.dtype != torch.float64:
-        raise ValueError(
-            f"a grid is float64, since steps are differences of levels; this one is {sigmas.dtype}: write sigmas.double()"
-        )
+        raise ValueError(f"a grid is float64, since steps are differences of levels; this is {sigmas.dtype}: use sigmas.double()")
     if not torch.isfinite(sigmas).all():
-        raise ValueError(
-            "a grid has finite levels; this one has inf or nan (if the schedule has no signal left at its last time, "
-            "start at an earlier one)"
-        )
+        raise ValueError("a grid has finite levels; this one has inf or nan: start at a level where some signal is left")
     if sigmas[-1] != 0:
         raise ValueError(f"a grid ends in 0, the clean image; this one ends in {float(sigmas[-1]):g}: append a 0")
     if not (sigmas[1:] < sigmas[:-1]).all():
@@ -38,20 +30,17 @@ def check_grid(sigmas: Grid) -> None:
 def at_times(schedule: Schedule, times: Sequence[float]) -> Grid:
     """The grid with the levels of the given times, which must fall strictly, and a final 0."""
     t = torch.as_tensor(list(times), dtype=torch.float64)
-    outside = t[(t < schedule.t_min) | (t > schedule.t_max)]
-    if len(outside):
-        raise ValueError(
-            f"time {float(outside[0]):g} lies outside {schedule.t_min:g}..{schedule.t_max:g}, the times of this schedule"
-        )
+    low, high = schedule.t_min, schedule.t_max
+    if len(outside := t[(t < low) | (t > high)]):
+        raise ValueError(f"time {float(outside[0]):g} lies outside {low:g}..{high:g}, the times of this schedule")
     sigmas = torch.cat([schedule.sigma(t), torch.zeros(1, dtype=torch.float64)])
     check_grid(sigmas)
     return sigmas
 
 
 def timesteps_of(schedule: Schedule, grid: Grid, *, distinct: bool = False) -> list[int]:
-    """The integer timesteps nearest to a grid's levels, without its final 0, for `set_timesteps(timesteps=...)` of diffusers.
-
-    diffusers then steps through the grid `at_times(schedule, timesteps)`.
+    """The integer timesteps nearest to a grid's levels, without its final 0, for `set_timesteps(timesteps=...)` of diffusers,
+    which then steps through the grid `at_times(schedule, timesteps)`.
 
     Args:
         schedule: a schedule with integer timesteps.
@@ -86,9 +75,7 @@ def timesteps_of(schedule: Schedule, grid: Grid, *, distinct: bool = False) -> l
 
 def _integer_steps(schedule: Schedule, n: int) -> int:
     if schedule.steps is None:
-        raise ValueError(
-            "this schedule's time is continuous and has no integer timesteps: use the grid 'time', 'log_sigma' or 'karras'"
-        )
+        raise ValueError("this schedule's time is continuous, without integer timesteps: use the grid 'time' or 'karras'")
     if not 1 <= n <= schedule.steps:
         raise ValueError(f"{n} steps of a schedule of {schedule.steps} timesteps: give 1 to {schedule.steps}")
     return schedule.steps
@@ -102,13 +89,9 @@ def every_kth(schedule: Schedule, k: int) -> Grid:
     return at_times(schedule, range(steps - 1, -1, -k))
 
 
-def leading(schedule: Schedule, n: int) -> Grid:
-    """diffusers' default "leading": (0, 1, ..., n - 1) * (steps // n). It does not start at the noisiest timestep, which
-    `trailing` does (Lin et al. 2024, arXiv:2305.08891); use it to reproduce samples of diffusers."""
-    return _leading(schedule, n, 0)
-
-
-def _leading(schedule: Schedule, n: int, offset: int) -> Grid:
+def leading(schedule: Schedule, n: int, offset: int = 0) -> Grid:
+    """diffusers' default "leading": (0, 1, ..., n - 1) * (steps // n) + offset. It does not start at the noisiest timestep,
+    which `trailing` does (Lin et al. 2024, arXiv:2305.08891); use it to reproduce samples of diffusers."""
     steps = _integer_steps(schedule, n)
     return at_times(schedule, [i * (steps // n) + offset for i in reversed(range(n))])
 
@@ -137,9 +120,8 @@ def even_time(schedule: Schedule, n: int) -> Grid:
 def even_log_sigma(schedule: Schedule, n: int) -> Grid:
     """n levels, even in log sigma, from sigma_max to sigma_min."""
     _positive(n)
-    lo, hi = torch.tensor([schedule.sigma_min, schedule.sigma_max], dtype=torch.float64).log()
-    levels = torch.linspace(float(hi), float(lo), n, dtype=torch.float64).exp()
-    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+    high, low = torch.tensor([schedule.sigma_max, schedule.sigma_min], dtype=torch.float64).log().tolist()
+    return torch.cat([torch.linspace(high, low, n, dtype=torch.float64).exp(), torch.zeros(1, dtype=torch.float64)])
 
 
 def karras(schedule: Schedule, n: int, rho: float = 7.0, low: float = 0.002, high: float = 80.0) -> Grid:
@@ -155,11 +137,8 @@ def karras(schedule: Schedule, n: int, rho: float = 7.0, low: float = 0.002, hig
 
 
 def karras_few(schedule: Schedule, n: int) -> Grid:
-    """Karras' levels for few steps: the lowest level is 1 / n instead of 0.002, and the estimate there is the image.
-
-    With few steps, levels below 1 / n take steps away from those at which the image forms. For images in [-1, 1]; on
-    Fashion-MNIST it reduces FID by a quarter at 5 to 8 steps (benchmarks/RESULTS.md).
-    """
+    """Karras' levels for few steps: the lowest level is 1 / n instead of 0.002, which leaves more steps to the levels at which
+    the image forms. On Fashion-MNIST it reduces FID by a quarter at 5 to 8 steps (benchmarks/RESULTS.md)."""
     _positive(n)
     return karras(schedule, n, low=min(max(1 / n, 0.002), schedule.sigma_max / 10))
 
@@ -170,14 +149,9 @@ def _positive(n: int) -> None:
 
 
 GRIDS: dict[str, Callable[[Schedule, int], Grid]] = {
-    "leading": leading,
-    "trailing": trailing,
-    "linspace": linspace,
-    "time": even_time,
-    "log_sigma": even_log_sigma,
-    "karras": karras,
-    "karras_few": karras_few,
-}
+    "leading": leading, "trailing": trailing, "linspace": linspace, "time": even_time, "log_sigma": even_log_sigma,
+    "karras": karras, "karras_few": karras_few,
+}  # fmt: skip
 
 
 def default_grid(schedule: Schedule) -> str:
@@ -186,7 +160,7 @@ def default_grid(schedule: Schedule) -> str:
 
 
 def make_grid(schedule: Schedule, n: int, name: str | None = None) -> Grid:
-    """A grid by name.
+    """A grid by name. Raises ValueError for an unknown name, or more steps than the schedule has timesteps.
 
     Args:
         schedule: in the one coordinate, `model.schedule`.
@@ -194,16 +168,13 @@ def make_grid(schedule: Schedule, n: int, name: str | None = None) -> Grid:
         name: a key of `GRIDS`, or "leading+1", which adds 1 to every timestep (diffusers' steps_offset); None is the
             schedule's default.
 
-    Raises:
-        ValueError: for an unknown name, or more steps than the schedule has timesteps.
-
     >>> from alphabar.schedule.continuous import Cosine
     >>> make_grid(Cosine(), 3, "karras")
     tensor([8.0000e+01, 2.5152e+00, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
     """
     name = name or default_grid(schedule)
     if later := re.fullmatch(r"leading\+(\d{1,6})", name):
-        return _leading(schedule, n, int(later[1]))
+        return leading(schedule, n, int(later[1]))
     if name not in GRIDS:
         raise ValueError(f"grid {name!r} is unknown: use one of {', '.join(GRIDS)}")
     return GRIDS[name](schedule, n)

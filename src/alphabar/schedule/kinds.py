@@ -12,10 +12,7 @@ KINDS: dict[str, type[Linear] | type[Cosine] | type[LogSigma] | type[Flow] | typ
 
 
 def schedule_from(spec: dict[str, Any]) -> Schedule:
-    """The schedule that `spec` describes, as `Schedule.spec` writes it.
-
-    Raises:
-        ValueError: for an unknown kind or key, naming the known ones, and for a value of the wrong type.
+    """The schedule that `spec` describes, as `Schedule.spec` writes it. Raises ValueError for an unknown kind, key or type.
 
     >>> schedule_from({"kind": "linear", "beta_max": 0.01})
     Linear(beta_min=0.0001, beta_max=0.01, steps=1000)

@@ -2,8 +2,7 @@
 
 In the one coordinate x = x0 + sigma eps. The input of a variance-preserving network is y = sqrt(alphabar) x =
 x / sqrt(1 + sigma^2); that of flow matching is y = (1 - t) x0 + t eps = x / (1 + sigma), with t = sigma / (1 + sigma).
-Everything is computed in float32 or better, also under autocast: in bfloat16 sqrt(1 - alphabar) of the first timesteps
-rounds to 0, so that no noise is added.
+All is computed in float32 or better: in bfloat16 sqrt(1 - alphabar) of the first timesteps rounds to 0.
 """
 
 from typing import Literal, get_args
@@ -39,8 +38,7 @@ def snr(sigma: Tensor) -> Tensor:
 
 
 def input_scale(kind: str, sigma: Tensor) -> Tensor:
-    """The factor that turns x into the network's input, for data of scale 1: 1 / (1 + sigma) for flow, else
-    1 / sqrt(1 + sigma^2)."""
+    """The factor that turns x into the network input (data of scale 1): 1 / (1 + sigma) for flow, else 1 / sqrt(1 + sigma^2)."""
     _check(kind)
     return 1 / (1 + sigma) if kind == "flow" else 1 / (1 + sigma**2).sqrt()
 
