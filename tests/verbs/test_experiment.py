@@ -204,12 +204,12 @@ def test_the_speed_counts_the_timed_steps_only(monkeypatch: pytest.MonkeyPatch) 
 KILLED = """
 import sys, time, torch
 torch.set_num_threads(1)
-import alphabar.training.loop as loop
-update = loop.ema_update
+import alphabar.training.step as step
+update = step.ema_update
 def slow_update(*arguments):
     time.sleep(0.05)
     return update(*arguments)
-loop.ema_update = slow_update
+step.ema_update = slow_update
 from alphabar.results.experiments import read_experiment
 from alphabar.verbs.experiment import experiment
 experiment(read_experiment("definition.toml"), "killed", progress=False, device="cpu")
@@ -226,6 +226,7 @@ def test_a_killed_experiment_resumes_to_the_same_end(outcome: Outcome) -> None:
             logs = [p for p in Path("killed").glob("*/events.jsonl") if p.read_text().count('"loss"') >= 3]
             if len(logs) > before:
                 break
+            assert child.poll() is None  # it must be killed before it ends
             time.sleep(0.05)
         child.kill()
         child.wait()
