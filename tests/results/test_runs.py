@@ -8,8 +8,9 @@ import pytest
 
 from alphabar.core.files import append_jsonl
 from alphabar.core.run import Run
+from alphabar.results.curves import curves, protocol, score_rows
 from alphabar.results.runs import differing, load_run, names, state
-from alphabar.results.series import curves, interval, loss_by_band, protocol, rewound, score_rows, series
+from alphabar.results.series import interval, loss_by_band, rewound, series
 from tests.fixtures.runs import MakeRun, score
 
 

@@ -12,8 +12,9 @@ from alphabar.report.run_section import run_section
 from alphabar.report.svg import Level, Line, Plot, plot
 from alphabar.report.sweep_section import sweep_sections
 from alphabar.report.words import FLOOR, INTERVAL, as_toml, estimate_words
+from alphabar.results.curves import by_protocol, protocol_words
 from alphabar.results.runs import RunData, differing, load_run, names, with_trainings
-from alphabar.results.series import by_protocol, interval, loss_by_sigma, number, protocol_words, series
+from alphabar.results.series import interval, loss_by_sigma, number, series
 
 OPEN = 3  # up to so many runs are shown unfolded
 WHOLE_SHEETS = 4_000_000  # bytes of the full-size sheets of all runs together

@@ -9,19 +9,9 @@ from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES
 from alphabar.report.png import fitted, read_png, uri
 from alphabar.report.svg import Level, Line, Plot, plot
 from alphabar.report.words import FLOOR, INTERVAL, as_toml, estimate_words, machine_words, sig, without_interval
+from alphabar.results.curves import Curve, curves, protocol, protocol_words, score_rows
 from alphabar.results.runs import RunData, state
-from alphabar.results.series import (
-    Curve,
-    curves,
-    interval,
-    loss_by_band,
-    missing_interval,
-    number,
-    protocol,
-    protocol_words,
-    score_rows,
-    series,
-)
+from alphabar.results.series import interval, loss_by_band, missing_interval, number, series
 
 # stored with every score but not part of what its protocol is
 NOT_PROTOCOL = (

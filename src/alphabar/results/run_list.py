@@ -9,9 +9,10 @@ from typing import Any
 
 from alphabar.core.run import Run
 from alphabar.core.suggest import did_you_mean
+from alphabar.results.curves import protocol_words, score_rows
 from alphabar.results.lineage import checkpoint_sizes
 from alphabar.results.runs import RunData, differing, load_run, state
-from alphabar.results.series import interval, number, protocol_words, score_rows
+from alphabar.results.series import interval, number
 
 DEPTH = 4  # levels of folders that are searched below a root
 
