@@ -1,8 +1,7 @@
-"""The denoising loss by level, on held-out images and on those trained on: the cheap early signal of over-fitting.
+"""The denoising loss by noise level, on held-out and on training images: an early and cheap sign of over-fitting.
 
-A model that learns its training images by heart denoises them better than images it never saw, and does so first at the
-levels where the noise just leaves room to tell which image it was (Bonnaire et al. 2025, arXiv:2505.17638). No image has
-to be sampled to see it.
+A model that memorises its training images denoises them better than other images, first at the levels where the noise leaves just
+enough information to tell which image it was (Bonnaire et al. 2025, arXiv:2505.17638). No image has to be sampled to see it.
 """
 
 import math
@@ -23,31 +22,31 @@ from alphabar.schedule.noising import add_noise
 from alphabar.training.loss import image_losses
 from alphabar.training.stream import pad_pixels
 
-LOWEST, HIGHEST, COUNT = 0.05, 20.0, 9  # of the levels that are looked at where none are given
+LOWEST, HIGHEST, COUNT = 0.05, 20.0, 9  # of the default levels
 
 
 @dataclass(frozen=True, eq=False)
 class DenoisingLoss:
-    """E|D(x0 + sigma noise, sigma) - x0|^2 a pixel and channel, in squares of the model's range, of which [-1, 1] is 2 wide.
+    """E|D(x0 + sigma noise, sigma) - x0|^2 per pixel and channel, in the model's range [-1, 1], with one entry per level.
 
-    One entry a level. A mean over images is meant: each image counts once, with the mean over its draws of noise.
+    Each image counts once, with the mean over its draws of noise.
     """
 
     sigma: tuple[float, ...]
     heldout: tuple[Estimate, ...]
     train: tuple[Estimate, ...] | None
-    gap: tuple[Estimate, ...] | None  # held-out less train
+    gap: tuple[Estimate, ...] | None  # held-out minus training
     overall: Estimate  # mean over the levels of (1 + 1 / sigma^2) times the loss, which is the loss of a v-prediction
     overall_train: Estimate | None
     overall_gap: Estimate | None
-    relative_gap: Estimate | None  # overall_gap / overall_train; 0 at best, 0.1: held-out images have a tenth more
+    relative_gap: Estimate | None  # overall_gap / overall_train; 0.1: the loss of held-out images is a tenth higher
     n_heldout: int
     n_train: int
     draws: int
 
     @property
     def weight(self) -> tuple[float, ...]:
-        """1 + 1 / sigma^2 of every level: by it the loss of x0_hat becomes that of v, which is alike at all levels."""
+        """1 + 1 / sigma^2 of every level: turns the loss of x0_hat into that of v, which is similar at all levels."""
         return tuple(1 + 1 / s**2 for s in self.sigma)
 
     def __str__(self) -> str:
@@ -60,14 +59,14 @@ class DenoisingLoss:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        told: dict[str, Any] = {"sigma": list(self.sigma)}
+        out: dict[str, Any] = {"sigma": list(self.sigma)}
         for name in ("heldout", "train", "gap"):
             values = getattr(self, name)
-            told[name] = None if values is None else [v.to_json() for v in values]
+            out[name] = None if values is None else [v.to_json() for v in values]
         for name in ("overall", "overall_train", "overall_gap", "relative_gap"):
             value = getattr(self, name)
-            told[name] = None if value is None else value.to_json()
-        return told | {"n_heldout": self.n_heldout, "n_train": self.n_train, "draws": self.draws}
+            out[name] = None if value is None else value.to_json()
+        return out | {"n_heldout": self.n_heldout, "n_train": self.n_train, "draws": self.draws}
 
 
 def heldout_loss(
@@ -84,22 +83,27 @@ def heldout_loss(
     progress: bool = False,
     labels: tuple[Int64[Tensor, " n"], Int64[Tensor, " t"] | None] | None = None,
 ) -> DenoisingLoss:
-    """Denoising loss of held-out images at several levels and, with train, that of training images and the gap between them.
+    """Denoising loss of held-out images at several levels and, where given, that of training images and the gap between them.
 
-    heldout, train: pixels [n, h, w, c], n >= 2 each, as they are stored; a model that was trained with a border (`crop`)
-    gets it added, and the loss is that of the image itself. levels: sigmas > 0; None: nine from 0.05 to 20, even in log sigma, or
-    from the lowest to the highest that the model's schedule knows where it knows less. draws: of noise for each image and level;
-    calls are (n + t) x levels x draws. device: None is where the model's weights are. labels: the classes of heldout and of
-    train, which a conditional model is then told; None: it is told none.
+    Standard errors are over images; more draws of noise reduce the part that the noise contributes. Image k of both sets has the
+    same noise at every level, so that most of the noise cancels in the gap. The gap is slightly above 0 for every trained model,
+    and rises long before samples are copies: compare it with that of earlier checkpoints.
 
-    Standard errors are those of a mean over images, which are what was sampled: further draws of one image tell about the
-    noise alone. Image k of both sets has the same noise at every level, which then mostly drops out of the gap; its
-    interval counts that the two sets are independent images with noise in common.
+    Args:
+        denoise: The denoiser. A border that it was trained with (`crop`) is added to the images and left out of the loss.
+        heldout: Pixels [n, h, w, c] as stored, n >= 2.
+        train: Pixels of training images, likewise, or None.
+        levels: Sigmas > 0; None: nine from 0.05 to 20, even in log sigma, within the range of the model's schedule.
+        draws: Draws of noise per image and level; (n + t) x levels x draws network calls in all.
+        seed: Of the noise.
+        batch: Images per network call.
+        device: Where to compute; None: where the model's weights are.
+        level: Of the intervals.
+        progress: Whether to show a progress bar.
+        labels: Classes of the held-out and of the training images, for a conditional model; None: without classes.
 
-    The gap is above 0 by a little for every trained model. It rises long before samples are copies: compare it with that of
-    earlier checkpoints.
-
-    Raises ValueError for fewer than 2 images, unlike shapes, or levels that are not above 0.
+    Raises:
+        ValueError: For fewer than 2 images, different shapes, or levels that are not above 0.
     """
     sigmas = _levels(denoise, levels)
     sets = [heldout] if train is None else [heldout, train]
@@ -110,14 +114,13 @@ def heldout_loss(
             raise ValueError(f"{len(pixels)} {name} image(s): give at least 2, a few hundred as a rule")
         if pixels.shape[1:] != heldout.shape[1:]:
             raise ValueError(f"held-out images of shape {heldout.shape[1:]}, training images of {pixels.shape[1:]} (h, w, c)")
-    normal_quantile(level)
+    normal_quantile(level)  # raises for an invalid level
     if device is None and isinstance(denoise, nn.Module):
         device = next((p.device for p in denoise.parameters()), None)
     with track(sum(len(p) for p in sets) * len(sigmas) * draws, "denoising", show=progress) as advance:
-        told = (None, None) if labels is None else labels
         losses = [
-            losses_by_level(denoise, p, sigmas, draws, seed, batch, device, advance, known)
-            for p, known in zip(sets, told, strict=False)
+            losses_by_level(denoise, pixels, sigmas, draws, seed, batch, device, advance, classes)
+            for pixels, classes in zip(sets, labels or (None, None), strict=False)
         ]
     return _summary(sigmas, losses, draws, level)
 
@@ -133,20 +136,20 @@ def losses_by_level(
     advance: Callable[..., None] = lambda amount: None,
     labels: Labels | None = None,
 ) -> Float64[Tensor, "levels n"]:
-    """The mean loss of every image over its draws, a row a level; units as in `DenoisingLoss`."""
+    """The mean loss of every image over its draws, one row per level; arguments as for `heldout_loss`."""
     crop = int(getattr(denoise, "crop", 0))
     padded = pad_pixels(pixels, crop)
 
-    def loss(x0: Images, sigma: Levels, noise: Images, *known: Labels) -> Tensor:
-        told = Labelled(cast(Any, denoise), known[0].to(x0.device)) if known else denoise
-        off = (told(add_noise(x0, sigma, noise), sigma) - x0).float()
+    def loss(x0: Images, sigma: Levels, noise: Images, *classes: Labels) -> Tensor:
+        conditioned = Labelled(cast(Any, denoise), classes[0].to(x0.device)) if classes else denoise
+        off = (conditioned(add_noise(x0, sigma, noise), sigma) - x0).float()
         h, w = off.shape[2:]
         return off[:, :, crop : h - crop, crop : w - crop].square().flatten(1).mean(1)
 
     out = torch.zeros((len(sigmas), len(pixels)), dtype=torch.float64)
     for i, s in enumerate(sigmas):
         sigma = torch.full((len(pixels),), s, dtype=torch.float64)
-        for r in range(draws):  # noise of its own for every level
+        for r in range(draws):  # every level has its own noise
             out[i] += (
                 image_losses(loss, padded, sigma, seed, draw=i * draws + r, batch=batch, device=device, labels=labels) / draws
             )
@@ -155,25 +158,25 @@ def losses_by_level(
 
 
 def _summary(sigmas: Sequence[float], losses: Sequence[Float64[Tensor, "_ _"]], draws: int, level: float) -> DenoisingLoss:
-    """losses: of the held-out images and, where there are any, of the training images; a row a level, a column an image."""
+    """losses: of the held-out images and, if given, of the training images; one row per level, one column per image."""
     weight = 1 + 1 / torch.tensor(sigmas, dtype=torch.float64) ** 2
-    held = losses[0]
-    total = (weight @ held) / len(sigmas)
+    heldout = losses[0]
+    total = (weight @ heldout) / len(sigmas)
     out: dict[str, Any] = dict.fromkeys(("train", "gap", "overall_train", "overall_gap", "relative_gap"))
     if len(losses) > 1:
-        seen = losses[1]
-        total_seen = (weight @ seen) / len(sigmas)
-        ratio = float(total.mean() / total_seen.mean()) if float(total_seen.mean()) > 0 else math.inf
+        train = losses[1]
+        total_train = (weight @ train) / len(sigmas)
+        ratio = float(total.mean() / total_train.mean()) if float(total_train.mean()) > 0 else math.inf
         out = {
-            "train": tuple(_mean(row, level) for row in seen),
-            "gap": tuple(_difference(h, t, level) for h, t in zip(held, seen, strict=True)),
-            "overall_train": _mean(total_seen, level),
-            "overall_gap": _difference(total, total_seen, level),
-            "relative_gap": _relative(total, total_seen, ratio, level),
+            "train": tuple(_mean(row, level) for row in train),
+            "gap": tuple(_difference(h, t, level) for h, t in zip(heldout, train, strict=True)),
+            "overall_train": _mean(total_train, level),
+            "overall_gap": _difference(total, total_train, level),
+            "relative_gap": _relative(total, total_train, ratio, level),
         }
     return DenoisingLoss(
-        sigma=tuple(sigmas), heldout=tuple(_mean(row, level) for row in held), overall=_mean(total, level),
-        n_heldout=held.shape[1], n_train=losses[1].shape[1] if len(losses) > 1 else 0, draws=draws, **out,
+        sigma=tuple(sigmas), heldout=tuple(_mean(row, level) for row in heldout), overall=_mean(total, level),
+        n_heldout=heldout.shape[1], n_train=losses[1].shape[1] if len(losses) > 1 else 0, draws=draws, **out,
     )  # fmt: skip
 
 
@@ -182,7 +185,7 @@ def _mean(values: Float64[Tensor, " n"], level: float) -> Estimate:
 
 
 def _difference(x: Tensor, y: Tensor, level: float, factor: float = 1.0) -> Estimate:
-    """mean(x) - factor mean(y), where x[k] and y[k] have noise in common for every k that both have."""
+    """mean(x) - factor mean(y), where x[k] and y[k] have the same noise for every k that both have."""
     n, m, both = len(x), len(y), min(len(x), len(y))
     together = float(torch.cov(torch.stack([x[:both], y[:both]]))[0, 1])
     variance = float(x.var()) / n + factor**2 * float(y.var()) / m - 2 * factor * together * both / (n * m)
