@@ -18,8 +18,7 @@ from alphabar.results.run_list import find_runs, summaries
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
-from alphabar.training.cost import cost
-from alphabar.training.initial_model import new_model
+from alphabar.training.initial_model import cost, new_model
 from alphabar.verbs.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")

@@ -152,7 +152,7 @@ def test_an_extractor_takes_every_depth(tmp_path: Path, dtype: str) -> None:
     for other in features[1:]:
         torch.testing.assert_close(other, features[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"int32 images"):
-        unwrap(type(made)._check)(made, eight.astype(np.int32))  # without the type checks of the tests
+        unwrap(type(made)._run)(made, eight.astype(np.int32), logits=False, batch=8)  # without the type checks of the tests
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

@@ -63,7 +63,7 @@ def test_the_running_average_has_its_profile() -> None:
             averages.update(32, step * 32)
     for length, average in averages.averages.items():
         g = exponent_of(length)
-        assert float(average[0].detach()) == pytest.approx((g + 1) / (g + 2) * 64_000, rel=2e-3)
+        assert float(average["weight"]) == pytest.approx((g + 1) / (g + 2) * 64_000, rel=2e-3)
 
 
 def random_walk(folder: Path, lengths: tuple[float, ...]) -> dict[float, float]:

@@ -15,9 +15,8 @@ from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
-from alphabar.training.cost import cost
 from alphabar.training.hooks import Hook, Training
-from alphabar.training.initial_model import initial_model, new_model
+from alphabar.training.initial_model import cost, initial_model, new_model
 from alphabar.verbs.train import train
 
 SMALL = ["--model.channels", "16", "--train.images", "96", "--train.batch", "32", "--watch.preview-every", "0"]

@@ -1,4 +1,4 @@
-"""Optimisers: which weights Muon updates, that its steps are torch's, and that a run with Muon can be resumed."""
+"""Optimisers (which weights Muon updates, its steps are torch's, a run with it can be resumed) and learning rates."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alphabar.core.files import read_jsonl
-from alphabar.training.optim import MuonAdamW, flattened, make_optimizer, matrices
+from alphabar.training.config import resolve
+from alphabar.training.optim import MuonAdamW, flattened, make_optimizer, matrices, rate
 from tests.fixtures.training import interrupted, small_model, small_recipe, small_training
 
 CPU = torch.device("cpu")
@@ -26,8 +27,8 @@ def test_a_flat_weight_is_the_weight_itself(layout: torch.memory_format) -> None
 
 def test_muon_updates_the_inner_matrices() -> None:
     model = small_model()
-    mine = {id(p) for p in matrices(model)}
-    names = {n: id(p) in mine for n, p in model.named_parameters()}
+    updated = {id(p) for p in matrices(model)}
+    names = {n: id(p) in updated for n, p in model.named_parameters()}
     assert not names["network.enter.weight"] and not names["network.leave.weight"]
     assert not any(taken for n, taken in names.items() if n.endswith("bias") or "norm" in n)
     assert names["network.middle.conv1.weight"] and names["network.middle.film.weight"]
@@ -85,3 +86,29 @@ def test_muon_refuses_fp16_and_closures() -> None:
     assert isinstance(optimizer, MuonAdamW)
     with pytest.raises(ValueError, match="takes no closure"):
         optimizer.step(lambda: 0.0)
+
+
+@pytest.mark.parametrize("steps", [10, 97])
+def test_one_cycle_is_torchs(steps: int) -> None:
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps, pct_start=0.25)
+    for step in range(steps):
+        lr, beta1 = rate("one_cycle", step, steps, 1e-2)
+        assert lr == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert beta1 == pytest.approx(optimizer.param_groups[0]["betas"][0], rel=1e-9)
+        optimizer.step()
+        if step < steps - 1:
+            scheduler.step()
+
+
+def test_warm_up_then_constant_or_cosine() -> None:
+    assert [rate("constant", k, 100, 1.0, warmup=4)[0] for k in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rate("constant", 0, 100, 1.0)[1] is None
+    assert rate("cosine", 0, 101, 1.0)[0] == pytest.approx(1.0)
+    assert rate("cosine", 50, 101, 1.0)[0] == pytest.approx((1 + 0.01) / 2)
+    assert rate("cosine", 100, 101, 1.0)[0] == pytest.approx(0.01)
+
+
+def test_an_unknown_policy_is_refused_when_the_recipe_is_read() -> None:
+    with pytest.raises(ValueError, match="step"):
+        resolve("garments", ["--train.policy", "step"])

@@ -58,7 +58,7 @@ def train(
     """
     from alphabar.core.run import Run
     from alphabar.training.config import resolve
-    from alphabar.training.cost import cost
+    from alphabar.training.initial_model import cost
     from alphabar.verbs.train import train
 
     source: str | Path = recipe

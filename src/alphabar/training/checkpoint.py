@@ -3,8 +3,6 @@
 model.safetensors      weights, as trained        ema.safetensors   their moving average, which samples are drawn with
 optimizer.safetensors  moments of the optimiser   state.json        images seen, fingerprint, SHA-256 of the other files
 averages.safetensors   power-function averages, where the run keeps snapshots of them
-
-The checkpoint before the last one stays as FOLDER.old, and is used where the last one is damaged.
 """
 
 import errno
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alphabar.core.run import Run
@@ -46,26 +45,18 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-# ---- writing
-
-
 def save_checkpoint(
-    folder: Path,
-    model: Model,
-    ema: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any],
-    averages: Mapping[str, Tensor] | None = None,
-    *,
-    write: bool = True,
-) -> None:
-    """Writes a checkpoint; a crash leaves the old one or the new one. The one before it stays as FOLDER.old.
+    folder: Path, model: Model, ema: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: Mapping[str, Any],
+    averages: Mapping[str, Tensor] | None = None, *, write: bool = True,
+) -> None:  # fmt: skip
+    """Writes a checkpoint; a crash leaves the old one or the new one, and the one before it stays as FOLDER.old.
 
     write: False in all processes but one. Where weights are sharded, all processes must call this function.
     Raises OSError, with the free space and what to do, where the disk is full.
     """
     sharded: dict[str, Mapping[str, Tensor]] = {MODEL: model.state_dict(), EMA: ema, OPTIMIZER: optimizer_tensors(optimizer)}
-    sharded |= {} if averages is None else {AVERAGES: averages}
+    if averages is not None:
+        sharded[AVERAGES] = averages
     files = {name: gathered_state(tensors) for name, tensors in sharded.items()}
     if not write:
         return
@@ -85,14 +76,12 @@ def save_checkpoint(
 
 
 def _write(folder: Path, model: Model, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
     for name, tensors in files.items():
         if name in (MODEL, EMA):
             save_weights(folder / name, model, tensors)
         else:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / name)
-    digests = {name: digest(folder / name) for name in files}
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / name)
+    digests = {name: _digest(folder / name) for name in files}
     (folder / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
     for name in (*files, "state.json"):
         with (folder / name).open("rb") as file:
@@ -108,10 +97,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 @contextmanager
 def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder FOLDER.part that takes the place of `folder` when the block ends without an error.
-
-    What was there stays as FOLDER.old. A crash between the two renames leaves only that one (`find_checkpoint` finds it).
-    """
+    """A folder FOLDER.part that takes the place of `folder` when the block ends without an error; FOLDER.old keeps that one."""
     part, earlier = folder.with_name(folder.name + ".part"), _earlier(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -120,7 +106,7 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    if folder.exists():  # otherwise FOLDER.old may be the only checkpoint
+    if folder.exists():  # otherwise FOLDER.old may be the only checkpoint, after a crash between the next two renames
         shutil.rmtree(earlier, ignore_errors=True)
         os.replace(folder, earlier)
     os.replace(part, folder)
@@ -131,27 +117,22 @@ def _earlier(folder: Path) -> Path:
 
 
 def _disk_full(e: Exception) -> bool:
-    """Whether an error says that there is no space, or no quota, left."""
     return getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e) or "os error 28" in str(e)
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+def _digest(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as named tensors: "3.exp_avg" is the first moment of parameter 3."""
-    states = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": torch.as_tensor(v) for index, values in states.items() for key, v in values.items()}
+    states = optimizer.state_dict()["state"].items()
+    return {f"{index}.{key}": torch.as_tensor(v) for index, values in states for key, v in values.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restores what `optimizer_tensors` returned; hyper-parameters stay those that the optimiser was made with.
-
-    Moments take the memory layout of their parameter, which fused optimisers need.
-    """
+    """Restores what `optimizer_tensors` returned, in the memory layout of the parameters, which fused optimisers need."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -161,19 +142,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-# ---- reading
-
-
 def has_checkpoint(folder: Path) -> bool:
     """Whether `find_checkpoint` finds one."""
     return any((f / "state.json").exists() for f in (folder, _earlier(folder)))
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The checkpoint at `folder`, or FOLDER.old where a crash between two renames left only that.
-
-    Raises FileNotFoundError where there is none.
-    """
+    """The checkpoint at `folder`, or FOLDER.old where a crash left only that. Raises FileNotFoundError where there is none."""
     for candidate in (folder, _earlier(folder)):
         if (candidate / "state.json").exists():
             return candidate
@@ -181,30 +156,22 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Reads a checkpoint folder.
-
-    Raises ValueError, naming the file, where one was changed or truncated after it was written.
-    """
-    from safetensors.torch import load_file
-
+    """Reads a checkpoint folder. Raises ValueError, naming the file, where one was changed or truncated since it was written."""
     folder = find_checkpoint(folder)
     state = renamed(json.loads((folder / "state.json").read_text()), STATE)
     for name in dict.fromkeys([*FILES, *state["sha256"]]):
-        if Path(name).name != name or digest(folder / name) != state["sha256"].get(name):
+        if Path(name).name != name or _digest(folder / name) != state["sha256"].get(name):
             raise ValueError(
                 f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or truncated. "
                 "Resume from another checkpoint, or start a new run in another folder"
             )
-    ema = load_weights(folder / EMA).state_dict()
+    model, ema = load_weights(folder / MODEL), load_weights(folder / EMA).state_dict()
     averages = load_file(folder / AVERAGES) if AVERAGES in state["sha256"] else None
-    return Checkpoint(load_weights(folder / MODEL), ema, load_file(folder / OPTIMIZER), averages, state)
+    return Checkpoint(model, ema, load_file(folder / OPTIMIZER), averages, state)
 
 
 def last_good(run: Run) -> Checkpoint:
-    """A run's last checkpoint; where it is damaged, the one before it, with a warning. Training repeats the steps in between.
-
-    Raises ValueError, naming the file, where both are damaged; FileNotFoundError where there is none.
-    """
+    """A run's last checkpoint; where it is damaged, the one before it, with a warning. Training repeats the steps in between."""
     folder = find_checkpoint(run.checkpoint())
     try:
         return load_checkpoint(folder)
@@ -220,13 +187,12 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     """The averaged model of a run, ready to sample.
 
     Args:
-        run_or_file: a run folder, a checkpoint folder, a .safetensors file, "bundled" (the run that ships with the package), or
-            diffusers:PATH, the folder of a pipeline.
+        run_or_file: a run or checkpoint folder, a .safetensors file, "bundled" (the run of the package), or diffusers:PATH.
         which: the checkpoint of a run: last, best, or ema:LENGTH, an average of relative length 0.03 to 0.25 that is made from
             the run's snapshots (`training.ema.post_hoc`).
 
     Returns:
-        The model in evaluation mode on the CPU. Its attribute `home` is that of `home_of`.
+        The model in evaluation mode on the CPU.
 
     Raises:
         FileNotFoundError: where there is no such run, file or checkpoint.
@@ -277,9 +243,7 @@ def _weights(run_or_file: str | Path, which: str) -> Path:
     if path.is_file():
         return path
     if not path.exists():
-        raise FileNotFoundError(
-            f"there is no run at {path}: give a run folder, a .safetensors file, the word bundled, or diffusers:PATH"
-        )
+        raise FileNotFoundError(f"there is no run at {path}: give a run folder, a .safetensors file, bundled, or diffusers:PATH")
     if (path / "model_index.json").exists():
         raise FileNotFoundError(f"{path} is not a run but a folder of diffusers: write {PREFIX}{path}")
     return (path if (path / EMA).exists() else find_checkpoint(path / "checkpoints" / which)) / EMA

@@ -16,7 +16,6 @@ from alphabar.denoiser.model_recipe import ModelRecipe
 from alphabar.schedule.density import Density, LogNormal, UniformTime
 from alphabar.schedule.kinds import KINDS
 from alphabar.training.loss import Weighting
-from alphabar.training.rates import Policy
 
 # Keys that were added after the first runs. At its default such a key does not count in the fingerprint, so that older runs
 # keep theirs and can be resumed.
@@ -26,6 +25,8 @@ ADDED_LATER = {
     "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots"),
 }
 NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate")  # keys of [train]
+
+Policy = Literal["constant", "cosine", "one_cycle"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,8 @@ class DataRecipe:
 
     def reading(self) -> dict[str, Any]:
         """The options of `alphabar.data.image_set.load`."""
-        return {
-            "value_range": self.range or None, "alpha": self.alpha, "skip_broken": self.skip_broken, "axes": self.axes or None,
-        }  # fmt: skip
+        value_range, axes = self.range or None, self.axes or None
+        return {"value_range": value_range, "alpha": self.alpha, "skip_broken": self.skip_broken, "axes": axes}
 
 
 @dataclass(frozen=True)
@@ -197,14 +197,12 @@ class Recipe:
         return tomli_w.dumps(asdict(self))
 
     def fingerprint(self, images: str) -> str:
-        """Sixteen hex digits of everything that decides the weights: this recipe without `watch` and `track`, and the fingerprint
-        of the images."""
+        """Sixteen hex digits of all that decides the weights: the recipe without `watch` and `track`, the images' fingerprint."""
         decisive = {k: v for k, v in asdict(self).items() if k not in ("watch", "track")}
         default = asdict(Recipe())
-        for section, keys in ADDED_LATER.items():
-            for key in keys:
-                if decisive[section][key] == default[section][key]:
-                    del decisive[section][key]
+        for section, key in ((section, key) for section, keys in ADDED_LATER.items() for key in keys):
+            if decisive[section][key] == default[section][key]:
+                del decisive[section][key]
         for key in NO_EFFECT_ON_WEIGHTS:
             del decisive["train"][key]
         decisive = renamed(decisive, {new: old for old, new in RECIPE.items()})  # so that renaming a key changes no fingerprint
@@ -234,10 +232,8 @@ def resolve(name_or_file: str | Path = "garments", tokens: Sequence[str] = ()) -
     >>> resolve("garments", ["--train.lr", "1e-3"]).train.lr
     0.001
     """
-    path = Path(name_or_file)
-    if str(name_or_file) in shipped():
-        path = shipped()[str(name_or_file)]
-    elif not path.is_file():
+    path = shipped().get(str(name_or_file), Path(name_or_file))
+    if not path.is_file():
         raise ValueError(f"recipe {name_or_file} is neither a file nor one of {', '.join(shipped())}")
     try:
         values = renamed(tomllib.loads(path.read_text(encoding="utf-8")), RECIPE)
@@ -248,10 +244,7 @@ def resolve(name_or_file: str | Path = "garments", tokens: Sequence[str] = ()) -
 
 
 def parse(values: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:
-    """A recipe from plain data, of which missing keys keep their defaults, and overrides as on the command line.
-
-    Raises ValueError, which names `source`, for an unknown key and for a value of the wrong type.
-    """
+    """A recipe from plain data and overrides. Raises ValueError, naming `source`, for an unknown key or a value of wrong type."""
     import cyclopts
     from cyclopts import App, Parameter
     from cyclopts.config import Dict
@@ -259,11 +252,10 @@ def parse(values: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:
     config = Dict(renamed(values, RECIPE), source=source, use_commands_as_keys=False)
     app = App(default_parameter=Parameter(consume_multiple=True), help_flags=[], version_flags=[], config=config)
 
-    def collect(recipe: Recipe = Recipe()) -> Recipe:
+    @app.default
+    def collect(recipe: Annotated[Recipe, Parameter(name="*")] = Recipe()) -> Recipe:
         return recipe
 
-    collect.__annotations__["recipe"] = Annotated[Recipe, Parameter(name="*")]
-    app.default(collect)
     try:
         recipe: Recipe = app(list(tokens), exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as e:

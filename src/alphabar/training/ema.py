@@ -5,6 +5,7 @@ al. 2024 (arXiv:2312.02696): from snapshots of two of them, `post_hoc` makes an 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alphabar.core.files import replacing
-from alphabar.training.shard import gathered, shard_like
+from alphabar.training.shard import gathered_state, shard_like
 
 Vector = Float64[np.ndarray, "..."]
 LENGTHS = (0.05, 0.10)  # relative standard deviations of the averages that training keeps, as in the paper
@@ -40,9 +43,6 @@ def ema_update(average: Iterable[Tensor], weights: Iterable[Tensor], decay: floa
     torch._foreach_lerp_(list(average), [w.detach() for w in weights], 1 - decay)
 
 
-# ---- averages whose length is chosen after training
-
-
 @cache
 def exponent_of(length: float) -> float:
     """gamma of the average with profile tau^gamma whose relative standard deviation is `length`.
@@ -50,14 +50,12 @@ def exponent_of(length: float) -> float:
     length^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (Karras et al. 2024, sec. 3.1), which has one root above -1 where
     length < 0.288..., the length of the plain mean. Raises ValueError for others.
     """
-    longest = 12**-0.5  # gamma = 0
-    if not 0 < length < longest:
+    if not 0 < length < (longest := 12**-0.5):  # gamma = 0
         raise ValueError(
             f"length = {length}: give more than 0 and less than {longest:.3f}, the plain mean's; 0.05 to 0.15 is usual"
         )
     inverse = length**-2
-    roots = np.roots([1.0, 7.0, 16 - inverse, 12 - inverse])
-    return float(roots.real.max())
+    return float(np.roots([1.0, 7.0, 16 - inverse, 12 - inverse]).real.max())
 
 
 def power_decay(batch: int, images_seen: int, length: float) -> float:
@@ -70,26 +68,21 @@ class PowerAverages:
 
     def __init__(self, module: nn.Module, stored: Mapping[str, Tensor] | None = None) -> None:
         """stored: result of `state`, for a resumed run; None starts from the module's weights."""
-        self.names = [n for n, _ in module.named_parameters()]
-        self.weights = [p for _, p in module.named_parameters()]
-        self.averages = {
-            length: [
-                p.detach().clone() if stored is None else shard_like(stored[f"{length:.3f}/{n}"], p.detach())
-                for n, p in zip(self.names, self.weights, strict=True)
-            ]
-            for length in LENGTHS
-        }
+        self.weights = dict(module.named_parameters())
+
+        def initial(name: str, weight: Tensor) -> Tensor:
+            return weight.clone() if stored is None else shard_like(stored[name], weight)
+
+        self.averages = {k: {n: initial(f"{k:.3f}/{n}", p.detach()) for n, p in self.weights.items()} for k in LENGTHS}
 
     def update(self, batch: int, images_seen: int) -> None:
         """Called after each optimiser step, with the images seen including this one."""
         for length, average in self.averages.items():
-            ema_update(average, self.weights, power_decay(batch, images_seen, length))
+            ema_update(average.values(), self.weights.values(), power_decay(batch, images_seen, length))
 
     def state(self) -> dict[str, Tensor]:
         """All averages, by length and name of the parameter."""
-        return {
-            f"{length:.3f}/{n}": t for length, average in self.averages.items() for n, t in zip(self.names, average, strict=True)
-        }
+        return {f"{length:.3f}/{n}": t for length, average in self.averages.items() for n, t in average.items()}
 
 
 @dataclass(frozen=True)
@@ -106,35 +99,29 @@ def save_snapshots(folder: Path, averages: PowerAverages, spec: Mapping[str, obj
 
     write: False in all processes but one. Where weights are sharded, all processes must call this function.
     """
-    from safetensors.torch import save_file
-
-    for length, sharded in averages.averages.items():
-        average = [gathered(t.detach()) for t in sharded]
-        if not write:
-            continue
-        tensors = {n: t.to("cpu", torch.float16).contiguous() for n, t in zip(averages.names, average, strict=True)}
-        with replacing(folder / f"{images:012d}-{length:.3f}.safetensors") as part:
-            save_file(tensors, part, metadata={"alphabar": json.dumps(spec)})
+    for length, average in averages.averages.items():
+        whole = gathered_state(average)
+        if write:
+            halves = {name: t.to("cpu", torch.float16).contiguous() for name, t in whole.items()}
+            with replacing(folder / f"{images:012d}-{length:.3f}.safetensors") as part:
+                save_file(halves, part, metadata={"alphabar": json.dumps(spec)})
 
 
 def snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots in a folder, ordered by images. Raises FileNotFoundError where there are none."""
-    found = []
-    for path in sorted(folder.glob("*.safetensors")):
-        images, _, length = path.stem.partition("-")
-        if images.isdecimal() and length.replace(".", "", 1).isdecimal():
-            found.append(Snapshot(int(images), float(length), path))
+    names = [(path, re.fullmatch(r"(\d+)-(\d+\.?\d*)", path.stem)) for path in sorted(folder.glob("*.safetensors"))]
+    found = [Snapshot(int(name[1]), float(name[2]), path) for path, name in names if name]
     if not found:
         raise FileNotFoundError(f"no snapshots in {folder}: train with --train.ema-snapshots 16 to choose a length afterwards")
     return found
 
 
 def mixture(known: Sequence[tuple[float, float]], images: float, length: float) -> Float64[np.ndarray, " n"]:
-    """Coefficients, with sum 1, that combine known averages into the wanted one.
+    """Coefficients, with sum 1, that combine known averages, given as (images, length), into the wanted one.
 
     Least squares between the profiles p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), tau <= t, whose inner products are closed
     forms (Karras et al. 2024, sec. 3.2 and app. C): with t the smaller of both times, (g + 1)(h + 1) t^(g + h + 1) /
-    ((g + h + 1) t_g^(g + 1) t_h^(h + 1)). Averages are given as (images, length).
+    ((g + h + 1) t_g^(g + 1) t_h^(h + 1)).
     """
     t = np.array([k[0] for k in known], dtype=np.float64)
     g = np.array([exponent_of(k[1]) for k in known])
@@ -158,11 +145,9 @@ def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[di
 
     Raises FileNotFoundError where there are none, ValueError for a length out of range or a damaged file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    used = snapshots(folder)
-    images = used[-1].images if images is None else images
-    used = [s for s in used if s.images <= images]
+    known = snapshots(folder)
+    images = known[-1].images if images is None else images
+    used = [s for s in known if s.images <= images]
     if not used:
         raise ValueError(f"no snapshot in {folder} was made by image {images}")
     mixed: dict[str, Tensor] = {}

@@ -36,14 +36,14 @@ class Training:
 
     def improved(self, figure: str, value: float) -> bool:
         """Whether `value` is the lowest of its figure so far; if so, it is stored in `best`."""
-        if value < self.best.get(figure, float("inf")):
+        better = value < self.best.get(figure, float("inf"))
+        if better:
             self.best[figure] = value
-            return True
-        return False
+        return better
 
 
 class Hook:
-    """Does nothing. `on_interval` is called each time `every` more images have been seen, and at the end; with 0 only there."""
+    """Does nothing. `on_interval` is called after every `every` images and at the end; with 0 only there."""
 
     every: int = 0
 
@@ -69,8 +69,7 @@ class HeldOutLoss(Hook):
             return
         pixels, seed = training.heldout[: self.n], training.recipe.seed
         n = len(pixels)
-        # One noise level per image, spread evenly over the training distribution. The permutation depends on the seed alone, so
-        # that level and image are unrelated but fixed.
+        # One noise level per image, spread evenly over the training distribution, in an order that depends on the seed alone
         u = (torch.from_numpy(seeds.permutation(seed, 0, n)).double() + 0.5) / n
         sigma = training.recipe.density_value().sigma(u, training.ema.schedule)
         labels = None if training.heldout_labels is None else torch.from_numpy(training.heldout_labels[:n])
@@ -79,6 +78,5 @@ class HeldOutLoss(Hook):
             {"sigma": [float(sigma[rows[0]]), float(sigma[rows[-1]])], "loss": float(loss[rows].mean())}
             for rows in sigma.argsort().chunk(5)
         ]
-        value = float(loss.mean())
-        training.improved("heldout_loss", value)
+        training.improved("heldout_loss", value := float(loss.mean()))
         training.report("heldout", loss=value, se=float(loss.std() / n**0.5), n=n, bands=bands)

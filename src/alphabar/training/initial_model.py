@@ -1,4 +1,4 @@
-"""The model at the start of a training: new weights, or those of another run (`train.init_from`)."""
+"""The model at the start of a training (new weights, or those of another run, `train.init_from`) and what it costs."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from alphabar.data.augment import AUGMENT_DIM
-from alphabar.data.image_set import ImageSet, class_names
+from alphabar.data.image_set import ImageSet, class_names, load
 from alphabar.denoiser.model import Model, build
+from alphabar.denoiser.precondition import eval_mode
 from alphabar.schedule.base import Schedule
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe
@@ -18,20 +19,15 @@ MAY_DIFFER = ("dropout", "sample_size")  # arguments of the network that no weig
 
 
 def new_model(
-    recipe: Recipe,
-    image_shape: tuple[int, int, int],
-    pixels: str = "uint8",
-    value_range: tuple[float, float] | None = None,
+    recipe: Recipe, image_shape: tuple[int, int, int], pixels: str = "uint8", value_range: tuple[float, float] | None = None,
     classes: Sequence[str] = (),
-) -> Model:
+) -> Model:  # fmt: skip
     """The model of a recipe with random weights.
 
     Args:
-        recipe: network, schedule, padding, and the seed of the weights.
         image_shape: (c, h, w) of the images, without the padding of `data.pad`.
         pixels: type in which samples are stored: uint8, uint16 or float32.
         value_range: the values that were declared as bottom and top of the scale; None where none were.
-        classes: names of the classes, for a conditional model.
     """
     c, h, w = image_shape
     pad = recipe.data.pad
@@ -55,23 +51,15 @@ def initial_model(recipe: Recipe, images: ImageSet) -> Model:
 
 
 def copy_weights(model: Model, source: str) -> str:
-    """Copies the averaged weights of a run, file, diffusers:PATH or bundled into `model`.
+    """Copies the averaged weights of a run, file, diffusers:PATH or bundled into `model`. Returns the source's fingerprint.
 
-    Size and type of the images may differ; network, prediction, input range, classes and schedule must agree.
-
-    Returns:
-        The fingerprint of the source.
-
-    Raises:
-        ValueError: where they do not agree, with every difference.
+    Size and type of the images may differ. Raises ValueError, with every difference, where network, prediction, input range,
+    classes or schedule differ.
     """
     other = load_model(source)
     theirs, ours = _description(other), _description(model)
-    differences = [
-        f"{k} is {theirs.get(k)} there, {ours.get(k)} here"
-        for k in dict.fromkeys([*theirs, *ours])
-        if theirs.get(k) != ours.get(k)
-    ]
+    differing = [k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]
+    differences = [f"{k} is {theirs.get(k)} there, {ours.get(k)} here" for k in differing]
     if not _same_schedule(other.own_schedule, model.own_schedule):
         differences.append(f"schedule is {other.own_schedule.spec()} there, {model.own_schedule.spec()} here")
     if differences:
@@ -93,8 +81,29 @@ def _description(model: Model) -> dict[str, Any]:
 
 
 def _same_schedule(a: Schedule, b: Schedule) -> bool:
-    """Whether both give a network the same time at the same noise level, whatever kind they are."""
     if (a.steps, a.t_min, a.t_max) != (b.steps, b.t_min, b.t_max):
         return False
     times = torch.linspace(a.t_min, a.t_max, 101, dtype=torch.float64)
     return torch.allclose(a.sigma(times), b.sigma(times), rtol=1e-3, atol=0)  # a table of betas may be in float32
+
+
+def cost(recipe: Recipe, images: ImageSet | None = None) -> dict[str, Any]:
+    """Parameters, operations of one network call and of the whole training, MiB of weights and moments."""
+    image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
+    of_model = cost_of_model(initial_model(recipe, image_set))
+    parameters, flop = of_model["parameters"], of_model["gflop_a_call"] * 1e9
+    return {
+        **of_model,
+        "tflop_of_training": 3 * flop * recipe.train.images / 1e12,  # a backward pass costs two forward passes
+        "mib_of_weights_moments_average": 4 * 5 * parameters / 2**20,  # float32: weights, gradients, two moments, average
+        "images_a_second_at_100_gflops": 100e9 / (3 * flop),
+    }
+
+
+def cost_of_model(model: Model) -> dict[str, Any]:
+    """Parameters, and billions of floating-point operations of one network call on one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with eval_mode(model), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *model.image_shape), torch.ones(1))
+    return {"parameters": sum(p.numel() for p in model.parameters()), "gflop_a_call": counter.get_total_flops() / 1e9}

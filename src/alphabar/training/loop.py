@@ -8,12 +8,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
-from numpy.typing import NDArray
 from torch import Tensor
 
 from alphabar.core.progress import track
@@ -22,46 +21,33 @@ from alphabar.core.types import Pixels
 from alphabar.denoiser.model import Model
 from alphabar.training.checkpoint import SNAPSHOTS, Checkpoint, copy_checkpoint, last_good
 from alphabar.training.config import TrainRecipe
-from alphabar.training.divergence import REMEDIES, Diverged, LossMonitor
 from alphabar.training.ema import save_snapshots
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.step import Trainer
-from alphabar.training.stopping import stop_signals
-from alphabar.training.stream import Stream, pad_pixels, prefetched
+from alphabar.training.stopping import REMEDIES, Diverged, LossMonitor, stop_signals
+from alphabar.training.stream import Indices, Stream, pad_pixels, prefetched
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 def train(
-    model: Model,
-    pixels: Pixels,
-    indices: NDArray[np.int64],
-    recipe: TrainRecipe,
-    run: Run,
-    *,
-    labels: NDArray[np.int64] | None = None,
-    heldout: Shaped[np.ndarray, "m h w c"] | None = None,
-    heldout_labels: NDArray[np.int64] | None = None,
-    hooks: Sequence[Hook] = (),
-    resume: bool = False,
-    fingerprint: str = "",
-    progress: bool = True,
-) -> Model:
+    model: Model, pixels: Pixels, indices: Indices, recipe: TrainRecipe, run: Run, *, labels: Indices | None = None,
+    heldout: Shaped[np.ndarray, "m h w c"] | None = None, heldout_labels: Indices | None = None, hooks: Sequence[Hook] = (),
+    resume: bool = False, fingerprint: str = "", progress: bool = True,
+) -> Model:  # fmt: skip
     """Trains `model`, in place, on pixels[indices] until `recipe.images` have been seen.
 
     Args:
         model: the initial model; a resumed run replaces its weights.
         pixels: images (n, h, w, c) as stored, without padding.
         indices: the images to train on.
-        recipe: amounts, optimiser and everything else.
         run: the folder that receives events, snapshots and checkpoints.
         labels: class of every image in `pixels`; required by a conditional model.
         heldout, heldout_labels: images, without padding, on which hooks measure the held-out loss (validation loss).
         hooks: called by the main process; see `Hook`.
         resume: continue from the run's last checkpoint.
         fingerprint: of recipe and images (`Recipe.fingerprint`); stored in checkpoints.
-        progress: show a progress bar.
 
     Returns:
         The averaged model (EMA), ready to sample.
@@ -73,14 +59,14 @@ def train(
         ValueError: when the checkpoint has another fingerprint, or when options contradict each other.
     """
     accelerator = _accelerator(recipe)
-    resumed = _resumed(run, fingerprint) if resume else None
+    resumed = _last_checkpoint(run, fingerprint) if resume else None
     trainer = Trainer(model, recipe, accelerator, resumed)
     state = Training(
-        run, recipe, model, trainer.sampling_model, accelerator.device,
+        run, recipe, model, trainer.sampling_model, trainer.device,
         heldout=None if heldout is None else pad_pixels(heldout, model.crop),
         heldout_labels=heldout_labels if model.classes else None,
     )  # fmt: skip
-    loop = _Loop(trainer, state, hooks, fingerprint, resumed)
+    loop = _Loop(trainer, state, hooks, fingerprint, resumed.state if resumed else {})
     return loop.run(Stream(pixels, indices, recipe, model, labels), progress)
 
 
@@ -101,19 +87,16 @@ def _accelerator(recipe: TrainRecipe) -> "Accelerator":
             f"batch {recipe.batch} does not divide by {world} processes and train.accumulate {recipe.accumulate}: give a "
             f"multiple of {world * max(recipe.accumulate, 1)}"
         )
-    without_fsdp = recipe.optimizer == "muon" or recipe.compile or recipe.precision == "fp16"
-    if recipe.parallel == "fsdp" and world > 1 and without_fsdp:
-        raise ValueError(
-            "train.parallel fsdp works with adam or adamw, without compile, in float32 or bf16: use ddp for the others"
-        )
+    only_ddp = recipe.optimizer == "muon" or recipe.compile or recipe.precision == "fp16"
+    if recipe.parallel == "fsdp" and world > 1 and only_ddp:
+        raise ValueError("train.parallel fsdp works with adam or adamw, without compile, in float32 or bf16: use ddp otherwise")
     return accelerator
 
 
-def _resumed(run: Run, fingerprint: str) -> Checkpoint:
+def _last_checkpoint(run: Run, fingerprint: str) -> Checkpoint:
     """The run's last good checkpoint. Raises ValueError where it is of another recipe or other images."""
     checkpoint = last_good(run)
-    stored = checkpoint.state.get("fingerprint")
-    if stored != fingerprint:
+    if (stored := checkpoint.state.get("fingerprint")) != fingerprint:
         raise ValueError(
             f"{run.path} was trained with another recipe or other images (fingerprint {stored}, now {fingerprint}): resume with "
             f"the recipe in {run.recipe}, or start a new run in another folder"
@@ -125,12 +108,11 @@ class _Loop:
     """One session of a training, from its first or its last checkpoint to its end."""
 
     def __init__(
-        self, trainer: Trainer, state: Training, hooks: Sequence[Hook], fingerprint: str, resumed: Checkpoint | None
+        self, trainer: Trainer, state: Training, hooks: Sequence[Hook], fingerprint: str, stored: dict[str, Any]
     ) -> None:
         self.trainer, self.state, self.recipe = trainer, state, trainer.recipe
         self.all_hooks, self.hooks = hooks, list(hooks) if trainer.main else []
         self.fingerprint = fingerprint
-        stored = resumed.state if resumed else {}
         state.images, state.step = stored.get("images", 0), stored.get("step", 0)
         state.best = dict(stored.get("best", {}))
         self.best_kept = dict(state.best)  # figures of the checkpoint in checkpoints/best
@@ -141,7 +123,6 @@ class _Loop:
         self.last_record = (self.started, state.images)
 
     def run(self, stream: Stream, progress: bool) -> Model:
-        """Trains to the end. Raises KeyboardInterrupt when a signal stops it before."""
         state, trainer, batch = self.state, self.trainer, self.recipe.batch
         for hook in self.hooks:
             hook.on_start(state)
@@ -183,8 +164,7 @@ class _Loop:
         for hook in self.hooks:
             if self._due(hook.every):
                 hook.on_interval(state)
-        averages = self.trainer.averages
-        if averages is not None and snapshot:
+        if snapshot and (averages := self.trainer.averages):
             save_snapshots(state.run.path / SNAPSHOTS, averages, state.model.spec, state.images, write=self.trainer.main)
         if saving:
             self._save()
@@ -198,8 +178,7 @@ class _Loop:
         """Whether a signal reached any process: all must stop at the same step."""
         if self.trainer.world == 1:
             return stop
-        flag = torch.tensor(float(stop), device=self.trainer.device)
-        return bool(self.trainer.accelerator.reduce(flag) > 0)
+        return bool(self.trainer.accelerator.reduce(torch.tensor(float(stop), device=self.trainer.device)) > 0)
 
     def _record_loss(self) -> None:
         """Writes the mean loss since the last record. Raises Diverged, or warns, where `LossMonitor` says so."""
@@ -215,35 +194,30 @@ class _Loop:
                 f"after {state.images} images the loss {e}. The last good checkpoint is kept in {state.run.checkpoint()}: "
                 f"start a new run with {REMEDIES}"
             ) from None
-        now, (then, images) = time.monotonic(), self.last_record
-        self.last_record = (now, state.images)
-        per_second = (state.images - images) / max(now - then, 1e-9)
+        (then, images), self.last_record = self.last_record, (time.monotonic(), state.images)
+        per_second = (state.images - images) / max(self.last_record[0] - then, 1e-9)
         self._report("loss", loss=state.loss, lr=trainer.lr, images_per_second=round(per_second, 1))
-        if trainer.main and (risen := self.monitor.stays_risen()) is not None:
-            lowest, loss = risen
-            state.report("risen", lowest=lowest, loss=loss)
+        if trainer.main and (risen := self.monitor.stays_risen()):
+            state.report("risen", lowest=risen[0], loss=risen[1])
             warnings.warn(
-                f"after {state.images} images the loss is {loss:.3g}, was {lowest:.3g} before and has not come back: the model "
-                f"has lost what it had learned. Training continues; for a new run, in another folder, use {REMEDIES}",
+                f"after {state.images} images the loss is {risen[1]:.3g}, was {risen[0]:.3g} before and has not come back: the "
+                f"model has lost what it had learned. Training continues; for a new run, in another folder, use {REMEDIES}",
                 stacklevel=2,
             )
 
     def _save(self) -> None:
         """Writes checkpoints/last, and copies it to checkpoints/best where it has the lowest FID or held-out loss so far."""
         state = self.state
-        position = {
-            "images": state.images, "step": state.step, "fingerprint": self.fingerprint, "best": state.best,
-            "seconds": self._seconds(),
-        }  # fmt: skip
-        self.trainer.save(state.run.checkpoint(), position)
+        position = {"images": state.images, "step": state.step, "fingerprint": self.fingerprint, "best": state.best}
+        self.trainer.save(state.run.checkpoint(), {**position, "seconds": self._seconds()})
         if not self.trainer.main:
             return
         state.report("checkpoint")
         figure = "fid" if "fid" in state.best else "heldout_loss"  # by FID where a hook scores it
-        if figure in state.best and state.best[figure] != self.best_kept.get(figure):
-            self.best_kept[figure] = state.best[figure]
+        if (value := state.best.get(figure, math.inf)) != self.best_kept.get(figure, math.inf):
+            self.best_kept[figure] = value
             copy_checkpoint(state.run.checkpoint(), state.run.checkpoint("best"))
-            state.report("best", **{figure: state.best[figure]})
+            state.report("best", **{figure: value})
 
     def _seconds(self) -> float:
         """Seconds of training, earlier sessions included."""

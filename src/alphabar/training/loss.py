@@ -34,11 +34,9 @@ def weight(kind: Weighting, prediction: str, snr_value: Tensor, gamma: float = 5
     if for_x0 is None:
         raise ValueError(f"loss weighting {kind!r} is unknown: use {', '.join(get_args(Weighting))}")
     scale = {
-        "x0": torch.ones_like(snr_value),
-        "v": 1 / (snr_value + 1),
-        "eps": 1 / snr_value.clamp(min=1e-30),
+        "x0": torch.ones_like(snr_value), "v": 1 / (snr_value + 1), "eps": 1 / snr_value.clamp(min=1e-30),
         "flow": 1 / (1 + snr_value.sqrt()) ** 2,
-    }[prediction]
+    }[prediction]  # fmt: skip
     return for_x0 * scale
 
 
@@ -47,8 +45,7 @@ class LossModule(nn.Module):
 
     def __init__(self, model: Preconditioned, weighting: Weighting = "plain", gamma: float = 5.0) -> None:
         super().__init__()
-        self.model = model
-        self.weighting, self.gamma = weighting, gamma
+        self.model, self.weighting, self.gamma = model, weighting, gamma
 
     def forward(
         self, x0: Images, sigma: Levels, noise: Images, labels: Labels | None = None, augment: Tensor | None = None
@@ -60,16 +57,9 @@ class LossModule(nn.Module):
 
 @torch.inference_mode()
 def image_losses(
-    loss: Callable[..., Tensor],
-    pixels: Pixels,
-    sigma: Float64[Tensor, " n"],
-    seed: int,
-    *,
-    draw: int = 0,
-    batch: int = 128,
-    device: torch.device | str | None = None,
-    labels: Labels | None = None,
-) -> Float64[Tensor, " n"]:
+    loss: Callable[..., Tensor], pixels: Pixels, sigma: Float64[Tensor, " n"], seed: int, *, draw: int = 0, batch: int = 128,
+    device: torch.device | str | None = None, labels: Labels | None = None,
+) -> Float64[Tensor, " n"]:  # fmt: skip
     """The loss of every image, on noise that is a function of (seed, number of the image, draw).
 
     Args:
@@ -83,9 +73,8 @@ def image_losses(
     """
     out = []
     for start in range(0, len(pixels), batch):
-        rows = range(start, min(start + batch, len(pixels)))
-        x0 = to_model(pixels[start : rows.stop], device)
-        noise = seeds.SeededNoise(seed, rows, stream=seeds.HELDOUT)(draw, x0)
-        condition = () if labels is None else (labels[start : rows.stop],)
-        out.append(loss(x0, sigma[start : rows.stop].to(x0), noise, *condition).cpu())
+        rows = slice(start, min(start + batch, len(pixels)))
+        x0 = to_model(pixels[rows], device)
+        noise = seeds.SeededNoise(seed, range(start, rows.stop), stream=seeds.HELDOUT)(draw, x0)
+        out.append(loss(x0, sigma[rows].to(x0), noise, *(() if labels is None else (labels[rows],))).cpu())
     return torch.cat(out).double()

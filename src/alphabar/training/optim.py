@@ -1,12 +1,13 @@
-"""Optimisers: torch's Adam and AdamW, and torch's Muon for the weight matrices of a network with AdamW for the rest."""
+"""Optimisers (torch's Adam and AdamW, and torch's Muon for the weight matrices with AdamW for the rest) and learning rates."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alphabar.training.config import TrainRecipe
+from alphabar.training.config import Policy, TrainRecipe
 
 
 def make_optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
@@ -45,12 +46,11 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, recipe: TrainRecipe, model: nn.Module, device: torch.device) -> None:
-        taken = matrices(model)
-        mine = {id(p) for p in taken}
-        rest = [p for p in model.parameters() if id(p) not in mine]
-        super().__init__([{"params": taken}, {"params": rest}], {"lr": recipe.lr, "betas": recipe.betas})
-        self.weights = taken
-        self.flat = [nn.Parameter(flattened(p), requires_grad=True) for p in taken]  # views of the same memory
+        self.weights = matrices(model)
+        numbers = {id(p) for p in self.weights}
+        rest = [p for p in model.parameters() if id(p) not in numbers]
+        super().__init__([{"params": self.weights}, {"params": rest}], {"lr": recipe.lr, "betas": recipe.betas})
+        self.flat = [nn.Parameter(flattened(p), requires_grad=True) for p in self.weights]  # views of the same memory
         self.muon = torch.optim.Muon(
             self.flat, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )
@@ -70,29 +70,53 @@ class MuonAdamW(torch.optim.Optimizer):
         self.adam.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbered as in param_groups: Muon's matrices, then AdamW's parameters."""
         first, second = self.muon.state_dict()["state"], self.adam.state_dict()["state"]
-        return {
-            "state": first | {k + len(self.flat): v for k, v in second.items()},
-            "param_groups": super().state_dict()["param_groups"],
-        }
+        state = first | {k + len(self.flat): v for k, v in second.items()}
+        return {"state": state, "param_groups": super().state_dict()["param_groups"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         n, state = len(self.flat), state_dict["state"]
-        for optimizer, part in (
-            (self.muon, {k: v for k, v in state.items() if k < n}),
-            (self.adam, {k - n: v for k, v in state.items() if k >= n}),
-        ):
+        first, second = {k: v for k, v in state.items() if k < n}, {k - n: v for k, v in state.items() if k >= n}
+        for optimizer, part in ((self.muon, first), (self.adam, second)):
             optimizer.load_state_dict({"state": part, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def flattened(weight: Tensor) -> Tensor:
-    """A weight (out, in, height, width) as a matrix (out, in x height x width); a linear layer's matrix is returned unchanged.
+    """A weight (out, in, height, width) as a matrix (out, in x height x width), a view of the same memory in both layouts.
 
-    A view of the same memory for both memory layouts. The order of columns depends on the layout and does not matter to Muon.
+    The order of columns depends on the layout, which does not matter to Muon. A linear layer's matrix stays unchanged.
     """
-    if weight.ndim == 2:
-        return weight.detach()
-    if weight.is_contiguous():
-        return weight.detach().flatten(1)
-    return weight.detach().permute(0, 2, 3, 1).flatten(1)
+    channels_last = weight.ndim == 4 and not weight.is_contiguous()
+    return (weight.permute(0, 2, 3, 1) if channels_last else weight).detach().flatten(1)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """Half a cosine, from start at share 0 to end at share 1."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def rate(
+    policy: Policy, step: int, steps: int, lr: float, *, warmup: int = 0, start_share: float = 0.25
+) -> tuple[float, float | None]:
+    """Learning rate and first beta at step 0 .. steps - 1, functions of the step, so that a resumed run needs no stored state.
+
+    constant: lr, after a linear warm-up. cosine: the same, then half a cosine to lr / 100. one_cycle (Smith & Topin 2018,
+    arXiv:1708.07120), with the values of torch's OneCycleLR: from lr / 25 up to lr in `start_share` of the steps, then down to
+    lr / 250,000; beta goes 0.95, 0.85, 0.95. Otherwise beta is None: the optimiser keeps its own.
+
+    >>> rate("constant", 0, 100, 1e-3, warmup=4)
+    (0.00025, None)
+    """
+    if policy == "one_cycle":
+        peak = start_share * steps - 1
+        if step <= peak:
+            share = step / peak if peak > 0 else 1.0
+            return _cosine(lr / 25, lr, share), _cosine(0.95, 0.85, share)
+        share = (step - peak) / max(steps - 1 - peak, 1e-9)
+        return _cosine(lr, lr / 25 / 1e4, share), _cosine(0.85, 0.95, share)
+    up = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if policy == "constant":
+        return lr * up, None
+    if policy == "cosine":
+        return _cosine(lr, lr / 100, step / max(steps - 1, 1)) * up, None
+    raise ValueError(f"learning-rate policy {policy!r} is unknown: use constant, cosine or one_cycle")

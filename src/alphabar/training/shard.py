@@ -1,7 +1,5 @@
-"""Sharding over processes (FSDP2): each holds a part of the weights, gradients, moments and averages.
-
-Whole tensors are gathered only for writing and for sampling, by all processes at once.
-"""
+"""Sharding over processes (FSDP2): each holds a part of the weights, gradients, moments and averages. Whole tensors are
+gathered only for writing and for sampling, by all processes at once."""
 
 from collections.abc import Mapping
 
@@ -12,10 +10,7 @@ from alphabar.denoiser.model import Model
 
 
 def shard(model: Model, device: torch.device, processes: int) -> None:
-    """Shards a model's parameters over all processes, block by block, in place. All processes must call it.
-
-    Weights must be contiguous: FSDP2 does not support channels-last.
-    """
+    """Shards a model's parameters, which must be contiguous, block by block and in place. All processes must call it."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -27,16 +22,11 @@ def shard(model: Model, device: torch.device, processes: int) -> None:
     fully_shard(model.network, mesh=mesh)
 
 
-def gathered(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered on every process; any other tensor is returned unchanged. All processes must call it."""
+def gathered_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without gradients; sharded ones are gathered on every process, all of which must call this function."""
     from torch.distributed.tensor import DTensor
 
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def gathered_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`gathered` for every tensor."""
-    return {name: gathered(t.detach()) for name, t in state.items()}
+    return {name: (t.full_tensor() if isinstance(t, DTensor) else t).detach() for name, t in state.items()}
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """One optimiser step: forward and backward over micro-batches, clipping, the optimiser, and the averages of the weights."""
 
-import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,7 @@ from alphabar.training.checkpoint import Checkpoint, restore_optimizer, save_che
 from alphabar.training.config import TrainRecipe
 from alphabar.training.ema import PowerAverages, ema_decay, ema_update
 from alphabar.training.loss import LossModule
-from alphabar.training.optim import make_optimizer
-from alphabar.training.rates import rate
+from alphabar.training.optim import make_optimizer, rate
 from alphabar.training.shard import gathered_state, shard
 from alphabar.training.stream import Batch
 
@@ -43,20 +42,18 @@ class Trainer:
         self.ema.load_state_dict(dict(resumed.ema if resumed else model.state_dict()))
         self.ema.to(self.device, memory_format=self.layout).eval().requires_grad_(False)  # type: ignore[call-overload]
         model.to(self.device, memory_format=self.layout).train()  # type: ignore[call-overload]
-        if self.sharded:
-            shard(model, self.device, self.world)
-            shard(self.ema, self.device, self.world)
+        for each in (model, self.ema) if self.sharded else ():
+            shard(each, self.device, self.world)
         optimizer = make_optimizer(recipe, model, self.device)
         if resumed and resumed.moments:
             restore_optimizer(optimizer, resumed.moments)
         self.averages = None  # power-function averages, for snapshots
         if recipe.ema_snapshots and (self.main or self.sharded):
             self.averages = PowerAverages(model, resumed.averages if resumed else None)
-        module = LossModule(model, recipe.weighting, recipe.gamma)
         if recipe.compile:
             _compile(model.network)
-        # a sharded module needs no wrapper of accelerate
-        self.module = module if self.sharded else accelerator.prepare(module)
+        module = LossModule(model, recipe.weighting, recipe.gamma)
+        self.module = module if self.sharded else accelerator.prepare(module)  # a sharded module needs no wrapper
         self.optimizer = accelerator.prepare(optimizer)
         self.sampling_model = Model(model.spec).to(self.device).eval().requires_grad_(False) if self.sharded else self.ema
         self.refresh_sampling_model()
@@ -64,13 +61,20 @@ class Trainer:
         self.lr = recipe.lr
 
     def step(self, batch: Batch, step: int, total_steps: int) -> Tensor:
-        """Updates weights and averages by a global batch, of which `batch` is this process's share; `step` counts from 0.
+        """Updates weights and averages by this process's share of a global batch; `step` counts from 0.
 
         Returns the mean loss over the share, a scalar on the device.
         """
         recipe = self.recipe
-        self._set_rate(step, total_steps)
-        with _dropout_seed(recipe.seed, step, self.accelerator.process_index, self.device, self.dropout):
+        self.lr, beta1 = rate(recipe.policy, step, total_steps, recipe.lr, warmup=recipe.warmup // recipe.batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+            if beta1 is not None:
+                group["betas"] = (beta1, group["betas"][1])
+        with torch.random.fork_rng([self.device.index or 0] if self.device.type == "cuda" else [], enabled=self.dropout):
+            if self.dropout:  # a resumed run repeats its masks
+                numbers = seeds.generator(recipe.seed, step, self.accelerator.process_index, stream=seeds.TRAIN + 16)
+                torch.random.manual_seed(int(numbers.integers(2**62)))
             loss = self._gradients(batch)
         if recipe.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip)
@@ -83,26 +87,15 @@ class Trainer:
             self.averages.update(recipe.batch, images)
         return loss
 
-    def _set_rate(self, step: int, total_steps: int) -> None:
-        recipe = self.recipe
-        self.lr, beta1 = rate(recipe.policy, step, total_steps, recipe.lr, warmup=recipe.warmup // recipe.batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
-            if beta1 is not None:
-                group["betas"] = (beta1, group["betas"][1])
-
     def _gradients(self, batch: Batch) -> Tensor:
         """Adds up the gradients of all micro-batches; processes exchange them once, in the last one. Returns the mean loss."""
-        n = self.recipe.accumulate
-        total = torch.zeros((), device=self.device)
+        n, total = self.recipe.accumulate, torch.zeros((), device=self.device)
         for k, part in enumerate(batch.split(n), 1):
             x0 = to_model(part.pixels, self.device)
-            if part.augment is not None:
-                x0 = transformed(x0, part.augment)
-            x0 = x0.contiguous(memory_format=self.layout)
+            x0 = (x0 if part.augment is None else transformed(x0, part.augment)).contiguous(memory_format=self.layout)
             noise = part.noise.to(self.device).contiguous(memory_format=self.layout)
-            with self.accelerator.no_sync(self.module) if k < n else contextlib.nullcontext():
-                with self.accelerator.autocast() if self.sharded else contextlib.nullcontext():
+            with self.accelerator.no_sync(self.module) if k < n else nullcontext():
+                with self.accelerator.autocast() if self.sharded else nullcontext():
                     loss = self.module(x0, part.sigma, noise, part.labels, part.augment) / n
                 self.accelerator.backward(loss)
             total = total + loss.detach()
@@ -117,7 +110,7 @@ class Trainer:
         """Writes a checkpoint; the main process writes it, and with sharded weights all must call this."""
         if self.main or self.sharded:
             optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # without accelerate's wrapper
-            averages = None if self.averages is None else self.averages.state()
+            averages = self.averages.state() if self.averages else None
             save_checkpoint(folder, self.model, self.ema.state_dict(), optimizer, state, averages, write=self.main)
 
 
@@ -135,19 +128,7 @@ def _compile(network: nn.Module) -> None:
                 raise
             out = plain(*inputs)  # raises an error of the network itself again
             forward = plain
-            warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training goes on without it", stacklevel=2)
+            warnings.warn(f"torch.compile does not work here ({type(e).__name__}): training continues without it", stacklevel=2)
             return out
 
     network.forward = call
-
-
-@contextlib.contextmanager
-def _dropout_seed(seed: int, step: int, rank: int, device: torch.device, used: bool) -> Iterator[None]:
-    """Seeds torch's generators, which dropout draws from, for one step, and restores them: a resumed run repeats its masks."""
-    if not used:
-        yield
-        return
-    value = int(seeds.generator(seed, step, rank, stream=seeds.TRAIN + 16).integers(2**62))
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-        torch.random.manual_seed(value)
-        yield

@@ -1,11 +1,15 @@
-"""Stopping on Ctrl-C and SIGTERM: the signal is noted, and the training loop ends after the current step, with a checkpoint."""
+"""What ends a training early: Ctrl-C or SIGTERM, after the current step and with a checkpoint, and a loss that diverges."""
 
+import math
 import signal
+import statistics
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+REMEDIES = "a lower learning rate (--train.lr), a longer warm-up (--train.warmup) or stronger clipping (--train.clip)"
 
 
 @contextmanager
@@ -31,3 +35,34 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+class Diverged(FloatingPointError):
+    """The loss became NaN or exploded. The last good checkpoint is kept."""
+
+
+class LossMonitor:
+    """Checks the training losses of a session, one for each record of the log."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.warned = False
+
+    def add(self, loss: float) -> None:
+        """Adds a loss. Raises Diverged where it is not finite or, from the fourth on, over 10 times the median of the last 20."""
+        if not math.isfinite(loss):
+            raise Diverged("is not a number")
+        if len(self.losses) >= 3 and loss > 10 * (usual := statistics.median(self.losses[-20:])):
+            raise Diverged(f"rose to {loss:.3g} from {usual:.3g}")
+        self.losses.append(loss)
+
+    def stays_risen(self) -> tuple[float, float] | None:
+        """(lowest loss, last loss) once the last three all exceed 1.5 times the lowest one before; None otherwise and afterwards.
+
+        At too high a learning rate a network can lose what it has learned; the loss then stays at its starting value.
+        """
+        before, last = self.losses[:-3], self.losses[-3:]
+        if self.warned or not before or min(last) <= 1.5 * min(before):
+            return None
+        self.warned = True
+        return min(before), last[-1]

@@ -2,7 +2,7 @@
 (seed, k), so they depend neither on where a run was stopped and resumed nor on the number of processes."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ Indices = NDArray[np.int64]  # of images, or their classes
 class Batch:
     """Consecutive samples of a run: pixels (n, h, w, c) as stored, noise levels (n,) and noise (n, c, h, w).
 
-    labels: classes (n,) for a conditional model. augment: (n, 9), the augmentation of each image (`Geometry`), where used.
+    labels: classes (n,) for a conditional model. augment: (n, 9), the augmentation of each image (`Geometry`).
     """
 
     pixels: Pixels
@@ -37,8 +37,7 @@ class Batch:
     def split(self, n: int) -> "Iterator[Batch]":
         """The batch in n equal parts, in order."""
         size = len(self.sigma) // n
-        for start in range(0, size * n, size):
-            rows = slice(start, start + size)
+        for rows in (slice(start, start + size) for start in range(0, size * n, size)):
             labels, augment = (None if v is None else v[rows] for v in (self.labels, self.augment))
             yield Batch(self.pixels[rows], self.sigma[rows], self.noise[rows], labels, augment)
 
@@ -46,17 +45,13 @@ class Batch:
 class Stream:
     """All samples of a run, by number. Every epoch is one permutation of the images.
 
-    With `stratified`, each of the `batch` noise levels of a global batch lies in another of `batch` equal parts of the
-    training distribution.
+    With `stratified`, each noise level of a global batch lies in another of `batch` equal parts of the distribution.
     """
 
     def __init__(
         self, pixels: Pixels, indices: Indices, recipe: TrainRecipe, model: Model, labels: Indices | None = None
     ) -> None:
-        """Samples of pixels[indices], which are stored without the padding that the model crops from its samples.
-
-        labels: class of every image in `pixels`, for a conditional model.
-        """
+        """Samples of pixels[indices], without padding. labels: class of every image in `pixels`, for a conditional model."""
         if len(indices) == 0:
             raise ValueError("there are no images to train on: the held-out share took all, or the set is empty")
         if model.classes and labels is None:
@@ -109,21 +104,15 @@ def pad_pixels(pixels: Pixels, pad: int) -> Shaped[np.ndarray, "n hp wp c"]:
 
 @contextmanager
 def prefetched(stream: Stream, steps: range, rank: int, world: int) -> Iterator[Iterator[Batch]]:
-    """The batches of `steps` for process `rank` of `world`; a thread makes each one while the step before it runs.
-
-    A global batch is split into `world` equal parts, in the order of ranks.
-    """
+    """The equal parts of the batches of `steps` for process `rank` of `world`; a thread makes each one a step ahead."""
     size = stream.recipe.batch // world
     with ThreadPoolExecutor(1) as pool:
-
-        def submit(step: int) -> Future[Batch]:
-            return pool.submit(stream.batch, step * stream.recipe.batch + rank * size, size)
+        parts = (pool.submit(stream.batch, step * stream.recipe.batch + rank * size, size) for step in steps)
 
         def batches() -> Iterator[Batch]:
-            following = submit(steps[0]) if steps else None
-            for step in steps:
-                ready, following = following, submit(step + 1) if step + 1 in steps else None
-                if ready is not None:
-                    yield ready.result()
+            following = next(parts, None)
+            while following is not None:
+                ready, following = following, next(parts, None)
+                yield ready.result()
 
         yield batches()

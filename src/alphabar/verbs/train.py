@@ -22,9 +22,8 @@ from alphabar.sampling.preview import Preview
 from alphabar.tracking.hook import Tracking
 from alphabar.training.checkpoint import has_checkpoint
 from alphabar.training.config import Recipe
-from alphabar.training.cost import cost_of_model
 from alphabar.training.hooks import HeldOutLoss, Hook
-from alphabar.training.initial_model import copy_weights, untrained_model
+from alphabar.training.initial_model import copy_weights, cost_of_model, untrained_model
 from alphabar.training.loop import train as train_loop
 
 MOST_HELDOUT = 4096  # held-out images that hooks get
@@ -55,7 +54,7 @@ def train(
     Raises:
         FileExistsError: where `out` already holds a run and resume is False.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; the run has a checkpoint and can be resumed.
-        alphabar.training.divergence.Diverged: when the loss is NaN or explodes.
+        alphabar.training.stopping.Diverged: when the loss is NaN or explodes.
 
     >>> import tempfile, numpy as np, alphabar
     >>> folder = tempfile.mkdtemp()

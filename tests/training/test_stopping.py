@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from alphabar.core.files import read_jsonl
 from alphabar.results import runs
 from alphabar.training.checkpoint import load_checkpoint
-from alphabar.training.divergence import Diverged, LossMonitor
 from alphabar.training.hooks import Hook, Training
+from alphabar.training.stopping import Diverged, LossMonitor
 from tests.fixtures.training import small_training
 
 
