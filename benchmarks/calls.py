@@ -22,7 +22,7 @@ from alphabar.core.machine import machine
 from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.model import Model, build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
 from alphabar.denoiser.runtime.methods import METHODS, unavailable
 from alphabar.sampling.samplers.ddim import ddim

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from alphabar.core.machine import machine
 from alphabar.denoiser.model import Model, build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.denoiser.runtime.methods import METHODS
 from alphabar.sampling.catalogue import SAMPLERS

@@ -8,7 +8,7 @@ import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.denoiser.model import build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.wrappers import ClipX0, ThresholdX0
 from alphabar.schedule.grid import make_grid
 

@@ -11,7 +11,7 @@ import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.images import to_pixels
-from alphabar.denoiser.diffusers_scheduler import DEFAULTS, IGNORED_KEYS, read_scheduler
+from alphabar.denoiser.diffusers_config import DEFAULTS, IGNORED_KEYS, read_scheduler
 from alphabar.denoiser.from_diffusers import read_diffusers
 from alphabar.denoiser.model import load_weights, save_weights
 from alphabar.denoiser.wrappers import ClipX0

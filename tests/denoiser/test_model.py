@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from alphabar.denoiser.model import build, load_weights, save_weights
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.schedule.kinds import KINDS
 
 SMALL = ModelRecipe(channels=(16, 16), embedding=16)

@@ -10,7 +10,7 @@ import torch
 from alphabar.core.seeds import starting_noise
 from alphabar.denoiser.from_diffusers import read_diffusers
 from alphabar.denoiser.model import build, save_weights
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.sampling.fitted import Tuned, folders_of, save_tuned

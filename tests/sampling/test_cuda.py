@@ -12,7 +12,7 @@ from alphabar.core.files import read_jsonl
 from alphabar.core.machine import best_device
 from alphabar.core.run import Run
 from alphabar.denoiser.model import build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor

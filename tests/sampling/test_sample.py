@@ -11,7 +11,7 @@ import torch
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.model import build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.plan import every, predicate
 from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.sampling import batches, catalogue

@@ -15,7 +15,7 @@ from alphabar.core.progress import track
 from alphabar.core.run import Run
 from alphabar.data.augment import AUGMENT_DIM, Geometry
 from alphabar.denoiser.model import build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.schedule.noising import to_x0
 from alphabar.training.checkpoint import load_model
 from alphabar.training.hooks import HeldOutLoss

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from alphabar.denoiser.model import build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.training.stream import Batch, Stream, prefetched
 from tests.fixtures.training import conditional_model, small_model, small_recipe
 

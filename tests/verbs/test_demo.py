@@ -11,7 +11,7 @@ import torch
 
 from alphabar.core.machine import machine
 from alphabar.denoiser.model import Model, build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
 from alphabar.features.classifier import Classifier

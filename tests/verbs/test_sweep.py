@@ -20,7 +20,7 @@ import torch
 from alphabar.cli.main import app
 from alphabar.core.files import read_jsonl
 from alphabar.denoiser.model import build, save_weights
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.report.report_page import write_report
 from alphabar.report.sweep_words import front_words

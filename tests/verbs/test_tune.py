@@ -17,7 +17,7 @@ from alphabar.cli.main import app, main
 from alphabar.core.seeds import starting_noise
 from alphabar.data.image_set import load
 from alphabar.denoiser.model import Model, build, save_weights
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.classifier import Classifier

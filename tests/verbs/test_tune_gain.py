@@ -14,7 +14,7 @@ from alphabar.core.seeds import starting_noise
 from alphabar.core.types import Pixels
 from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model, build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.to_diffusers import export_diffusers
 from alphabar.evaluation.fid import frechet
 from alphabar.features.stats import FeatureStats

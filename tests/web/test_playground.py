@@ -13,7 +13,7 @@ import pytest
 from alphabar.cli.main import app as command_line
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.denoiser.model import Model, build, save_weights
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import SampleSet
 from alphabar.sampling.samples import Samples

@@ -1,10 +1,14 @@
-"""JSON configurations of diffusers, whose values are checked as they are read."""
+"""The configuration files of diffusers: of a UNet2DModel, and of a DDPMScheduler or DDIMScheduler. Every value is checked."""
 
+import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from alphabar.denoiser.unet import unet2d_class
+from alphabar.schedule.betas import CURVES, MOST_STEPS, Betas
 
 MAX_JSON = 2**24  # bytes
 
@@ -30,28 +34,197 @@ class CheckedConfig:
     file: str | Path
 
     def one_of(self, key: str, known: Iterable[str], hint: str = "") -> str:
-        value = self.values[key]
-        if not isinstance(value, str) or value not in known:
-            raise self._error(key, f"known are {', '.join(known)}{hint}")
-        return value
+        return str(self._checked(key, lambda v: isinstance(v, str) and v in known, f"known are {', '.join(known)}{hint}"))
 
     def flag(self, key: str) -> bool:
-        value = self.values[key]
-        if not isinstance(value, bool):
-            raise self._error(key, "wanted true or false")
-        return value
+        return bool(self._checked(key, lambda v: isinstance(v, bool), "wanted true or false"))
 
     def number(self, key: str, low: float, high: float) -> float:
-        value = self.values[key]
-        if type(value) not in (int, float) or not low <= value <= high:
-            raise self._error(key, f"wanted a number from {low:g} to {high:g}")
-        return float(value)
+        wanted = f"wanted a number from {low:g} to {high:g}"
+        return float(self._checked(key, lambda v: type(v) in (int, float) and low <= v <= high, wanted))
 
     def whole(self, key: str, low: int, high: int) -> int:
-        value = self.values[key]
-        if type(value) is not int or not low <= value <= high:
-            raise self._error(key, f"wanted a whole number from {low} to {high}")
+        return int(
+            self._checked(key, lambda v: type(v) is int and low <= v <= high, f"wanted a whole number from {low} to {high}")
+        )
+
+    def _checked(self, key: str, good: Callable[[Any], bool], wanted: str) -> Any:
+        if not good(value := self.values[key]):
+            raise ValueError(f"{self.file}: {key} is {value!r:.60}; {wanted}")
         return value
 
-    def _error(self, key: str, wanted: str) -> ValueError:
-        return ValueError(f"{self.file}: {key} is {self.values[key]!r:.60}; {wanted}")
+
+# ---- schedulers
+
+SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+VARIANCES = {"fixed_small": "posterior", "fixed_small_log": "posterior", "fixed_large": "beta", "fixed_large_log": "beta"}
+SPACINGS = ("leading", "trailing", "linspace")
+# Parameters of the two schedulers with their defaults, in diffusers 0.42.
+DEFAULTS: dict[str, Any] = {
+    "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None,
+    "rescale_betas_zero_snr": False, "prediction_type": "epsilon", "variance_type": "fixed_small", "clip_sample": True,
+    "clip_sample_range": 1.0, "thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0,
+    "timestep_spacing": "leading", "steps_offset": 0, "set_alpha_to_one": True,
+}  # fmt: skip
+# Keys left by old releases, or by another scheduler from whose configuration this one was made. They say how to step, not what
+# the network was trained on, and DDPMScheduler and DDIMScheduler do not read them either.
+IGNORED_KEYS = frozenset([
+    "_class_name", "_diffusers_version", "_name_or_path", "_use_default_values", "tensor_format", "timestep_values",
+    "algorithm_type", "solver_type", "solver_order", "solver_p", "lower_order_final", "euler_at_final", "final_sigmas_type",
+    "lambda_min_clipped", "skip_prk_steps", "predict_x0", "disable_corrector", "use_karras_sigmas", "use_exponential_sigmas",
+    "use_beta_sigmas", "use_lu_lambdas", "interpolation_type", "timestep_type", "sigma_min", "sigma_max",
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How a folder's own scheduler samples; used where the caller chooses nothing else."""
+
+    clip: float | None
+    """x0_hat is clipped to -clip..clip; None: it is not clipped."""
+    threshold: float | None
+    """Quantile of dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3); None: no thresholding."""
+    threshold_max: float | None
+    """Largest limit of dynamic thresholding."""
+    grid: str
+    """A name for `make_grid`."""
+    variance: str
+    """Variance of the sampler ddpm: posterior or beta."""
+    sampler: str
+    """ddpm or ddim."""
+    steps: int
+    """Network calls per image of the pipeline."""
+
+
+def read_scheduler(
+    config: Mapping[str, Any], file: str | Path = "scheduler_config.json", scheduler: str = "DDPMScheduler", pipeline: str = ""
+) -> tuple[Betas, str, SamplingDefaults]:
+    """(schedule, prediction, sampling settings) of a scheduler's configuration.
+
+    Args:
+        config: the configuration; absent keys have the defaults of diffusers.
+        file: its file, for messages.
+        scheduler: the class that model_index.json names, one of SCHEDULERS.
+        pipeline: the class of the pipeline, or "".
+
+    Raises:
+        ValueError: naming the key, for one that is unknown and for a value that no sampler here can reproduce.
+    """
+    if unknown := sorted(set(config) - set(DEFAULTS) - IGNORED_KEYS):
+        raise ValueError(
+            f"{file}: {', '.join(unknown)} is unknown to {scheduler} and might change the images: remove it from the file if it "
+            "does not"
+        )
+    if (own := config.get("_class_name", scheduler)) not in SCHEDULERS:
+        raise ValueError(
+            f"{file} belongs to a {own!r:.60}, but model_index.json names a {scheduler}: {' and '.join(SCHEDULERS)} can be read"
+        )
+    c = CheckedConfig(DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}, file)
+    schedule = _schedule(c)
+    prediction = PREDICTIONS[c.one_of("prediction_type", PREDICTIONS)]
+    return schedule, prediction, _sampling_defaults(c, scheduler, pipeline)
+
+
+def _schedule(c: CheckedConfig) -> Betas:
+    steps = c.whole("num_train_timesteps", 2, MOST_STEPS)
+    given, curve, ends, zero_snr = c.values["trained_betas"], "given", (0.1, 0.1), c.flag("rescale_betas_zero_snr")
+    if given is None:
+        curves = [k for k in CURVES if k != "given"]
+        curve = c.one_of("beta_schedule", curves, "; write any other as trained_betas, a list of betas")
+        ends = c.number("beta_start", 0, 1), c.number("beta_end", 0, 1)
+    elif not isinstance(given, list) or len(given) != steps or not all(type(beta) in (int, float) for beta in given):
+        length = f"a list of {len(given)}" if isinstance(given, list) else repr(given)[:60]
+        raise ValueError(f"{c.file}: trained_betas is {length}; wanted null or as many numbers as num_train_timesteps, {steps}")
+    try:
+        return Betas(curve, *ends, steps, zero_snr, tuple(float(beta) for beta in given or ()))
+    except (ValueError, OverflowError) as e:
+        raise ValueError(f"{c.file}: {e}") from e
+
+
+def _sampling_defaults(c: CheckedConfig, scheduler: str, pipeline: str) -> SamplingDefaults:
+    if c.values["variance_type"] in ("learned", "learned_range"):
+        raise ValueError(
+            f"{c.file}: variance_type {c.values['variance_type']!r}: the network also predicts the variance of every step, which "
+            "no sampler here uses. Only networks of a fixed variance can be read"
+        )
+    variance = VARIANCES[c.one_of("variance_type", VARIANCES)]
+    ddim = pipeline == "DDIMPipeline" or scheduler == "DDIMScheduler"  # a DDIMPipeline converts any scheduler to DDIM
+    if ddim and not c.flag("set_alpha_to_one"):
+        raise ValueError(
+            f"{c.file}: set_alpha_to_one is false, which ends sampling at the noise level of timestep 0; samplers here end "
+            "at the clean image: set it to true"
+        )
+    clip = c.number("clip_sample_range", 1e-6, 1e6) if c.flag("clip_sample") else None
+    threshold, most = None, None
+    if c.flag("thresholding"):
+        clip, threshold, most = None, c.number("dynamic_thresholding_ratio", 0.5, 1), c.number("sample_max_value", 1, 1e6)
+        if most == 1:  # the limit is then 1 for every quantile: plain clipping
+            clip, threshold, most = 1.0, None, None
+    grid, offset = c.one_of("timestep_spacing", SPACINGS), c.whole("steps_offset", 0, MOST_STEPS)
+    if grid == "leading" and offset:  # the other spacings ignore the offset
+        grid = f"leading+{offset}"
+    steps = 50 if pipeline == "DDIMPipeline" else 1000
+    return SamplingDefaults(clip, threshold, most, grid, variance, "ddim" if ddim else "ddpm", steps)
+
+
+# ---- the network
+
+MAX_SIDE = MAX_CHANNELS = 65536
+MAX_LEVELS, MAX_BLOCKS = 16, 64
+# Keys that do not change the network: written by diffusers' `save_pretrained` and EMAModel.
+IGNORED_UNET_KEYS = frozenset([
+    "_class_name", "_diffusers_version", "_name_or_path", "_use_default_values", "decay", "inv_gamma", "power", "min_decay",
+    "optimization_step", "update_after_step", "use_ema_warmup",
+])  # fmt: skip
+OTHER_EMBEDDINGS = "fourier belongs to variance-exploding models and has no timestep 0, learned has no time between timesteps"
+
+
+def read_unet_config(file: Path, variance: str) -> dict[str, Any]:
+    """The arguments of the unconditional UNet2DModel that a config.json describes.
+
+    variance: the scheduler's variance_type, for the message about a network that also predicts the variance.
+    Raises ValueError, naming the file and the key, for another network, an unknown key, or a value that cannot be used.
+    """
+    config = read_json(file)
+    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise ValueError(f"{file}: the network is a {config['_class_name']!r:.60}; only UNet2DModel can be read")
+    known = set(inspect.signature(inspect.unwrap(unet2d_class().__init__)).parameters) - {"self"}
+    if unknown := sorted(set(config) - known - IGNORED_UNET_KEYS):
+        raise ValueError(
+            f"{file}: {', '.join(unknown)} is unknown to UNet2DModel of the installed diffusers and might change the images: "
+            "remove it from the file if it does not"
+        )
+    for key in ("class_embed_type", "num_class_embeds"):
+        if (value := config.get(key)) is not None:
+            raise ValueError(f"{file}: {key} is {value!r:.60}: a class-conditional network. Only unconditional ones can be read")
+    if (embedding := config.get("time_embedding_type", "positional")) != "positional":
+        raise ValueError(f"{file}: time_embedding_type is {embedding!r:.60}; only 'positional' can be read ({OTHER_EMBEDDINGS})")
+    network = {k: v for k, v in config.items() if k in known}
+    _check_sizes(network, file)
+    checked = CheckedConfig({"in_channels": 3, "out_channels": 3, "layers_per_block": 2} | network, file)
+    for key, most in (("in_channels", MAX_CHANNELS), ("out_channels", MAX_CHANNELS), ("layers_per_block", MAX_BLOCKS)):
+        network[key] = checked.whole(key, 1, most)
+    c, out = network["in_channels"], network["out_channels"]
+    if out == 2 * c:
+        raise ValueError(
+            f"{file}: out_channels {out} is twice in_channels {c}: the network also predicts the variance (variance_type learned "
+            f"or learned_range; the scheduler has {variance}), which no sampler here uses. Only a fixed variance can be read"
+        )
+    if out != c:
+        raise ValueError(
+            f"{file}: in_channels {c}, out_channels {out}: a conditional network. Only unconditional ones can be read"
+        )
+    return network
+
+
+def _check_sizes(network: Mapping[str, Any], file: Path) -> None:
+    levels, size = network.get("block_out_channels", (0,) * 4), network.get("sample_size")
+    sides = [size, size] if isinstance(size, int) else size
+    if not (isinstance(sides, list) and len(sides) == 2 and all(type(k) is int and 0 < k <= MAX_SIDE for k in sides)):
+        raise ValueError(f"{file}: sample_size is {size!r:.60}; give the images' side in pixels, or [height, width]")
+    if not isinstance(levels, (list, tuple)) or not 1 <= len(levels) <= MAX_LEVELS:
+        raise ValueError(f"{file}: block_out_channels is {levels!r:.60}; wanted a list of numbers of channels")
+    divisor = 2 ** (len(levels) - 1)
+    if any(k % divisor for k in sides):
+        raise ValueError(f"{file}: sample_size {size}: a network of {len(levels)} levels needs sides divisible by {divisor}")

@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import torch
 
-from alphabar.denoiser.diffusers_config import read_json
-from alphabar.denoiser.diffusers_scheduler import SCHEDULERS, SamplingDefaults, read_scheduler
-from alphabar.denoiser.diffusers_unet import DiffusersUNet, load_unet_weights, read_unet_config
+from alphabar.denoiser.diffusers_config import SCHEDULERS, SamplingDefaults, read_json, read_scheduler, read_unet_config
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import FORMAT
+from alphabar.denoiser.unet import DiffusersUNet
 
 PREFIX = "diffusers:"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 WHY_NOT = {  # hints about other unconditional pipelines
     "LDMPipeline": "its network works on latents, which a VQ model decodes",
@@ -27,6 +27,8 @@ WHY_NOT = {  # hints about other unconditional pipelines
     "KarrasVePipeline": "it is variance-exploding",
     "PNDMPipeline": "save the same network with the scheduler that it was trained with",
 }
+# Projections of attention under their names before diffusers 0.15.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 class DiffusersModel(Model):
@@ -82,20 +84,22 @@ def read_diffusers(folder: str | Path) -> DiffusersModel:
             model = DiffusersModel(json.loads(json.dumps(spec)))
     except (TypeError, ValueError, IndexError, ZeroDivisionError, NotImplementedError, RuntimeError) as e:
         raise ValueError(f"{unet_file}: diffusers' UNet2DModel cannot be made from it: {e}") from e
-    load_unet_weights(cast(DiffusersUNet, model.network), unet_file.parent)
+    _load_weights(cast(DiffusersUNet, model.network), unet_file.parent)
     return model.eval()
 
 
 def _read_index(file: Path) -> tuple[str, str]:
     """Class names of the pipeline and of its scheduler."""
     index = read_json(file)
+    how_to_save = (
+        "If the network is an unconditional UNet2DModel on pixels, save it with the scheduler that it was trained with: "
+        f"DDPMPipeline(UNet2DModel.from_pretrained('{file.parent}/unet'), DDPMScheduler(beta_schedule=..., "
+        "prediction_type=...)).save_pretrained('NEW')"
+    )
     name = index.get("_class_name")
     if name not in PIPELINES:
-        other = "others are conditional, or work on latents, or bring their own code"
-        hint = WHY_NOT.get(name, other) if isinstance(name, str) else other
-        raise ValueError(
-            f"{file}: the pipeline is {name!r:.80}; {' and '.join(PIPELINES)} can be read ({hint}). {_how_to_save(file)}"
-        )
+        hint = WHY_NOT.get(str(name), "others are conditional, or work on latents, or bring their own code")
+        raise ValueError(f"{file}: the pipeline is {name!r:.80}; {' and '.join(PIPELINES)} can be read ({hint}). {how_to_save}")
     parts = {k: v for k, v in index.items() if not k.startswith("_")}
     if odd := sorted(set(parts) ^ {"unet", "scheduler"}):
         raise ValueError(f"{file}: a {name} has a unet and a scheduler; this one differs in {', '.join(odd)}")
@@ -104,17 +108,9 @@ def _read_index(file: Path) -> tuple[str, str]:
         if not (isinstance(found, list) and len(found) == 2 and found[0] == "diffusers" and found[1] in known):
             raise ValueError(
                 f"{file}: the {part} is {found!r:.80}; wanted {' or '.join(known)} of diffusers (code inside a folder is never "
-                f"run). {_how_to_save(file) if part == 'scheduler' else ''}".rstrip()
+                f"run). {how_to_save if part == 'scheduler' else ''}".rstrip()
             )
     return str(name), str(parts["scheduler"][1])
-
-
-def _how_to_save(file: Path) -> str:
-    return (
-        "If the network is an unconditional UNet2DModel on pixels, save it with the scheduler that it was trained with: "
-        f"DDPMPipeline(UNet2DModel.from_pretrained('{file.parent}/unet'), DDPMScheduler(beta_schedule=..., "
-        "prediction_type=...)).save_pretrained('NEW')"
-    )
 
 
 def _component(folder: Path, part: str, name: str) -> Path:
@@ -123,3 +119,45 @@ def _component(folder: Path, part: str, name: str) -> Path:
         if file.exists():
             return file
     raise FileNotFoundError(f"{folder} has no {part}/{name}: give the folder that pipeline.save_pretrained(FOLDER) wrote")
+
+
+def _load_weights(network: DiffusersUNet, folder: Path) -> None:
+    """Fills the network with the weights in a folder, in float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / WEIGHTS
+    if not file.exists():
+        raise _missing_weights(folder)
+    try:
+        weights = {_current_name(k): v.float() for k, v in load_file(file).items()}
+    except SafetensorError as e:
+        raise ValueError(f"{file} is not a safetensors file, or is truncated ({e})") from e
+    try:
+        network.unet.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as e:
+        raise ValueError(f"{file} does not match config.json: {e}") from e
+
+
+def _missing_weights(folder: Path) -> Exception:
+    """What to do about a folder without WEIGHTS: it depends on the files that lie there instead."""
+    names = sorted(p.name for p in folder.iterdir())
+    if any(".safetensors.index" in name and name.endswith(".json") for name in names):
+        return ValueError(
+            f"{folder / WEIGHTS} is split into several files: load and save it with save_pretrained(PATH, max_shard_size='100GB')"
+        )
+    if variants := [name for name in names if name.endswith(".safetensors")]:
+        return ValueError(f"{folder} has {', '.join(variants)} but no {WEIGHTS}: rename the one to be read to that")
+    if pickles := [name for name in names if name.endswith((".bin", ".pt", ".ckpt"))]:
+        return ValueError(
+            f"{folder} has its weights only as a pickle ({', '.join(pickles)}), and unpickling runs any code that a file holds. "
+            "If you trust its source, convert it to safetensors: "
+            'python -c "from diffusers import UNet2DModel as M; '
+            f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
+        )
+    return FileNotFoundError(f"{folder} has no {WEIGHTS}")
+
+
+def _current_name(name: str) -> str:
+    parts = name.split(".")
+    return ".".join(OLD_NAMES.get(part, part) for part in parts) if "attentions" in parts else name

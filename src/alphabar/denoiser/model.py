@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.denoiser.diffusers_unet import DiffusersUNet
-from alphabar.denoiser.model_recipe import ModelRecipe
-from alphabar.denoiser.model_spec import check_spec, model_spec
+from alphabar.denoiser.model_spec import ModelRecipe, check_spec, model_spec
 from alphabar.denoiser.precondition import Preconditioned
-from alphabar.denoiser.unet import UNet
+from alphabar.denoiser.unet import DiffusersUNet, UNet
 from alphabar.schedule.kinds import schedule_from
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from alphabar.core.files import write_atomically
-from alphabar.denoiser.diffusers_scheduler import PREDICTIONS
-from alphabar.denoiser.diffusers_unet import WEIGHTS, DiffusersUNet
-from alphabar.denoiser.from_diffusers import DiffusersModel
+from alphabar.denoiser.diffusers_config import PREDICTIONS
+from alphabar.denoiser.from_diffusers import WEIGHTS, DiffusersModel
 from alphabar.denoiser.model import Model
+from alphabar.denoiser.unet import DiffusersUNet
 from alphabar.schedule.betas import Betas, Linear
 
 CLASSES = {"ddim": ("DDIMPipeline", "DDIMScheduler"), "ddpm": ("DDPMPipeline", "DDPMScheduler")}

@@ -1,8 +1,8 @@
-"""A compact U-Net that is fast on a CPU: a pixel-unshuffle (Shi et al. 2016, arXiv:1609.05158) gives its 3x3 convolutions enough
-channels to reach the machine's peak speed."""
+"""The two networks: a compact U-Net that is fast on a CPU, and diffusers' UNet2DModel."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,8 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """alphabar's denoising network: (y, t) -> output of y's shape.
 
-    Height and width must be divisible by patch * 2^(levels - 1).
+    A pixel-unshuffle (Shi et al. 2016, arXiv:1609.05158) gives its 3x3 convolutions enough channels to reach the peak speed of a
+    CPU. Height and width must be divisible by patch * 2^(levels - 1).
 
     Args:
         in_channels, patch, channels, blocks, attention, embedding, group_size, dropout: as in `ModelRecipe`. Attention is after
@@ -192,3 +193,38 @@ class UNet(nn.Module):
             x = layer(torch.cat([x, skips.pop()], dim=1), emb) if isinstance(layer, Block) else layer(x)
         out: Tensor = F.pixel_shuffle(self.leave(F.silu(self.norm(x))), self.patch)
         return out
+
+
+class DiffusersUNet(nn.Module):
+    """diffusers' UNet2DModel as a plain network (y, t) -> output."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.unet = unet2d_class()(**config)
+
+    def train(self, mode: bool = True) -> "DiffusersUNet":
+        """Sets training mode everywhere but in the residual blocks themselves (their dropout follows `mode`).
+
+        In training mode diffusers' blocks convert the residual from channels-last to contiguous, which the next convolution
+        undoes: two copies per block.
+        """
+        from diffusers.models.resnet import ResnetBlock2D
+
+        super().train(mode)
+        for block in self.unet.modules():
+            if isinstance(block, ResnetBlock2D):
+                block.training = False
+        return self
+
+    def forward(self, y: Images, t: Timesteps, labels: Labels | None = None) -> Images:
+        out: Tensor = self.unet(y, t, class_labels=labels).sample
+        return out
+
+
+def unet2d_class() -> Any:
+    """diffusers' UNet2DModel. Raises ImportError, with the command to type, if diffusers is not installed."""
+    try:
+        from diffusers import UNet2DModel
+    except ImportError as e:
+        raise ImportError("the network 'unet2d' is diffusers' UNet2DModel: pip install 'alphabar[diffusers]'") from e
+    return UNet2DModel

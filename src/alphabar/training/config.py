@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.core.suggest import did_you_mean
 from alphabar.data.split import HOLDOUT
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.schedule.density import Density, LogNormal, UniformTime
 from alphabar.schedule.kinds import KINDS
 from alphabar.training.loss import Weighting

@@ -13,12 +13,11 @@ from alphabar.data.toy import Gaussian
 from alphabar.denoiser.adaptive import AdaptiveCalls
 from alphabar.denoiser.exact import GaussianDenoiser
 from alphabar.denoiser.model import build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.runtime import methods
 from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
-from alphabar.denoiser.runtime.fixed_batch import FixedBatch
-from alphabar.denoiser.runtime.job import Job
+from alphabar.denoiser.runtime.job import FixedBatch, Job
 from alphabar.denoiser.runtime.methods import METHODS
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.continuous import Cosine

@@ -14,7 +14,7 @@ from torch import nn
 
 from alphabar.core.seeds import starting_noise
 from alphabar.denoiser.model import build
-from alphabar.denoiser.model_recipe import ModelRecipe
+from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.runtime.fast_model import FastModel
 from alphabar.denoiser.runtime.job import Job
 from alphabar.denoiser.runtime.methods import prepare
@@ -57,7 +57,7 @@ def test_openvino_contacts_no_server(tmp_path: Path) -> None:
         "def refuse(*a, **k): print('LOOKED UP', a[:2]); raise OSError\n"
         "socket.getaddrinfo = refuse; socket.socket.connect = refuse\n"
         "import sys\n"
-        "from alphabar.denoiser.runtime.openvino import import_openvino\n"
+        "from alphabar.denoiser.runtime.methods import import_openvino\n"
         "assert hasattr(import_openvino(), 'Core')\n"
         "assert 'openvino_telemetry' not in sys.modules\n",
         HOME=str(tmp_path),
@@ -107,7 +107,7 @@ def test_mnn_ends_with_the_program_and_contacts_no_server(tmp_path: Path) -> Non
     out = run_python(
         "import os, signal, sys, torch\n"
         "from alphabar.denoiser.model import build\n"
-        "from alphabar.denoiser.model_recipe import ModelRecipe\n"
+        "from alphabar.denoiser.model_spec import ModelRecipe\n"
         "from alphabar.denoiser.runtime.fast_model import speed_up\n"
         "model = build(ModelRecipe('unet', (8,), groups=4, embedding=8), {'kind': 'cosine'}, (1, 8, 8))\n"
         "fast = speed_up(model, 'mnn', batch=2)\n"

@@ -11,7 +11,7 @@ kernel launches of one batch on a GPU. Each sums in a different order, so x0_hat
 import copy
 import os
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,9 @@ from alphabar.core.suggest import did_you_mean
 from alphabar.core.types import Denoiser, Images, Labels, Levels
 from alphabar.data.cache import cache_folder
 from alphabar.denoiser.precondition import Preconditioned
-from alphabar.denoiser.runtime.choose import Choice
+from alphabar.denoiser.runtime.choose import Choice, TimingFile
 from alphabar.denoiser.runtime.job import Job, Run
 from alphabar.denoiser.runtime.methods import METHODS, prepare, unavailable
-from alphabar.denoiser.runtime.timings import TimingFile
 
 PRECISIONS = ("float32", "bf16")
 
@@ -56,16 +55,14 @@ class FastModel:
         self._denoise = copy.copy(job.model)
         self._denoise._modules = {**job.model._modules, "network": _Network(job.prepared[method].run)}
 
+    @torch.no_grad()
     def __call__(self, x: Images, sigma: Levels, labels: Labels | None = None) -> Images:
-        with torch.no_grad():
-            out: Tensor = self._denoise(x, sigma, labels)
-        return out
+        return cast(Tensor, self._denoise(x, sigma, labels))
 
     @property
     def network(self) -> nn.Module:
         """The network as it is run here: (y, t) -> output."""
-        network: nn.Module = self._denoise.network
-        return network
+        return self._denoise.network
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or "model" not in self.__dict__:
@@ -74,10 +71,7 @@ class FastModel:
 
     def record(self) -> dict[str, Any]:
         """How it runs, as plain data for the record of samples."""
-        return {
-            "method": self.method, "precision": self.precision, "deviation": self.deviation,
-            "prepare_seconds": self.prepare_seconds,
-        }  # fmt: skip
+        return {k: getattr(self, k) for k in ("method", "precision", "deviation", "prepare_seconds")}
 
     def __repr__(self) -> str:
         return f"FastModel({self.method}, {self.precision}, batch {self.batch}, {self.device})"
@@ -91,20 +85,13 @@ class _Network(nn.Module):
         self.run = run
 
     def forward(self, y: Images, t: Tensor, *more: Tensor) -> Images:
-        out: Tensor = self.run(y, t, *more)
-        return out
+        return self.run(y, t, *more)
 
 
 def speed_up(
-    model: Denoiser | FastModel,
-    method: str = "auto",
-    *,
-    batch: int,
-    device: torch.device | str | None = None,
-    precision: str = "float32",
-    work: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-) -> FastModel:
+    model: Denoiser | FastModel, method: str = "auto", *, batch: int, device: torch.device | str | None = None,
+    precision: str = "float32", work: int | None = None, cache: str | os.PathLike[str] | None = None,
+) -> FastModel:  # fmt: skip
     """A copy of `model` whose network is run by `method`, for batches of `batch` images. The model is not changed.
 
     Args:

@@ -1,18 +1,22 @@
-"""What a runtime is prepared for: a model, a batch size, a device and a precision."""
+"""What a runtime is prepared for: a model, a batch size, a device and a precision; and runtimes of a fixed batch size."""
 
 import copy
+import io
+import logging
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from alphabar.core.seeds import starting_noise
 from alphabar.denoiser.precondition import Preconditioned
-from alphabar.denoiser.runtime.onnx_export import export_onnx
 
 Run = Callable[..., Tensor]  # (y, t), and labels for a class-conditional network -> the network's output
+MIN_SHARE = 0.75  # of a batch that must be filled; a smaller part goes to the fallback
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,23 @@ class Job:
 
     @cached_property
     def onnx(self) -> bytes:
-        """The network as an ONNX model of any batch size."""
-        return export_onnx(self._copy(), self.example())
+        """The network as an ONNX model of any batch size, exported without the exporter's messages."""
+        # two images, because the exporter takes a batch of 1 for a constant
+        examples = tuple(v[:2] if len(v) > 1 else v.repeat(2, *[1] * (v.ndim - 1)) for v in self.example())
+        shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
+        logger = logging.getLogger("torch.onnx")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with redirect_stdout(io.StringIO()):
+                program = torch.onnx.export(
+                    self._copy(), examples, dynamo=True, dynamic_shapes=shapes, verbose=False, optimize=True
+                )
+        finally:
+            logger.setLevel(level)
+        if program is None:
+            raise RuntimeError("torch.onnx exported no program: use another method, such as channels_last")
+        return bytes(program.model_proto.SerializeToString())
 
     def _copy(self) -> nn.Module:
         network = copy.deepcopy(self.model.network).eval().requires_grad_(False)
@@ -71,5 +90,34 @@ class _Autocast(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16):
-            out: Tensor = self.network(*inputs)
-        return out.float()
+            return cast(Tensor, self.network(*inputs)).float()
+
+
+class FixedBatch:
+    """Runs any number of images by a runtime that takes one batch size: splits more, and pads fewer with the previous content,
+    since images do not interact.
+
+    Inputs are copied into fixed tensors: compiled code is specialised on the kind of a tensor, and tensors of inference mode are
+    of another kind.
+
+    Args:
+        run: takes batches of job.batch images.
+        job: gives the shapes of the inputs.
+        fallback: takes any number of images; used for those that fill too little of a batch.
+    """
+
+    def __init__(self, run: Run, job: Job, fallback: Run) -> None:
+        self.run, self.batch, self.fallback = run, job.batch, fallback
+        with torch.inference_mode(False):
+            self.inputs = [torch.zeros_like(v) for v in job.example()]
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        n = len(inputs[0])
+        if n > self.batch:
+            return torch.cat([self(*(v[k : k + self.batch] for v in inputs)) for k in range(0, n, self.batch)])
+        if n < MIN_SHARE * self.batch:
+            return self.fallback(*inputs)
+        with torch.inference_mode(False), torch.no_grad():
+            for own, v in zip(self.inputs, inputs, strict=True):
+                own[:n].copy_(v)
+            return self.run(*self.inputs)[:n]

@@ -20,30 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.denoiser.runtime.fixed_batch import FixedBatch
-from alphabar.denoiser.runtime.job import Job, Run
-from alphabar.denoiser.runtime.pytorch import channels_last
-
 MIN_SHARE = 8  # images per process; fewer do not pay for waking it
 EXIT_SECONDS = 10  # that a process gets to end by itself
 # MNN's own converter command installs another package and reports its use to a server. `_tools` does the conversion.
 CONVERT = "import sys, MNN, _tools; sys.exit(0 if _tools.mnnconvert(sys.argv) else 1)"
 
 
-def mnn_workers(job: Job) -> Run:
-    return FixedBatch(Workers(job.onnx, job.example(), torch.get_num_threads()), job, fallback=channels_last(job))
-
-
 class Workers:
     """`run(*inputs)` for batches of one size, divided among processes. They end with this object and with the program.
 
-    Args:
-        onnx: the network; its output has the shape of its first input.
-        inputs: examples of the inputs.
-        threads: cores to use.
-
-    Raises:
-        RuntimeError: if MNN cannot convert the model, or if a process ends, with its last message.
+    onnx: the network; its output has the shape of its first input. inputs: examples of them. threads: cores to use.
+    Raises RuntimeError if MNN cannot convert the model, or if a process ends, with its last message.
     """
 
     def __init__(self, onnx: bytes, inputs: Sequence[Tensor], threads: int) -> None:
@@ -51,9 +38,9 @@ class Workers:
         self.folder = Path(tempfile.mkdtemp(prefix="alphabar-mnn-"))
         try:
             _convert(onnx, self.folder)
-            names, output_name = _names(onnx)
-            arrays = [_array_spec(name, v) for name, v in zip(names, inputs, strict=True)]
-            output = _array_spec(output_name, inputs[0])
+            graph = _graph(onnx)
+            arrays = [_array_spec(i.name, v) for i, v in zip(graph.input, inputs, strict=True)]
+            output = _array_spec(graph.output[0].name, inputs[0])
             edges = np.linspace(0, len(inputs[0]), count + 1).round().astype(int).tolist()
             (self.folder / "job.json").write_text(json.dumps({"inputs": arrays, "output": output, "rows": [*pairwise(edges)]}))
             self.inputs, self.output = [self._map(a) for a in arrays], self._map(output)
@@ -70,13 +57,14 @@ class Workers:
             own[:] = v.numpy()
         for p in self.processes:
             try:
-                _pipe(p.stdin).write(b"g")
+                p.stdin.write(b"g")
             except OSError:  # the process has ended; `_wait` reports it
                 break
         self._wait()
         return torch.from_numpy(np.array(self.output))
 
-    def _start(self, index: int, threads: int) -> "subprocess.Popen[bytes]":
+    def _start(self, index: int, threads: int) -> Any:
+        """A process whose standard input and output are pipes."""
         worker = Path(__file__).with_name("mnn_worker.py")
         return subprocess.Popen(
             [sys.executable, str(worker), str(self.folder), str(index), str(threads)],
@@ -89,17 +77,16 @@ class Workers:
 
     def _wait(self) -> None:
         for p in self.processes:
-            if not _pipe(p.stdout).read(1):
+            if not p.stdout.read(1):
                 message = (self.folder / "log").read_bytes()[-300:].decode(errors="replace").strip()
                 self.close()
                 raise RuntimeError(f"a process of MNN has ended: {message or p.poll()}")
 
 
-def _names(onnx: bytes) -> tuple[list[str], str]:
+def _graph(onnx: bytes) -> Any:
     import onnx as onnx_package
 
-    graph = onnx_package.load_from_string(onnx).graph
-    return [i.name for i in graph.input], graph.output[0].name
+    return onnx_package.load_from_string(onnx).graph
 
 
 def _convert(onnx: bytes, folder: Path) -> None:
@@ -117,21 +104,15 @@ def _array_spec(name: str, v: Tensor) -> dict[str, Any]:
     return {"name": name, "dtype": "float32" if v.is_floating_point() else "int32", "shape": list(v.shape)}
 
 
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    if pipe is None:
-        raise RuntimeError("a process of MNN has no pipe")
-    return pipe
-
-
-def _close(processes: Sequence["subprocess.Popen[bytes]"], log: IO[bytes], folder: Path) -> None:
+def _close(processes: Sequence[Any], log: IO[bytes], folder: Path) -> None:
     for p in processes:
-        _pipe(p.stdin).close()
+        p.stdin.close()
     for p in processes:
         try:
             p.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             p.kill()
             p.wait()
-        _pipe(p.stdout).close()
+        p.stdout.close()
     log.close()
     shutil.rmtree(folder, ignore_errors=True)
