@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+from alphabar.cli.extractor import TrainOptions
 from alphabar.cli.extractor import train as train_extractor
 from alphabar.features import simclr
 from alphabar.features.extractor import read_extractor
@@ -68,7 +69,7 @@ def test_a_stopped_training_writes_nothing(
     monkeypatch.setattr(simclr, "views", interrupted)
     out = tmp_path / "x.safetensors"
     with pytest.raises(SystemExit) as stopped:
-        train_extractor("fashion_mnist", out=out, self_supervised=True, epochs=1, batch=64, widths=(8,))
+        train_extractor("fashion_mnist", out=out, self_supervised=True, options=TrainOptions(epochs=1, batch=64, widths=(8,)))
     assert stopped.value.code == 130
     assert "nothing was written" in capsys.readouterr().err
     assert not out.exists()

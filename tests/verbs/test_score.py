@@ -15,8 +15,7 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.sampling.sample_set import SampleSet, open_samples
 from alphabar.sampling.samples import Samples
 from alphabar.training.config import resolve
-from alphabar.verbs.copies import find_copies
-from alphabar.verbs.training_images import training_images
+from alphabar.verbs.memorisation import find_copies, training_images
 from tests.fixtures.sets import Linear
 
 

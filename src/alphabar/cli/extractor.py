@@ -1,16 +1,13 @@
 """`alphabar extractor train` and `alphabar extractor check`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
 from alphabar.cli import show
-from alphabar.cli.reading import Reading
-
-if TYPE_CHECKING:
-    from alphabar.evaluation.check_result import CheckResult
+from alphabar.cli.options import Flag, Flat, Json, Reading
+from alphabar.features.options import SimCLROptions, SupervisedOptions
 
 app = App(
     name="extractor",
@@ -21,24 +18,39 @@ app = App(
 )
 
 
+@dataclass(frozen=True)
+class TrainOptions(SupervisedOptions, SimCLROptions):
+    """The options of both ways to train; None stands for the default of the chosen way, where the two differ."""
+
+    epochs: int | None = None  # type: ignore[assignment]
+    """Passes over the training images; 16 if left out, 30 without labels."""
+    batch: int | None = None  # type: ignore[assignment]
+    """Images in a training step; 128 if left out, 256 without labels."""
+    lr: float | None = None  # type: ignore[assignment]
+    """Highest learning rate of the one-cycle schedule; 0.1 if left out, 0.002 without labels."""
+    weight_decay: float | None = None  # type: ignore[assignment]
+    """Weight decay of the convolutions and matrices; 0.0005 if left out, 0.01 without labels."""
+
+    def __post_init__(self) -> None:
+        """The values are checked by `chosen`."""
+
+    def chosen(self, self_supervised: bool) -> SupervisedOptions | SimCLROptions:
+        """The options of the chosen way. Raises ValueError for an option of the other way."""
+        kind = SimCLROptions if self_supervised else SupervisedOptions
+        names = [f.name for f in fields(kind)]
+        for field in fields(self):
+            if field.name not in names and getattr(self, field.name) != field.default:
+                way = "with labels" if self_supervised else "without labels (--self-supervised)"
+                raise ValueError(f"--{field.name} is an option of training {way}: leave it out")
+        return kind(**{name: value for name in names if (value := getattr(self, name)) is not None})
+
+
 @app.command
 def train(
-    image_set: str,
-    *,
-    out: Path,
-    self_supervised: show.Flag = False,
-    epochs: int | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
-    temperature: float = 0.5,
-    flip: bool = True,
-    widths: tuple[int, ...] = (48, 96, 192),
-    seed: int = 0,
-    bf16: bool = False,
-    reading: Reading = Reading(),
-    as_json: show.Json = False,
-) -> None:
-    """Train an extractor, a residual network with 512 features from which scores are computed: with labels, or without.
+    image_set: str, *, out: Path, self_supervised: Flag = False, options: Flat[TrainOptions] = TrainOptions(),
+    reading: Reading = Reading(), as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train an extractor, a residual network from whose features scores are computed: with labels, or without.
 
     ```
     alphabar extractor train fashion_mnist --out extractors/garments.safetensors
@@ -51,32 +63,23 @@ def train(
         image_set: a set with labels (a folder with a subfolder for each class, for example); any set with --self-supervised.
         out: the file to write.
         self_supervised: train on the images alone (SimCLR); needs pip install 'alphabar[selfsup]'.
-        epochs: passes over the training images; 16 if left out, 30 without labels.
-        batch: images in a training step; 128 if left out, 256 without labels.
-        lr: highest learning rate; 0.1 if left out, 0.002 without labels.
-        temperature: of the loss without labels.
-        flip: mirror images at random; --no-flip where left and right mean different things, as in digits.
-        widths: channels at half, a quarter, an eighth of the image size; give more of them for larger images.
-        seed: of weights and order.
-        bf16: multiply in bfloat16; faster only where the processor or GPU has it.
     """
     from alphabar.data.image_set import load, parse_set
     from alphabar.features.simclr import train_self_supervised
     from alphabar.features.supervised import train_extractor
 
+    chosen = options.chosen(self_supervised)
     name, split = parse_set(image_set)
     images = load(name, split, **asdict(reading))
-    given: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr}
-    given = {k: v for k, v in given.items() if v is not None} | {"flip": flip, "widths": widths, "seed": seed, "bf16": bf16}
     with show.stopped_by_ctrl_c("stopped; an extractor is written when its training ends, so nothing was written"):
         if self_supervised:
-            made = train_self_supervised(images, temperature=temperature, **given)
+            made = train_self_supervised(images, options=chosen)
         else:
             try:
                 test = load(name, "test", **asdict(reading)) if images.labels is not None else None
             except FileNotFoundError:  # without a test split, the accuracy is that of the held-out images
                 test = None
-            made = train_extractor(images, test=test, **given)
+            made = train_extractor(images, options=chosen, test=test)
     made.save(out)
     record = {"extractor": str(out), "fingerprint": made.fingerprint, "features": made.dim, **made.training_record}
     show.record(record, as_json, str(out))
@@ -84,16 +87,9 @@ def train(
 
 @app.command
 def check(
-    extractor: str,
-    *,
-    against: str,
-    n: int = 2000,
-    corruptions: tuple[str, ...] = (),
-    seed: int = 0,
-    out: Path | None = None,
-    mark: bool = True,
-    as_json: show.Json = False,
-) -> None:
+    extractor: str, *, against: str, n: int = 2000, corruptions: tuple[str, ...] = (), seed: int = 0, out: Path | None = None,
+    mark: bool = True, as_json: Json = False,
+) -> None:  # fmt: skip
     """Corrupt real images in ten known ways, and test whether an extractor's FID and KID rise with the severity.
 
     ```
@@ -116,7 +112,7 @@ def check(
     """
     from alphabar.evaluation.corruption_check import check
     from alphabar.features import extractor as files
-    from alphabar.report.corruption_sheet import draw_check
+    from alphabar.report.corruption_sheet import draw_check, table
 
     with show.stopped_by_ctrl_c("stopped; no result was written into the extractor's file"):
         found = check(extractor, against, n=n, seed=seed, corruptions=corruptions or None, progress=True)
@@ -126,17 +122,10 @@ def check(
         files.write_check_result(path, found.summary())
     picture = draw_check(found, out or Path(f"{path.stem}_check.png")) if found.corruptions else None
     if as_json:
-        picture_name = None if picture is None else str(picture)
-        show.as_json_line({**found.to_json(), "marked": marked, "picture": picture_name})
+        show.as_json_line({**found.to_json(), "marked": marked, "picture": picture and str(picture)})
         return
-    _result(found)
-    show.line(f"{found.verdict}; picture: {picture}" + ("; written into the file" if marked else ""))
-
-
-def _result(found: "CheckResult") -> None:
-    from alphabar.report.corruption_sheet import table
-
     columns = ("corruption", "metric", "uncorrupted", "by severity", "")
     show.table(columns, table(found), "scores of corrupted real images")
     for name, reason in found.skipped.items():
         show.line(f"{name}: not run, {reason}")
+    show.line(f"{found.verdict}; picture: {picture}" + ("; written into the file" if marked else ""))

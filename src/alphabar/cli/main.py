@@ -1,6 +1,6 @@
 """The program `alphabar`: its commands, and what happens to their errors and warnings.
 
-Every command is a module of this package, which imports torch only when the command runs, so that --help is fast.
+The modules of this package import torch only when a command runs, so that --help is fast.
 """
 
 import sys
@@ -10,26 +10,7 @@ from pathlib import Path
 
 from cyclopts import App, Parameter
 
-from alphabar.cli import app as page
-from alphabar.cli import (
-    compare,
-    data,
-    demo,
-    ema,
-    experiment,
-    export,
-    extractor,
-    loss,
-    report,
-    runs,
-    sample,
-    samplers,
-    score,
-    sweep,
-    sync,
-    train,
-    tune,
-)  # fmt: skip
+from alphabar.cli import extractor, images, runs, samplers, scores, train
 
 app = App(
     name="alphabar",
@@ -38,8 +19,9 @@ app = App(
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
 for command in (
-    demo.demo, data.data, train.train, sample.sample, ema.ema, experiment.experiment, samplers.samplers, tune.tune, score.score,
-    compare.compare, sweep.sweep, export.export, loss.loss, page.app, sync.sync, report.report, runs.app, extractor.app,
+    images.demo, images.data, train.train, images.sample, scores.ema, train.experiment, samplers.samplers, samplers.tune,
+    scores.score, scores.compare, samplers.sweep, runs.export, scores.loss, images.app, runs.sync, runs.report, runs.app,
+    extractor.app,
 ):  # fmt: skip
     app.command(command)
 

@@ -1,13 +1,16 @@
-"""`alphabar runs`, and `alphabar runs prune`."""
+"""The commands about run folders: `alphabar runs`, `runs prune`, `report`, `sync` and `export`."""
 
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cyclopts import App
 
 from alphabar.cli import show
+from alphabar.cli.options import Json
 
 STATES = ("finished", "stopped", "diverged", "open", "empty")
 app = App(
@@ -25,7 +28,7 @@ def runs_folder() -> Path:
 
 @app.default
 def list_runs(
-    *roots: Path, where: tuple[str, ...] = (), state: tuple[str, ...] = (), model: str | None = None, as_json: show.Json = False
+    *roots: Path, where: tuple[str, ...] = (), state: tuple[str, ...] = (), model: str | None = None, as_json: Json = False
 ) -> None:
     """List the runs below some folders: where their recipes differ, their state, best score, and cost in images, FLOPs and hours.
 
@@ -94,7 +97,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 @app.command
-def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = False, as_json: show.Json = False) -> None:
+def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = False, as_json: Json = False) -> None:
     """Remove checkpoints, after asking. The number of images and the fingerprint of each stay in the run's lineage.jsonl, so that
     samples and scores can still be traced to it; recipe, record and samples stay.
 
@@ -130,3 +133,103 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
         show.as_json_line({"freed": freed, "removed": [[r.run, r.name, r.model] for r in planned]})
         return
     print(f"{freed / 2**20:.1f} MiB freed; their record is in lineage.jsonl of each run")
+
+
+def report(*runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...] = (), trajectory: bool | None = None) -> None:
+    """Write one page about one or several runs: what differs, curves, scores, same-seed images, verdicts, the way from noise.
+
+    ```
+    alphabar report runs/garments --out garments.html
+    alphabar report runs/a runs/b --out compared.html
+    ```
+
+    The page is one file that works offline. It shows what is in the run folders, sweeps and comparisons included, and the
+    verdict of the experiment that trained them.
+
+    Args:
+        runs: run folders, or the folder of an experiment for all its trainings.
+        out: the page to write.
+        sweep: folders of sweeps that are not in the runs.
+        trajectory: sample the way from noise to image for runs that kept none. Left out: only where that takes seconds;
+            --no-trajectory: never.
+    """
+    from alphabar.report.report_page import write_report
+
+    if not runs:
+        raise ValueError("name at least one run, as in: alphabar report runs/garments")
+    print(write_report(list(runs), out, sweeps=sweep, draw=trajectory))
+
+
+def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
+    """Send the record of a run to trackers: the events that a tracker has not received yet.
+
+    ```
+    alphabar sync runs/garments --to tensorboard
+    alphabar sync runs/garments --to wandb mlflow
+    ```
+
+    Args:
+        runs: run folders.
+        to: wandb, tensorboard, mlflow, trackio, or module:Class for a tracker that you wrote; if left out, those in the run's
+            recipe.
+    """
+    from alphabar.core.run import Run
+    from alphabar.tracking.outbox import sync
+    from alphabar.training.config import resolve
+
+    if not runs:
+        raise ValueError("name a run folder, as in `alphabar sync runs/garments --to tensorboard`")
+    found = {}
+    for path in runs:
+        names = to or resolve(Run(path).recipe).track
+        if not names:
+            raise ValueError(f"{path} has no trackers in its recipe: name some, as in --to tensorboard")
+        with redirect_stdout(sys.stderr):  # trackers print messages
+            found[str(path)] = sync(path, names)
+    if as_json:
+        show.as_json_line(found)
+        return
+    for run, trackers in found.items():
+        for name, result in trackers.items():
+            print(f"{run}: {result['sent']} events to {name}. Look at it: {result['where']}")
+
+
+def export(
+    run: str, *, out: Path | None = None, to: Literal["diffusers", "timesteps"] = "diffusers",
+    pipeline: Literal["ddim", "ddpm"] = "ddim", checkpoint: str = "last",
+) -> None:  # fmt: skip
+    """Write a run as a folder from which diffusers draws the same images, or its fitted samplers as timesteps for diffusers.
+
+    ```
+    alphabar export runs/unet2d --out garments_diffusers
+    alphabar export diffusers:garments_diffusers --to timesteps --out timesteps.json
+    ```
+
+    A folder can be written of runs trained with --model.network unet2d --schedule.kind linear --model.data-range 1.
+
+    Args:
+        run: a run folder, a .safetensors file, or (for timesteps) diffusers:PATH.
+        out: a folder that is empty or does not exist; for timesteps a JSON file, printed if left out.
+        to: diffusers: the folder of a pipeline, with its weights in safetensors. timesteps: for every sampler that
+            `alphabar tune` fitted to the run, the list that set_timesteps(timesteps=...) takes.
+        pipeline: ddim or ddpm.
+        checkpoint: last or best.
+    """
+    from alphabar.core.files import write_atomically
+    from alphabar.denoiser.to_diffusers import export_diffusers
+    from alphabar.sampling.timesteps import fitted_timesteps
+    from alphabar.training.checkpoint import load_model
+
+    model = load_model(run, checkpoint)
+    if to == "timesteps":
+        text = json.dumps(fitted_timesteps(model), indent=1)
+        if out is not None:
+            write_atomically(out, text + "\n")
+        print(text if out is None else out)
+        return
+    if out is None:
+        raise ValueError("name the folder to write: --out FOLDER")
+    notes = export_diffusers(model, out, pipeline=pipeline)
+    print(f"{out}: {pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar, as {to}:{out}")
+    for note in notes:
+        print(f"- {note}")

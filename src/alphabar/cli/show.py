@@ -4,16 +4,10 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
-
-from cyclopts import Parameter
-
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of a table.")]
-Flag = Annotated[bool, Parameter(negative="")]  # an option that is only ever switched on
+from typing import Any
 
 
 def as_json_line(value: Any) -> None:
-    """One line of JSON on stdout."""
     print(json.dumps(value))
 
 

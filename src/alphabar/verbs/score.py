@@ -20,7 +20,7 @@ from alphabar.features.load import load_extractor
 from alphabar.report.figures import draw_card, draw_curve
 from alphabar.sampling.sample_set import SampleSet, check_value_range, open_samples
 from alphabar.training.checkpoint import home_of
-from alphabar.verbs.copies import Copies, find_copies
+from alphabar.verbs.memorisation import Copies, find_copies
 from alphabar.verbs.options import ScoreOptions, ScoreReportOptions
 
 

@@ -1,12 +1,17 @@
-"""What happens when a visitor changes a control or presses a button of the page."""
+"""What happens when a visitor changes a control or presses a button of the page, and the files for download."""
 
+import hashlib
+import hmac
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from alphabar.web.downloads import Downloads
-from alphabar.web.html import empty, error_words, figure, note, refusal, scores
+from alphabar.sampling.samples import Samples
+from alphabar.web.html import empty, error_words, figure, note, refusal, scores, sheet
 from alphabar.web.job import Job
 from alphabar.web.playground import Frame, Playground
 from alphabar.web.request import MOST_SCORED, Setting
@@ -20,18 +25,39 @@ class Side:
     """The parts of the page that belong to one setting."""
 
     column: Any
-    inputs: list[Any]
-    """In the order of the fields of `Setting`."""
+    inputs: list[Any]  # in the order of the fields of `Setting`
     cost: Any
     images: Any
-    files: tuple[Any, ...]
-    """Buttons for the .npz and the PNG."""
-    again: tuple[Any, ...]
-    """Texts with the command and the Python code."""
+    files: tuple[Any, ...]  # buttons for the .npz and the PNG
+    again: tuple[Any, ...]  # texts with the command and the Python code
 
     @property
     def outputs(self) -> list[Any]:
         return [self.cost, self.images, *self.files, *self.again]
+
+
+class Downloads:
+    """Each visitor's files in a folder whose name only the server can compute."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._key = folder, secrets.token_bytes(32)
+
+    def of(self, visitor: str | None) -> Path:
+        """The folder of a visitor, from the random name that gradio gave the browser tab."""
+        return self.folder / hmac.new(self._key, str(visitor).encode(), hashlib.sha256).hexdigest()
+
+    def write(self, visitor: str | None, side: str, samples: Samples) -> tuple[Path, Path]:
+        """Writes the .npz with the sampling record and the sheet as PNG, and removes the files of the last sampling."""
+        shutil.rmtree(self.of(visitor) / side, ignore_errors=True)
+        folder = self.of(visitor) / side / secrets.token_hex(8)  # a new address, since a browser may cache the old one
+        self.of(visitor).mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(parents=True)
+        picture = folder / f"{side}.png"
+        sheet(samples.images).save(picture)
+        return samples.save(folder / f"{side}.npz"), picture
+
+    def forget(self, visitor: str | None) -> None:
+        shutil.rmtree(self.of(visitor), ignore_errors=True)
 
 
 class Events:
@@ -119,6 +145,5 @@ class Events:
         if frame.samples is not None:
             paths = self.downloads.write(visitor, side, frame.samples)
             out |= {b: gr.DownloadButton(value=str(p), interactive=True) for b, p in zip(parts.files, paths, strict=True)}
-            name = f"{side}.npz"
-            out |= dict(zip(parts.again, (job.command(name), job.python(name)), strict=True))
+            out |= zip(parts.again, (job.command(f"{side}.npz"), job.python(f"{side}.npz")), strict=True)
         return out

@@ -27,8 +27,7 @@ def sheet(pixels: Pixels) -> "Image":
 
 def figure(side: str, frame: Frame) -> str:
     """Images with their caption; the picture is an embedded PNG, without loss."""
-    picture = sheet(frame.pixels)
-    buffer = io.BytesIO()
+    picture, buffer = sheet(frame.pixels), io.BytesIO()
     picture.save(buffer, format="png", compress_level=1)
     data = base64.b64encode(buffer.getvalue()).decode()
     kind = "images" if frame.samples is not None else "unfinished images"
@@ -59,9 +58,8 @@ def scores(found: SettingScores) -> str:
     for side, of_side in found.scores.items():
         for score in of_side:
             interval = "" if score.interval is None else "{:.4g} to {:.4g}".format(*score.interval)
-            floor = "" if score.floor is None else f"{score.floor:.4g}"
-            calls = "" if score.nfe is None else f"{score.nfe:.4g}"
-            cells = "".join(f"<td>{cell}</td>" for cell in (calls, f"{score.value:.4g}", interval, floor))
+            calls, value, floor = ("" if v is None else f"{v:.4g}" for v in (score.nfe, score.value, score.floor))
+            cells = "".join(f"<td>{cell}</td>" for cell in (calls, value, interval, floor))
             rows.append(f'<tr><th scope="row">{side}, {TITLES[score.metric]}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{h}</th>' for h in ("setting", "calls", "value", "95 % interval", "real images (floor)"))
     first = next(iter(found.scores.values()))[0]
@@ -72,8 +70,7 @@ def scores(found: SettingScores) -> str:
     sentences = [c.words for c in found.comparisons]
     if sentences and all(c.paired for c in found.comparisons):
         sentences.append("Compared image by image, since both started from the same noise.")
-    sentences += [found.note] if found.note else []
-    below = "".join(f"<p>{html.escape(w)}</p>" for w in sentences)
+    below = "".join(f"<p>{html.escape(w)}</p>" for w in (*sentences, found.note) if w)
     return (
         f'<div class="ab ab-scores"><div class="ab-scroll" tabindex="0" role="region" aria-label="Scores"><table>'
         f"<caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

@@ -26,16 +26,13 @@ class Job:
     """A request that can be sampled."""
 
     model: Any
-    run: str
-    """As it is typed on the command line."""
+    run: str  # to be typed on the command line
     bundled: bool
     checkpoint: str
     n: int
     seed: int
-    arguments: dict[str, Any]
-    """For `sample`, without n and seed."""
-    calls: float
-    """Network calls an image, counted in a dry run; under an adaptive plan, the most that are possible."""
+    arguments: dict[str, Any]  # for `sample`, without n and seed
+    calls: float  # network calls an image, counted in a dry run; under an adaptive plan, the most that are possible
 
     @property
     def steps(self) -> int:
@@ -48,13 +45,11 @@ class Job:
         adaptive = plan is not None and isinstance(parse_plan(plan), Adaptive)
         calls = f"up to {self.calls:g} calls, image by image" if adaptive else f"{plural(self.calls, 'call')} an image"
         who = "guidance" if "guidance" in self.arguments else self.arguments["sampler"]
-        more = [f"{who} calls more than once a step"] if self.calls > self.steps else []
-        return "; ".join(
-            [f"{plural(self.steps, 'step')}, {calls}; {plural(self.n, 'image')}: {self.n * self.calls:,.0f} image-calls", *more]
-        )
+        more = f"; {who} calls more than once a step" if self.calls > self.steps else ""
+        total = f"{plural(self.n, 'image')}: {self.n * self.calls:,.0f} image-calls"
+        return f"{plural(self.steps, 'step')}, {calls}; {total}{more}"
 
     def sample(self, on_step: Callable[[SamplingStep], None]) -> Samples:
-        """Samples the images."""
         return sample(
             self.model, self.n, seed=self.seed, batch=BATCH, channels_last=True, progress=False, on_step=on_step,
             **self.arguments,
@@ -66,10 +61,11 @@ class Job:
         for key, value in {**self.arguments, "seed": self.seed}.items():
             if isinstance(value, bool):
                 words.append(f"--{'' if value else 'no-'}{key}")
+            elif isinstance(value, float):
+                words += [f"--{key}", f"{value:g}" if float(f"{value:g}") == value else str(value)]
             else:
-                words += [f"--{key}", *(value if isinstance(value, list) else [_typed(value)])]
-        if self.checkpoint != "last":
-            words += ["--checkpoint", self.checkpoint]
+                words += [f"--{key}", *(value if isinstance(value, list) else [str(value)])]
+        words += [] if self.checkpoint == "last" else ["--checkpoint", self.checkpoint]
         return shlex.join([*words, "--fast", "none", "--out", out])
 
     def python(self, out: str) -> str:
@@ -85,14 +81,7 @@ class Job:
 
 
 def prepare(runs: RunsFolder, setting: Setting, n: Any, seed: Any, *, most: int = MOST_IMAGES) -> Job:
-    """Checks a request for n images of a seed.
-
-    Args:
-        runs: where the setting's run is.
-        setting: as the page sends it.
-        n: number of images, at most `most`.
-        seed: 0 to 2**53 - 1.
-        most: most images.
+    """Checks a request, as the page sends it, for n images of a seed.
 
     Raises:
         ValueError: for what cannot be sampled, with the message of the library, and for more than this page samples at once.
@@ -105,10 +94,8 @@ def prepare(runs: RunsFolder, setting: Setting, n: Any, seed: Any, *, most: int 
     if counted == "calls":
         arguments["steps"] = _steps_for(model, arguments, amount)
     c, h, w = model.image_shape
-    if n * c * h * w > MOST_VALUES:
-        raise ValueError(
-            f"{n} images of {c} x {h} x {w} are more than this page holds: ask for {MOST_VALUES // (c * h * w)} at most"
-        )
+    if n > (held := MOST_VALUES // (c * h * w)):
+        raise ValueError(f"{n} images of {c} x {h} x {w} are more than this page holds: ask for {held} at most")
     record = dry_run(model, **arguments)
     calls = float(record["nfe"])
     if "calls" in record:  # an adaptive plan: its calls depend on the images
@@ -148,11 +135,6 @@ def _steps_for(model: Any, arguments: Mapping[str, Any], calls: int) -> int:
     if not found:
         raise ValueError(str(left_out[0]))
     return found[0][0].steps
-
-
-def _typed(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def _literal(value: Any) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.schedule.grid import GRIDS
-from alphabar.web.downloads import Downloads
-from alphabar.web.events import SIDES, Events, Side
+from alphabar.web.events import SIDES, Downloads, Events, Side
 from alphabar.web.html import empty, note
 from alphabar.web.playground import Playground
 from alphabar.web.request import MOST_IMAGES, Setting

@@ -1,14 +1,16 @@
 """What the page of `alphabar app` does, without the page: it checks requests, samples step by step, and scores."""
 
+import math
 import shlex
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -29,15 +31,64 @@ from alphabar.verbs.score import make_evaluator, measure
 from alphabar.web.job import Job, prepare
 from alphabar.web.request import MOST_IMAGES, Setting, plural
 from alphabar.web.runs_folder import RunsFolder
-from alphabar.web.stream import Result, Tell, stream
+
+T = TypeVar("T")
+Report = Callable[[Callable[[], Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Result(Generic[T]):
+    """The last item of a stream: what the work returned."""
+
+    value: T
+
+
+class _Stopped(Exception):
+    """Raised in the thread of the work once nobody reads the stream any more."""
+
+
+def stream(work: Callable[[Report], T], every: float) -> Generator[Any, None, None]:
+    """What `work(report)` reports from its thread, and then a `Result` with what it returns; its exceptions are raised here.
+
+    `report(make)` calls `make` for the next item at most once in `every` seconds, and only after the last item was read.
+    Closing the iterator ends the work at its next report.
+    """
+    items: SimpleQueue[Any] = SimpleQueue()
+    stop = threading.Event()
+    last = -math.inf
+
+    def report(make: Callable[[], Any]) -> None:
+        nonlocal last
+        if stop.is_set():
+            raise _Stopped
+        if items.empty() and time.monotonic() - last >= every:
+            items.put(make())
+            last = time.monotonic()
+
+    def run() -> None:
+        try:
+            items.put(Result(work(report)))
+        except _Stopped:
+            pass
+        except BaseException as error:
+            items.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while True:
+            item = items.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            if isinstance(item, Result):
+                return
+    finally:
+        stop.set()
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Images during sampling, as pixels (n, h, w, c), with a caption; `samples` is given once they are done.
-
-    Images that were not started are grey; those of the current batch are the x0_hat of the last step.
-    """
+    """Pixels (n, h, w, c) during sampling: grey, the last x0_hat, or done. `samples` is given once all images are done."""
 
     pixels: Pixels
     caption: str
@@ -46,15 +97,12 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class SettingScores:
-    """Scores of one or two settings by the setting's name; two are compared, the first against the second.
-
-    note: what was left out and why, or None. seconds: of sampling and scoring.
-    """
+    """Scores of one or two settings by the setting's name; two are compared, the first against the second."""
 
     scores: Mapping[str, Sequence[Score]]
     comparisons: Sequence[Comparison]
-    note: str | None
-    seconds: float
+    note: str | None  # what was left out and why
+    seconds: float  # of sampling and scoring
 
 
 class Playground:
@@ -76,14 +124,10 @@ class Playground:
         self._evaluators: dict[tuple[str, str], tuple[ImageEval, ImageSet]] = {}
 
     def prepare(self, setting: Setting, n: Any, seed: Any, *, most: int = MOST_IMAGES) -> Job:
-        """The job that a request asks for; see `alphabar.web.job.prepare`."""
         return prepare(self.runs, setting, n, seed, most=most)
 
     def watch(self, job: Job, every: float = 0.1) -> Generator[Frame, None, None]:
-        """Samples a job and yields the images as they form, at most one frame in `every` seconds, and at last the samples.
-
-        Closing the iterator stops the sampling at its next step.
-        """
+        """Yields the images as they form, at most one frame in `every` seconds, and at last the samples; closing stops it."""
         pixels = np.dtype(getattr(job.model, "pixels", "uint8"))
         crop = int(getattr(job.model, "crop", 0))
         c, h, w = job.model.image_shape
@@ -94,7 +138,7 @@ class Playground:
             images[now.first : now.first + len(batch)] = batch
             return Frame(images.copy(), progress_words(now, job.n))
 
-        with closing(stream(lambda tell: job.sample(lambda now: tell(lambda: frame(now))), every)) as items:
+        with closing(stream(lambda report: job.sample(lambda now: report(lambda: frame(now))), every)) as items:
             for item in items:
                 done = isinstance(item, Result)
                 yield Frame(item.value.images, done_words(item.value.record), item.value) if done else item
@@ -102,33 +146,37 @@ class Playground:
     def score(self, jobs: Mapping[str, Job], every: float = 0.5) -> Generator[str | SettingScores, None, None]:
         """Samples every job and scores it against real images; yields progress in words, and at last the scores.
 
-        Two jobs are compared image by image, since both have the same noise. FID is left out, and the note says why, where there
-        are too few images for it. Raises ValueError where no real images were named, or where they do not fit the model.
+        Two jobs have the same noise, so they are compared image by image. FID is left out where there are too few images for it.
+        Raises ValueError where no real images were named, or where they do not fit the model.
         """
-        with closing(stream(lambda tell: self._score(jobs, tell), every)) as items:
+        with closing(stream(lambda report: self._score(jobs, report), every)) as items:
             for item in items:
                 yield item.value if isinstance(item, Result) else item
 
-    def _score(self, jobs: Mapping[str, Job], tell: Tell) -> SettingScores:
+    def _score(self, jobs: Mapping[str, Job], report: Report) -> SettingScores:
         start = time.perf_counter()
         key = against, extractor = self._protocol(next(iter(jobs.values())))
-        tell(lambda: f"reading {against}")
+        report(lambda: f"reading {against}")
         with self._scoring:
             if key not in self._evaluators:
                 self._evaluators[key] = make_evaluator(against, extractor, progress=False)
             evaluator, real = self._evaluators[key]
             metrics, note = _metrics(evaluator, jobs)
-        samples = {name: job.sample(partial(_report, tell, name, job.n)) for name, job in jobs.items()}
+
+        def sampled(name: str, job: Job) -> Samples:
+            return job.sample(lambda now: report(lambda: f"{name}: {progress_words(now, job.n)}"))
+
+        samples = {name: sampled(name, job) for name, job in jobs.items()}
         with self._scoring:
             measured = {}
             for name, made in samples.items():
                 images = plural(len(made.images), "image")
-                tell(partial("{}: features of {}, of {} and of the floor".format, name, images, against))
+                report(partial(str, f"{name}: features of {images}, of {against} and of the floor"))
                 measured[name] = measure(evaluator, real, SampleSet(name, made.images, made.record), metrics)
         comparisons = []
         if len(measured) == 2:
-            first, second = measured
-            comparisons = compare_measured(measured[first], measured[second], names=(first, second))
+            a, b = measured
+            comparisons = compare_measured(measured[a], measured[b], names=(a, b))
         scores = {name: tuple(m.scores.values()) for name, m in measured.items()}
         return SettingScores(scores, comparisons, note, time.perf_counter() - start)
 
@@ -145,30 +193,23 @@ class Playground:
         return against, extractor or "bundled"
 
 
-def _report(tell: Tell, name: str, n: int, now: SamplingStep) -> None:
-    tell(lambda: f"{name}: {progress_words(now, n)}")
-
-
 def _metrics(evaluator: ImageEval, jobs: Mapping[str, Job]) -> tuple[tuple[str, ...], str | None]:
-    """The metrics that so many images allow, and why others are left out. Raises ValueError where none is possible."""
-    for metrics in (("fid", "kid"), ("kid",)):
-        try:
-            for job in jobs.values():
-                evaluator.check_model(job.model, job.n, metrics)
-        except ValueError as error:
-            if metrics == ("kid",):
-                raise
-            note = f"no FID: {error}"
-        else:
-            return metrics, None if len(metrics) == 2 else note
-    raise AssertionError("one of the two was returned or raised")
+    """FID and KID, or KID alone and why FID is left out. Raises ValueError where neither is possible."""
+    for job in jobs.values():
+        evaluator.check_model(job.model, job.n, ("kid",))
+    try:
+        for job in jobs.values():
+            evaluator.check_model(job.model, job.n, ("fid",))
+    except ValueError as error:
+        return ("kid",), f"no FID: {error}"
+    return ("fid", "kid"), None
 
 
 def progress_words(now: SamplingStep, n: int) -> str:
     """How far the sampling of n images is."""
-    rows = len(now.x0_hat)
+    first, last = now.first + 1, now.first + len(now.x0_hat)
     where = f"step {now.step + 1} of {now.steps}, {plural(now.calls, 'call')}, {now.seconds:.1f} s"
-    return where if rows == n else f"images {now.first + 1} to {now.first + rows} of {n}: {where}"
+    return where if (first, last) == (1, n) else f"images {first} to {last} of {n}: {where}"
 
 
 def done_words(record: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """One setting as the page sends it, and the checks of its values: anybody can send anything to the page."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,24 +51,18 @@ def number(name: str, value: Any) -> float | None:
     """A number or its text; None where the field is empty. Raises ValueError with what came for anything else."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str) or len(str(value)) > MOST_TEXT:
-            raise ValueError
-        found = float(value)
-        if not abs(found) <= 1e6:
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise ValueError(f"{name} = {short(value)}: give a number, as 0.5, or leave it empty") from None
-    return found
+    if isinstance(value, int | float | str) and not isinstance(value, bool) and len(str(value)) <= MOST_TEXT:
+        with suppress(ValueError, OverflowError):
+            if abs(found := float(value)) <= 1e6:
+                return found
+    raise ValueError(f"{name} = {short(value)}: give a number, as 0.5, or leave it empty")
 
 
 def text(name: str, value: Any) -> str:
     """A short text without spaces at its ends; "" for None. Raises ValueError with what came for anything else."""
-    if value is None:
-        return ""
-    if not isinstance(value, str) or len(value) > MOST_TEXT:
+    if value is not None and (not isinstance(value, str) or len(value) > MOST_TEXT):
         raise ValueError(f"{name} {short(value)}: give at most {MOST_TEXT} characters of text")
-    return value.strip()
+    return (value or "").strip()
 
 
 def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
@@ -85,5 +80,4 @@ def short(value: Any) -> str:
 
 def plural(n: float, noun: str) -> str:
     """1 call, 2 calls, 2.5 calls."""
-    count = f"{int(n):,}" if n == int(n) else f"{n:,.1f}"
-    return f"{count} {noun}{'' if n == 1 else 's'}"
+    return f"{int(n) if n == int(n) else round(n, 1):,} {noun}{'' if n == 1 else 's'}"

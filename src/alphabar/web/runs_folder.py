@@ -2,8 +2,11 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -18,25 +21,14 @@ _MOST_RUNS = 500
 _MODELS = 4  # kept in memory
 
 
-class _Place(NamedTuple):
-    """The folder of a run, its file of weights, and what to type for the run on the command line."""
-
-    folder: Path
-    weights: Path
-    typed: str
-
-
 class RunsFolder:
-    """The runs below `root`. Raises NotADirectoryError where there is no such folder.
-
-    `typed` is the root as it was given; messages and commands repeat it.
-    """
+    """The runs below `root`. Raises NotADirectoryError where there is no such folder."""
 
     def __init__(self, root: str | Path) -> None:
-        self.typed = Path(root)
+        self.typed = Path(root)  # messages and commands repeat it
         if not self.typed.is_dir():
             raise NotADirectoryError(
-                f"there is no folder {self.typed}: give the one that your run folders lie in, as: alphabar app runs"
+                f"there is no folder {root}: give the one that holds your run folders, as: alphabar app runs"
             )
         self.root = self.typed.resolve()
         self._lock = threading.Lock()
@@ -44,36 +36,32 @@ class RunsFolder:
 
     def names(self) -> list[str]:
         """ "bundled", and the runs below the root by their paths from there."""
-        found: list[str] = []
-        self._search(self.root, _DEPTH, found)
-        return [BUNDLED_RUN, *found]
+        return [BUNDLED_RUN, *islice(self._search(self.root, _DEPTH), _MOST_RUNS)]
 
-    def _search(self, folder: Path, depth: int, found: list[str]) -> None:
+    def _search(self, folder: Path, depth: int) -> Iterator[str]:
         if has_checkpoint(folder / "checkpoints" / "last"):
             name = folder.relative_to(self.root).as_posix()
-            found.append(f"./{name}" if name == BUNDLED_RUN else name)
-            return
-        if depth == 0:
-            return
-        try:
-            inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        except OSError:  # this user may not read the folder
-            return
-        for path in inside:
-            if len(found) >= _MOST_RUNS:
-                return
-            if not path.is_symlink() or (self._inside(path) and depth == _DEPTH):
-                self._search(path, 0 if path.is_symlink() else depth - 1, found)
+            yield f"./{name}" if name == BUNDLED_RUN else name
+        elif depth > 0:
+            inside: list[Path] = []
+            with suppress(OSError):  # this user may not read the folder
+                inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+            for path in inside:
+                if not path.is_symlink() or (self._inside(path) and depth == _DEPTH):
+                    yield from self._search(path, 0 if path.is_symlink() else depth - 1)
 
     def _inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.root)
 
-    def _place(self, run: Any, checkpoint: str) -> _Place:
-        """Where a run is. Raises ValueError for anything but a run inside the root, wherever links lead."""
+    def _place(self, run: Any, checkpoint: str) -> tuple[Path, Path, str]:
+        """The folder of a run, its file of weights, and what to type for the run on the command line.
+
+        Raises ValueError for anything but a run inside the root, wherever links lead.
+        """
         if not isinstance(run, str) or not run or len(run) > 1000 or "\0" in run:
             raise ValueError(f"run {short(run)}: choose one of the list")
         if run == BUNDLED_RUN:
-            return _Place(BUNDLED, BUNDLED, BUNDLED_RUN)
+            return BUNDLED, BUNDLED, BUNDLED_RUN
         outside = f"run {short(run)} lies outside {self.typed}, the folder that this page was started for: choose one of the list"
         folder = self.root / run
         if PurePath(run).is_absolute() or ".." in PurePath(run).parts or not self._inside(folder):
@@ -81,14 +69,12 @@ class RunsFolder:
         try:
             weights = find_checkpoint(folder / "checkpoints" / checkpoint) / "ema.safetensors"
         except FileNotFoundError:
-            known = ", ".join(self.names()[:8])
-            raise ValueError(
-                f"there is no run {short(run)} with a checkpoint {checkpoint!r} under {self.typed}; known are {known}"
-            ) from None
+            what = f"no run {short(run)} with a checkpoint {checkpoint!r} under {self.typed}"
+            raise ValueError(f"there is {what}; known are {', '.join(self.names()[:8])}") from None
         if not self._inside(weights):
             raise ValueError(outside)
         typed = str(self.typed / run)
-        return _Place(folder.resolve(), weights, f"./{typed}" if typed.startswith(PREFIX) or typed == BUNDLED_RUN else typed)
+        return folder.resolve(), weights, f"./{typed}" if typed.startswith(PREFIX) or typed == BUNDLED_RUN else typed
 
     def load(self, run: Any, checkpoint: Any = "last") -> tuple[Any, str]:
         """The model of a run, from memory where its file has not changed, and what to type for the run."""

@@ -1,19 +1,40 @@
 """`alphabar app`: serves the page, for this machine alone unless it is asked otherwise, and to no other site's scripts."""
 
 import ipaddress
+import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from alphabar.web.downloads import private_folder
 from alphabar.web.page import build
 from alphabar.web.playground import Playground
 
 # what gradio would serve in addition: uploads, files fetched from other sites, other applications
 _CLOSED = ("upload", "upload_progress", "proxy=", "file=http:", "file=https:", "deep_link", "component_server", "stream")
+# gradio's settings that must not come from the environment; the page needs none of them
+_FROM_ENVIRONMENT = ("ALLOWED_PATHS", "SHARE", "ROOT_PATH", "MCP_SERVER", "SSR_MODE", "NUM_WORKERS", "DEBUG", "HISTORY_BUCKET")
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that only this user can read, where gradio keeps files for download; it is removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="alphabar-app-"))
+    for name in _FROM_ENVIRONMENT:
+        os.environ.pop(f"GRADIO_{name}", None)
+    # without the second setting gradio would ask its makers for their latest version
+    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+    try:
+        yield folder
+    finally:
+        os.environ.pop("GRADIO_TEMP_DIR", None)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve(playground: Playground, *, host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -66,19 +87,13 @@ def check_address(host: str, port: int) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine alone."""
-    if host == "localhost":
-        return True
-    try:
+    with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "localhost"
 
 
 def launch_options(local: bool) -> dict[str, Any]:
-    """How gradio serves the page: nothing shared, only its own files, no fonts or scripts of other sites, no uploads.
-
-    local: as `OnlyThisPage` takes it.
-    """
+    """How gradio serves the page: nothing shared, only its own files, no fonts or scripts of other sites, no uploads."""
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -104,8 +119,8 @@ def launch_options(local: bool) -> dict[str, Any]:
 class OnlyThisPage:
     """ASGI middleware that refuses scripts of other sites, and every path of gradio that this page does not use.
 
-    local: the page is for this machine alone, so its visitors come by an address or by localhost. A visitor who comes by
-    another name was led here by a site that made its name point to this machine (DNS rebinding), and is refused.
+    A page for this machine alone (`local`) also refuses visitors by other names than localhost: a site that makes its name point
+    to this machine led them here (DNS rebinding).
     """
 
     def __init__(self, app: Any, local: bool) -> None:

@@ -1,0 +1,120 @@
+"""The commands that show and make images: `alphabar data`, `sample`, `demo` and `app`."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cyclopts import Parameter
+
+from alphabar.cli import show
+from alphabar.cli.options import Flat, Json, Reading
+from alphabar.cli.runs import runs_folder
+from alphabar.sampling.options import SampleOptions
+from alphabar.verbs.options import DemoOptions
+from alphabar.web.options import AppOptions
+
+
+def data(image_set: str, *, sheet: Path | None = None, n: int = 100, reading: Reading = Reading(), as_json: Json = False) -> None:
+    """Print the data card of a set and write a contact sheet.
+
+    ```
+    alphabar data fashion_mnist
+    alphabar data photos/ --sheet photos.png --n 64
+    ```
+
+    Args:
+        image_set: fashion_mnist, cifar10, a path, or hf:owner/name; SET:test is the test split.
+        sheet: the contact sheet to write; SET_SPLIT.png in this folder if left out.
+        n: images on the contact sheet, chosen at random with seed 0.
+    """
+    import numpy as np
+
+    from alphabar.core.seeds import generator
+    from alphabar.data.card import data_card
+    from alphabar.data.contact_sheet import contact_sheet, shown_note
+    from alphabar.data.image_set import load, parse_set
+
+    images = load(*parse_set(image_set), **asdict(reading))
+    card = data_card(images)
+    chosen = np.sort(generator(0).permutation(len(images))[:n])
+    path = sheet or Path(f"{images.name}_{images.split}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.asarray(images.pixels[chosen])
+    contact_sheet(pixels, scale=2 if images.image_shape[1] < 64 else 1).save(path)
+    show.record(card | {"sheet": str(path), "sheet_note": shown_note(pixels)}, as_json, f"{images.name}:{images.split}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CommandOptions(SampleOptions):
+    """Options of `alphabar sample`: those of the Python function, but the network runs in the way that finishes soonest."""
+
+    fast: str | None = "auto"
+
+
+def sample(
+    run: str, *, out: str, n: int = 64, options: CommandOptions = CommandOptions(), checkpoint: str = "last",
+    device: str | None = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Draw images from a run.
+
+    ```
+    alphabar sample bundled --n 64 --steps 25 --out garments.npz
+    alphabar sample runs/garments --n 10000 --sampler ddim --steps 50 --eta 1 --seed 1 --out samples.npz
+    ```
+
+    Writes OUT.npz with `images` (n x h x w x c, of the type that the model was trained on) and the record of how they were
+    made, or, when OUT ends in a slash, a folder of PNGs; and a contact sheet of the first 100 next to it. An interrupted
+    command continues where it stopped.
+
+    Args:
+        run: a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
+        out: PATH.npz, or a folder ending in a slash.
+        n: number of images.
+        checkpoint: last, best, or ema:LENGTH.
+        device: cpu, cuda or mps; the fastest there is if left out.
+    """
+    from alphabar.core.machine import best_device
+    from alphabar.data.contact_sheet import contact_sheet
+    from alphabar.sampling.sample import sample
+    from alphabar.training.checkpoint import load_model
+
+    model = load_model(run, checkpoint)
+    with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
+        samples = sample(model, n, options=options, out=out, device=device or best_device(), channels_last=True)
+    sheet = Path(out.rstrip("/") + ".png") if out.endswith("/") else Path(out).with_suffix(".png")
+    contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1).save(sheet)
+    record = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
+    show.record({**record, "sheet": str(sheet)}, as_json, out)
+
+
+def demo(*, options: Flat[DemoOptions] = DemoOptions()) -> None:
+    """Sample, score and compare garments from the bundled model, without a download; about three minutes on 2 cores.
+
+    ```
+    alphabar demo
+    alphabar demo --out /tmp/demo --minutes 1
+    ```
+    """
+    from alphabar.verbs.demo import demo
+
+    demo(options=options)
+
+
+def app(root: Path | None = None, *, options: Flat[AppOptions] = AppOptions()) -> None:
+    """Serve a page for the browser: draw from runs, watch images form, set two settings side by side, score them.
+
+    ```
+    alphabar app
+    alphabar app runs --port 7861 --against fashion_mnist:test
+    ```
+
+    Only this machine can open the page, unless --host says otherwise; it has no password. It asks no other machine for anything.
+    Needs pip install 'alphabar[app]'. Ctrl-C stops it.
+
+    Args:
+        root: the folder with the runs that may be chosen, as well as bundled; runs/ if there is one here, else this folder.
+    """
+    from alphabar.web.playground import Playground
+    from alphabar.web.server import serve
+
+    serve(Playground(root or runs_folder(), options.against, options.extractor), host=options.host, port=options.port)

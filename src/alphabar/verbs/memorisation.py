@@ -1,0 +1,123 @@
+"""Signs of memorisation in a run: the `loss` of held-out and of training images, and copies of training images in samples."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alphabar.core import seeds
+from alphabar.core.machine import best_device
+from alphabar.core.run import Run
+from alphabar.core.types import Pixels
+from alphabar.data.image_set import ImageSet, load, parse_set
+from alphabar.data.split import HOLDOUT, holdout
+from alphabar.evaluation.heldout import DenoisingLoss, heldout_loss
+from alphabar.evaluation.image_eval import ImageEval
+from alphabar.evaluation.memorisation import Memorisation, memorisation, pixel_features
+from alphabar.features.extract import extract
+from alphabar.sampling.guidance import every_class
+from alphabar.sampling.sample_set import SampleSet, check_value_range
+from alphabar.training.checkpoint import load_model
+from alphabar.training.config import resolve
+
+
+class TrainingImages(NamedTuple):
+    """A set, the numbers of its images that `train` trains on and holds out, and whether training mirrors them at random."""
+
+    images: ImageSet
+    trained: NDArray[Any]
+    heldout: NDArray[Any]
+    flip: bool
+
+
+def training_images(run: Path | None, trained_on: str, reading: Mapping[str, Any] | None) -> TrainingImages:
+    """The images of the set `trained_on`, split by content as `train` splits them.
+
+    Args:
+        run: a run folder. If it was trained on this set, its recipe gives the limit, the held-out share, the way of reading
+            and the mirroring. None or another run: the defaults of a recipe.
+        trained_on: SET[:SPLIT].
+        reading: options of `load`, where the recipe does not give them.
+    """
+    options, limit, fraction, flip = dict(reading or {}), 0, HOLDOUT, False
+    if run is not None and Run(run).recipe.exists():
+        recipe = resolve(Run(run).recipe, [])
+        if parse_set(trained_on) == (recipe.data.set, "train"):
+            options, limit = recipe.data.reading(), recipe.data.limit
+            fraction, flip = recipe.data.holdout, recipe.train.flip
+    images = load(*parse_set(trained_on), **options)
+    if limit:
+        images = images.subset(range(min(limit, len(images))))
+    return TrainingImages(images, *holdout(images.pixels, fraction, hashes=images.hashes), flip)
+
+
+def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> DenoisingLoss:
+    """The denoising loss of a run; a gap between held-out and training images is an early sign of memorisation.
+
+    Args:
+        run: a run folder, a .safetensors file, "bundled", or diffusers:PATH.
+        trained_on: SET that it was trained on. Its held-out images are found by content, with the share in the run's recipe.
+        n: images of either kind.
+        progress: show a progress bar.
+    """
+    model = load_model(run)
+    images, trained, heldout, _ = training_images(Path(run), trained_on, {"value_range": model.value_range})
+    chosen = [np.sort(seeds.generator(0, stream=seeds.SUBSET).permutation(rows)[:n]) for rows in (heldout, trained)]
+    unseen, seen = (np.asarray(images.pixels[rows]) for rows in chosen)
+    labels = None
+    if every_class(model) and images.labels is not None:
+        of_unseen, of_seen = (torch.from_numpy(np.asarray(images.labels[rows], np.int64)) for rows in chosen)
+        labels = of_unseen, of_seen
+    return heldout_loss(model.to(best_device()), unseen, seen, progress=progress, labels=labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """The result of the search in the extractor's features and in pixels, and the training images that were compared."""
+
+    features: Memorisation
+    pixels: Memorisation
+    train: Pixels
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, without the rows of single images."""
+        return {"features": self.features.to_json(), "pixels": self.pixels.to_json()}
+
+
+def find_copies(evaluator: ImageEval, samples: SampleSet, trained_on: str, *, reading: Mapping[str, Any] | None = None) -> Copies:
+    """Tests whether `samples` lie nearer to training images than held-out images do (docs/memorisation.md).
+
+    Features and pixels each find copies that the other misses, so both are searched.
+
+    Args:
+        evaluator: gives the extractor and its cache.
+        samples: if they were drawn from a run that was trained on this set, the split is read from its recipe.
+        trained_on: SET that the model was trained on.
+        reading: options of `load` for that set, where no recipe gives them.
+
+    Raises:
+        ValueError: if the set has neither held-out images nor a test split, or the value ranges differ.
+    """
+    images, trained, heldout, flip = training_images(samples.run, trained_on, reading)
+    check_value_range(samples.record, images)
+    options = {**dict(reading or {}), "value_range": images.value_range}
+    try:
+        unseen = images.subset(heldout) if len(heldout) else load(parse_set(trained_on)[0], "test", **options)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"no image of {trained_on} was held out, so there is nothing to compare the distances of the samples with"
+        ) from error
+    train = np.asarray(images.pixels[trained])
+    if flip:
+        train = np.concatenate([train, train[:, :, ::-1]])
+    features = [
+        extract(one, evaluator.extractor, cache=evaluator.cache, progress=evaluator.progress, what=what).all()
+        for one, what in ((samples.images, "features"), (train, "features of the training images"), (unseen, "features held out"))
+    ]
+    pixels = [pixel_features(np.asarray(p)) for p in (samples.pixels, train, unseen.pixels)]
+    found = [memorisation(generated=g, train=t, heldout=h) for g, t, h in (features, pixels)]
+    return Copies(found[0], found[1], train)
