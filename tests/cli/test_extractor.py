@@ -54,6 +54,12 @@ def test_a_set_without_labels_says_what_to_type(tmp_path: Path) -> None:
     assert read_extractor(tmp_path / "x.safetensors").image_shape == (3, 12, 12)
 
 
+def test_an_option_of_the_other_way_to_train_is_refused(tmp_path: Path) -> None:
+    for words, option in ((["--temperature", "0.1"], "--temperature"), (["--self-supervised", "--shift", "2"], "--shift")):
+        done = alphabar("extractor", "train", "fashion_mnist", "--out", "x.safetensors", *words, cwd=tmp_path, ok=False)
+        assert f"{option} is an option of training" in done.stderr
+
+
 def test_a_stopped_training_writes_nothing(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

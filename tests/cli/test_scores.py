@@ -134,3 +134,5 @@ def test_the_loss_by_noise_level(small_data: Path, tmp_path: Path) -> None:
     assert len(found["sigma"]) == len(found["heldout"]) == len(found["gap"]) >= 5
     assert found["n_heldout"] == found["n_train"] == 8
     assert size_of(tmp_path / "bundled.loss.png")
+    table = alphabar(*command[:-1], cwd=tmp_path).stdout
+    assert "trained on" in table and "relative gap over all levels" in table
