@@ -10,8 +10,7 @@ import tifffile
 from PIL import Image, ImageFile, ImageOps
 
 from alphabar.data.decode import decode, probe
-from alphabar.data.header import BrokenError
-from alphabar.data.png import png_16
+from alphabar.data.formats import BrokenError, png_16
 from alphabar.data.values import Reading, reading_of
 
 from .conftest import png

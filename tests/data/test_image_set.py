@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alphabar.data import cache as image_cache
+from alphabar.data.formats import png_16
 from alphabar.data.image_set import load, parse_set
-from alphabar.data.png import png_16
-from alphabar.data.readers import find, source
+from alphabar.data.readers import find
 from alphabar.data.readers.arrays import read_npy
 from alphabar.data.values import to_values
 
@@ -119,7 +120,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, cache: P
         size, block = values[0].nbytes, 10
         del values
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(source, "BLOCK", block if kind == "folder" else 500)
+            patch.setattr(image_cache, "BLOCK", block if kind == "folder" else 500)
             tracemalloc.start()
             load(path, cache=cache, value_range=(0, 4095))
             peaks.append(tracemalloc.get_traced_memory()[1])

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from alphabar.cli.main import app
+from alphabar.data.formats import png_16
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import to_model
-from alphabar.data.png import png_16
 from alphabar.data.values import to_depth, to_values
 from alphabar.denoiser.model import Model, load_weights, save_weights
 from alphabar.features.supervised import augment, train_extractor

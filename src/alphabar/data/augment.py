@@ -1,8 +1,5 @@
-"""Augmentation that does not leak into the samples (Karras et al. 2022, arXiv:2206.00364, app. F.2).
-
-The network is given the parameters of each image's transformation; sampled with all parameters 0, it generates images as if
-none had been transformed.
-"""
+"""Augmentation that does not leak into the samples (Karras et al. 2022, arXiv:2206.00364, app. F.2): the network is given the
+parameters of each image's transformation, and samples with all parameters 0 look as if no image had been transformed."""
 
 import math
 from dataclasses import dataclass
@@ -57,24 +54,19 @@ class Geometry:
 
 def transformed(images: Images, parameters: Float[Tensor, "b 9"]) -> Images:
     """Images transformed by the parameters of `Geometry.draw`, with bilinear interpolation and reflection at the borders.
-
-    Images with the identity stay exact, and so do images that are only mirrored.
-    """
+    The identity and mirror images are exact."""
     out = images.clone()
     for column, axis in ((0, -1), (1, -2)):
-        rows = (parameters[:, column] != 0).nonzero()[:, 0].to(images.device)
-        if len(rows):
+        if len(rows := (parameters[:, column] != 0).nonzero()[:, 0].to(images.device)):
             out[rows] = out[rows].flip(axis)
     rows = (parameters[:, 2:] != 0).any(1).nonzero()[:, 0]
     if not len(rows):
         return out
     scale, cos, sin, along, across, right, down = parameters[rows, 2:].double().unbind(1)
     cos = cos + 1
-    rotation = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    rotation = torch.stack([cos, -sin, sin, cos], 1).reshape(-1, 2, 2)
     # a symmetric matrix with eigenvalues +-log2(stretch) along the direction and across it: its exponential stretches
-    stretch = torch.linalg.matrix_exp(
-        math.log(2) * torch.stack([torch.stack([along, across], 1), torch.stack([across, -along], 1)], 1)
-    )
+    stretch = torch.linalg.matrix_exp(math.log(2) * torch.stack([along, across, across, -along], 1).reshape(-1, 2, 2))
     inverse = torch.linalg.inv(torch.exp2(scale)[:, None, None] * (rotation @ stretch))
     height, width = images.shape[-2:]
     # grid_sample maps output to input positions, in units of half the width and half the height

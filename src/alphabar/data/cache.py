@@ -1,8 +1,7 @@
 """Images decoded once into memory-mapped arrays, under a key of the content of their source.
 
 An entry is a folder: pixels.npy (n, h, w, c), hashes.npy (one 64-bit hash per image), labels.npy if there are labels, and
-meta.json, which also names the broken images that were left out. It is written to a temporary folder and renamed, so an
-entry is complete or absent: if two processes build it at once, the second to finish discards its own and uses the other's.
+meta.json. It is written to a temporary folder and renamed: of two processes that build it, the first one's is used.
 """
 
 import json
@@ -23,6 +22,9 @@ from alphabar.core.types import Pixels
 from alphabar.data.split import image_hashes
 from alphabar.data.values import SCALE
 
+SPLITS = ("train", "test")
+BLOCK = 1024  # images that are decoded between two writes, fewer if they are large
+_BLOCK_BYTES = 1 << 26
 VERSION = 2  # part of every key: raise it when decoding changes, so that old entries are not found
 
 
@@ -39,6 +41,15 @@ class Decoded:
     dtype: DTypeLike = np.uint8
     skipped: dict[int, str] = field(default_factory=dict)
     """What is wrong with each image that turned out to be broken, by its number. Complete once `blocks` are exhausted."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split of a set: where it is, the key of its content in the cache, and the function that decodes it."""
+
+    place: str
+    key: Callable[[], str]  # reads all bytes of the source
+    build: Callable[[], Decoded]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +69,8 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
 
 
 def content_key(kind: str, files: Sequence[tuple[str, Path]], extra: Sequence[str] = ()) -> str:
-    """The key of a source of files: a hash of all that decides what is decoded from it.
-
-    Every byte is read at every load, about one second per gigabyte: names, sizes and dates may stay the same when pixels
-    change, and dates change in copies whose pixels do not.
-
-    Args:
-        kind: the kind of source.
-        files: names within the source, and the files.
-        extra: everything else that decides the result, such as options of reading.
-    """
+    """The key of a source: a hash of its kind, of the names and all bytes of its files (a second per gigabyte; sizes and dates
+    may stay the same when pixels change), and of `extra`, all other that decides the result, such as options of reading."""
     key = _started(kind, extra)
     for name, path in files:
         key.update(_framed(name.encode()))
@@ -99,19 +102,10 @@ def fingerprint_of(shape: tuple[int, ...], hashes: NDArray[np.uint64]) -> str:
 
 
 def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry:
-    """The entry of `key` under `folder`/sets, decoded first if it is absent or damaged.
-
-    Args:
-        key: from `content_key` or `blob_key`.
-        build: decodes the source; its ValueErrors are passed on.
-        folder: the cache.
-
-    Raises:
-        OSError: if the cache cannot be written; the message says what to type.
-    """
+    """The entry of `key` in the cache `folder`, decoded by `build` if it is absent or damaged. Raises OSError if the cache cannot
+    be written; ValueErrors of `build` are passed on."""
     place = folder / "sets" / key
-    found = open_entry(place)
-    if found is not None:
+    if (found := open_entry(place)) is not None:
         return found
     decoded = build()
     with _scratch(folder / "sets") as scratch:
@@ -120,15 +114,13 @@ def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry
         try:
             os.rename(new, place)  # fails if another process has put its entry there
         except OSError:
-            winner = open_entry(place)
-            if winner is not None:
+            if (winner := open_entry(place)) is not None:
                 return winner
-            # the entry there is damaged: move it to a name that nobody looks for
-            os.rename(place, new.with_name(new.name + "-damaged"))
-            shutil.rmtree(new.with_name(new.name + "-damaged"), ignore_errors=True)
+            damaged = new.with_name(new.name + "-damaged")  # a name that nobody looks for
+            os.rename(place, damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
             os.rename(new, place)
-    entry = open_entry(place)
-    if entry is None:
+    if (entry := open_entry(place)) is None:
         raise OSError(f"{place} cannot be read back: is the disk full? Set ALPHABAR_CACHE to a folder with room")
     return entry
 
@@ -145,14 +137,9 @@ def open_entry(place: Path) -> Entry | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     n = len(pixels) if pixels.ndim == 4 else -1
-    if (
-        pixels.dtype.name not in SCALE
-        or not pixels.dtype.isnative
-        or hashes.shape != (n,)
-        or (labels is not None and labels.shape != (n,))
-    ):
-        return None
-    return Entry(pixels, hashes, labels, classes, skipped)
+    whole = hashes.shape == (n,) and (labels is None or labels.shape == (n,))
+    known = pixels.dtype.name in SCALE and pixels.dtype.isnative
+    return Entry(pixels, hashes, labels, classes, skipped) if whole and known else None
 
 
 def _framed(data: bytes) -> bytes:
@@ -171,12 +158,9 @@ def _scratch(parent: Path) -> "tempfile.TemporaryDirectory[str]":
 def _write(folder: Path, decoded: Decoded) -> None:
     """Writes block by block to the file, not to mapped memory, so that the memory in use does not grow with n."""
     dtype = np.dtype(decoded.dtype)
-    hashes = np.empty(decoded.n, dtype=np.uint64)
-    at = 0
-    with (
-        (folder / "pixels.npy").open("wb") as file,
-        track(float(decoded.n), "decoding", "images", show=decoded.n >= 20_000) as advance,
-    ):
+    hashes, at = np.empty(decoded.n, dtype=np.uint64), 0
+    progress = track(float(decoded.n), "decoding", "images", show=decoded.n >= 20_000)
+    with (folder / "pixels.npy").open("wb") as file, progress as advance:
         room = _header(file, (decoded.n, *decoded.shape), dtype)
         for block in decoded.blocks:
             if block.dtype != dtype or block.shape[1:] != decoded.shape or at + len(block) > decoded.n:
@@ -194,11 +178,10 @@ def _write(folder: Path, decoded: Decoded) -> None:
         file.seek(0)
         if _header(file, (n, *decoded.shape), dtype) != room:
             raise RuntimeError("the length of the .npy header depends on the number of images")
-    kept = np.ones(decoded.n, dtype=np.bool_)
-    kept[list(decoded.skipped)] = False
     np.save(folder / "hashes.npy", hashes[:n], allow_pickle=False)
     if decoded.labels is not None:
-        np.save(folder / "labels.npy", decoded.labels[kept].astype(np.int64), allow_pickle=False)
+        labels = np.delete(decoded.labels, list(decoded.skipped))
+        np.save(folder / "labels.npy", labels.astype(np.int64), allow_pickle=False)
     skipped = [decoded.skipped[k] for k in sorted(decoded.skipped)]
     meta = {"labels": decoded.labels is not None, "classes": decoded.classes, "skipped": skipped}
     (folder / "meta.json").write_text(json.dumps(meta))
@@ -209,3 +192,20 @@ def _header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int
     about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, about)
     return file.tell()
+
+
+def rows_per_block(image_bytes: int) -> int:
+    return max(1, min(BLOCK, _BLOCK_BYTES // max(image_bytes, 1)))
+
+
+def check_labels(labels: NDArray[Any], n: int, classes: tuple[str, ...] | None, where: str) -> NDArray[np.int64]:
+    """Labels as int64. Raises ValueError unless there is one whole number per image, each the number of a class."""
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (n,):
+        raise ValueError(f"{where}: {labels.dtype} of shape {labels.shape}, wanted one whole number for each of {n} images")
+    if n == 0:
+        return labels.astype(np.int64)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= len(classes)):
+        top = "" if classes is None else f"..{len(classes) - 1}, one of {len(classes)} classes"
+        raise ValueError(f"{where}: labels from {low} to {high}, wanted 0{top}")
+    return labels.astype(np.int64)

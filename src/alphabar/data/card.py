@@ -35,45 +35,23 @@ def data_card(images: ImageSet) -> dict[str, Any]:
     _, counts = np.unique(images.hashes, return_counts=True)
     ends = None if images.value_range is None else to_values(np.array([low, high], images.pixels.dtype), images.value_range)
     return {
-        "name": images.name,
-        "split": images.split,
-        "source": images.source,
-        "fingerprint": images.fingerprint,
-        "count": len(images),
-        "image_shape": list(images.image_shape),
-        "dtype": str(images.pixels.dtype),
-        "scale": scale,
+        "name": images.name, "split": images.split, "source": images.source, "fingerprint": images.fingerprint,
+        "count": len(images), "image_shape": list(images.image_shape), "dtype": str(images.pixels.dtype), "scale": scale,
         "value_range": None if images.value_range is None else list(images.value_range),
         "values": None if ends is None else ends.tolist(),
-        "min": low,
-        "max": high,
-        "used": (high - low) / scale,
-        "note": depth_note(images.pixels.dtype.name, low, high, images.value_range),
-        "levels": levels,
-        "mean": mean,
-        "std": std,
-        "sigma_data": std / (scale / 2),
-        "channel_mean": means,
-        "channel_std": [s for _, s in channels],
-        "classes": _classes(images),
-        "distinct": len(counts),
-        "duplicates": int(counts[counts > 1].sum()),
-        "skipped": list(images.skipped),
-    }
+        "min": low, "max": high, "used": (high - low) / scale, "note": _depth_note(images, low, high),
+        "levels": levels, "mean": mean, "std": std, "sigma_data": std / (scale / 2),
+        "channel_mean": means, "channel_std": [s for _, s in channels], "classes": _classes(images),
+        "distinct": len(counts), "duplicates": int(counts[counts > 1].sum()), "skipped": list(images.skipped),
+    }  # fmt: skip
 
 
-def depth_note(dtype: str, low: float, high: float, value_range: tuple[float, float] | None) -> str | None:
-    """A warning about images that use little of their scale, as 12 bits in 16-bit files do, or None.
-
-    Args:
-        dtype: type of the pixels.
-        low: lowest level of all images.
-        high: highest level.
-        value_range: the declared range; with one there is nothing to warn about.
-    """
+def _depth_note(images: ImageSet, low: float, high: float) -> str | None:
+    """A warning about images whose levels low..high use little of their scale, as 12 bits in 16-bit files do, or None."""
+    dtype = images.pixels.dtype.name
     scale = scale_of(dtype)
     used = (high - low) / scale
-    if value_range is not None or dtype == "uint8" or used >= _LOW_USE:
+    if images.value_range is not None or dtype == "uint8" or used >= _LOW_USE:
         return None
     fits = next((2**bits - 1 for bits in (8, 10, 12, 14) if high < 2**bits), None) if dtype == "uint16" else None
     typed = "--range LOW HIGH" if fits is None else f"--range 0 {fits}, if they are {fits.bit_length()}-bit images"
@@ -84,11 +62,11 @@ def depth_note(dtype: str, low: float, high: float, value_range: tuple[float, fl
 
 
 def unused_depth(images: ImageSet) -> str | None:
-    """`depth_note` of a set, for a warning before training. Reads all pixels, except of sets that need no note."""
+    """The note of the data card, for a warning before training. Reads all pixels, except of sets that need no note."""
     if images.value_range is not None or images.pixels.dtype == np.uint8:
         return None
-    ends = [(float(c.min()), float(c.max())) for c in _chunks(images.pixels)]
-    return depth_note(images.pixels.dtype.name, min(a for a, _ in ends), max(b for _, b in ends), None)
+    lows, highs = zip(*((float(c.min()), float(c.max())) for c in _chunks(images.pixels)), strict=True)
+    return _depth_note(images, min(lows), max(highs))
 
 
 def _chunks(pixels: Pixels) -> Iterator[NDArray[Any]]:
@@ -121,8 +99,7 @@ def _floats(pixels: Pixels) -> tuple[float, float, None, list[tuple[float, float
     for chunk in _chunks(pixels):
         low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
         flat = chunk.reshape(-1, chunk.shape[-1]).astype(np.float64)
-        m = len(flat)
-        own = flat.mean(0)
+        m, own = len(flat), flat.mean(0)
         scatter += ((flat - own) ** 2).sum(0) + (own - mean) ** 2 * (n * m / (n + m))
         mean += (own - mean) * (m / (n + m))
         n += m

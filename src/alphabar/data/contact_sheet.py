@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 from alphabar.core.types import Pixels
 from alphabar.data.values import scale_of
 
-_WHITE = 255
 _MARGIN = 4  # pixels around a caption
 _SIDE_BY_SIDE = 4  # channels shown of images that are neither grey nor RGB
 
@@ -18,18 +17,14 @@ _SIDE_BY_SIDE = 4  # channels shown of images that are neither grey nor RGB
 def contact_sheet(
     pixels: Pixels, columns: int | None = None, scale: int = 1, pad: int = 1, captions: Sequence[str] | None = None
 ) -> Image.Image:
-    """Images row by row on white.
+    """Images row by row on white, as a picture of mode L or RGB.
 
     Args:
-        pixels: uint8, uint16 or float32 (n, h, w, c). Contents that 8-bit grey or RGB cannot hold are converted by `shown`,
-            and a line under the sheet says so.
+        pixels: uint8, uint16 or float32 (n, h, w, c), converted by `shown`; a line under the sheet says what that changed.
         columns: images in a row; None makes the sheet about square, or with captions gives each caption one row.
         scale: each pixel becomes scale x scale pixels.
         pad: white pixels around every image.
         captions: one per row, written to its left; rows lower than 12 pixels are too narrow for text.
-
-    Returns:
-        A picture of mode L or RGB.
 
     >>> contact_sheet(np.zeros((6, 8, 8, 1), np.uint8), columns=3).size
     (28, 19)
@@ -49,7 +44,7 @@ def contact_sheet(
         raise ValueError(f"{len(captions)} captions for {rows} rows of {columns} images: give one per row")
 
     high, wide = h * scale + pad, w * scale + pad
-    sheet_pixels = np.full((rows * high + pad, columns * wide + pad, c), _WHITE, dtype=np.uint8)
+    sheet_pixels = np.full((rows * high + pad, columns * wide + pad, c), 255, dtype=np.uint8)
     for i, image in enumerate(pixels):
         top, left = pad + i // columns * high, pad + i % columns * wide
         sheet_pixels[top : top + h * scale, left : left + w * scale] = image.repeat(scale, 0).repeat(scale, 1)
@@ -89,7 +84,7 @@ def _captioned(sheet: Image.Image, captions: Sequence[str], row: int, pad: int) 
     boxes = [font.getbbox(text) for text in captions]
     gutter = math.ceil(max(right for _, _, right, _ in boxes)) + 2 * _MARGIN
     tallest = math.ceil(max(bottom for *_, bottom in boxes))
-    out = Image.new(sheet.mode, (gutter + sheet.width, max(sheet.height, tallest)), _white(sheet.mode))
+    out = Image.new(sheet.mode, (gutter + sheet.width, max(sheet.height, tallest)), "white")
     out.paste(sheet, (gutter, 0))
     draw = ImageDraw.Draw(out)
     for k, (text, (_, upper, _, lower)) in enumerate(zip(captions, boxes, strict=True)):
@@ -102,11 +97,7 @@ def _footed(sheet: Image.Image, note: str) -> Image.Image:
     font = ImageFont.load_default()
     _, _, right, bottom = font.getbbox(note)
     height = sheet.height + math.ceil(bottom) + 2 * _MARGIN
-    out = Image.new(sheet.mode, (max(sheet.width, math.ceil(right) + 2 * _MARGIN), height), _white(sheet.mode))
+    out = Image.new(sheet.mode, (max(sheet.width, math.ceil(right) + 2 * _MARGIN), height), "white")
     out.paste(sheet, (0, 0))
     ImageDraw.Draw(out).text((_MARGIN, sheet.height + _MARGIN), note, fill=0, font=font)
     return out
-
-
-def _white(mode: str) -> int | tuple[int, int, int]:
-    return _WHITE if mode == "L" else (_WHITE, _WHITE, _WHITE)

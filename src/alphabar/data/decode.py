@@ -14,31 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from alphabar.data.header import DAMAGE, BrokenError, RefusedError, Shape, short
-from alphabar.data.png import read_16_bit_colour
-from alphabar.data.pnm import CHANNELS, is_pnm, pnm_header, read_pnm
-from alphabar.data.tiff import needs_tifffile, pillow_bits, read_tiff, turned
+from alphabar.data import formats
+from alphabar.data.formats import CHANNELS, DAMAGE, BrokenError, RefusedError, Shape, short
 from alphabar.data.values import DECLARE, Reading
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats with 8 bits, or whose depth is checked
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"})
+_COLOURS = {"1": 1, "L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "P": 3, "PA": 3}  # Pillow's modes with 8 bits or fewer
 _DEFAULT = Reading()
 
 
 def probe(data: bytes, where: str, reading: Reading = _DEFAULT) -> Shape:
-    """What an encoded image will decode to, from its header.
-
-    Args:
-        data: the bytes of the file.
-        where: its name for error messages.
-        reading: how images are read.
-
-    Raises:
-        RefusedError: if the header shows that it cannot be read without loss.
-        BrokenError: if it is damaged or not an image.
-    """
-    if needs_tifffile(data):
-        return read_tiff(data, where, reading, pixels=False)[0]
+    """What an encoded image, called `where` in messages, will decode to, from its header. Raises RefusedError if that shows that
+    it cannot be read without loss, BrokenError if it is damaged or not an image."""
+    if formats.needs_tifffile(data):
+        return formats.read_tiff(data, where, reading, pixels=False)[0]
     with _opened(data, where) as im:
         shape = _shape(im, data, where, reading)
         swapped = _orientation(im, data) in (5, 6, 7, 8)
@@ -46,7 +36,7 @@ def probe(data: bytes, where: str, reading: Reading = _DEFAULT) -> Shape:
 
 
 def decode(data: bytes, where: str, channels: int, reading: Reading = _DEFAULT, alpha: bool = False) -> NDArray[Any]:
-    """The values of an encoded image, with EXIF rotation applied and palettes as RGB.
+    """The values of an encoded image (h, w, channels), with EXIF rotation applied and palettes as RGB. Raises as `probe` does.
 
     Args:
         data: the bytes of the file.
@@ -54,17 +44,10 @@ def decode(data: bytes, where: str, channels: int, reading: Reading = _DEFAULT, 
         channels: channels of colour; with 3, a grey image gets R = G = B.
         reading: `reading.alpha` decides about images that are transparent somewhere. Alpha that is opaque everywhere is dropped.
         alpha: return alpha as one more channel, opaque if the image has none.
-
-    Returns:
-        (h, w, channels) or (h, w, channels + 1), of the type that `probe` returns.
-
-    Raises:
-        RefusedError: if it cannot be read without loss.
-        BrokenError: if it is damaged or not an image.
     """
     _check_whole(data, where)
-    if needs_tifffile(data):
-        shape, array = read_tiff(data, where, reading, pixels=True)
+    if formats.needs_tifffile(data):
+        shape, array = formats.read_tiff(data, where, reading, pixels=True)
     else:
         with _opened(data, where) as im:
             shape = _shape(im, data, where, reading)
@@ -105,10 +88,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
 
 
 def _check_whole(data: bytes, where: str) -> None:
-    """Finds damage that Pillow ignores: a JPEG that ends early, and a PNG with wrong checksums.
-
-    A JPEG that is damaged inside, with all its markers in place, cannot be recognised.
-    """
+    """Finds damage that Pillow ignores: a JPEG that ends early (not one damaged inside), and a PNG with wrong checksums."""
     if data[:2] == b"\xff\xd8":
         at = 2
         while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
@@ -121,9 +101,7 @@ def _check_whole(data: bytes, where: str) -> None:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         at, name = 8, b""
         while name != b"IEND":
-            length = int.from_bytes(data[at : at + 4], "big")
-            name = data[at + 4 : at + 8]
-            stop = at + 8 + length
+            name, stop = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
             if len(data) < stop + 4:
                 raise BrokenError(f"{where} is damaged (a PNG without its end: it is truncated)")
             decides = name[:1].isupper() or name in (b"tRNS", b"eXIf")
@@ -147,8 +125,8 @@ def _shape(im: Image.Image, data: bytes, where: str, reading: Reading) -> Shape:
         raise RefusedError(f"{where} holds {frames} frames: save the one that is meant, or each to its own file")
     w, h = im.size
     alpha = im.has_transparency_data or "A" in im.getbands()
-    if im.format == "PPM" and is_pnm(data):
-        top = pnm_header(data)[2]
+    if im.format == "PPM" and data[:2] in CHANNELS:
+        top = formats.pnm_header(data)[2]
         if top not in (255, 65535) and reading.value_range is None:
             raise RefusedError(f"{where} says that its largest value is {top}: declare the range, --range 0 {top} ({DECLARE})")
         return Shape(h, w, CHANNELS[data[:2]], "uint8" if top < 256 else "uint16")
@@ -158,42 +136,36 @@ def _shape(im: Image.Image, data: bytes, where: str, reading: Reading) -> Shape:
             return Shape(h, w, 3 if data[25] & 2 else 1, "uint16", bool(data[25] & 4) or alpha)
         bits = data[24] if data[25] == 0 else 8
     if im.format == "TIFF":
-        tags, bits = getattr(im, "tag_v2", {}), pillow_bits(im)
+        tags, bits = getattr(im, "tag_v2", {}), formats.pillow_bits(im)
         w, h = int(tags[256]), int(tags[257])  # as stored: some versions of Pillow give the size after rotation
     if bits < 8 and reading.value_range is not None:
         raise RefusedError(f"{where} holds {bits} bits per pixel, which are scaled to 0..255: leave --range out for it")
     if im.mode in ("I", "F") or im.mode.startswith("I;"):
         return Shape(h, w, 1, "float32" if im.mode == "F" else "int32")
-    return Shape(h, w, _colours(im, where), "uint8", alpha)
-
-
-def _colours(im: Image.Image, where: str) -> int:
-    if im.mode in ("1", "L", "LA"):
-        return 1
-    if im.mode in ("RGB", "RGBA", "P", "PA"):
-        return 3
-    raise RefusedError(
-        f"{where} is stored as {im.mode}: wanted grey or RGB. Its colours depend on the profile it was made for: convert it "
-        "yourself, Image.open(path).convert('RGB').save(path)"
-    )
+    if im.mode not in _COLOURS:
+        raise RefusedError(
+            f"{where} is stored as {im.mode}: wanted grey or RGB. Its colours depend on the profile it was made for: convert it "
+            "yourself, Image.open(path).convert('RGB').save(path)"
+        )
+    return Shape(h, w, _COLOURS[im.mode], "uint8", alpha)
 
 
 def _values(im: Image.Image, data: bytes, shape: Shape) -> NDArray[Any]:
     """(h, w, c), with the alpha channel, if there is one, as the last."""
-    if im.format == "PPM" and is_pnm(data):
-        return read_pnm(data)
+    if im.format == "PPM" and data[:2] in CHANNELS:
+        return formats.read_pnm(data)
     if shape.dtype == "uint16" and im.mode in ("RGB", "RGBA"):
-        values, key = read_16_bit_colour(im, data), im.info.get("transparency")
+        values, key = formats.read_16_bit_colour(im, data), im.info.get("transparency")
         if values.shape[-1] == shape.c and isinstance(key, tuple):
             values = _with_key(values, key)
-        return turned(values, _orientation(im, data))
+        return formats.turned(values, _orientation(im, data))
     if shape.dtype != "uint8":
         im.load()
         values = np.asarray(im)[..., None]
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         if shape.alpha:  # 16-bit grey with one transparent level
             values = _with_key(values, (int(im.info["transparency"]),))
-        return turned(values, _orientation(im, data))
+        return formats.turned(values, _orientation(im, data))
     im.load()
     image = ImageOps.exif_transpose(im)
     if shape.alpha:

@@ -1,8 +1,4 @@
-"""`load`: images from anywhere as an `ImageSet`, decoded once and memory-mapped.
-
-Whatever the source, the pixels are an array of the cache: uint8, uint16 or float32. A source is read block by block, so
-the memory in use does not grow with the number of images.
-"""
+"""`load`: images from anywhere as an `ImageSet`, decoded block by block once, and memory-mapped from the cache."""
 
 import os
 import sys
@@ -14,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.core.types import Pixels
-from alphabar.data.cache import Entry, cache_folder, fingerprint_of
+from alphabar.data.cache import SPLITS, Entry, cache_folder, fingerprint_of, open_or_build
 from alphabar.data.named_sets import NAMED, open_named
 from alphabar.data.readers.encoded import listed
 from alphabar.data.readers.find import find_source, nothing_found
 from alphabar.data.readers.hub import find_on_hub
-from alphabar.data.readers.source import SPLITS, open_source
 from alphabar.data.values import Range, Reading, reading_of
 
 
@@ -43,8 +38,7 @@ class ImageSet:
     source: str
     """The path or hub address that the images were read from."""
     value_range: Range | None = None
-    """The declared values of the bottom and the top of the scale (`alphabar.data.values.to_values` maps pixels back to them);
-    None if no range was declared."""
+    """The declared values of the bottom and the top of the scale, to which `to_values` maps pixels; None if not declared."""
     skipped: tuple[str, ...] = ()
     """What is wrong with each broken image that was left out."""
 
@@ -61,13 +55,9 @@ class ImageSet:
         """The images at `indices`, in that order, as a set with its own fingerprint. Their pixels are copied."""
         chosen = np.asarray(indices, dtype=np.int64)
         hashes = self.hashes[chosen]
-        return replace(
-            self,
-            pixels=np.asarray(self.pixels[chosen]),
-            labels=None if self.labels is None else self.labels[chosen],
-            fingerprint=fingerprint_of(self.pixels.shape[1:], hashes),
-            hashes=hashes,
-        )
+        labels = None if self.labels is None else self.labels[chosen]
+        fingerprint = fingerprint_of(self.pixels.shape[1:], hashes)
+        return replace(self, pixels=np.asarray(self.pixels[chosen]), labels=labels, fingerprint=fingerprint, hashes=hashes)
 
 
 def class_names(images: ImageSet) -> tuple[str, ...]:
@@ -116,13 +106,9 @@ def load(
         skip_broken: leave damaged images out, with a message on stderr. Otherwise they are refused, all in one error.
         axes: "nhwc" or "nchw", for arrays whose shape does not show which axis holds the channels.
 
-    Returns:
-        The set, with pixels of type uint8, uint16 or float32 as in the source.
-
     Raises:
         FileNotFoundError: if the set is nowhere; the message lists the ways to get it.
-        ValueError: if a file is damaged, if images have several sizes or types, or if they cannot be read without loss; the
-            message names the file.
+        ValueError: for a damaged file, images of several sizes or types, or images that cannot be read without loss.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -144,14 +130,13 @@ def load(
         return _image_set(name, split, place, entry, reading)
     if name.startswith("hf:"):
         found = find_on_hub(name.removeprefix("hf:"), split, None, reading)
-        return _image_set(name, split, found.place, open_source(found, folder), reading)
+        return _image_set(name, split, found.place, open_or_build(found.key(), found.build, folder), reading)
     for path in (Path(name).expanduser(), *([data_root / name] if data_root else [])):
         if path.exists():
-            at_path = find_source(path, split, reading)
-            if at_path is None:
+            if (at_path := find_source(path, split, reading)) is None:
                 raise FileNotFoundError(nothing_found(path, split))
             short = Path(name).stem if path.is_file() else path.name
-            return _image_set(short, split, at_path.place, open_source(at_path, folder), reading)
+            return _image_set(short, split, at_path.place, open_or_build(at_path.key(), at_path.build, folder), reading)
     raise FileNotFoundError(
         f"there is no set {name}: pass {', '.join(NAMED)}, the path of a folder of images or of an .npz, .npy or "
         f".parquet file, or hf:owner/name for the Hugging Face hub; a split is written SET:train or SET:test"

@@ -18,17 +18,13 @@ _TENSORS = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
 
 
 def to_model(pixels: Pixels | Tensor, device: torch.device | str | None = None) -> Images:
-    """Pixels -> the model's range: x = 2 p / scale - 1, with scale 255, 65535 or 1.
+    """Pixels -> the model's range, float32 (n, c, h, w) in [-1, 1]: x = 2 p / scale - 1, with scale 255, 65535 or 1.
+
+    Raises ValueError for another type or number of axes, and for float32 beyond [0, 1].
 
     Args:
         pixels: uint8, uint16 or float32 in [0, 1], of shape (n, h, w, c).
         device: where the result lives; None keeps a tensor on its device and puts an array on the CPU.
-
-    Returns:
-        float32 (n, c, h, w) in [-1, 1].
-
-    Raises:
-        ValueError: for another type or number of axes, and for float32 beyond [0, 1].
 
     >>> to_model(np.array([[[[0], [255]]]], np.uint8)).tolist()
     [[[[-1.0, 1.0]]]]
@@ -47,8 +43,11 @@ def to_model(pixels: Pixels | Tensor, device: torch.device | str | None = None) 
             "(n, h, w, c); check_images(images) makes them"
         )
     scale = _TENSORS[tensor.dtype]
-    if scale == 1:
-        _check_unit(tensor)
+    if scale == 1 and tensor.numel() and not bool(((tensor >= 0) & (tensor <= 1)).all()):
+        raise ValueError(  # floats in [-1, 1], for example, would silently become [-3, 1]
+            f"float pixels from {float(tensor.min()):.6g} to {float(tensor.max()):.6g}: wanted [0, 1]; "
+            "check_images(images, value_range=(low, high)) makes them"
+        )
     if scale == 65535:  # through int16, since few operations support uint16
         tensor = tensor.view(torch.int16).to(device).to(torch.int32).bitwise_and(0xFFFF)
     # transferred as stored: bytes cost a quarter of floats
@@ -56,29 +55,14 @@ def to_model(pixels: Pixels | Tensor, device: torch.device | str | None = None) 
     return moved.to(torch.float32, memory_format=torch.contiguous_format) / (scale / 2) - 1
 
 
-def _check_unit(pixels: Tensor) -> None:
-    """Refuses floats beyond [0, 1]: floats in [-1, 1], for example, would silently become [-3, 1]."""
-    if pixels.numel() and not bool(((pixels >= 0) & (pixels <= 1)).all()):
-        raise ValueError(
-            f"float pixels from {float(pixels.min()):.6g} to {float(pixels.max()):.6g}: wanted [0, 1]; "
-            "check_images(images, value_range=(low, high)) makes them"
-        )
-
-
 def to_pixels(x: Images, dtype: DTypeLike = np.uint8) -> Pixels:
-    """The model's range -> pixels on the CPU, the inverse of `to_model`.
+    """The model's range -> pixels (n, h, w, c) on the CPU, the inverse of `to_model` (for float32 to 6e-8).
 
-    Values beyond [-1, 1], which every sampler produces, are clamped here and nowhere else.
+    Values beyond [-1, 1], which every sampler produces, are clamped here and nowhere else. NaN and infinity raise ValueError.
 
     Args:
         x: floats (n, c, h, w), nominally in [-1, 1].
         dtype: uint8 or uint16, rounded to the nearest level, or float32, (x + 1) / 2.
-
-    Returns:
-        Pixels (n, h, w, c). Pixels that went through `to_model` are restored, float32 to 6e-8.
-
-    Raises:
-        ValueError: for NaN or infinity, and for integers.
     """
     scale = scale_of(dtype)
     if not x.is_floating_point() or x.ndim != 4:
@@ -92,24 +76,17 @@ def to_pixels(x: Images, dtype: DTypeLike = np.uint8) -> Pixels:
     levels = (x.clamp(-1, 1) + 1) * (scale / 2)
     if scale > 1:
         levels = levels.round().to(torch.uint8 if scale == 255 else torch.int32)
-    out: NDArray[Any] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy().astype(dtype, copy=False)
-    return out
+    return np.asarray(levels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), dtype)
 
 
 def check_images(images: Any, *, value_range: Sequence[float] | None = None, axes: Axes | None = None) -> Pixels:
-    """A user's images as pixels. Nothing is clipped or guessed.
+    """A user's images as pixels, uint8, uint16 or float32 (n, h, w, c). Nothing is clipped or guessed: ValueError otherwise.
 
     Args:
         images: an array or a tensor of shape (n, h, w, c) with c up to 64, (n, h, w) for grey, or (n, c, h, w) if only axis 1
             can be the channels. uint8 and uint16 are kept; floats in [0, 1] become float32, or uint8 if all are k / 255.
         value_range: (low, high), the values at the bottom and the top of the scale, for other ranges and types.
         axes: "nhwc" or "nchw" if the shape does not show which axis holds the channels.
-
-    Returns:
-        uint8, uint16 or float32 of shape (n, h, w, c).
-
-    Raises:
-        ValueError: says what came and what to type.
 
     >>> check_images(np.linspace(0, 1, 8).reshape(2, 2, 2)).shape
     (2, 2, 2, 1)
@@ -155,10 +132,8 @@ def channels_last(a: NDArray[Any], kind: Literal["nhwc", "nchw", "nhw"]) -> NDAr
 
 
 def layout(shape: tuple[int, ...], tensor: bool = False, axes: Axes | None = None) -> Literal["nhwc", "nchw", "nhw"]:
-    """Which axis holds what, or a ValueError if the shape does not show it.
-
-    An axis can be the channels when it has 1 or 3 entries, or up to 64 and fewer than both axes of the image.
-    """
+    """Which axis holds what, or a ValueError if the shape does not show it. The channels are an axis of 1 or 3 entries, or of up
+    to 64 and fewer than both axes of the image."""
     if len(shape) == 3:
         # (3, h, w) as a tensor may be one RGB image, (h, w, 3) certainly looks like one
         if shape[2] in (3, 4) or (tensor and shape[0] in (3, 4)):
@@ -183,10 +158,8 @@ def layout(shape: tuple[int, ...], tensor: bool = False, axes: Axes | None = Non
     if not last and not first:
         last = shape[3] <= MAX_CHANNELS and shape[3] < min(shape[1:3])
         first = shape[1] <= MAX_CHANNELS and shape[1] < min(shape[2:])
-    if last:
-        return "nhwc"
-    if first:
-        return "nchw"
+    if last or first:
+        return "nhwc" if last else "nchw"
     raise ValueError(
         f"shape {shape}: it is unclear which axis holds the channels (1 to {MAX_CHANNELS} of them). Pass axes='nhwc' "
         "(channels last) or axes='nchw', on the command line --axes nhwc"

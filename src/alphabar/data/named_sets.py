@@ -8,7 +8,6 @@ from alphabar.core.files import write_atomically
 from alphabar.data.cache import Entry, open_entry, open_or_build
 from alphabar.data.readers.find import find_source
 from alphabar.data.readers.hub import find_on_hub
-from alphabar.data.readers.source import open_source
 from alphabar.data.values import Reading
 
 
@@ -16,15 +15,11 @@ from alphabar.data.values import Reading
 class Named:
     """A set that is known by name."""
 
-    folders: tuple[str, ...]
-    """Its folder under a data root, under each usual name."""
-    repo: str
-    """Its repository on the Hugging Face hub."""
+    folders: tuple[str, ...]  # its folder under a data root, under each usual name
+    repo: str  # its repository on the Hugging Face hub
     classes: tuple[str, ...]
-    system: tuple[str, ...] = ()
-    """Folders where packages of the operating system install it."""
-    package: str | None = None
-    """The command that installs such a package."""
+    system: tuple[str, ...] = ()  # folders where packages of the operating system install it
+    package: str | None = None  # the command that installs such a package
 
 
 NAMED = {
@@ -45,16 +40,14 @@ NAMED = {
 
 def open_named(name: str, split: str, root: Path | None, cache: Path, reading: Reading) -> tuple[str, Entry]:
     """(place, decoded images) of a set in `NAMED`: from the data root, the system, the cache, or the hub, in this order.
-
-    Raises FileNotFoundError, with the ways to get the set, if none of them has it.
-    """
+    Raises FileNotFoundError, with the ways to get the set, if none of them has it."""
     known = NAMED[name]
     places = [root / folder for folder in known.folders] if root else []
     places += [Path(folder) for folder in known.system]
     places += [cache / folder for folder in known.folders]
     for place in places:
         if place.is_dir() and (found := find_source(place, split, reading, known.classes)) is not None:
-            return found.place, open_source(found, cache)
+            return found.place, open_or_build(found.key(), found.build, cache)
     # what was decoded from the hub before needs neither the network nor the bytes that it was decoded from
     pointer = None if reading.key() else cache / "named" / f"{name}-{split}.json"
     if pointer is not None and (entry := _follow(pointer, cache)) is not None:

@@ -36,9 +36,6 @@ def holdout(
     Returns:
         Indices of the images for training, and indices of the held-out images.
 
-    Raises:
-        ValueError: for a fraction out of range, or if there is not one hash per image.
-
     >>> pixels = np.arange(40, dtype=np.uint8).reshape(10, 2, 2, 1)
     >>> train, heldout = holdout(pixels, 0.3)
     >>> sorted([*train.tolist(), *heldout.tolist()]) == list(range(10))

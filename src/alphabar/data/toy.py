@@ -43,10 +43,8 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Isotropic Gaussians: x0 ~ sum_k weights[k] N(means[k], stds[k]^2 I).
-
-    float64: weights (k,) > 0 that add up to 1, means (k, c, h, w), stds (k,) >= 0.
-    """
+    """Isotropic Gaussians: x0 ~ sum_k weights[k] N(means[k], stds[k]^2 I), all float64: weights (k,) > 0 that add up to 1,
+    means (k, c, h, w), stds (k,) >= 0."""
 
     weights: Tensor
     means: Tensor
@@ -56,10 +54,9 @@ class Mixture:
         _check("weights", self.weights, 1)
         _check("means", self.means, 4)
         _check("stds", self.stds, 1)
-        if not len(self.weights) == len(self.means) == len(self.stds) > 0:
-            raise ValueError(
-                f"{len(self.weights)} weights, {len(self.means)} means, {len(self.stds)} stds: give one of each per component"
-            )
+        sizes = len(self.weights), len(self.means), len(self.stds)
+        if not sizes[0] == sizes[1] == sizes[2] > 0:
+            raise ValueError("{} weights, {} means, {} stds: give one of each per component".format(*sizes))
         total = float(self.weights.sum())
         if bool((self.weights <= 0).any()) or abs(total - 1) > 1e-9:
             raise ValueError(f"weights add up to {total:.9g}: give weights > 0 that add up to 1, weights / weights.sum()")
@@ -70,19 +67,16 @@ class Mixture:
     def grid(
         cls, image_shape: tuple[int, int, int] = (1, 1, 2), side: int = 3, spread: float = 0.8, std: float = 0.05
     ) -> "Mixture":
-        """side x side equal components: the left half of an image has one level, the right half another.
-
-        Levels lie evenly in [-spread, spread]. With image_shape (1, 1, 2) an image is a point of the plane.
-        """
+        """side x side equal components: the left half of an image has one level, the right half another, evenly spaced in
+        [-spread, spread]. With image_shape (1, 1, 2) an image is a point of the plane."""
         if side < 1 or image_shape[2] < 2:
             raise ValueError(f"side = {side}, image_shape = {image_shape}: give side >= 1 and images at least 2 wide")
         levels = torch.linspace(-spread, spread, side, dtype=torch.float64) if side > 1 else torch.zeros(1, dtype=torch.float64)
         left, right = torch.meshgrid(levels, levels, indexing="ij")
-        means = torch.empty((side**2, *image_shape), dtype=torch.float64)
-        half = image_shape[2] // 2
+        k, half = side**2, image_shape[2] // 2
+        means = torch.empty((k, *image_shape), dtype=torch.float64)
         means[..., :half] = left.reshape(-1, 1, 1, 1)
         means[..., half:] = right.reshape(-1, 1, 1, 1)
-        k = side**2
         return cls(torch.full((k,), 1 / k, dtype=torch.float64), means, torch.full((k,), std, dtype=torch.float64))
 
     @property
@@ -104,9 +98,8 @@ class Mixture:
 
     def components(self, n: int, seed: int = 0) -> Tensor:
         """Which component each of n images is drawn from, int64 (n,)."""
-        u = generator(seed, draw=_PICK).random(n)
-        edges = self.weights.cumsum(0).numpy()
-        return torch.from_numpy(np.searchsorted(edges[:-1], u, side="right"))
+        edges = self.weights.cumsum(0).numpy()[:-1]
+        return torch.from_numpy(np.searchsorted(edges, generator(seed, draw=_PICK).random(n), side="right"))
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n images, float64 (n, c, h, w). The first images of a seed are the same for every n."""
@@ -120,8 +113,7 @@ def _normal(n: int, shape: tuple[int, int, int], seed: int) -> Tensor:
 
 def _check(name: str, value: Tensor, axes: int) -> None:
     if value.dtype != torch.float64 or value.ndim != axes:
-        raise ValueError(
-            f"{name} is {value.dtype} of shape {tuple(value.shape)}: wanted float64 with {axes} axes, {name}.double()"
-        )
+        shape = tuple(value.shape)
+        raise ValueError(f"{name} is {value.dtype} of shape {shape}: wanted float64 with {axes} axes, {name}.double()")
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} holds NaN or infinity: give finite numbers")

@@ -72,35 +72,26 @@ def check_range(value_range: Sequence[float] | None) -> Range | None:
     if value_range is None or len(value_range) == 0:
         return None
     pair = tuple(float(v) for v in value_range)
-    if len(pair) != 2 or not all(math.isfinite(v) for v in pair) or not pair[0] < pair[1]:
-        raise ValueError(
-            f"the range {' '.join(f'{v:.6g}' for v in pair)}: give two numbers, the lower first, as in --range 0 4095"
-        )
+    if len(pair) != 2 or not all(map(math.isfinite, pair)) or not pair[0] < pair[1]:
+        typed = " ".join(f"{v:.6g}" for v in pair)
+        raise ValueError(f"the range {typed}: give two numbers, the lower first, as in --range 0 4095")
     return pair
 
 
 def _alpha(alpha: str | Sequence[int]) -> Any:
-    names = {"white": (255, 255, 255), "black": (0, 0, 0)}
-    if isinstance(alpha, str):
-        if alpha in ("refuse", "keep"):
-            return alpha
-        if alpha in names:
-            return names[alpha]
-        parts: Sequence[Any] = [int(p) if p.strip().isdigit() else -1 for p in alpha.split(",")]
-    else:
-        parts = alpha
+    names = {"refuse": "refuse", "keep": "keep", "white": (255, 255, 255), "black": (0, 0, 0)}
+    if isinstance(alpha, str) and alpha in names:
+        return names[alpha]
+    parts = [int(p) if p.strip().isdigit() else -1 for p in alpha.split(",")] if isinstance(alpha, str) else alpha
     if len(parts) != 3 or not all(isinstance(p, int) and 0 <= p <= 255 for p in parts):
         raise ValueError(f"alpha = {alpha!r}: give refuse, keep, white, black, or a background as R,G,B from 0 to 255")
     return tuple(parts)
 
 
 def stored_dtype(dtype: DTypeLike, value_range: Range | None) -> np.dtype[Any]:
-    """The type in which values of `dtype` are stored; it depends only on their type and the declared range.
-
-    Without a range uint8 and uint16 are kept. With a range, integers become uint8 if 255 is a multiple of its span, else
-    uint16 if the span is at most 65535, so that each value has a different level. Everything else becomes float32.
-    Raises ValueError for other integers without a range, and for types that are not numbers.
-    """
+    """The type in which values of `dtype` are stored. Without a range uint8 and uint16 are kept. With a range, integers become
+    uint8 if 255 is a multiple of its span, else uint16 if the span is at most 65535, so that each value has a different level.
+    Everything else becomes float32. Raises ValueError for other integers without a range, and for types that are no numbers."""
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return np.dtype(np.float32)
@@ -111,17 +102,14 @@ def stored_dtype(dtype: DTypeLike, value_range: Range | None) -> np.dtype[Any]:
             raise ValueError(f"values of type {kind} have no scale: declare their range, {DECLARE}")
         return np.dtype(kind.name)
     low, high = value_range
-    span = high - low
-    if low != int(low) or high != int(high) or span > 65535:
+    if low != int(low) or high != int(high) or high - low > 65535:
         return np.dtype(np.float32)
-    return np.dtype(np.uint8 if 255 % int(span) == 0 else np.uint16)
+    return np.dtype(np.uint8 if 255 % int(high - low) == 0 else np.uint16)
 
 
 def to_stored(values: NDArray[Any], value_range: Range | None) -> NDArray[Any]:
-    """Values within the range -> pixels of `stored_dtype`, of the same shape.
-
-    Integers become the nearest level, which no two of them share; floats are exact to float32's precision, 6e-8 of the span.
-    """
+    """Values within the range -> pixels of `stored_dtype`, of the same shape. Integers become the nearest level, which no two of
+    them share; floats are exact to 6e-8 of the span."""
     dtype = stored_dtype(values.dtype, value_range)
     if value_range is None:
         return np.ascontiguousarray(values, dtype=dtype)  # also converts to the byte order of this machine
@@ -134,32 +122,24 @@ def to_stored(values: NDArray[Any], value_range: Range | None) -> NDArray[Any]:
 
 
 def to_values(pixels: NDArray[Any], value_range: Sequence[float] | None = None) -> NDArray[np.float64]:
-    """Pixels -> the values that they represent: the inverse of the declared range.
+    """Pixels of any shape -> the values that they represent, float64: the inverse of the declared range.
 
-    Args:
-        pixels: uint8, uint16 or float32, of any shape.
-        value_range: `ImageSet.value_range`, or "value_range" of a sampling record; None returns the levels.
-
-    Returns:
-        float64 of the same shape. If the source held whole numbers with a span up to 65535, np.rint restores them exactly.
+    `value_range` is that of an `ImageSet` or of a sampling record; None returns the levels. If the source held whole numbers
+    with a span up to 65535, np.rint restores them exactly.
 
     >>> to_values(np.array([0, 65535], np.uint16), (0, 4095))
     array([   0., 4095.])
     """
     scale = scale_of(pixels.dtype)
-    declared = check_range(value_range)
-    if declared is None:
+    if (declared := check_range(value_range)) is None:
         return pixels.astype(np.float64)
     low, high = declared
     return low + pixels.astype(np.float64) / scale * (high - low)
 
 
 def to_depth(pixels: Pixels, dtype: DTypeLike) -> Pixels:
-    """The same images as another type of pixels, so that a comparison does not measure the depth.
-
-    Floats are rounded to the nearest level, as samples are; uint8 becomes uint16 exactly (p * 257), and integers become
-    floats (p / 255, p / 65535). Raises ValueError for uint16 -> uint8 if a level would be lost.
-    """
+    """The same images as another type of pixels, so that a comparison does not measure the depth. Floats are rounded to the
+    nearest level; uint8 becomes uint16 exactly (p * 257). Raises ValueError for uint16 -> uint8 if a level would be lost."""
     have, want = scale_of(pixels.dtype), scale_of(dtype)
     if have == want:
         return pixels

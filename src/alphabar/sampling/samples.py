@@ -13,7 +13,7 @@ from alphabar.core.files import write_atomically, write_npz
 from alphabar.core.stored_names import RECORD, renamed
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
-from alphabar.data.png import write_png
+from alphabar.data.formats import write_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image

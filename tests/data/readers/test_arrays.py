@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alphabar.data import cache as image_cache
 from alphabar.data.image_set import load
-from alphabar.data.readers import source
 from alphabar.data.values import to_values
 
 from ..conftest import Array
@@ -54,7 +54,7 @@ def test_a_pickled_npy_is_never_opened(tmp_path: Path, cache: Path) -> None:
 def test_floats_of_many_channels_and_their_axes(
     tmp_path: Path, cache: Path, rng: np.random.Generator, order: str, save: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "BLOCK", 2)  # several blocks, the last one short
+    monkeypatch.setattr(image_cache, "BLOCK", 2)  # several blocks, the last one short
     values = rng.normal(0, 500, (5, 8, 9, 6)).clip(-1000, 3000)
     path = tmp_path / ("a.npy" if save is np.save else "a.npz")
     save(path, np.asarray(np.moveaxis(values, 3, 1), order=order))

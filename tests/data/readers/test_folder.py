@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alphabar.data.formats import png_16
 from alphabar.data.image_set import load
 from alphabar.data.images import to_model
-from alphabar.data.png import png_16
 
 from ..conftest import Array, Write, png
 

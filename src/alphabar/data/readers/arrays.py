@@ -6,25 +6,22 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alphabar.data.cache import Decoded
+from alphabar.data.cache import Decoded, check_labels, rows_per_block
 from alphabar.data.images import as_pixels, channels_last, layout, stored_for
-from alphabar.data.readers.source import check_labels, rows_per_block
 from alphabar.data.values import Reading, Survey
 
 _FAULTS = (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 _Opener = Callable[[], AbstractContextManager[io.BufferedIOBase]]
 
 
-@dataclass(frozen=True)
-class Array:
+class Array(NamedTuple):
     """An array in a file: its shape, its type, and a function that reads its rows in blocks."""
 
     shape: tuple[int, ...]
@@ -43,10 +40,7 @@ def read_npy(files: list[Path], classes: tuple[str, ...] | None, reading: Readin
 
 
 def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Reading) -> Decoded:
-    """The member `images` of an .npz file, or its only array, with `labels` and `classes` if it has them.
-
-    Only these members are unpacked; others (a sampling record, features) are ignored.
-    """
+    """The member `images` of an .npz file, or its only array, with `labels` and `classes` if it has them. Others are ignored."""
     (path,) = files
     try:
         with zipfile.ZipFile(path) as archive:
@@ -63,10 +57,8 @@ def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Readin
         array = _array(partial(opened, "images" if "images" in members else others[0]), None)
         labels, names = (_whole(partial(opened, k)) if k in members else None for k in ("labels", "classes"))
     except _FAULTS as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): wanted np.savez(path, images=array of shape (n, h, w, c), "
-            "labels=optional whole numbers)"
-        ) from error
+        wanted = "np.savez(path, images=array of shape (n, h, w, c), labels=optional whole numbers)"
+        raise ValueError(f"{path} cannot be read ({error}): wanted {wanted}") from error
     found = None if names is None else tuple(str(c) for c in np.atleast_1d(names).tolist())
     n = array.shape[0] if array.shape else 0
     checked = None if labels is None else check_labels(labels, n, found, f"labels in {path}")
@@ -111,21 +103,15 @@ def decoded_from_array(
 
 def _whole(opened: _Opener) -> NDArray[Any]:
     with opened() as file:
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def _array(opened: _Opener, path: Path | None) -> Array:
-    """An array of the .npy format, to be read in blocks. path: its file if it can be mapped into memory.
-
-    In Fortran order the values of an image are scattered over the file: it is mapped, or, in an .npz, read whole.
-    """
+    """An array of the .npy format, to be read in blocks. path: its file if it can be mapped into memory."""
     with opened() as file:
         shape, fortran, dtype = _header(file)
-    if fortran and len(shape) > 1:
-        if path is None:
-            return Array(shape, dtype, lambda: slices(_whole(opened)))
-        return Array(shape, dtype, lambda: slices(np.lib.format.open_memmap(path, mode="r")))
+    if fortran and len(shape) > 1:  # the values of an image are scattered over the file
+        return Array(shape, dtype, lambda: slices(_whole(opened) if path is None else np.load(path, mmap_mode="r")))
 
     def blocks() -> Iterator[NDArray[Any]]:
         with opened() as file:
@@ -133,7 +119,7 @@ def _array(opened: _Opener, path: Path | None) -> Array:
             image = math.prod(shape[1:]) * dtype.itemsize
             for start in range(0, shape[0], rows := rows_per_block(image)):
                 wanted = min(rows, shape[0] - start) * image
-                data = b"".join(iter(_reads(file, wanted)))
+                data = b"".join(_reads(file, wanted))
                 if len(data) < wanted:
                     at = start + len(data) // max(image, 1)
                     raise ValueError(f"its data end within image {at} of {shape[0]}: it is truncated")
@@ -152,11 +138,10 @@ def _reads(file: io.BufferedIOBase, wanted: int) -> Iterator[bytes]:
 
 def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """(shape, Fortran order, type) of the .npy format. Python objects, which would have to be unpickled, are refused."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if (version := np.lib.format.read_magic(file)) not in readers:
         raise ValueError(f"it is of version {version} of the .npy format, which arrays of numbers do not need")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    shape, fortran, dtype = readers[version](file)
     if dtype.hasobject or dtype.names is not None:
         raise ValueError(f"it holds {dtype}, not numbers: Python objects are never unpickled")
     return shape, fortran, dtype

@@ -1,6 +1,5 @@
 """Encoded images (PNG, JPEG, ...) in files or in tables: checked by their headers first, then decoded block by block."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.core.types import Pixels
-from alphabar.data.cache import Decoded
+from alphabar.data.cache import Decoded, rows_per_block
 from alphabar.data.decode import decode, probe
-from alphabar.data.header import BrokenError, Shape
-from alphabar.data.readers.source import rows_per_block
+from alphabar.data.formats import BrokenError, Shape
 from alphabar.data.values import Reading, Survey, stored_dtype, to_stored
 
 Blobs = Callable[[], Iterable[tuple[str, bytes]]]  # (name for error messages, encoded image), the same at each call
@@ -22,41 +20,29 @@ _LISTED = 20  # broken images that an error names
 def decoded_from_blobs(
     blobs: Blobs, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None, place: str, reading: Reading
 ) -> Decoded:
-    """Encoded images in two passes: headers, which give the shape and every refusal early, then pixels.
-
-    Raises ValueError for images of several sizes, types or numbers of channels, and, once all blocks have been taken, for
-    broken images, all of them in one message.
-    """
+    """Encoded images in two passes: headers, which give the shape and every refusal early, then pixels. Raises ValueError for
+    images of several sizes, types or numbers of channels, and, once all blocks have been taken, for all broken images."""
     headers = _Headers(place, reading)
     for where, data in blobs():
         headers.read(where, data)
     first = headers.checked()
     channels = max(map(int, headers.channels))
     alpha = headers.alpha and reading.alpha == "keep"
-    return Decoded(
-        n=headers.n,
-        shape=(first.h, first.w, channels + alpha),
-        blocks=_blocks(blobs, channels, alpha, headers),
-        labels=labels,
-        classes=classes if labels is not None else None,
-        dtype=stored_dtype(first.dtype, reading.value_range),
-        skipped=headers.broken,
-    )
+    shape, blocks = (first.h, first.w, channels + alpha), _blocks(blobs, channels, alpha, headers)
+    classes = classes if labels is not None else None
+    dtype = stored_dtype(first.dtype, reading.value_range)
+    return Decoded(headers.n, shape, blocks, labels, classes, dtype, skipped=headers.broken)
 
 
-class _Kinds(Counter[str]):
-    """How often each kind of image occurs, and an example of each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.example: dict[str, str] = {}
+class _Kinds(dict[str, list[str]]):
+    """The names of the images of each kind."""
 
     def add(self, kind: str, where: str) -> None:
-        self[kind] += 1
-        self.example.setdefault(kind, where)
+        self.setdefault(kind, []).append(where)
 
     def __str__(self) -> str:
-        return "; ".join(f"{count} of {kind} (as {self.example[kind]})" for kind, count in self.most_common(4))
+        most = sorted(self.items(), key=lambda kind: -len(kind[1]))[:4]
+        return "; ".join(f"{len(names)} of {kind} (as {names[0]})" for kind, names in most)
 
 
 @dataclass
@@ -98,8 +84,7 @@ class _Headers:
             raise ValueError(
                 f"{self.place} holds images of {len(self.sizes)} sizes, width x height: {self.sizes}. A set has one size, and "
                 f"how images get it is your choice. To crop the middle: ImageOps.fit(im, ({side}, {side})) of Pillow for each "
-                f"image; in a shell, with ImageMagick, mogrify -path OUT -resize {side}x{side}^ -gravity center "
-                f"-extent {side}x{side} IN/*.png"
+                f"image; or ImageMagick, mogrify -path OUT -resize {side}x{side}^ -gravity center -extent {side}x{side} IN/*.png"
             )
         if len(self.types) > 1:
             raise ValueError(
@@ -107,10 +92,8 @@ class _Headers:
                 "one type, or, if all hold the same quantity in whole numbers, declare its range, --range LOW HIGH "
                 "(value_range=(LOW, HIGH))"
             )
-        if len(self.channels) > 1 and set(self.channels) != {"1", "3"}:
-            raise ValueError(
-                f"{self.place} holds images of {len(self.channels)} numbers of channels: {self.channels}. A set has one"
-            )
+        if (n := len(self.channels)) > 1 and set(self.channels) != {"1", "3"}:
+            raise ValueError(f"{self.place} holds images of {n} numbers of channels: {self.channels}. A set has one")
         return self.first
 
     def all_broken(self) -> str:

@@ -1,22 +1,21 @@
-"""Sets of the Hugging Face hub, through the datasets package."""
+"""Sets of the Hugging Face hub, and the parquet files with a column of encoded images in which they are stored."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from alphabar.data.cache import Decoded, blob_key
+from alphabar.data.cache import Decoded, Source, blob_key, check_labels
 from alphabar.data.readers.encoded import decoded_from_blobs
-from alphabar.data.readers.parquet import image_bytes, image_column, label_column
-from alphabar.data.readers.source import Source, check_labels
 from alphabar.data.values import Reading
+
+_BATCH = 1024  # rows
 
 
 def find_on_hub(repo: str, split: str, known: tuple[str, ...] | None, reading: Reading) -> Source:
-    """A split of the repository owner/name. known: class names that replace the repository's.
-
-    Raises FileNotFoundError if it cannot be fetched, and ValueError if it has no column of images.
-    """
+    """A split of the repository owner/name, or FileNotFoundError. known: class names that replace the repository's."""
     from datasets import ClassLabel, Image, load_dataset
 
     place = f"hf:{repo}"
@@ -26,8 +25,8 @@ def find_on_hub(repo: str, split: str, known: tuple[str, ...] | None, reading: R
         raise FileNotFoundError(
             f"{place} ({split}) could not be fetched: {type(error).__name__}: {error}. Check the name, the split and the network"
         ) from error
-    image = image_column([k for k, v in rows.features.items() if isinstance(v, Image)], place, rows.column_names)
-    label = label_column([k for k, v in rows.features.items() if isinstance(v, ClassLabel)])
+    image = _image_column([k for k, v in rows.features.items() if isinstance(v, Image)], place, rows.column_names)
+    label = _label_column([k for k, v in rows.features.items() if isinstance(v, ClassLabel)])
     classes = known or (tuple(rows.features[label].names) if label else None)
     labels = None if label is None else np.asarray(rows.with_format("numpy")[label][:], dtype=np.int64)
     encoded = rows.select_columns([image]).cast_column(image, Image(decode=False))
@@ -37,7 +36,7 @@ def find_on_hub(repo: str, split: str, known: tuple[str, ...] | None, reading: R
             cell = row[image]
             if cell["bytes"] is None and cell["path"] and Path(cell["path"]).is_file():
                 cell = {"bytes": Path(cell["path"]).read_bytes()}
-            yield f"{place}, row {i}", image_bytes(cell, f"{place}, row {i}")
+            yield f"{place}, row {i}", _image_bytes(cell, f"{place}, row {i}")
 
     def key() -> str:
         extra = [*(classes or ()), "" if labels is None else labels.tobytes().hex(), *reading.key()]
@@ -48,3 +47,79 @@ def find_on_hub(repo: str, split: str, known: tuple[str, ...] | None, reading: R
         return decoded_from_blobs(blobs, checked, classes, place, reading)
 
     return Source(place, key, build)
+
+
+def read_parquet(files: list[Path], known: tuple[str, ...] | None, reading: Reading) -> Decoded:
+    """The images of one or more files of one table. known: class names that replace those in the files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(files[0])
+        image, label, named = _columns(schema, str(files[0]))
+        labels = None
+        if label is not None:
+            labels = np.concatenate([pq.read_table(f, columns=[label]).column(label).to_numpy() for f in files])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{files[0]} cannot be read as parquet ({error}): it is damaged; fetch it again") from error
+
+    def blobs() -> Iterator[tuple[str, bytes]]:
+        for file in files:
+            row = 0
+            try:
+                with pq.ParquetFile(file) as table:
+                    for batch in table.iter_batches(batch_size=_BATCH, columns=[image]):
+                        for cell in batch.column(0).to_pylist():
+                            yield f"{file}, row {row}", _image_bytes(cell, f"{file}, row {row}")
+                            row += 1
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{file} is damaged after row {row} ({error}): fetch it again") from error
+
+    classes = known or named
+    if labels is not None:
+        rows = sum(pq.read_metadata(f).num_rows for f in files)
+        labels = check_labels(labels, rows, classes, f"column {label} of {files[0]}")
+    return decoded_from_blobs(blobs, labels, classes, str(files[0]), reading)
+
+
+def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] | None]:
+    """(image column, label column, class names) of a parquet file, from the features that Hugging Face writes in it."""
+    try:
+        features = dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, ValueError):
+        features = {}
+    plain = {k: v for k, v in features.items() if isinstance(v, dict) and k in schema.names}
+    images = [k for k, v in plain.items() if v.get("_type") == "Image"]
+    # without such a note: images are stored as a struct with a field `bytes`
+    images = images or [f.name for f in schema if str(f.type).startswith("struct<") and "bytes: binary" in str(f.type)]
+    image = _image_column(images, where, list(schema.names))
+    labels = {k: v["names"] for k, v in plain.items() if v.get("_type") == "ClassLabel" and isinstance(v.get("names"), list)}
+    if (label := _label_column(list(labels))) is not None:
+        return image, label, tuple(str(c) for c in labels[label])
+    numbered = "label" in schema.names and str(schema.field("label").type).startswith("int")
+    return image, "label" if numbered else None, None
+
+
+def _image_column(images: list[str], where: str, columns: list[str]) -> str:
+    """Which of several image columns is read: `image`, `img`, or the first one."""
+    if not images:
+        raise ValueError(
+            f"{where} has no column of images, only {', '.join(columns)}: wanted Hugging Face's image column, a struct "
+            "of bytes and path"
+        )
+    return next((k for k in ("image", "img") if k in images), images[0])
+
+
+def _label_column(labels: list[str]) -> str | None:
+    """Which of several label columns is read: `label`, or the first one."""
+    return "label" if "label" in labels else next(iter(labels), None)
+
+
+def _image_bytes(cell: Any, where: str) -> bytes:
+    """The encoded image in a cell; b"" for an empty cell, which is reported with the broken images."""
+    cell = cell if isinstance(cell, dict) else {}
+    if isinstance(cell.get("bytes"), bytes):
+        return bytes(cell["bytes"])
+    if path := cell.get("path"):
+        raise ValueError(f"{where} holds no image, only its path {path}: write the bytes into the file too")
+    return b""

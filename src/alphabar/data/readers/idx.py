@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alphabar.data.cache import Decoded, content_key
+from alphabar.data.cache import Decoded, Source, check_labels, content_key
 from alphabar.data.readers.arrays import Array, decoded_from_array, slices
-from alphabar.data.readers.source import Source, check_labels
 from alphabar.data.values import Reading
 
 _UBYTE = 0x08
@@ -44,11 +43,8 @@ def _build(images: Path, labels: Path | None, classes: tuple[str, ...] | None, r
 
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
-    """A uint8 array with `axes` axes from an IDX file, gzipped or not (its first bytes decide, not its name).
-
-    The magic number, the type, and the lengths of the axes are checked against the length of the data before memory is used.
-    Raises ValueError, naming the file and the fault, or OSError if the file cannot be read.
-    """
+    """A uint8 array with `axes` axes from an IDX file, gzipped or not (its first bytes decide, not its name). The magic number,
+    the type, and the lengths of the axes are checked against the length of the data before memory is used."""
     size = path.stat().st_size
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
