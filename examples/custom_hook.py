@@ -1,4 +1,7 @@
-"""A hook of your own: stop a training as soon as its loss is low enough."""
+"""A custom hook that stops a training as soon as the loss is low enough.
+
+python examples/custom_hook.py RUN [IMAGES]
+"""
 
 import sys
 
@@ -15,7 +18,7 @@ class StopWhenGood(Hook):
     def on_interval(self, training: Training) -> None:
         print(f"{training.images} images: loss {training.loss:.3f}")
         if training.loss < self.loss:
-            raise SystemExit("good enough; the last checkpoint is kept")
+            raise SystemExit(f"loss {training.loss:.3f} is below {self.loss}; the last checkpoint is stored")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""From Python: draw garments from the bundled model, look at them, score them."""
+"""Draw images from the bundled model, write them with a contact sheet, and score them.
+
+python examples/sample_and_score.py OUT.npz [N [STEPS]]
+"""
 
 import sys
 
@@ -9,8 +12,8 @@ model = alphabar.load_model("bundled")
 samples = alphabar.sample(model, n, sampler="ddim", steps=steps, eta=0.0, seed=0)
 samples.save(sys.argv[1])
 samples.sheet(scale=2).save(sys.argv[1].removesuffix(".npz") + ".png")
-print(f"{samples.record['nfe']:g} network calls an image, {samples.record['seconds_per_image']:.3f} s an image")
+print(f"{samples.record['nfe']:g} network calls per image, {samples.record['seconds_per_image']:.3f} s per image")
 
-evaluate = alphabar.ImageEval("bundled", "fashion_mnist:test")
-for score in evaluate.score(samples):
+evaluator = alphabar.ImageEval("bundled", "fashion_mnist:test")
+for score in evaluator.score(samples):
     print(score)
