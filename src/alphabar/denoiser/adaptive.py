@@ -47,14 +47,12 @@ class AdaptiveCalls:
 
     def __init__(self, denoise: Denoiser, tolerance: float, sigmas: Grid) -> None:
         check_grid(sigmas)
-        self.denoise = denoise
-        self.tolerance = Adaptive(tolerance).tolerance
+        self.denoise, self.tolerance = denoise, Adaptive(tolerance).tolerance
         # M gaps with an error of e each cause an error of M e. e grows as the cube of a gap's length, so M e goes as e^(2/3);
         # the factor 2 was measured (M is about 2 / sqrt(tolerance)).
         self._limit = tolerance**1.5 / 2
         levels = _as_float32(sigmas.numpy())
-        self._start = levels[0]
-        self._ascending = levels[::-1]
+        self._start, self._ascending = levels[0], levels[::-1]
         self.reset()
 
     @property

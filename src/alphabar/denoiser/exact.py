@@ -25,9 +25,7 @@ class GaussianDenoiser:
     """
 
     def __init__(self, data: Gaussian, schedule: Schedule = EDM_LEVELS) -> None:
-        self.data = data
-        self.schedule = schedule
-        self.image_shape = data.image_shape
+        self.data, self.schedule, self.image_shape = data, schedule, data.image_shape
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
         mean, var = self.data.mean.to(x.device), self.data.std.to(x.device) ** 2
@@ -52,9 +50,7 @@ class MixtureDenoiser:
     """
 
     def __init__(self, data: Mixture, schedule: Schedule = EDM_LEVELS) -> None:
-        self.data = data
-        self.schedule = schedule
-        self.image_shape = data.image_shape
+        self.data, self.schedule, self.image_shape = data, schedule, data.image_shape
 
     def responsibilities(self, x: Images, sigma: Levels) -> Tensor:
         """The probability that each image came from each component, float64 (b, k); rows sum to 1."""
@@ -89,10 +85,8 @@ class FiniteDenoiser:
     def __init__(self, images: Images, schedule: Schedule = EDM_LEVELS) -> None:
         if images.ndim != 4 or len(images) == 0 or not bool(torch.isfinite(images).all()):
             raise ValueError(f"images of shape {tuple(images.shape)}: wanted finite (n, c, h, w) in [-1, 1], n >= 1")
-        self.images = images.detach().double()
-        self.schedule = schedule
-        _, c, h, w = images.shape
-        self.image_shape = (c, h, w)
+        self.images, self.schedule = images.detach().double(), schedule
+        self.image_shape: tuple[int, ...] = tuple(images.shape[1:])
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
         images = self.images.to(x.device).flatten(1)

@@ -59,17 +59,9 @@ class Model(Preconditioned):
 
 
 def build(
-    recipe: ModelRecipe,
-    schedule: Mapping[str, Any],
-    image_shape: tuple[int, int, int],
-    seed: int = 0,
-    crop: int = 0,
-    *,
-    pixels: str = "uint8",
-    value_range: tuple[float, float] | None = None,
-    classes: Sequence[str] = (),
-    augment: int = 0,
-) -> Model:
+    recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int = 0, crop: int = 0, *,
+    pixels: str = "uint8", value_range: tuple[float, float] | None = None, classes: Sequence[str] = (), augment: int = 0,
+) -> Model:  # fmt: skip
     """A new model with random weights.
 
     >>> model = build(ModelRecipe(channels=(8, 16), groups=4), {"kind": "cosine"}, (1, 28, 28), seed=0)
@@ -90,13 +82,10 @@ def build(
     Raises:
         ValueError: for a conditional recipe without classes, for `augment` with "unet2d", and for sizes that do not fit.
     """
+    spec = model_spec(recipe, schedule, image_shape, crop, pixels, value_range, classes, augment)
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
-        model = Model(
-            model_spec(
-                recipe, schedule, image_shape, crop=crop, pixels=pixels, value_range=value_range, classes=classes, augment=augment
-            )
-        )
+        model = Model(spec)
         if recipe.init == "lesson":
             _lesson_init(model.network)
     return model
@@ -104,13 +93,11 @@ def build(
 
 def _lesson_init(network: nn.Module) -> None:
     """Second convolutions of residual blocks and the last convolution are set to zero, down-samplers are made orthogonal."""
-    for name, module in network.named_modules():
-        if not isinstance(module, nn.Conv2d):
-            continue
+    convolutions = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+    for name, module in convolutions:
         if name.endswith((".conv2", ".conv_out", ".leave")):
-            nn.init.zeros_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            for p in module.parameters():
+                nn.init.zeros_(p)
         elif module.stride == (2, 2):
             nn.init.orthogonal_(module.weight)
 
@@ -127,8 +114,7 @@ def save_weights(path: Path, model: Model, weights: Mapping[str, Tensor] | None 
 def load_weights(path: Path) -> Model:
     """The model that a weight file describes, in evaluation mode on the CPU.
 
-    Raises:
-        ValueError: if the file is not a safetensors file of alphabar, is truncated, or does not match its own specification.
+    Raises ValueError if the file is not a safetensors file of alphabar, is truncated, or does not match its specification.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -52,24 +52,13 @@ class ModelRecipe:
 
 
 def model_spec(
-    recipe: ModelRecipe,
-    schedule: Mapping[str, Any],
-    image_shape: tuple[int, int, int],
-    *,
-    crop: int,
-    pixels: str,
-    value_range: tuple[float, float] | None,
-    classes: Sequence[str],
-    augment: int,
-) -> dict[str, Any]:
-    """The specification of a new model. The arguments are those of `model.build`, which documents them.
-
-    Raises:
-        ValueError: for a conditional recipe without classes, and for augmentation of "unet2d", which takes no augment vector.
-    """
+    recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], crop: int, pixels: str,
+    value_range: tuple[float, float] | None, classes: Sequence[str], augment: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The specification of a new model. The arguments and errors are those of `model.build`, which documents them."""
     if recipe.conditional and not classes:
         raise ValueError(
-            "model.conditional needs images with labels, and this set has none: leave it out, or use a set with labels"
+            "model.conditional needs images with labels, and this set has none: leave it out, or use labelled images"
         )
     names = [*classes] if recipe.conditional else []
     if recipe.network == "unet":

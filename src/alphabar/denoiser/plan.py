@@ -36,16 +36,11 @@ class Plan:
     def __call__(self, n: int, times: Times | None = None) -> Tensor:
         """bool, shape (n,): True where the network is called. The first step always calls, since it has no eps_hat to reuse.
 
-        Args:
-            n: number of steps.
-            times: the timestep of each step, for plans that read it.
-
-        Raises:
-            ValueError: if the plan needs times and has none, or their number is not n.
+        n: number of steps. times: the timestep of each step; ValueError if the plan needs them and has none or not n.
         """
         if times is None and self.needs_t:
             raise ValueError(f"the plan {self.name} depends on timesteps: pass times=timesteps(schedule, sigmas)")
-        t = [float("nan")] * n if times is None else times.tolist()
+        t = [math.nan] * n if times is None else times.tolist()
         if len(t) != n:
             raise ValueError(f"{len(t)} times for {n} steps: give one per step, without the final 0 of the grid")
         return torch.tensor([k == 0 or bool(self.at(k, n, t[k])) for k in range(n)], dtype=torch.bool)
@@ -70,7 +65,6 @@ class Adaptive:
         return f"adaptive({self.tolerance:g})"
 
     def __call__(self, n: int, times: Times | None = None) -> Tensor:
-        """Raises ValueError: which steps call is not known in advance."""
         raise ValueError(
             f"{self.name} decides image by image while sampling, so the calls of {n} steps are not known in advance: give a "
             "number of steps, as in --steps 200, and read the calls from the record; or use a fixed plan, such as every(3)"
@@ -124,9 +118,7 @@ def timesteps(schedule: Schedule, sigmas: Grid) -> Times:
     Continuous time is mapped to 0 (t_min) .. 999 (t_max), so that plans made for DDPM's thousand steps apply to it.
     """
     t = schedule.t(sigmas[:-1])
-    if schedule.steps is not None:
-        return t
-    return (t - schedule.t_min) / (schedule.t_max - schedule.t_min) * 999
+    return t if schedule.steps is not None else (t - schedule.t_min) / (schedule.t_max - schedule.t_min) * 999
 
 
 _PLANS: dict[str, Callable[..., Plan | Adaptive]] = {f.__name__: f for f in (full, every, progressive, adaptive)}
@@ -141,8 +133,7 @@ def parse_plan(text: str) -> Plan | Adaptive:
     >>> parse_plan("every(3, 50)").name
     'every(3, last=50)'
 
-    Raises:
-        ValueError: for an unknown plan or argument, with examples of what can be written.
+    Raises ValueError for an unknown plan or argument, with examples of what can be written.
     """
     if not (match := re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)):
         raise ValueError(f"plan {text!r} is not a name with arguments: {_EXAMPLES}")

@@ -7,7 +7,7 @@ c_skip, c_out and c_noise are those of Karras et al. 2022 (arXiv:2206.00364), ta
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,20 +47,15 @@ class Preconditioned(nn.Module):
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        schedule: Schedule,
-        prediction: str,
-        data_range: float = 1.0,
+        self, network: nn.Module, schedule: Schedule, prediction: str, data_range: float = 1.0,
         image_shape: tuple[int, int, int] = (1, 28, 28),
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction type {prediction!r} is unknown: use one of {', '.join(PREDICTIONS)}")
         if not data_range > 0:
-            raise ValueError(
-                f"data_range = {data_range}: give half the width of the input range, 1.0 for -1..1, 0.5 for -0.5..0.5"
-            )
+            wanted = "give half the width of the input range, 1.0 for -1..1, 0.5 for -0.5..0.5"
+            raise ValueError(f"data_range = {data_range}: {wanted}")
         if prediction == "eps" and (schedule.zero_terminal_snr or not schedule.sigma_max <= MAX_SIGMA_FOR_EPS):
             raise ValueError(
                 "prediction 'eps' with a schedule that leaves no signal at its last time (zero terminal SNR): there eps is the "
@@ -70,9 +65,7 @@ class Preconditioned(nn.Module):
         self.network = network
         self.own_schedule = schedule
         self.schedule = Scaled(schedule, data_range)
-        self.prediction = prediction
-        self.data_range = data_range
-        self.image_shape = image_shape
+        self.prediction, self.data_range, self.image_shape = prediction, data_range, image_shape
 
     @property
     def classes(self) -> int:
@@ -95,8 +88,7 @@ class Preconditioned(nn.Module):
             raise ValueError("this model was trained without classes: leave the labels out")
         if augment is not None:
             more = [*(more or [None]), augment.to(x)]
-        out: Tensor = self.network(per_image(c_in, x) * x, t.to(x.device, torch.float32), *more)
-        return out
+        return cast(Tensor, self.network(per_image(c_in, x) * x, t.to(x.device, torch.float32), *more))
 
     def forward(self, x: Images, sigma: Levels, labels: Labels | None = None) -> Images:
         """x0_hat = E[x0 | x]. labels: one class per image for a conditional model; None: no class."""
@@ -115,9 +107,11 @@ class Preconditioned(nn.Module):
 @contextmanager
 def eval_mode(model: object) -> Iterator[None]:
     """Evaluation mode (no dropout) inside the block; afterwards every module has its previous mode. Not a module: no effect."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    if isinstance(model, nn.Module):
-        model.eval()
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    training = [m for m in model.modules() if m.training]
+    model.eval()
     try:
         yield
     finally:

@@ -61,18 +61,17 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
     save_file(weights, part / "unet" / WEIGHTS, metadata={"format": "pt"})
     pipeline_class, scheduler_class = CLASSES[pipeline]
     version = {"_diffusers_version": diffusers.__version__}
-    _write(part / "scheduler" / "scheduler_config.json", {"_class_name": scheduler_class, **version, **config})
     parts = {"scheduler": ["diffusers", scheduler_class], "unet": ["diffusers", "UNet2DModel"]}
-    _write(part / "model_index.json", {"_class_name": pipeline_class, **version, **parts})
+    for file, values in {
+        "scheduler/scheduler_config.json": {"_class_name": scheduler_class, **version, **config},
+        "model_index.json": {"_class_name": pipeline_class, **version, **parts},
+    }.items():
+        write_atomically(part / file, json.dumps(values, indent=2) + "\n")
     write_atomically(part / "README.md", _readme(model, pipeline_class, notes))
     if folder.exists():
         folder.rmdir()
     part.rename(folder)
     return notes
-
-
-def _write(file: Path, values: Mapping[str, Any]) -> None:
-    write_atomically(file, json.dumps(values, indent=2) + "\n")
 
 
 def _check_model(model: Model) -> None:
@@ -87,19 +86,14 @@ def _check_model(model: Model) -> None:
             "the network is class-conditional, and pipelines of DDPM and DDIM pass no classes: train one without them"
         )
     if not isinstance(model.own_schedule, (Linear, Betas)):
-        raise ValueError(
-            f"the schedule is {model.own_schedule.kind!r}, whose time is continuous; diffusers has integer timesteps. This run "
-            f"cannot be exported; {HOW_TO_TRAIN}"
-        )
-    if model.prediction not in PREDICTIONS.values():
-        raise ValueError(
-            f"the network predicts {model.prediction!r}, which pipelines of DDPM and DDIM do not support; {HOW_TO_TRAIN}"
-        )
-    if model.data_range != 1:
-        raise ValueError(
-            f"the network's range is -{model.data_range:g}..{model.data_range:g}; diffusers' is -1..1. This run cannot be "
-            f"exported; {HOW_TO_TRAIN}"
-        )
+        reason = f"the schedule is {model.own_schedule.kind!r}, whose time is continuous; diffusers has integer timesteps. "
+    elif model.prediction not in PREDICTIONS.values():
+        reason = f"the network predicts {model.prediction!r}, which pipelines of DDPM and DDIM do not support. "
+    elif model.data_range != 1:
+        reason = f"the network's range is -{model.data_range:g}..{model.data_range:g}; diffusers' is -1..1. "
+    else:
+        return
+    raise ValueError(f"{reason}This run cannot be exported; {HOW_TO_TRAIN}")
 
 
 def _scheduler_config(model: Model, pipeline: str) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphabar.core.types import Images, Labels, Timesteps
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class Embedding(nn.Module):
@@ -27,15 +30,20 @@ class Embedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         angles = (t.to(torch.float32) * self.t_scale)[:, None] * self.frequencies
-        out: Tensor = self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
-        return out
+        return cast(Tensor, self.layers(torch.cat([angles.cos(), angles.sin()], dim=1)))
 
 
-def _groups(channels: int, group_size: int) -> int:
+def _norm(channels: int, group_size: int) -> nn.GroupNorm:
     groups = max(1, channels // group_size)
     while channels % groups:
         groups -= 1
-    return groups
+    return nn.GroupNorm(groups, channels)
+
+
+def _zeroed(layer: Layer) -> Layer:
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    return layer
 
 
 class Block(nn.Module):
@@ -43,24 +51,19 @@ class Block(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, embedding: int, group_size: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(_groups(c_in, group_size), c_in)
+        self.norm1 = _norm(c_in, group_size)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.film = nn.Linear(embedding, 2 * c_out)
-        self.norm2 = nn.GroupNorm(_groups(c_out, group_size), c_out)
+        self.film = _zeroed(nn.Linear(embedding, 2 * c_out))
+        self.norm2 = _norm(c_out, group_size)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.conv2 = _zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.film(emb)[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        out: Tensor = self.skip(x) + self.conv2(self.dropout(F.silu(h)))
-        return out
+        return cast(Tensor, self.skip(x) + self.conv2(self.dropout(F.silu(h))))
 
 
 class Attention(nn.Module):
@@ -71,18 +74,15 @@ class Attention(nn.Module):
         self.heads = max(1, channels // head)
         while channels % self.heads:
             self.heads -= 1
-        self.norm = nn.GroupNorm(_groups(channels, group_size), channels)
+        self.norm = _norm(channels, group_size)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
         y = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
-        out: Tensor = x + self.out(y.transpose(-1, -2).reshape(b, c, h, w))
-        return out
+        return x + cast(Tensor, self.out(y.transpose(-1, -2).reshape(b, c, h, w)))
 
 
 class UNet(nn.Module):
@@ -100,19 +100,10 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int = 1,
-        patch: int = 2,
-        channels: Sequence[int] = (64, 128),
-        blocks: int = 2,
-        attention: Sequence[int] = (1,),
-        embedding: int = 128,
-        group_size: int = 16,
-        dropout: float = 0.0,
-        t_scale: float = 1000.0,
-        classes: int = 0,
-        augment: int = 0,
-    ) -> None:
+        self, in_channels: int = 1, patch: int = 2, channels: Sequence[int] = (64, 128), blocks: int = 2,
+        attention: Sequence[int] = (1,), embedding: int = 128, group_size: int = 16, dropout: float = 0.0,
+        t_scale: float = 1000.0, classes: int = 0, augment: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         if bad := [k for k in attention if not 0 <= k < len(channels)]:
             raise ValueError(f"attention at level {bad[0]}: levels run from 0 to {len(channels) - 1} (one a number in channels)")
@@ -120,21 +111,15 @@ class UNet(nn.Module):
         self.patch = patch
         self.embed = Embedding(embedding, t_scale)
         self.classes = nn.Embedding(classes + 1, embedding) if classes else None
-        self.augment = nn.Linear(augment, embedding, bias=False) if augment else None
+        self.augment = _zeroed(nn.Linear(augment, embedding, bias=False)) if augment else None
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=0.3)  # about that of the time features
-        if self.augment is not None:
-            nn.init.zeros_(self.augment.weight)
         pixels = in_channels * patch**2
         self.enter = nn.Conv2d(pixels, channels[0], 3, padding=1)
-
-        def block(c_in: int, c_out: int) -> Block:
-            return Block(c_in, c_out, embedding, group_size, dropout)
-
-        self.down = nn.ModuleList()
-        self.up = nn.ModuleList()
-        skips = [channels[0]]
+        block = partial(Block, embedding=embedding, group_size=group_size, dropout=dropout)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
         c = channels[0]
+        skips = [c]
         for level, width in enumerate(channels):
             if level > 0:
                 self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
@@ -154,10 +139,8 @@ class UNet(nn.Module):
                     self.up.append(Attention(c, group_size))
             if level > 0:
                 self.up.append(nn.Upsample(scale_factor=2.0, mode="nearest"))
-        self.norm = nn.GroupNorm(_groups(c, group_size), c)
-        self.leave = nn.Conv2d(c, pixels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.norm = _norm(c, group_size)
+        self.leave = _zeroed(nn.Conv2d(c, pixels, 3, padding=1))
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError with the sizes that work, unless this height and width do."""
@@ -182,17 +165,14 @@ class UNet(nn.Module):
         x = self.enter(F.pixel_unshuffle(y, self.patch))
         skips = [x]
         for layer in self.down:
-            if isinstance(layer, Attention):
-                x = layer(x)
-                skips[-1] = x
-                continue
             x = layer(x, emb) if isinstance(layer, Block) else layer(x)
+            if isinstance(layer, Attention):
+                skips.pop()
             skips.append(x)
         x = self.middle(x, emb)
         for layer in self.up:
             x = layer(torch.cat([x, skips.pop()], dim=1), emb) if isinstance(layer, Block) else layer(x)
-        out: Tensor = F.pixel_shuffle(self.leave(F.silu(self.norm(x))), self.patch)
-        return out
+        return F.pixel_shuffle(self.leave(F.silu(self.norm(x))), self.patch)
 
 
 class DiffusersUNet(nn.Module):
@@ -203,11 +183,8 @@ class DiffusersUNet(nn.Module):
         self.unet = unet2d_class()(**config)
 
     def train(self, mode: bool = True) -> "DiffusersUNet":
-        """Sets training mode everywhere but in the residual blocks themselves (their dropout follows `mode`).
-
-        In training mode diffusers' blocks convert the residual from channels-last to contiguous, which the next convolution
-        undoes: two copies per block.
-        """
+        """Sets training mode, but not in the residual blocks themselves (their dropout follows `mode`): there it makes diffusers
+        convert the residual from channels-last to contiguous, which the next convolution undoes: two copies per block."""
         from diffusers.models.resnet import ResnetBlock2D
 
         super().train(mode)
@@ -217,8 +194,7 @@ class DiffusersUNet(nn.Module):
         return self
 
     def forward(self, y: Images, t: Timesteps, labels: Labels | None = None) -> Images:
-        out: Tensor = self.unet(y, t, class_labels=labels).sample
-        return out
+        return cast(Tensor, self.unet(y, t, class_labels=labels).sample)
 
 
 def unet2d_class() -> Any:

@@ -29,11 +29,9 @@ class CountCalls:
 
     def __init__(self, denoise: Denoiser) -> None:
         self.denoise = denoise
-        self.calls = 0
-        self.images = 0
+        self.calls = self.images = 0
 
     def __call__(self, x: Images, sigma: Levels, *more: Any) -> Images:
-        """more: further inputs of the model, such as labels."""
         self.calls += 1
         self.images += len(x)
         return self.denoise(x, sigma, *more)
@@ -51,7 +49,6 @@ class Labelled:
         return self.denoise(x, sigma, self.labels)
 
     def rows(self, rows: Tensor) -> "Labelled":
-        """The denoiser of some images of the batch."""
         return Labelled(self.denoise, self.labels[rows.to(self.labels.device)])
 
 
@@ -74,8 +71,7 @@ class Guided:
             raise ValueError(f"guidance = {weight}: give a finite weight; 1 is none, more than 1 follows the class more closely")
         if not 0 <= interval[0] < interval[1]:
             raise ValueError(f"guidance from sigma = {interval[0]} to {interval[1]}: give 0 <= low < high")
-        self.strong, self.weak = strong, weak
-        self.weight, self.interval = weight, interval
+        self.strong, self.weak, self.weight, self.interval = strong, weak, weight, interval
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
         strong = self.strong(x, sigma)
@@ -91,7 +87,6 @@ class Guided:
         return out
 
     def rows(self, rows: Tensor) -> "Guided":
-        """The denoiser of some images of the batch."""
         return Guided(select_rows(self.strong, rows), select_rows(self.weak, rows), self.weight, self.interval)
 
 
@@ -107,8 +102,7 @@ class ClipX0:
     def __init__(self, denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
         if not low < high:
             raise ValueError(f"clip to {low}..{high}: give low < high, as in ClipX0(denoise, -1, 1)")
-        self.denoise = denoise
-        self.low, self.high = low, high
+        self.denoise, self.low, self.high = denoise, low, high
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
         return self.denoise(x, sigma).clamp(self.low, self.high)
@@ -117,24 +111,17 @@ class ClipX0:
 class ThresholdX0:
     """Dynamic thresholding of x0_hat, image by image (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3).
 
-    x0_hat is clipped to [-s, s] and divided by s, where s is a quantile of the image's |x0_hat|, at least 1. Where s = 1 this is
-    plain clipping. eps_hat follows, as with `ClipX0`.
-
-    Args:
-        denoise: the denoiser.
-        share: the quantile, in (0.5, 1].
-        largest: upper limit of s, 1 or more; None: no limit.
+    x0_hat is clipped to [-s, s] and divided by s, where s is the quantile `share` (in (0.5, 1]) of the image's |x0_hat|, at least
+    1 and at most `largest` (None: no limit). Where s = 1 this is plain clipping. eps_hat follows, as with `ClipX0`.
     """
 
     def __init__(self, denoise: Denoiser, share: float = 0.995, largest: float | None = None) -> None:
         if not 0.5 < share <= 1:
-            raise ValueError(
-                f"threshold at a share of {share}: give more than 0.5 and at most 1, as in ThresholdX0(denoise, 0.995)"
-            )
+            hint = "give more than 0.5 and at most 1, as in ThresholdX0(denoise, 0.995)"
+            raise ValueError(f"threshold at a share of {share}: {hint}")
         if largest is not None and not largest >= 1:
             raise ValueError(f"largest = {largest}: give 1 or more, as images lie within [-1, 1], or None for no limit")
-        self.denoise = denoise
-        self.share, self.largest = share, largest
+        self.denoise, self.share, self.largest = denoise, share, largest
 
     def __call__(self, x: Images, sigma: Levels) -> Images:
         x0_hat = self.denoise(x, sigma)

@@ -54,11 +54,8 @@ class Tracking(Hook):
             except (Exception, SystemExit) as e:  # no failure of a tracker may stop training
                 if box.name not in self.failing:
                     line = (str(e).strip() or type(e).__name__).splitlines()[0]
-                    print(
-                        f"{box.name} does not respond ({type(e).__name__}: {line:.200}): training continues, the record stays in "
-                        f"{self.run.path}, and sending is tried again",
-                        file=sys.stderr,
-                    )
+                    then = f"training continues, the record stays in {self.run.path}, and sending is tried again"
+                    print(f"{box.name} does not respond ({type(e).__name__}: {line:.200}): {then}", file=sys.stderr)
                 self.failing.add(box.name)
                 if last:
                     return
@@ -77,8 +74,5 @@ class Tracking(Hook):
         for _, thread in started:
             thread.join(max(0.0, until - time.monotonic()))
         if late := [name for name, thread in started if thread.is_alive() or name in self.failing]:
-            print(
-                f"{', '.join(late)}: not everything was sent; send the rest with: alphabar sync {self.run.path} "
-                f"--to {' '.join(late)}",
-                file=sys.stderr,
-            )
+            command = f"alphabar sync {self.run.path} --to {' '.join(late)}"
+            print(f"{', '.join(late)}: not everything was sent; send the rest with: {command}", file=sys.stderr)

@@ -17,26 +17,17 @@ class Message:
     """One event of a run."""
 
     kind: str
-    """The kind of the event."""
-    images: int
-    """Images trained on so far; a tracker's step."""
-    end: int
-    """Position in the record, in bytes, after this event."""
-    values: dict[str, float] = field(default_factory=dict)
-    """Finite numbers by name."""
-    picture: Path | None = None
-    """A sheet of samples as PNG."""
-    folder: Path | None = None
-    """The best checkpoint so far."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    """The whole event."""
+    images: int  # trained on so far; a tracker's step
+    end: int  # position in the record, in bytes, after this event
+    values: dict[str, float] = field(default_factory=dict)  # finite numbers by name
+    picture: Path | None = None  # a sheet of samples as PNG
+    folder: Path | None = None  # the best checkpoint so far
+    notes: Mapping[str, Any] = field(default_factory=dict)  # the whole event
 
 
 def read_messages(run: Run, offset: int = 0) -> Iterator[Message]:
-    """The events after the first `offset` bytes of the record.
-
-    Lines that a crash has truncated are skipped; a last line without its end is still being written and is left for later.
-    """
+    """The events after the first `offset` bytes of the record, without lines that a crash has truncated. A last line without its
+    end is still being written and is left for later."""
     if not run.events.exists():
         return
     with run.events.open("rb") as f:

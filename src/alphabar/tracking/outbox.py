@@ -20,11 +20,7 @@ CHECKPOINT_SECONDS = 600.0  # between two checkpoints sent, except for the last 
 
 
 class Outbox:
-    """One tracker's position in the record of a run, and the tracker. Used by one thread at a time.
-
-    Raises:
-        ValueError, ImportError: as `tracker_factory`.
-    """
+    """One tracker's position in the record of a run, and the tracker. For one thread at a time. Raises as `tracker_factory`."""
 
     def __init__(self, run: Run, name: str) -> None:
         self.run, self.name = run, name
@@ -39,7 +35,9 @@ class Outbox:
         self.state = "open"
 
     def open(self) -> None:
-        """Connects to the tracker and, once per run, sends the configuration and the data card."""
+        """Connects to the tracker, unless it is connected, and once per run sends the configuration and the data card."""
+        if self.opened:
+            return
         self.tracker.open()
         self.opened = True
         self._save()
@@ -54,14 +52,12 @@ class Outbox:
     def send_new(self, last: bool = False) -> None:
         """Sends what the record has and the tracker has not. last: no more will come, so the last checkpoint goes too."""
         for message in read_messages(self.run, self.position["offset"]):
-            if not self.opened:
-                self.open()
+            self.open()
             self._send(message)
             self.position["offset"] = message.end
             self._save()
         if (last or time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS) and self._has_new_checkpoint():
-            if not self.opened:
-                self.open()
+            self.open()
             self.position["sent"]["latest"] = self._send_checkpoint(self.run.checkpoint(), "latest", {})
             self.last_checkpoint = time.monotonic()
             self._save()
@@ -118,12 +114,10 @@ class Outbox:
             about: dict[str, Any] = {k: v for k, v in notes.items() if k not in ("event", "time")} | {"images": images}
             with contextlib.suppress(OSError, ValueError):
                 about["data"] = json.loads((self.run.path / "data.json").read_text(encoding="utf-8"))["fingerprint"]
-            scores = [e for e in read_messages(self.run) if e.kind == "score" and e.images <= images]
-            if scores:
+            if scores := [e for e in read_messages(self.run) if e.kind == "score" and e.images <= images]:
                 about["score"] = {"images": scores[-1].images, **scores[-1].values}
             name = re.sub(r"[^A-Za-z0-9_.-]", "_", self.tracker.title)  # characters that all trackers accept
-            title = f"{name}-checkpoint"
-            self.tracker.files("model", title, [weights, self.run.recipe], (alias,), about)
+            self.tracker.files("model", title := f"{name}-checkpoint", [weights, self.run.recipe], (alias,), about)
         sheets = sorted(self.run.samples.glob("preview_*.png"))
         if alias == "latest" and sheets:
             self.tracker.files("samples", f"{name}-samples", [sheets[-1]], ("latest",), {"of": title, **about})
@@ -160,14 +154,13 @@ def sync(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     Args:
         path: the run folder.
-        names: trackers, as `tracker_factory` reads them.
+        names: trackers, as `tracker_factory` reads them and with its errors.
 
     Returns:
         By tracker: "sent", the number of events and checkpoints, and "where", the place to look.
 
     Raises:
-        FileNotFoundError: if the folder has no record.
-        ValueError, ImportError: as `tracker_factory`; and whatever a tracker raises that does not respond.
+        FileNotFoundError: if the folder has no record. A tracker that does not respond raises its own error.
     """
     run = Run(path)
     if not run.events.exists():

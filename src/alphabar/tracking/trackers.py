@@ -33,13 +33,10 @@ PROJECT = "alphabar"  # unless the tracker's own environment variable names anot
 class Tracker(ABC):
     """A tracker of one run. `open` comes first, then `send`, `picture` and `files` in any order, then `close`.
 
-    Args:
-        run: the run.
-        tracked_run: plain data, stored with the run, by which the next session finds the same tracked run again.
+    tracked_run: plain data, stored with the run, by which the next session finds the same tracked run again.
     """
 
-    name = ""
-    package = ""
+    name = package = ""
     tracker: "GeneralTracker"
 
     def __init__(self, run: Run, tracked_run: dict[str, Any]) -> None:
@@ -262,9 +259,7 @@ def tracker_factory(name: str) -> Callable[[Run, dict[str, Any]], Tracker]:
     """The function (run, tracked_run) -> tracker for wandb, tensorboard, mlflow, trackio, another tracker of accelerate, or a
     custom "module:Class".
 
-    Raises:
-        ValueError: for an unknown name, or a class that is no tracker.
-        ImportError: for a package or module that is not installed.
+    Raises ValueError for an unknown name or a class that is no tracker, ImportError for what is not installed.
     """
     if kind := OURS.get(name):
         if find_spec(kind.package) is None:

@@ -29,13 +29,9 @@ def comparison_report(found: Sequence[Comparison], names: tuple[str, str], runs:
     """The report (`wandb_workspaces.reports.v2.Report`), not yet saved; `.save()` needs a key and a server.
 
     Args:
-        found: one comparison per metric.
+        found: one comparison per metric; ValueError if there is none.
         names: of the two sides.
         runs: run folders; the curves of those that are tracked by W&B are shown.
-
-    Raises:
-        ImportError: if wandb-workspaces is not installed.
-        ValueError: for no comparison.
     """
     try:
         import wandb_workspaces.reports.v2 as wr
