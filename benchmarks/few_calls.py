@@ -124,7 +124,7 @@ class Bench:
         self.theirs = ForDiffusers(self.model, self.fast.network)
         real = load(*parse_set(a.against))
         self.extractor = load_extractor(a.extractor)
-        self.ruler = ImageEval(self.extractor, real, progress=False)
+        self.evaluator = ImageEval(self.extractor, real, progress=False)
         self.real = FeatureStats.of(extract(real, self.extractor).rows(slice(None)), self.extractor.fingerprint)
         self.out: Path = a.out
         self.out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ class Bench:
         images, record = samples.images, samples.record
         if n is not None and n < len(images):
             images, record = images[:n], {**record, "n": n}
-        return self.ruler.measure(images, record, self.a.metrics)
+        return self.evaluator.measure(images, record, self.a.metrics)
 
     def fid(self, samples: Samples) -> float:
         """Without interval and floor, which take longer than the rest: to choose by."""
@@ -170,9 +170,9 @@ class Bench:
     def choose(self, calls: int) -> tuple[tuple[str, str, dict[str, Any]], dict[str, dict[str, Any]]]:
         """Our best sampler and grid that are not fitted, and the best settings of each of theirs, the best one first."""
         if self.a.chosen is not None:
-            told = json.loads(self.a.chosen.read_text())["calls"][str(calls)]["chosen"]
-            sampler, grid, more = told["ours"]
-            return (sampler, grid, more), told["theirs"]
+            chosen = json.loads(self.a.chosen.read_text())["calls"][str(calls)]["chosen"]
+            sampler, grid, more = chosen["ours"]
+            return (sampler, grid, more), chosen["theirs"]
         seed = self.a.seed + 1000
         mine = []
         for (sampler, more), grid in itertools.product(OURS, GRIDS):
@@ -222,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="bundled")
     parser.add_argument("--against", default="fashion_mnist:test")
-    parser.add_argument("--extractor", default="bundled", help="the judge")
+    parser.add_argument("--extractor", default="bundled", help="extractor of the scores")
     parser.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 15, 20])
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--n-select", type=int, default=600, help="images by which settings are chosen")
@@ -266,14 +266,14 @@ def main() -> None:
         if a.tuned != "none":
             tuned = bench.ours(a.n, a.seed, calls, a.tuned)
             rows = {f"alphabar {tuned.record['tuned']['name']} (fitted)": bench.measure(tuned)} | rows
-        said: dict[str, Any] = {"chosen": {"ours": [sampler, grid, more], "theirs": theirs}, "scores": {}, "against_best": []}
+        record: dict[str, Any] = {"chosen": {"ours": [sampler, grid, more], "theirs": theirs}, "scores": {}, "against_best": []}
         for name, measured in rows.items():
             print(f"  {name:44} " + "; ".join(str(s) for s in measured.scores.values()), flush=True)
-            said["scores"][name] = [s.to_json() for s in measured.scores.values()]
+            record["scores"][name] = [s.to_json() for s in measured.scores.values()]
         for name in (k for k in rows if k.startswith("alphabar")):
             for c in compare_measured(rows[name], rows[best], names=(name, best)):
                 print(f"  {c.words}", flush=True)
-                said["against_best"].append(c.to_json())
+                record["against_best"].append(c.to_json())
         if ddpm is not None and a.tuned != "none":
             own = bench.measure(tuned, a.ddpm)
             c = compare_measured(own, ddpm, names=("fitted", "DDPM"))[0]
@@ -285,7 +285,7 @@ def main() -> None:
                 f"{100 * c.difference.value / excess:+.1f} % [{100 * low / excess:+.1f}, {100 * high / excess:+.1f}]",
                 flush=True,
             )
-            said["above_ddpm"] = [v / excess for v in (c.difference.value, low, high)]
+            record["above_ddpm"] = [v / excess for v in (c.difference.value, low, high)]
             parts = [tuned.images[k : k + a.ddpm] for k in range(0, a.n - a.ddpm + 1, a.ddpm)]
             sets = [bench.fid(Samples(part, tuned.record)) for part in parts]
             if len(sets) > 1:
@@ -295,8 +295,8 @@ def main() -> None:
                     f"{100 * (mean - floor) / excess - 100:+.1f} % above DDPM's {ddpm.scores['fid'].value:.3f}",
                     flush=True,
                 )
-                said["sets"] = sets
-        found["calls"][str(calls)] = said
+                record["sets"] = sets
+        found["calls"][str(calls)] = record
         (a.out / "few_calls.json").write_text(json.dumps(found, indent=1) + "\n")
     for calls in a.calls if a.rounds else []:
         times = bench.seconds(calls, a.tuned != "none")

@@ -5,7 +5,7 @@
 
 The images are made up, 16 x 16 in grey, the extractor is 64 fixed linear features. Two ways through: `stream` takes
 arrays one at a time and keeps nothing; `extract` reads a memory-mapped file, writes the features into a cache and takes
-their statistics from there. `read again` finds that cache filled. Each runs in a process of its own, whose peak counts
+their statistics from there. `read again` finds that cache filled. Each runs in a separate process, whose peak counts
 mapped pages as well (VmHWM, so it wants Linux); beside it stand the pixels and features that went through.
 """
 

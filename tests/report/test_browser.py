@@ -157,7 +157,7 @@ def test_axe_finds_no_serious_violation(browser: Any, page_of_runs: Path, scheme
     bad = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
     assert bad == []
     wide = tab.evaluate("document.documentElement.scrollWidth")
-    assert wide <= width  # what is wider scrolls in a frame of its own
+    assert wide <= width  # wider content scrolls in its frame
     tab.evaluate("document.querySelector('h1').style.cssText = 'color: rgb(120, 120, 120); background: rgb(150, 150, 150)'")
     again = axe.run(tab).response["violations"]
     assert "color-contrast" in {v["id"] for v in again}  # it would be found

@@ -202,7 +202,7 @@ def test_bracket() -> None:
 def test_scores_are_shown_with_their_intervals(make_run: MakeRun, tmp_path: Path) -> None:
     """One score without an interval says why; metrics have their own names, and the plots their bars."""
     path = make_run()
-    known = {"interval": [8.5, 11.25], "floor_interval": [1.05, 1.15], "se": 0.7, "warrant": "failed: noise"}
+    known = {"interval": [8.5, 11.25], "floor_interval": [1.05, 1.15], "se": 0.7, "warrant": "failed: noise"}  # old name
     append_jsonl(path / "scores.jsonl", {"images": 70_000, **score("fid", 9.0), **known})
     append_jsonl(path / "scores.jsonl", {"images": 70_000, **score("kid", 0.02), "note": "no interval: too few <images>"})
     append_jsonl(path / "scores.jsonl", {**score("fid_infinity", 8.0), "interval": [7.0, 9.0]})

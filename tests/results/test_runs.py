@@ -84,7 +84,7 @@ def test_intervals_are_not_part_of_the_protocol_and_may_be_missing(make_run: Mak
     old = {k: v for k, v in score("fid", 10.0).items() if k not in ("interval", "floor_interval", "floor_seed")}
     new = {
         **score("fid", 9.0), "se": 0.5, "interval": [8.25, 10.5], "level": 0.95, "bias": 0.3, "floor_interval": [1.0, 1.2],
-        "floor_sets": 8, "warrant": "passed",
+        "floor_sets": 8, "warrant": "passed",  # old name
     }  # fmt: skip
     late = {**score("fid", 8.0), "note": "no interval: too few"}
     for seen, row in ((70_000, old), (80_000, new), (90_000, late)):

@@ -198,7 +198,7 @@ def test_a_position_written_before_a_key_was_renamed_is_read(copy: Path, log: Lo
     sync(copy, [DIARY])
     file = copy / "tracking" / "tests.tracking.conftest_Diary.json"
     position = json.loads(file.read_text())
-    file.write_text(json.dumps({"told": {"id": "x"}, **{k: v for k, v in position.items() if k != "tracked_run"}}))
+    file.write_text(json.dumps({"told": {"id": "x"}, **{k: v for k, v in position.items() if k != "tracked_run"}}))  # old name
     assert sync(copy, [DIARY])[DIARY]["sent"] == 0
     assert json.loads(file.read_text())["tracked_run"] == {"id": "x"}
 

@@ -142,7 +142,7 @@ def test_calls_are_a_budget_and_impossible_settings_are_left_out_with_a_reason()
         "heun, eta 1: it is deterministic and takes no eta",
         "heun at 2 calls: the same 1 steps as with 1 calls",
     ]
-    found, left = names(model, samplers=("ddpm", "dpmpp_2m_sde", "dpmpp_2m"), calls=(4,))  # each as it is by itself
+    found, left = names(model, samplers=("ddpm", "dpmpp_2m_sde", "dpmpp_2m"), calls=(4,))  # each with its defaults
     assert list(found) == ["ddpm_4", "dpmpp_2m_sde_4", "dpmpp_2m_4"]
     assert left == []
     found, left = names(model, samplers=("ddpm", "ddim(eta_x=3)", "tuned"), calls=(), steps=(7,), etas=(0,))

@@ -359,7 +359,7 @@ def test_two_settings_are_scored_and_compared_as_the_library_does(judging: Playg
     assert all(s.interval is not None and s.interval[0] <= s.value <= s.interval[1] for s in found.scores["B"])
 
 
-def test_with_too_few_images_for_fid_kid_is_taken_and_the_reason_said(judging: Playground) -> None:
+def test_with_too_few_images_for_fid_kid_is_computed_and_the_reason_is_shown(judging: Playground) -> None:
     _, found = scored(judging, {"A": judging.prepare(Setting("small", amount=2), 4, 0)})
     assert [s.metric for s in found.scores["A"]] == ["kid"]
     assert found.note is not None

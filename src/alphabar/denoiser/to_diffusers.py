@@ -126,7 +126,7 @@ def _notes(model: Model, config: Mapping[str, Any]) -> list[str]:
         )
     notes.append(
         f"give DDIMPipeline a number of steps that divides {config['num_train_timesteps']}: for others its scheduler does not "
-        "step to the next timestep of its own list"
+        "step to the next timestep of its list"
     )
     return notes
 

@@ -120,7 +120,7 @@ def day_and_time(seconds: float | None = None) -> str:
 
 
 def machine_words(machine: Mapping[str, Any]) -> str:
-    """A machine's record in one line: processor, cores, accelerators, as far as they are recorded."""
+    """A machine's record in one line: processor, cores, accelerators, where they are recorded."""
     accelerators = machine.get("accelerators")
     parts = [machine.get("cpu"), f"{machine['cores']} cores" if machine.get("cores") else None]
     parts += accelerators if isinstance(accelerators, list) else []

@@ -67,7 +67,7 @@ class Events:
         self.playground, self.downloads, self.state, self.sides = playground, downloads, state, sides
 
     def runs(self) -> list[Any]:
-        """The list of runs for both settings, as it is when the page is opened."""
+        """The list of runs for both settings, at the time the page is opened."""
         import gradio as gr
 
         names = self.playground.runs.names()
