@@ -1,11 +1,11 @@
-"""Images per second and network call, by every way of running a network, on the machine at hand.
+"""Images per second and network call, for each runtime of a network, on this machine.
 
     python benchmarks/calls.py                    # the bundled network and the lesson's larger one, batch 64: some minutes
-    python benchmarks/calls.py --batch 4 --rounds 2 --images 4 --methods eager channels_last --channels 8 16 --groups 4   # a try
+    python benchmarks/calls.py --batch 4 --rounds 2 --images 4 --methods eager channels_last --channels 8 16 --groups 4   # short
 
 The methods take turns, in an order that changes from round to round, and every ratio is taken within a round, against
-PyTorch as it comes (eager): above 1 is faster. CPU is processor time, in which what else runs on the machine does not count.
-Then images are finished by 10 and 50 calls of DDIM each way and compared with eager's.
+PyTorch without options (eager): above 1 is faster. CPU is processor time, in which what else runs on the machine does not count.
+Then images are drawn with 10 and 50 calls of DDIM by each method and compared with those of eager.
 """
 
 import argparse

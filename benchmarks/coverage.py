@@ -1,16 +1,16 @@
-"""Do stated 95 % intervals hold the truth 95 % of the time? FID, FID-infinity, KID and differences, on data whose truth is known.
+"""Coverage of the 95 % intervals of FID, FID-infinity, KID and differences, on data with a known true value.
 
     python benchmarks/coverage.py                          # Gaussians and mixtures: about 4 minutes on 2 cores
     python benchmarks/coverage.py --sets 60 --dims 8 --n 1000
     python benchmarks/coverage.py --real fashion_mnist     # features of real images, drawn again
 
-A pair of distributions is drawn from `--sets` times; a row says how often each interval held its truth. The truth of FID-infinity
-and of FID less its bias is the Fréchet distance of the two distributions, in closed form; that of plain FID is its expectation at
-this n (the mean over the sets); KID's follows from the distributions' first three moments. "plain, normal" is what value +- 1.96
-standard errors would do for the true distance, and "refused" says how often no interval was given.
+`--sets` pairs of samples are drawn; a row gives how often each interval contained the true value. The true value of
+FID-infinity and of FID minus its bias is the Fréchet distance of the two distributions, in closed form; that of plain FID is
+its expectation at this n (the mean over the sets); KID's follows from the distributions' first three moments. "plain, normal"
+is the coverage of the value +- 1.96 standard errors for the true distance; "refused" is how often no interval was given.
 
 With --real the distributions are sets of features, the extractor's of all training images: of the classes in equal shares, and of
-the same images with half of four classes left out. Drawn with replacement, their distance is known exactly, too.
+the same images with half of four classes left out. Drawn with replacement, their distance is known exactly.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def simulate(name: str, d: int, n: int, m: int, sets: int) -> dict[str, Any]:
 
 
 def simulate_difference(d: int, n: int, sets: int) -> dict[str, Any]:
-    """Two models against one reference, from the same noise and not: FID and KID less each other's."""
+    """Two models against one reference, from the same noise and not: differences of FID and of KID."""
     torch.set_num_threads(1)
     p, q = case("shifted", d)
     other = one(p.mean * 1.02, p.cov * 1.02)

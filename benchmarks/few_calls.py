@@ -1,14 +1,14 @@
-"""Few calls: our samplers, fitted and not, against diffusers' schedulers on the same weights, noise and number of calls.
+"""Few network calls: alphabar's samplers, fitted or not, against those of diffusers, on the same weights and noise.
 
     python benchmarks/few_calls.py --out few                          # the bundled model, n = 10,000: hours on 2 cores
-    python benchmarks/few_calls.py --out few --n 600 --calls 5 10     # minutes, to look at it
+    python benchmarks/few_calls.py --out few --n 600 --calls 5 10     # a short run: minutes
 
-On both sides the setting is chosen first, for each number of calls, on --n-select images of another seed (the worst two thirds
-leave after a third of them): of ours among the samplers of one call a step on every grid, of theirs among DDIM,
-DPMSolverMultistep, UniPC and DEIS with the spacings, orders and Karras levels that their documents recommend. Then --n images
-are drawn by each winner, by the fitted sampler that the run has, and, with --ddpm, by DDPM in 1,000 calls; all are scored by
-one extractor. Whatever is drawn is kept in --out: a run that was stopped goes on. Seconds an image are taken apart, in turns,
-after everything else; run them on a quiet machine.
+For each number of calls, the setting of either side is chosen first, on --n-select images of another seed (the worst two thirds
+are dropped after a third of these images): for alphabar among the samplers with one call per step on every grid, for diffusers
+among DDIM, DPMSolverMultistep, UniPC and DEIS with the spacings, orders and Karras levels that their documentation recommends.
+Then --n images are drawn with each chosen setting, with the fitted sampler of the run, and, with --ddpm, with DDPM in 1,000
+calls. One extractor scores all of them. All samples are stored in --out, so a stopped run continues. The time per image is
+measured at the end, in turns; run this part on an otherwise idle machine.
 """
 
 import argparse
@@ -66,7 +66,7 @@ STEPS = 1000  # timesteps that a model of continuous time has for diffusers
 
 
 class ForDiffusers:
-    """A model as diffusers' pipelines see one: `unet(y, t)` with integer timesteps, and the betas that go with it.
+    """A model with the interface of a diffusers pipeline: `unet(y, t)` with integer timesteps, and its betas.
 
     network: another way of running the model's own, to draw with in less time; None for timings."""
 
@@ -91,7 +91,7 @@ class ForDiffusers:
 
     @torch.no_grad()
     def draw(self, kind: str, settings: dict[str, Any], steps: int, n: int, seed: int, batch: int, show: bool = True) -> Samples:
-        """What a pipeline of theirs does, from our noise."""
+        """The loop of a diffusers pipeline, from alphabar's noise."""
         scheduler = self.scheduler(kind, settings)
         device = next(self.model.parameters()).device
         images, calls, seconds = [], 0, 0.0
@@ -120,7 +120,7 @@ class Bench:
         self.a = a
         self.model = load_model(a.run).to(best_device())
         self.fast = speed_up(self.model, a.fast, batch=a.batch)
-        a.fast = self.fast.method  # what "auto" has found, once for all; the record names it
+        a.fast = self.fast.method  # the method that "auto" chose, for all samples; the record names it
         self.theirs = ForDiffusers(self.model, self.fast.network)
         real = load(*parse_set(a.against))
         self.extractor = load_extractor(a.extractor)
@@ -130,7 +130,7 @@ class Bench:
         self.out.mkdir(parents=True, exist_ok=True)
 
     def kept(self, name: str, draw: Callable[[], Samples]) -> Samples:
-        """The samples of that name if they are there, else drawn and kept."""
+        """The stored samples of that name, drawn first if they are missing."""
         path = self.out / f"{self.model.fingerprint}-{name}.npz"
         if path.exists():
             return Samples.load(path)
@@ -207,7 +207,7 @@ class Bench:
             f"diffusers {dpm}": lambda: plain.draw(dpm, {"solver_order": 2}, calls, n, 0, self.a.batch, False),
             "diffusers DDIMScheduler": lambda: plain.draw("DDIMScheduler", {}, calls, n, 0, self.a.batch, False),
         }  # fmt: skip
-        plain = ForDiffusers(load_model(self.a.run).to(best_device()))  # in the layout that it has of itself
+        plain = ForDiffusers(load_model(self.a.run).to(best_device()))  # in its default memory layout
         found: dict[str, list[float]] = {name: [] for name in tasks}
         for k in range(self.a.rounds + 1):
             for name, task in list(tasks.items())[:: 1 if k % 2 else -1]:
@@ -222,20 +222,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="bundled")
     parser.add_argument("--against", default="fashion_mnist:test")
-    parser.add_argument("--extractor", default="bundled", help="extractor of the scores")
+    parser.add_argument("--extractor", default="bundled", help="the extractor that scores")
     parser.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 15, 20])
     parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--n-select", type=int, default=600, help="images by which settings are chosen")
-    parser.add_argument("--chosen", type=Path, help="few_calls.json of an earlier run, whose settings are taken: none are chosen")
-    parser.add_argument("--theirs", type=int, default=0, help="how many of their schedulers are drawn, the best first; 0 is all")
+    parser.add_argument("--n-select", type=int, default=600, help="images on which settings are chosen")
+    parser.add_argument("--chosen", type=Path, help="few_calls.json of an earlier run, whose settings are used")
+    parser.add_argument("--theirs", type=int, default=0, help="number of diffusers' schedulers to draw with, best first; 0: all")
     parser.add_argument("--metrics", nargs="+", default=["fid", "kid"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5, help="of timing; 0 leaves it out")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of timing; 0: no timing")
     parser.add_argument("--fast", default="auto")
-    parser.add_argument("--tuned", default="tuned", help='"none" where the run has no fitted sampler')
-    parser.add_argument("--ddpm", type=int, default=0, help="images by DDPM in 1,000 calls to compare with; 0 leaves it out")
-    parser.add_argument("--out", type=Path, required=True, help="folder where all that is drawn is kept")
+    parser.add_argument("--tuned", default="tuned", help='"none" if the run has no fitted sampler')
+    parser.add_argument("--ddpm", type=int, default=0, help="images to draw with DDPM in 1,000 calls; 0: none")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all samples")
     a = parser.parse_args()
     bench = Bench(a)
     found: dict[str, Any] = {
@@ -266,14 +266,14 @@ def main() -> None:
         if a.tuned != "none":
             tuned = bench.ours(a.n, a.seed, calls, a.tuned)
             rows = {f"alphabar {tuned.record['tuned']['name']} (fitted)": bench.measure(tuned)} | rows
-        record: dict[str, Any] = {"chosen": {"ours": [sampler, grid, more], "theirs": theirs}, "scores": {}, "against_best": []}
+        row: dict[str, Any] = {"chosen": {"ours": [sampler, grid, more], "theirs": theirs}, "scores": {}, "against_best": []}
         for name, measured in rows.items():
             print(f"  {name:44} " + "; ".join(str(s) for s in measured.scores.values()), flush=True)
-            record["scores"][name] = [s.to_json() for s in measured.scores.values()]
+            row["scores"][name] = [s.to_json() for s in measured.scores.values()]
         for name in (k for k in rows if k.startswith("alphabar")):
             for c in compare_measured(rows[name], rows[best], names=(name, best)):
                 print(f"  {c.words}", flush=True)
-                record["against_best"].append(c.to_json())
+                row["against_best"].append(c.to_json())
         if ddpm is not None and a.tuned != "none":
             own = bench.measure(tuned, a.ddpm)
             c = compare_measured(own, ddpm, names=("fitted", "DDPM"))[0]
@@ -285,7 +285,7 @@ def main() -> None:
                 f"{100 * c.difference.value / excess:+.1f} % [{100 * low / excess:+.1f}, {100 * high / excess:+.1f}]",
                 flush=True,
             )
-            record["above_ddpm"] = [v / excess for v in (c.difference.value, low, high)]
+            row["above_ddpm"] = [v / excess for v in (c.difference.value, low, high)]
             parts = [tuned.images[k : k + a.ddpm] for k in range(0, a.n - a.ddpm + 1, a.ddpm)]
             sets = [bench.fid(Samples(part, tuned.record)) for part in parts]
             if len(sets) > 1:
@@ -295,8 +295,8 @@ def main() -> None:
                     f"{100 * (mean - floor) / excess - 100:+.1f} % above DDPM's {ddpm.scores['fid'].value:.3f}",
                     flush=True,
                 )
-                record["sets"] = sets
-        found["calls"][str(calls)] = record
+                row["sets"] = sets
+        found["calls"][str(calls)] = row
         (a.out / "few_calls.json").write_text(json.dumps(found, indent=1) + "\n")
     for calls in a.calls if a.rounds else []:
         times = bench.seconds(calls, a.tuned != "none")

@@ -1,14 +1,13 @@
-"""How much a KID tells at n images: subsets, as other libraries take it, against all pairs with their interval.
+"""How precise KID is at n images: subsets, as in other libraries, against all pairs with an interval.
 
     alphabar sample bundled --n 10000 --steps 50 --out ddim50.npz
     python benchmarks/kid.py ddim50.npz --against fashion_mnist:test --n 1000 2000 10000       # two minutes on 2 cores
 
-"subsets" is torchmetrics' KID on the same features (100 subsets of at most 1,000; what it prints as the standard deviation is
-the spread of its subsets), at `--seeds` seeds: its own chance, since each run draws other subsets. "all pairs" has no chance of
-its own. "spread over disjoint sets" is the truth that an error bar is to tell: the standard deviation of the all-pairs KID over
-disjoint sets of n samples, as far as the samples reach, over --shuffles ways of dealing them out (root mean square); the
-reference is the same for all of them, so that it lies a little below the standard error, which counts the reference's chance as
-well.
+"subsets" is torchmetrics' KID on the same features (100 subsets of at most 1,000; its standard deviation is the spread of the
+subsets), at `--seeds` seeds, since each run draws other subsets. "all pairs" has no random choice. "spread over disjoint sets"
+is the true value that an error bar should estimate: the standard deviation of the all-pairs KID over disjoint sets of n
+samples, root mean square over --shuffles random partitions. All sets share the reference, so this is slightly lower than the
+standard error, which includes the variance of the reference.
 """
 
 import argparse

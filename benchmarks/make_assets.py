@@ -7,14 +7,14 @@
     alphabar train fashion_mnist --out runs/garments --train.precision bf16
     python benchmarks/make_assets.py --model runs/garments
 
-and, since then, the bundled model trained on, with its fits (RESULTS.md, "The bundled model, trained on"):
+The present bundled model was trained further, and samplers were fitted to it (RESULTS.md, "The bundled model, trained further"):
 
     alphabar train fashion_mnist --out runs/more --train.init-from bundled --train.images 384000 --train.lr 1e-3 \
       --train.warmup 6400
     python benchmarks/make_assets.py --model runs/more
 
 The files of the Debian package are the original ones, so anybody gets the same bytes. Licence of the images: MIT
-(Zalando SE, 2017); its text is written beside them.
+(Zalando SE, 2017); its text is stored next to them.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def _halve(path: Path) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--out", type=Path, help="where it goes, in place of its file in assets")
+    parser.add_argument("--out", type=Path, help="output file; default: the file in assets")
     parser.add_argument("--extractor", type=Path, help="ship this extractor and nothing else")
     parser.add_argument("--model", type=Path, help="ship this run's averaged model and nothing else")
     args = parser.parse_args()

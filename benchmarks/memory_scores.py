@@ -1,12 +1,12 @@
-"""Peak memory of features and statistics, for more and more images: it must not grow with their number.
+"""Peak memory of features and statistics against the number of images; it must not grow.
 
     python benchmarks/memory_scores.py                     # 20,000, 100,000 and 1,000,000 images: about a minute
     python benchmarks/memory_scores.py --n 2000 4000
 
-The images are made up, 16 x 16 in grey, the extractor is 64 fixed linear features. Two ways through: `stream` takes
-arrays one at a time and keeps nothing; `extract` reads a memory-mapped file, writes the features into a cache and takes
-their statistics from there. `read again` finds that cache filled. Each runs in a separate process, whose peak counts
-mapped pages as well (VmHWM, so it wants Linux); beside it stand the pixels and features that went through.
+The images are random, 16 x 16, grey; the extractor computes 64 fixed linear features. There are two methods: `stream` takes
+arrays one at a time and stores nothing; `extract` reads a memory-mapped file, writes the features into a cache and takes
+their statistics from there. `read again` reads that cache. Each runs in a separate process, whose peak includes
+mapped pages (VmHWM, Linux only); the last column is the size of all pixels and features.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SHAPE, DIM = (16, 16, 1), 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, nargs="+", default=[20_000, 100_000, 1_000_000], help="numbers of images")
-    parser.add_argument("--folder", type=Path, default=None, help="where files of some GB find room (default: the system's)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for files of several GB (default: the system's)")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers here as well")
     parser.add_argument("--inside", nargs=3, metavar=("WAY", "N", "FOLDER"), default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -77,7 +77,7 @@ def write(path: Path, n: int) -> None:
 
 
 class Linear:
-    """An extractor that costs next to nothing."""
+    """An extractor with negligible cost."""
 
     name, dim, fingerprint = "linear", DIM, "linear-64"
     preprocessing: Mapping[str, Any] = {}
@@ -97,7 +97,7 @@ def measure(way: str, n: int, folder: Path) -> dict[str, Any]:
     from alphabar.features.extract import extract
     from alphabar.features.stats import stream
 
-    def peak() -> int:  # not ru_maxrss, which begins with the peak of the process that started this one
+    def peak() -> int:  # not ru_maxrss, which includes the peak of the parent process
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 

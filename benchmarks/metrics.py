@@ -5,9 +5,9 @@
 
 The first run builds an environment for the other libraries in alphabar's cache folder (about 2 GB), since they import
 torchvision, and everything is timed inside it: one process, one task after the other, round by round. Times are medians.
-KID: ours is the statistic over all pairs of images, theirs the mean of 100 subsets of 1,000, their default. Ours have their
+KID: alphabar's is the statistic over all pairs of images, theirs the mean of 100 subsets of 1,000, their default. Ours have their
 95 % intervals in the time; theirs have none. Precision and recall of ours come with density and coverage, theirs without.
-The bootstrap of FID (1,000 replicates, 2,000 images, the first width) is the check of the interval and has no rival here.
+The bootstrap of FID (1,000 replicates, 2,000 images, the first width) checks the interval; no other library has it.
 """
 
 import argparse

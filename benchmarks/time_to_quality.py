@@ -1,11 +1,11 @@
-"""Quality for the time: the same minutes of training on this machine of four ways to train, scored alike.
+"""Quality after equal training time on this machine, of four training programs, scored in the same way.
 
-    python benchmarks/time_to_quality.py --minutes 20 60 --out ttq           # hours on 2 cores; nothing else may run beside it
-    python benchmarks/time_to_quality.py --minutes 0.2 --n 600 --out try     # to look at it
-    python benchmarks/time_to_quality.py --only-rates --out ttq              # how fast each way trains here, and no more
+    python benchmarks/time_to_quality.py --minutes 20 60 --out ttq           # hours on 2 cores; run nothing else
+    python benchmarks/time_to_quality.py --minutes 0.2 --n 600 --out try     # a short run
+    python benchmarks/time_to_quality.py --only-rates --out ttq              # only the speed of each program
     python benchmarks/time_to_quality.py --minutes 20 60 --rates ttq/rates.json --out gpu    # on another machine, see below
 
-lesson     the recipe ddpm_v2 with its one-cycle rate over what it sees in the time
+lesson     the recipe ddpm_v2 with its one-cycle rate over the images seen in that time
 diffusers  its unconditional-training example at its defaults: UNet2DModel of 128 to 512 channels, batch 16, AdamW 1e-4, 500 steps
            of warm-up and a cosine, EMA 0.9999
 lucidrains denoising-diffusion-pytorch at its README's settings: Unet(64, (1, 2, 4, 8)), sigmoid schedule, v, batch 32 x 2,
@@ -13,11 +13,11 @@ lucidrains denoising-diffusion-pytorch at its README's settings: Unet(64, (1, 2,
            is not needed)
 alphabar   the recipe garments, or --recipe
 
-How many images fit into the minutes is measured before (rates.json), each way's own steps, in turns; rates that fall do so over
-those images. Then n images are drawn from the averaged weights by 50 calls of DDIM from the same noise, and scored by every
-extractor given. What is finished is kept in --out, and a run that was stopped goes on with the next one. With --rates the images
-are those that fit into the minutes on the machine of that file, and the training of them is computed on this one, which may be
-faster: what comes out is what the other machine would have come to in that time.
+The number of images that fit into the minutes is measured first (rates.json), in turns; learning rates decay over this number.
+Then n images are drawn from the averaged weights by 50 calls of DDIM from the same noise, and scored by every extractor given.
+Results are stored in --out, and a stopped run continues. With --rates, the number of images is that of the machine of that
+file, while this machine, which may be faster, does the training: the result is what the other machine would have reached in
+that time.
 """
 
 import argparse
@@ -170,8 +170,8 @@ def batches_of(images: ImageSet, rows: np.ndarray, batch: int) -> Iterator[Tenso
             yield to_model(pad_pixels(np.asarray(images.pixels[order[start : start + batch]]), PAD))
 
 
-def begin(name: str, images: ImageSet) -> tuple[Theirs, Iterator[Tensor]]:
-    """A way of theirs before its first step, on the device at hand, and its batches there."""
+def start(name: str, images: ImageSet) -> tuple[Theirs, Iterator[Tensor]]:
+    """Another library's training before its first step, on the best device, and its batches."""
     torch.manual_seed(0)
     c, h, _ = images.image_shape
     kept, _ = holdout(images.pixels, hashes=images.hashes)
@@ -183,7 +183,7 @@ def begin(name: str, images: ImageSet) -> tuple[Theirs, Iterator[Tensor]]:
 
 def their_training(name: str, images: ImageSet, amount: int) -> tuple[Preconditioned, int, float]:
     """(denoiser, images seen, seconds)."""
-    way, batches = begin(name, images)
+    way, batches = start(name, images)
     begun, steps = time.perf_counter(), max(1, round(amount / way.batch))
     with track(steps * way.batch, name) as advance:
         for k in range(steps):
@@ -214,7 +214,7 @@ def rates_of(ways: list[str], own: str, set_name: str, images: ImageSet, rounds:
     for _ in range(rounds):
         for way in ways:
             if way in WAYS:
-                theirs, batches = begin(way, images)
+                theirs, batches = start(way, images)
                 times = []
                 for k in range(3):
                     theirs.step(batches, k / 1000)
@@ -249,8 +249,8 @@ def main() -> None:
     images = load(a.set, "train")
     note = a.rates or a.out / "rates.json"
     if not note.exists():
-        record = {"machine": machine(), "images_per_second": rates_of(a.ways, a.recipe, a.set, images)}
-        write_atomically(note, json.dumps(record, indent=1) + "\n")
+        speeds = {"machine": machine(), "images_per_second": rates_of(a.ways, a.recipe, a.set, images)}
+        write_atomically(note, json.dumps(speeds, indent=1) + "\n")
     if a.only_rates:
         return
     rates = {way: statistics.median(v) for way, v in json.loads(note.read_text())["images_per_second"].items()}
@@ -276,12 +276,12 @@ def main() -> None:
                 continue
             drawn = Samples.load(kept)
             measured[name] = [r.measure(drawn.images, drawn.record, ("fid", "kid")) for r in evaluators]
-            record = drawn.record["trained"]
-            print(f"{name:22} {record['images']:>9,} images, trained here in {record['seconds'] / 60:.1f} min", flush=True)
+            trained = drawn.record["trained"]
+            print(f"{name:22} {trained['images']:>9,} images, trained here in {trained['seconds'] / 60:.1f} min", flush=True)
             for extractor, m in zip(a.extractors, measured[name], strict=True):
                 print(f"  {extractor}: " + "; ".join(str(s) for s in m.scores.values()), flush=True)
             scores = [[s.to_json() for s in m.scores.values()] for m in measured[name]]
-            found["rows"].append({"way": way, "minutes": minutes, **record, "scores": scores})
+            found["rows"].append({"way": way, "minutes": minutes, **trained, "scores": scores})
             (a.out / "time_to_quality.json").write_text(json.dumps(found, indent=1) + "\n")
     least, most = (f"{v:g}min" for v in (min(a.minutes), max(a.minutes)))
     for other in (w for w in a.ways if w != "alphabar"):

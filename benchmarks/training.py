@@ -1,13 +1,13 @@
-"""Images per second of training: our loop against diffusers' unconditional one on the same network, and where the time goes.
+"""Images per second of training: alphabar's loop against diffusers' example on the same network; profile.
 
     python benchmarks/training.py                                    # the lesson's UNet2DModel (ddpm_v2, 32x32), and our own
-    python benchmarks/training.py --batch 16 --steps 4 --rounds 2    # minutes, to look at it
+    python benchmarks/training.py --batch 16 --steps 4 --rounds 2    # a short run: minutes
 
 The loops take turns, in an order that changes from round to round, and every ratio is taken within a round: above 1 means
 that alphabar is faster. Theirs is the loop of examples/unconditional_image_generation in diffusers: a DataLoader that
 normalises, DDPMScheduler.add_noise, MSE on eps, accelerate, clipping, AdamW, cosine rate, EMAModel. Ours is `alphabar train`,
 whole: addressed noise, held-out share, EMA. Then the shares of one step by kind of work (torch.profiler), and our network
-beside theirs at equal FLOPs of a call.
+against that of diffusers at equal FLOPs per call.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def theirs(recipe: Recipe, pixels: np.ndarray, steps: int) -> float:
 
 
 def shares(recipe: Recipe, pixels: np.ndarray) -> dict[str, float]:
-    """Share of one step's processor time by kind of work; and of the thread that makes batches, beside it."""
+    """Share of one step's processor time by kind of work; and of the thread that makes batches."""
     from torch.profiler import ProfilerActivity, profile
 
     h, w, c = pixels.shape[1:]
