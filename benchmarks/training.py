@@ -142,7 +142,7 @@ def shares(recipe: Recipe, pixels: np.ndarray) -> dict[str, float]:
     for k in range(5):
         stream.batch(k * recipe.train.batch, recipe.train.batch)
     making = (time.perf_counter() - begun) / 5
-    return {k: v / total for k, v in spent.items()} | {"ms to make a batch, in a thread beside": 1e3 * making}
+    return {k: v / total for k, v in spent.items()} | {"ms to make a batch, in a background thread": 1e3 * making}
 
 
 def flops(recipe: Recipe, shape: tuple[int, int, int]) -> float:
