@@ -1,4 +1,4 @@
-"""`load_extractor`: a feature extractor by name or file, of any kind."""
+"""`load_extractor`: a feature extractor of any kind, by name or file."""
 
 from pathlib import Path
 
@@ -8,12 +8,20 @@ from alphabar.features.inception import load_inception
 
 
 def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
-    """Read an extractor: "bundled" (Fashion-MNIST's garments), the path of a file that `Extractor.save` wrote, or
-    "inception:original" and "inception:clean" (see `alphabar.features.inception.load_inception`). It stands on a GPU where
-    there is one.
+    """Load a feature extractor, onto the GPU where there is one.
 
-    Raises FileNotFoundError when there is none, ValueError for a file that is not an extractor, or whose content does
-    not match its own fingerprint.
+    Args:
+        name_or_path: "bundled" (trained on Fashion-MNIST), the path of a file that `alphabar extractor train` wrote, or
+            "inception:original" or "inception:clean" (see `alphabar.features.inception.load_inception`).
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for a file that is no extractor, or whose content does not match its fingerprint.
+
+    >>> import numpy as np
+    >>> extractor = load_extractor("bundled")
+    >>> extractor.features(np.zeros((2, 28, 28, 1), dtype=np.uint8)).shape
+    torch.Size([2, 512])
     """
     name = str(name_or_path)
     if name == "inception" or name.startswith("inception:"):
