@@ -249,7 +249,7 @@ def test_by_name_from_a_path_a_variable_and_the_network(
     data = weights_file.read_bytes()
     named = load_extractor(f"inception:original@{weights_file}")
     assert (named.name, named.fingerprint) == ("inception:original", extractor.fingerprint)
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere\.pth, which the name of the extractor says"):
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere\.pth, which the name of the extractor gives"):
         load_extractor("inception:original@nowhere.pth")
     with pytest.raises(ValueError, match="inception:original or inception:clean"):
         load_extractor("inception")
@@ -282,7 +282,7 @@ def test_by_name_from_a_path_a_variable_and_the_network(
     assert inception.weights_path() == weights_file
     assert load_extractor("inception:clean:192").name == "inception:clean:192"
     monkeypatch.setenv("ALPHABAR_INCEPTION", str(tmp_path / "no.pth"))
-    with pytest.raises(FileNotFoundError, match="which the variable ALPHABAR_INCEPTION says"):
+    with pytest.raises(FileNotFoundError, match="which the variable ALPHABAR_INCEPTION gives"):
         load_extractor("inception:clean")
 
 
