@@ -1,4 +1,4 @@
-"""The cache of features: one folder per set of images and extractor, complete or absent, and deleted when unused for longest.
+"""The cache of features: one folder per set of images and extractor, complete or absent; the longest unused is deleted first.
 
 An entry is the folder `features/<images>-<extractor>` with features.npy (float32, n x dim), meta.json (what the features belong
 to, and a checksum of every chunk) and, once they were asked for, the statistics in stats.npz. It is built in `.part-<key>`,
@@ -107,15 +107,10 @@ def entry_folder(cache: str | os.PathLike[str] | None, about: Mapping[str, Any])
 
 
 def open_entry(folder: Path, about: Mapping[str, Any], *, verify: bool) -> Entry | None:
-    """The complete entry in a folder, or None.
+    """The complete entry in a folder (`entry_folder`) if it belongs to `about` (`describe`), or None.
 
-    Args:
-        folder: where it is, from `entry_folder`.
-        about: what it must belong to, from `describe`.
-        verify: read all features and compare their checksums.
-
-    Raises:
-        ValueError: when the entry belongs to the same fingerprints but to another number of images.
+    verify: read all features and compare their checksums. Raises ValueError when the entry has the same fingerprints but
+    another number of images.
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -144,10 +139,10 @@ def open_entry(folder: Path, about: Mapping[str, Any], *, verify: bool) -> Entry
 
 
 class Builder:
-    """An entry under construction; use it in a `with` block.
+    """An entry under construction, for use in a `with` block; `done` chunks are complete.
 
     The folder is `.part-<key>`, where an earlier, interrupted extraction may have left chunks; while another process builds
-    the same entry, it is a temporary folder. done: number of chunks that are there.
+    the same entry, it is a temporary folder.
     """
 
     def __init__(self, place: Path, about: Mapping[str, Any], chunk: int) -> None:
@@ -187,10 +182,7 @@ class Builder:
         self.done += 1
 
     def finish(self, details: Mapping[str, Any]) -> Entry:
-        """Complete the entry and move it to its place. details: more for meta.json, plain data.
-
-        Returns the entry that is there in the end, which is that of another process if it was first.
-        """
+        """Complete the entry and move it to its place, unless another process was first. details: more for meta.json."""
         sums = []
         with replacing(self.folder / "features.npy") as path, path.open("wb") as file:
             file.write(_npy_header(self.about["n"], self.about["dim"]))
@@ -227,32 +219,17 @@ class Builder:
 
     def _load(self, number: int) -> NDArray[np.float32] | None:
         """The features of a chunk, or None when the chunk is absent or damaged."""
-        try:
-            item = self._parts.load(_chunk_name(number))
-        except _DAMAGED:
-            return None
-        return None if item is None else item["features"]
-
-
-def feature_cache_size(cache: str | os.PathLike[str] | None = None) -> int:
-    """Bytes of all entries, including unfinished ones."""
-    return sum(size for _, size, _ in _folders(cache))
+        with contextlib.suppress(*_DAMAGED):
+            if (item := self._parts.load(_chunk_name(number))) is not None:
+                return item["features"]
+        return None
 
 
 def evict_features(limit: int | None = None, cache: str | os.PathLike[str] | None = None) -> list[str]:
-    """Delete entries, the one unused for longest first, until all together take at most `limit` bytes.
+    """Delete entries, the longest unused first, until all together have at most `limit` bytes; returns their names.
 
-    Entries in use by any process stay. `extract` calls this after every entry that it builds.
-
-    Args:
-        limit: in bytes; None means ALPHABAR_FEATURES_GB (10 unless it is set) times 10^9.
-        cache: the cache folder; None means the usual one.
-
-    Returns:
-        The names of the deleted entries.
-
-    Raises:
-        ValueError: when ALPHABAR_FEATURES_GB is not a number >= 0.
+    Entries in use by any process stay. A limit of None means ALPHABAR_FEATURES_GB (10 unless it is set) times 10^9. `extract`
+    calls this after every entry that it builds. Raises ValueError when ALPHABAR_FEATURES_GB is not a number >= 0.
     """
     limit = _limit() if limit is None else limit
     found = sorted(_folders(cache))
@@ -272,7 +249,7 @@ def _folders(cache: str | os.PathLike[str] | None) -> list[tuple[float, int, Pat
     parent = cache_folder(cache) / "features"
     found = []
     for folder in parent.iterdir() if parent.is_dir() else []:
-        with contextlib.suppress(OSError):  # it was deleted by another process in the meantime
+        with contextlib.suppress(OSError):  # another process has just deleted it
             files = [f.stat() for f in folder.rglob("*") if f.is_file()]
             used = max([folder.stat().st_mtime, *(f.st_mtime for f in files)])
             found.append((used, sum(f.st_size for f in files), folder))
@@ -308,7 +285,7 @@ def _delete(folder: Path) -> None:
 
 
 def _lock(path: Path, *, shared: bool) -> int | None:
-    """The descriptor of a file, locked until it is closed; None when others hold it, or when it is absent or was replaced."""
+    """The descriptor of a file, locked until it is closed; None when another has locked, deleted or replaced the file."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError:

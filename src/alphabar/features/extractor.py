@@ -44,29 +44,17 @@ class FeatureExtractor(Protocol):
 
 
 class Extractor(nn.Module):
-    """A trained, frozen `Classifier` with its preprocessing.
+    """A trained, frozen `Classifier` (its arguments and folded weights) for images of one shape, (channels, height, width).
 
-    Args:
-        name: name of the extractor; not part of the fingerprint.
-        architecture: the arguments of `Classifier`.
-        weights: its state dict after `fold`.
-        image_shape: (channels, height, width) of the images; other shapes are refused.
-        classes: names of the classes, or None.
-        training: how it was trained, as plain JSON; not part of the fingerprint.
-        check: what `alphabar extractor check` found, as plain JSON, or None; not part of the fingerprint.
+    `training` (how it was trained) and `check` (the result of `alphabar extractor check`) are plain JSON. They and the name
+    are not part of the fingerprint.
     """
 
     def __init__(
-        self,
-        name: str,
-        architecture: Mapping[str, Any],
-        weights: Mapping[str, Tensor],
-        *,
-        image_shape: tuple[int, int, int],
-        classes: Sequence[str] | None = None,
-        training: Mapping[str, Any] | None = None,
-        check: Mapping[str, Any] | None = None,
-    ) -> None:
+        self, name: str, architecture: Mapping[str, Any], weights: Mapping[str, Tensor], *,
+        image_shape: tuple[int, int, int], classes: Sequence[str] | None = None,
+        training: Mapping[str, Any] | None = None, check: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.name = name
         self.architecture = dict(architecture)
@@ -97,9 +85,7 @@ class Extractor(nn.Module):
         results = {} if self.check is None else self.check["corruptions"]
         ranked = {name: result["ranked"][metric] for name, result in results.items() if metric in result["ranked"]}
         failed = [name for name, good in ranked.items() if not good]
-        if not ranked:
-            return NOT_CHECKED
-        return f"failed: {', '.join(failed)}" if failed else "passed"
+        return NOT_CHECKED if not ranked else f"failed: {', '.join(failed)}" if failed else "passed"
 
     def embed(self, x: Images) -> Features:
         """Features of images [n, c, h, w] in [-1, 1], on the extractor's device, with gradients to the images."""
@@ -138,16 +124,10 @@ class Extractor(nn.Module):
         from safetensors.torch import save
 
         header = {
-            "format": FORMAT,
-            "name": self.name,
-            "architecture": self.architecture,
-            "image_shape": list(self.image_shape),
-            "classes": None if self.classes is None else list(self.classes),
-            "preprocessing": self.preprocessing,
-            "fingerprint": self.fingerprint,
-            "training": self.training_record,
-            "check": self.check,
-        }
+            "format": FORMAT, "name": self.name, "architecture": self.architecture, "image_shape": self.image_shape,
+            "classes": self.classes, "preprocessing": self.preprocessing, "fingerprint": self.fingerprint,
+            "training": self.training_record, "check": self.check,
+        }  # fmt: skip
         weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         write_atomically(Path(path), save(weights, metadata={"alphabar_extractor": json.dumps(header)}))
         return Path(path)
@@ -201,10 +181,7 @@ def read_extractor(path: str | Path) -> Extractor:
 
 
 def write_check_result(path: str | Path, check: Mapping[str, Any]) -> Extractor:
-    """Store what a check found (`CheckResult.summary()`) in an extractor's file; its fingerprint stays the same.
-
-    Raises what `read_extractor` does, and ValueError for a check of another extractor.
-    """
+    """Store `CheckResult.summary()` in an extractor's file. Raises ValueError for a check of another extractor."""
     extractor = read_extractor(path)
     if check.get("extractor") != extractor.fingerprint:
         raise ValueError(f"a check of extractor {check.get('extractor')} cannot be written into {path}, {extractor.fingerprint}")

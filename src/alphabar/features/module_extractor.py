@@ -1,4 +1,4 @@
-"""Any network of PyTorch as an extractor: what happens to the pixels before it is said once, and is in the fingerprint."""
+"""Any PyTorch network as a feature extractor. Its fingerprint covers the weights and the preprocessing of the pixels."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,28 @@ from alphabar.data.images import to_model
 from alphabar.features.extractor import fingerprint
 from alphabar.features.resize import RESIZES, resize
 
-_FLOATS = 2**24  # numbers of resized images that are worked on at once, about 64 MiB
+_FLOATS = 2**24  # values of resized images that are in memory at once, about 64 MiB
 
 
 class ModuleExtractor:
-    """A network, frozen, that turns images NCHW into features [n, dim], with the preprocessing that it wants.
+    """A frozen network that turns images [n, c, h, w] into features [n, dim], with its preprocessing.
 
-    module: is copied, and runs in eval mode. name: of the extractor, part of nothing. dim: features an image.
-    preprocessing: plain JSON of what else decides the features and is not in the weights, such as which layer is read.
-    resize: "original" or "clean" (see `alphabar.features.resize`), to `size` (height, width); None: images stay as they
-    are. channels: what the network sees; a grey image is repeated where it sees 3. mean, std: of each channel, or of all,
-    on the scale 0..1: the network sees (pixel - mean) / std. device: None takes a GPU where there is one. batch: images at
-    once; it changes nothing but speed. weights: what the fingerprint covers; None: the module's state dict.
+    Args:
+        module: the network; it is copied, and runs in eval mode.
+        name: name of the extractor; not part of the fingerprint.
+        dim: number of features per image.
+        preprocessing: plain JSON of everything else on which the features depend, such as the layer that gives them.
+        resize: "original" or "clean" (see `alphabar.features.resize`), with `size`; None leaves the size unchanged.
+        size: (height, width) after the resize.
+        channels: of the network's input; grey images are repeated to 3 channels.
+        mean: of each channel or of all, for pixels from 0 to 1; the network's input is (pixel - mean) / std.
+        std: likewise.
+        device: None means the GPU where there is one.
+        batch: images at once; it changes only the speed.
+        weights: the weights that the fingerprint covers; None means the module's state dict.
 
-    Raises ValueError for a resize without a size, or of an unknown name.
+    Raises:
+        ValueError: for an unknown resize, or one without a size, or means for another number of channels.
     """
 
     def __init__(
@@ -58,8 +66,8 @@ class ModuleExtractor:
         self.preprocessing: dict[str, Any] = {
             "input": "NHWC; uint8, and wider types without rounding to 8 bit",
             "channels": f"{channels}; grey is repeated" if channels == 3 else str(channels),
-            "resize": None if resize is None else RESIZES[resize],
-            "size": None if size is None else list(size),
+            "resize": resize and RESIZES[resize],
+            "size": size and list(size),
             "mean": self.mean,
             "std": self.std,
             **dict(preprocessing or {}),
@@ -73,10 +81,7 @@ class ModuleExtractor:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def prepared(self, pixels: Pixels) -> Float[Tensor, "b channels height width"]:
-        """What the network sees of pixels [n, h, w, c]: float32 NCHW, resized and normalised.
-
-        Raises ValueError for images without the network's number of channels.
-        """
+        """The network's input for images [n, h, w, c]: float32, resized and normalised. Raises ValueError for other channels."""
         c = pixels.shape[-1] if pixels.ndim == 4 else None
         if c != self.channels and (c, self.channels) != (1, 3):
             wanted = "1 channel (repeated to 3) or 3" if self.channels == 3 else f"{self.channels}"
@@ -88,7 +93,7 @@ class ModuleExtractor:
         x = to_model(np.ascontiguousarray(pixels), self.device)  # [-1, 1]
         if self.resize is not None and self.size is not None:
             x = resize(x, self.size, self.resize)
-        # (x + 1) / 2 is the pixel on 0..1
+        # (x + 1) / 2 is the pixel from 0 to 1
         scale = torch.tensor([0.5 / s for s in self.std], device=self.device)[:, None, None]
         shift = torch.tensor([(0.5 - m) / s for m, s in zip(self.mean, self.std, strict=True)], device=self.device)[:, None, None]
         return x * scale + shift  # grey becomes 3 channels here
@@ -98,7 +103,7 @@ class ModuleExtractor:
         out = torch.empty((len(pixels), self.dim), dtype=torch.float32)
         largest = max(int(np.prod(pixels.shape[1:])), 3 * self.size[0] * self.size[1] if self.size else 1)
         step = max(1, min(self.batch, _FLOATS // largest))
-        # cuDNN takes TensorFloat-32 unless told otherwise, which keeps 3 digits
+        # cuDNN's default, TensorFloat-32, would keep three digits
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             for start in range(0, len(pixels), step):
                 x = self.prepared(pixels[start : start + step]).contiguous(memory_format=torch.channels_last)
@@ -116,12 +121,12 @@ class ModuleExtractor:
 def _per_channel(name: str, value: float | Sequence[float], channels: int) -> list[float]:
     values = [float(value)] * channels if isinstance(value, int | float) else [float(v) for v in value]
     if len(values) != channels:
-        raise ValueError(f"{name} has {len(values)} numbers for {channels} channels: give one, or one a channel")
+        raise ValueError(f"{name} has {len(values)} numbers for {channels} channels: give one number, or one per channel")
     return values
 
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as the fingerprint takes them: NumPy has no bfloat16, and a count of batches decides nothing."""
+    """The weights for the fingerprint: NumPy has no bfloat16, and no feature depends on a batch norm's count of batches."""
     out: dict[str, Tensor] = {}
     for name, w in weights.items():
         if w.dtype == torch.bfloat16:

@@ -18,18 +18,10 @@ from torch import Tensor
 
 
 def read_weights(path: str | os.PathLike[str], part: str | None = None) -> dict[str, Tensor]:
-    """Read a file of weights.
+    """Read tensors by name, onto the CPU, from a .safetensors file, or a .pth file in torch's zip format or its older one.
 
-    Args:
-        path: a .safetensors file, or a .pth file that `torch.save` wrote in its zip format or its older one.
-        part: key of the weights in a .pth that holds more than one dict ("state_dict", "model"); None: the file is one dict.
-
-    Returns:
-        Tensors by name, on the CPU.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: for a file that is damaged, of another kind, or holds anything but tensors by name.
+    part: key of the weights in a .pth that holds more than one dict ("state_dict", "model"); None means a file of one dict.
+    Raises FileNotFoundError, and ValueError for a file that is damaged, of another kind, or holds other objects.
     """
     path = Path(path)
     if not path.is_file():
@@ -111,17 +103,9 @@ def _names(content: Mapping[Any, Any]) -> str:
 
 
 def fetch(url: str, path: str | os.PathLike[str], sha256: str, *, show: bool = True) -> Path:
-    """Download a file, which appears at `path` only when it is complete and has the right hash.
+    """Download a file, which appears at `path` only when it is complete and has the right hash; show: a progress bar.
 
-    Args:
-        url: where it is published.
-        path: where to put it; an existing file is replaced.
-        sha256: its hash, in hex digits.
-        show: show a progress bar.
-
-    Raises:
-        OSError: when it cannot be downloaded; the message says how to do it by hand.
-        ValueError: when the downloaded file has another hash.
+    Raises OSError, with advice how to download it by hand, and ValueError for a file with another hash.
     """
     path = Path(path)
     by_hand = f"Download it elsewhere (curl -L -o {path.name} {url}) and put it at {path}"

@@ -1,7 +1,7 @@
-"""The two resizes of FID as matrices: both are linear and work on rows and columns apart, so a resized image is A x B^T.
+"""The two resizes of FID as matrices: both are linear and separable, so the resized image of x is A x B^T.
 
-FID moves by whole points with the resize alone (Parmar, Zhang & Zhu 2022, arXiv:2104.11222), so each has a name here and
-is part of an extractor's fingerprint.
+The resize alone changes FID by whole points (Parmar, Zhang & Zhu 2022, arXiv:2104.11222), so it has a name, which is part of
+an extractor's fingerprint.
 """
 
 from functools import lru_cache
@@ -20,10 +20,16 @@ RESIZES = {
 
 
 def resize(x: Images, size: tuple[int, int], how: str) -> Float[Tensor, "b c height width"]:
-    """Images NCHW in the model's range, [-1, 1], at another (height, width).
+    """Resize images [n, c, h, w] in [-1, 1].
 
-    how: "original", as the TensorFlow graph of FID does it, or "clean", as clean-fid does it: bicubic overshoots beyond
-    black and white, and is cut there. Raises ValueError for another name.
+    Args:
+        x: the images.
+        size: the new (height, width).
+        how: "original", as the TensorFlow graph of FID does it, or "clean", as clean-fid does it: bicubic, whose overshoot
+            beyond black and white is clipped.
+
+    Raises:
+        ValueError: for another name.
     """
     if how not in RESIZES:
         raise ValueError(f"resize {how!r} is unknown: use one of {', '.join(RESIZES)}")
@@ -38,25 +44,25 @@ def resize(x: Images, size: tuple[int, int], how: str) -> Float[Tensor, "b c hei
 
 @lru_cache(maxsize=32)
 def resize_matrix(n_in: int, n_out: int, how: str) -> Float[Tensor, "n_out n_in"]:
-    """Weights of n_in pixels in each of n_out pixels, worked out in float64; every row sums to 1."""
+    """Weights of n_in pixels in each of n_out pixels, computed in float64; every row sums to 1."""
     weights = _tensorflow(n_in, n_out) if how == "original" else _pillow(n_in, n_out)
     return torch.from_numpy(weights.astype(np.float32))
 
 
 def _tensorflow(n_in: int, n_out: int) -> np.ndarray:
     """tf.image.resize_bilinear(align_corners=False) of TensorFlow 1: pixel i is read at i * n_in / n_out."""
-    # the graph works out the place in float32
+    # the graph computes the position in float32
     at = np.arange(n_out, dtype=np.float32) * (np.float32(n_in) / np.float32(n_out))
     low = np.minimum(np.floor(at).astype(np.int64), n_in - 1)
     share = (at - low).astype(np.float64)
     weights = np.zeros((n_out, n_in))
     np.add.at(weights, (np.arange(n_out), low), 1 - share)
-    np.add.at(weights, (np.arange(n_out), np.minimum(low + 1, n_in - 1)), share)  # beyond the edge: the edge again
+    np.add.at(weights, (np.arange(n_out), np.minimum(low + 1, n_in - 1)), share)  # pixels beyond the edge repeat it
     return weights
 
 
 def _pillow(n_in: int, n_out: int) -> np.ndarray:
-    """Image.resize(..., Image.BICUBIC): Keys' kernel with a = -1/2, as wide as a new pixel where that is the wider one."""
+    """Image.resize(..., Image.BICUBIC): Keys' kernel with a = -1/2, stretched to the new pixels where those are wider."""
     scale = n_in / n_out
     wide = max(scale, 1.0)
     centre = (np.arange(n_out) + 0.5) * scale

@@ -45,22 +45,10 @@ def train_self_supervised(
     on_epoch: Callable[[Epoch], None] | None = None,
     name: str | None = None,
 ) -> Extractor:
-    """Train a feature extractor on images alone; labels are ignored.
+    """Train a feature extractor on images alone; labels are ignored, and the extractor has no logits.
 
-    Args:
-        image_set: the images, of any size and number of channels.
-        options: epochs, learning rate, views and so on; each field can also be passed as a keyword.
-        device: where to train; None means CUDA where there is a GPU, else the CPU.
-        progress: show a progress bar.
-        on_epoch: called after every epoch; the loss of random features is log(2 batch - 1).
-        name: name of the extractor; None means the name of the set.
-
-    Returns:
-        The extractor, on the CPU, with `training_record` describing how it was made. It has features but no logits.
-
-    Raises:
-        ImportError: without pytorch-metric-learning.
-        ValueError: for fewer images than one batch.
+    The arguments are those of `train_extractor`; the loss of random features is log(2 batch - 1). Raises ImportError without
+    pytorch-metric-learning, and ValueError for fewer images than one batch.
     """
     try:
         from pytorch_metric_learning.losses import SelfSupervisedLoss, SupConLoss  # type: ignore[import-untyped]
@@ -91,28 +79,18 @@ def train_self_supervised(
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=options.lr),
         warmup=0.1, description="training the extractor without labels", progress=progress, on_epoch=on_epoch,
     )  # fmt: skip
-    network.eval()
-    network.fold()
     record = {
-        "method": METHOD,
-        "images": len(kept),
-        "held_out_images": len(heldout),
-        "loss": loss,
-        "chance_loss": float(np.log(2 * options.batch - 1)),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+        "method": METHOD, "images": len(kept), "held_out_images": len(heldout), "loss": loss,
+        "chance_loss": float(np.log(2 * options.batch - 1)), "seconds": round(time.perf_counter() - started, 1),
+    }  # fmt: skip
     return make_extractor(network, image_set, options, record, name=name)
 
 
 def views(x: Images, rng: np.random.Generator, *, crop: float, flip: bool, contrast: float) -> Images:
-    """A random view of every image: a square crop at a random place, resized to the image's size (bilinear).
+    """A random view of every image in [-1, 1]: a crop of at least the share `crop` of its area, resized to its size (bilinear).
 
-    Args:
-        x: images [n, c, h, w] in [-1, 1].
-        rng: generator of the random choices.
-        crop: smallest share of the area that is kept, 0 < crop <= 1.
-        flip: mirror half of the views.
-        contrast: the distance of every pixel from black is multiplied by 1 - contrast to 1 + contrast, without clipping.
+    With `flip` half of the views are mirrored. The distance of every pixel from black is multiplied by a factor from
+    1 - contrast to 1 + contrast, without clipping.
     """
     n = len(x)
     side = np.sqrt(rng.uniform(crop, 1, n))

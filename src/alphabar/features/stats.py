@@ -1,4 +1,4 @@
-"""Statistics of features that add up: they stream, shard and merge without a second pass."""
+"""Statistics of features. Those of parts add up, so features can be streamed or divided among processes in one pass."""
 
 import mmap
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,13 @@ def scatter_of(centred: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
 
 @dataclass(frozen=True, eq=False)
 class FeatureStats:
-    """Count, mean and scatter of features. They add up (Chan, Golub & LeVeque 1983), so they stream and shard."""
+    """Count, mean and scatter of features; `a + b` gives those of both sets (Chan, Golub & LeVeque 1983).
+
+    >>> f = torch.arange(12.0).reshape(6, 2)
+    >>> total = FeatureStats.of(f[:2], "an extractor") + FeatureStats.of(f[2:], "an extractor")
+    >>> total.n, total.mean.tolist(), total.cov.tolist()
+    (6, [5.0, 6.0], [[14.0, 14.0], [14.0, 14.0]])
+    """
 
     extractor: str  # fingerprint of weights and preprocessing; two of them never mix
     n: int
@@ -43,18 +49,15 @@ class FeatureStats:
 
     @classmethod
     def of(cls, features: Features | NDArray[np.floating], extractor: str) -> "FeatureStats":
-        """Statistics of features [n, d], n >= 1, worked out in float64.
-
-        Raises ValueError for another shape, no features, or NaN and infinity among them.
-        """
+        """Statistics of features [n, d], n >= 1, computed in float64. Raises ValueError for another shape, NaN or infinity."""
         f = torch.as_tensor(features)
         if f.ndim != 2 or len(f) == 0:
             raise ValueError(f"features of shape {tuple(f.shape)}: wanted (n, d) with n >= 1")
         f = f.to(torch.float64)
         mean = f.mean(0)
-        if not bool(torch.isfinite(mean).all()):  # the cheap sign of it
+        if not bool(torch.isfinite(mean).all()):  # cheaper than a test of every feature
             check_finite(f)
-            raise ValueError("the sum of the features is beyond float64: look at the extractor's weights")
+            raise ValueError("the sum of the features is too large for float64: look at the extractor's weights")
         return cls(extractor, len(f), mean, scatter_of(f - mean))
 
     @property
@@ -78,7 +81,7 @@ class FeatureStats:
 
 
 def same_extractor(a: FeatureStats, b: FeatureStats) -> None:
-    """Raises ValueError when two statistics come from different extractors."""
+    """Raise ValueError when two statistics come from different extractors."""
     if a.extractor != b.extractor or a.dim != b.dim:
         raise ValueError(
             f"features of extractor {a.extractor} ({a.dim} wide) and of {b.extractor} ({b.dim} wide) cannot be "
@@ -91,8 +94,16 @@ def stream(
 ) -> tuple[FeatureStats, Features | None]:
     """Statistics of the features of images, chunk by chunk, in memory of one chunk.
 
-    images: one array [n, h, w, c] (a memory map is read chunk by chunk and does not fill the memory), or any number of
-    them, one at a time. keep: also return the features [n, d]. Unlike `extract`, in one process, and nothing is cached.
+    Unlike `extract` it works in one process, and caches nothing.
+
+    Args:
+        images: one array [n, h, w, c], which may be a memory map, or an iterable of such arrays.
+        extractor: computes the features.
+        chunk: images per call of the extractor.
+        keep: also return the features [n, d].
+
+    Raises:
+        ValueError: for no images, or features that are NaN or infinite.
     """
     total: FeatureStats | None = None
     kept: list[Tensor] = []
@@ -113,15 +124,11 @@ def stream(
 
 def pieces(images: Pixels, starts: Iterable[int], chunk: int) -> Iterator[Pixels]:
     """images[start : start + chunk] for every start, in memory of one chunk (see `read_rows`)."""
-    for start in starts:
-        yield read_rows(images, slice(start, start + chunk))
+    return (read_rows(images, slice(start, start + chunk)) for start in starts)
 
 
 def read_rows(array: NDArray[Any], which: slice | NDArray[np.int64]) -> NDArray[Any]:
-    """array[which]. Rows of a memory-mapped file are copied, and the pages that were read are released.
-
-    Pages of a mapped file count as memory of the process until they are released; they stay in the system's cache.
-    """
+    """array[which]. Rows of a memory-mapped file are copied, and its pages no longer count as memory of this process."""
     backing = _mapping(array)
     if backing is None:
         return np.asarray(array[which])
@@ -131,7 +138,7 @@ def read_rows(array: NDArray[Any], which: slice | NDArray[np.int64]) -> NDArray[
 
 
 def _mapping(array: NDArray[np.generic]) -> mmap.mmap | None:
-    """The mapped file that an array looks into, when nothing but the file holds its pages (modes r and r+)."""
+    """The mapped file of which an array is a view, where all changes are in the file (modes r and r+)."""
     mode, base = None, array
     while isinstance(base, np.ndarray):
         if isinstance(base, np.memmap):
@@ -142,7 +149,7 @@ def _mapping(array: NDArray[np.generic]) -> mmap.mmap | None:
 
 
 def check_finite(features: Features, first: int = 0) -> None:
-    """Raises ValueError, naming the image's number, where a feature is NaN or infinite. first: the number of row 0."""
+    """Raise ValueError with the image's number where a feature is NaN or infinite. first: the number of the image of row 0."""
     good = torch.isfinite(features).all(1)
     if not bool(good.all()):
         bad = torch.nonzero(~good).flatten()
@@ -162,10 +169,10 @@ def as_features(features: Float[Tensor, "n d"] | NDArray[np.floating]) -> Featur
 
 
 def reduce_stats(own: Iterable[FeatureStats], count: int, dim: int, extractor: str) -> FeatureStats:
-    """The sum of `count` statistics, number 0 first and number count - 1 last, whoever worked them out.
+    """The sum of `count` statistics from all processes, in the order of their numbers, whichever process computed them.
 
-    own: those of `share(count)`, in that order; taken one at a time, so that memory is one of each process.
-    Floats do not add up alike in every order; this order does not depend on the number of processes.
+    A sum of floats depends on its order, and this order does not depend on the number of processes. own: those of
+    `processes.deal(range(count))`; they are taken one at a time, so that each process holds a single one.
     """
     _, size = processes.world()
     mine = iter(own)

@@ -43,14 +43,9 @@ class FeatureStore:
         return None if self._entry is None else self._entry.folder
 
     def rows(self, which: slice | Sequence[int] | NDArray[np.generic]) -> Features:
-        """The features of the chosen images, read into memory.
+        """The features of the images of a slice, or of indices in any order and with repetitions, read into memory.
 
-        Args:
-            which: a slice, or indices in any order and with repetitions; negative ones count from the end.
-
-        Raises:
-            IndexError: for an index out of range.
-            ValueError: for anything but integers, such as a mask.
+        Raises IndexError for an index out of range, and ValueError for anything but integers, such as a mask.
         """
         index = np.arange(self.n)[which] if isinstance(which, slice) else np.asarray(which)
         if index.size == 0:
@@ -66,8 +61,7 @@ class FeatureStore:
 
     def chunks(self, size: int = BLOCK) -> Iterator[Features]:
         """All features in order, `size` rows at a time, in memory of one chunk."""
-        for start in range(0, self.n, size):
-            yield self._block(start, size)
+        return (self._block(start, size) for start in range(0, self.n, size))
 
     def all(self) -> Features:
         """All features [n, dim]; those of a file are memory-mapped, and changes to them never reach the file."""

@@ -86,8 +86,6 @@ def train_extractor(
         optimizer=lambda groups: torch.optim.SGD(groups, lr=options.lr, momentum=0.9, nesterov=True),
         warmup=0.2, description="training the extractor", progress=progress, on_epoch=report,
     )  # fmt: skip
-    network.eval()
-    network.fold()
     record = {
         "pixels": image_set.pixels.dtype.name,
         "value_range": image_set.value_range,
@@ -122,15 +120,10 @@ def _number_of_classes(image_set: "ImageSet", labels: Indices) -> int:
 
 
 def augment(pixels: Pixels, rng: np.random.Generator, *, flip: bool, shift: int, erase: float = 0.0) -> Pixels:
-    """Shift, mirror and partly erase the images [n, h, w, c], each at random.
+    """Copies of images, randomly shifted by at most `shift` pixels along each axis (the edge is repeated) and mirrored.
 
-    Args:
-        pixels: the images; they are not changed.
-        rng: generator of the random choices.
-        flip: mirror half of the images.
-        shift: largest shift in pixels along each axis; pixels beyond the edge repeat it.
-        erase: share of the images in which a square of at most a sixth of the area becomes noise (random erasing, Zhong et
-            al. 2020, arXiv:1708.04896).
+    In the share `erase` of the images a square of at most a sixth of the area becomes noise (random erasing, Zhong et al. 2020,
+    arXiv:1708.04896).
     """
     n, h, w, _ = pixels.shape
     rows = np.clip(np.arange(h) + rng.integers(-shift, shift + 1, (n, 1)), 0, h - 1)

@@ -56,32 +56,14 @@ def precision(device: torch.device, options: ExtractorOptions) -> AbstractContex
 
 
 def run_epochs(
-    trained: nn.Module,
-    loss_of: LossOf,
-    kept: Indices,
-    options: ExtractorOptions,
-    *,
-    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
-    warmup: float,
-    description: str,
-    progress: bool,
-    on_epoch: Callable[[Epoch], None] | None,
-) -> float:
-    """Train for `options.epochs` epochs under a one-cycle schedule; returns the mean loss of the last epoch.
+    trained: nn.Module, loss_of: LossOf, kept: Indices, options: ExtractorOptions, *,
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], warmup: float,
+    description: str, progress: bool, on_epoch: Callable[[Epoch], None] | None,
+) -> float:  # fmt: skip
+    """Train on the images `kept` under a one-cycle schedule; returns the mean loss of the last epoch.
 
-    Args:
-        trained: module with all parameters to train, including a head that is discarded later.
-        loss_of: loss of a batch, given the indices of its images and the generator for their augmentation.
-        kept: indices of the training images.
-        options: epochs, batch, learning rate, weight decay and seed.
-        optimizer: makes the optimiser from its two parameter groups, with and without weight decay.
-        warmup: share of the steps in which the learning rate rises, 0 to 1.
-        description: title of the progress bar.
-        progress: whether the bar is shown.
-        on_epoch: called after every epoch.
-
-    Raises:
-        RuntimeError: when the loss of an epoch is not finite.
+    `trained` may include a head that is discarded later; `optimizer` gets two groups of its parameters, with and without
+    weight decay; `warmup` is the share of the steps in which the learning rate rises. Raises RuntimeError for a loss of NaN.
     """
     started = time.perf_counter()
     steps = len(kept) // options.batch  # a last, shorter batch would give batch norm worse statistics
@@ -119,30 +101,21 @@ def run_epochs(
 
 
 def make_extractor(
-    network: Classifier,
-    image_set: "ImageSet",
-    options: ExtractorOptions,
-    record: Mapping[str, Any],
-    *,
-    name: str | None,
-    classes: Sequence[str] | None = None,
-) -> Extractor:
-    """The extractor of a trained, folded network. record: what its training record says beyond the set and the options."""
+    network: Classifier, image_set: "ImageSet", options: ExtractorOptions, record: Mapping[str, Any], *,
+    name: str | None, classes: Sequence[str] | None = None,
+) -> Extractor:  # fmt: skip
+    """Fold a trained network into an extractor, whose training record has `record`, the set and the options."""
+    network.eval()
+    network.fold()
     c, h, w = image_set.image_shape
-    architecture = {
-        "in_channels": c, "widths": list(options.widths), "dim": options.dim, "classes": network.classes,
-    }  # fmt: skip
-    return Extractor(
-        name or image_set.name,
-        architecture,
-        {k: v.cpu() for k, v in network.state_dict().items()},
-        image_shape=(c, h, w),
-        classes=classes,
-        training={
-            "set": f"{image_set.name}:{image_set.split}",
-            "set_fingerprint": image_set.fingerprint,
-            **record,
-            **{key: value for key, value in asdict(options).items() if key not in architecture},
-            "torch": torch.__version__.split("+")[0],
-        },
-    )
+    architecture = {"in_channels": c, "widths": list(options.widths), "dim": options.dim, "classes": network.classes}
+    training = {
+        "set": f"{image_set.name}:{image_set.split}",
+        "set_fingerprint": image_set.fingerprint,
+        **record,
+        **{key: value for key, value in asdict(options).items() if key not in architecture},
+        "torch": torch.__version__.split("+")[0],
+    }
+    weights = {k: v.cpu() for k, v in network.state_dict().items()}
+    label = name or image_set.name
+    return Extractor(label, architecture, weights, image_shape=(c, h, w), classes=classes, training=training)
