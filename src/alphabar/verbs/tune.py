@@ -63,13 +63,6 @@ def tune(
     The classes of a class-conditional model are taken in turns, without guidance. A sampler is saved before it is scored, and
     again with its scores.
 
-    >>> import tempfile
-    >>> from alphabar import tune
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     (made,) = tune("bundled", [2], fit="grid", base="ddim", n=8, out=folder, device="cpu", progress=False)
-    >>> made.fit.calls, min(made.distance, key=made.distance.get)
-    (2, 'fitted')
-
     Args:
         run: a run folder, a .safetensors file, bundled, or diffusers:PATH.
         calls: different numbers of network calls per image, from 1 to 80.
