@@ -16,6 +16,7 @@ from alphabar.sampling.sample_set import SampleSet, open_samples
 from alphabar.sampling.samples import Samples
 from alphabar.training.config import resolve
 from alphabar.verbs.memorisation import find_copies, training_images
+from alphabar.verbs.score import score
 from tests.fixtures.sets import Linear
 
 
@@ -139,3 +140,11 @@ class DeepLinear(Linear):
     def features(self, pixels: Any) -> Any:
         scale = np.iinfo(pixels.dtype).max
         return super().features(pixels.astype(np.float64) * (255 / scale))
+
+
+def test_the_extractor_is_the_third_argument_or_an_option(tmp_path: Path) -> None:
+    saved(tmp_path / "s.npz")
+    np.save(tmp_path / "real.npy", pictures(20))
+    for arguments, keywords in ((("nowhere.safetensors",), {}), ((), {"extractor": "nowhere.safetensors"})):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            score(tmp_path / "s.npz", str(tmp_path / "real.npy"), *arguments, **keywords)

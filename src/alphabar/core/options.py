@@ -21,7 +21,8 @@ def takes(kind: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         own = inspect.signature(function)
-        names = [f.name for f in fields(kind)]
+        # a field that is also a parameter is left to the function; one called `options` is passed by keyword
+        names = [f.name for f in fields(kind) if f.name == "options" or f.name not in own.parameters]
         accepted = [*own.parameters, *names]
 
         @functools.wraps(function)
@@ -38,8 +39,8 @@ def takes(kind: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
 
         hints = get_type_hints(kind)
         flat = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=getattr(kind(), f.name), annotation=hints[f.name])
-            for f in fields(kind)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(kind(), name), annotation=hints[name])
+            for name in names
         ]
         kept = [p for p in own.parameters.values() if p.name != "options"]
         order = sorted([*kept, *flat], key=lambda p: p.kind)  # stable: the function's own keywords come before the fields

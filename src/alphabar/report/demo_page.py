@@ -14,7 +14,7 @@ from alphabar.evaluation.score import TITLES, Score
 from alphabar.report import png, svg
 from alphabar.report.page import write_page
 from alphabar.report.words import FLOOR, estimate_words, intervals_explained, machine_words, sig, without_interval
-from alphabar.results.demo import Demo
+from alphabar.results.demo import Demo, DemoResult
 from alphabar.sampling.samples import Samples
 
 if TYPE_CHECKING:
@@ -31,23 +31,25 @@ def rows(demo: Demo) -> list[dict[str, Any]]:
     """The table: a row a setting, and a last one for real images, the floor."""
     out: list[dict[str, Any]] = []
     for result in demo.results:
-        record, fid, kid_score = result.samples.record, result.score("fid"), result.score("kid")
+        record = result.samples.record
         out.append({
             "title": result.setting.title, "eta": record["eta"], "nfe": record["nfe"], "scored": result.setting.scored,
-            "seconds": record["seconds_per_image"], "n": record["n"], "real": False,
-            "fid": getattr(fid, "value", None), "fid_interval": getattr(fid, "interval", None),
-            "kid": getattr(kid_score, "value", None), "kid_interval": getattr(kid_score, "interval", None),
+            "seconds": record["seconds_per_image"], "n": record["n"], "real": False, **_values(result, "value", "interval"),
         })  # fmt: skip
-    first = next((r for r in demo.results if r.scores), None)
-    if first is not None:
-        fid, kid_score = first.score("fid"), first.score("kid")
+    if first := next((r for r in demo.results if r.scores), None):
         out.append({
-            "title": "real images: the floor", "eta": None, "nfe": None, "scored": False, "seconds": None,
-            "n": getattr(fid, "floor_n", None), "real": True,
-            "fid": getattr(fid, "floor", None), "fid_interval": getattr(fid, "floor_interval", None),
-            "kid": getattr(kid_score, "floor", None), "kid_interval": getattr(kid_score, "floor_interval", None),
+            "title": "real images: the floor", "eta": None, "nfe": None, "scored": False, "seconds": None, "real": True,
+            "n": getattr(first.score("fid"), "floor_n", None), **_values(first, "floor", "floor_interval"),
         })  # fmt: skip
     return out
+
+
+def _values(result: DemoResult, value: str, interval: str) -> dict[str, Any]:
+    """FID and KID with their intervals, by the names of the attributes of a score."""
+    return {
+        name + ending: getattr(result.score(name), attribute, None)
+        for name in ("fid", "kid") for ending, attribute in (("", value), ("_interval", interval))
+    }  # fmt: skip
 
 
 def intervals_in_words(demo: Demo) -> list[str]:
@@ -112,11 +114,17 @@ def write_demo(demo: Demo, out: Path) -> Path:
     scored = [row for row in table_rows if row["scored"] and row["fid"] is not None]
     real = next((row for row in table_rows if row["real"]), None)
     lines = _lines(demo)
+    sheets = [
+        {
+            "title": r.setting.title, "eta": r.samples.record["eta"], "nfe": r.samples.record["nfe"],
+            "seconds": r.samples.record["seconds_per_image"], "uri": png.png_uri(png.strip(r.samples.images[: demo.few])),
+        }
+        for r in demo.results
+    ]  # fmt: skip
     return write_page(
         out / "index.html", "demo.html.j2",
-        title="The same garments in fewer calls",
-        demo=demo, rows=table_rows, about=demo.about, machine=results["machine"],
-        machine_words=machine_words(results["machine"]), sheets=_sheets(demo),
+        title="The same garments in fewer calls", demo=demo, rows=table_rows, about=demo.about, machine=results["machine"],
+        machine_words=machine_words(results["machine"]), sheets=sheets,
         real_uri=png.png_uri(png.strip(_some_real(demo.real, demo.few))), columns=demo.few,
         plot=_plot(lines, real), barred=any(ends is not None for line in lines for ends in line.interval or ()),
         best=min(scored, key=lambda row: row["fid"], default=None), real=real, sentences=intervals_in_words(demo),
@@ -124,17 +132,6 @@ def write_demo(demo: Demo, out: Path) -> Path:
         path=_trajectory(demo.trajectory), commands=[(c.replace("OUT", str(out)), why) for c, why in NEXT],
         score=next((r.scores[0] for r in demo.results if r.scores), None),
     )  # fmt: skip
-
-
-def _sheets(demo: Demo) -> list[dict[str, Any]]:
-    """A strip of the first images of each setting."""
-    return [
-        {
-            "title": r.setting.title, "eta": r.samples.record["eta"], "nfe": r.samples.record["nfe"],
-            "seconds": r.samples.record["seconds_per_image"], "uri": png.png_uri(png.strip(r.samples.images[: demo.few])),
-        }
-        for r in demo.results
-    ]  # fmt: skip
 
 
 def _lines(demo: Demo) -> list[svg.Line]:

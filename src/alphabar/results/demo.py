@@ -1,5 +1,6 @@
 """What `alphabar demo` makes: its settings, the samples and scores of each, and the whole."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,25 +12,20 @@ from alphabar.sampling.samples import Samples
 
 @dataclass(frozen=True)
 class DemoSetting:
-    """One way to sample.
-
-    steps: None takes all steps of the model's schedule (1,000 where its time is continuous). plan: a call plan, as
-    "every(3, last=50)". scored: sampled in numbers and scored; otherwise a few images to look at.
-    """
+    """One way to sample."""
 
     sampler: str
-    steps: int | None = None
+    steps: int | None = None  # None: all steps of the model's schedule (1,000 where its time is continuous)
     eta: float = 0.0
-    plan: str | None = None
-    scored: bool = False
+    plan: str | None = None  # a call plan, as "every(3, last=50)"
+    scored: bool = False  # sampled in numbers and scored; otherwise a few images to look at
 
     @property
     def key(self) -> str:
         """A name for files."""
-        parts = [self.sampler, str(self.steps or "all")]
-        parts += [f"eta_{self.eta:g}"] if self.sampler == "ddim" else []
-        parts += ["".join(c if c.isalnum() else "_" for c in self.plan).strip("_")] if self.plan else []
-        return "_".join(parts)
+        eta = f"eta_{self.eta:g}" if self.sampler == "ddim" else ""
+        plan = re.sub(r"[^a-zA-Z0-9]", "_", self.plan or "").strip("_")
+        return "_".join(filter(None, (self.sampler, str(self.steps or "all"), eta, plan)))
 
     @property
     def title(self) -> str:

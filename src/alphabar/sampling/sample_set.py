@@ -52,15 +52,9 @@ class SampleSet:
 
 
 def open_samples(
-    samples: str | Path,
-    *,
-    n: int | None = None,
-    steps: int = 50,
-    eta: float = 0.0,
-    seed: int = 0,
-    reading: Mapping[str, Any] | None = None,
-    progress: bool = True,
-) -> SampleSet:
+    samples: str | Path, *, n: int | None = None, steps: int = 50, eta: float = 0.0, seed: int = 0,
+    reading: Mapping[str, Any] | None = None, progress: bool = True,
+) -> SampleSet:  # fmt: skip
     """The images that `score` and `compare` are given.
 
     Args:
@@ -89,8 +83,7 @@ def open_samples(
                 f"them with `alphabar sample {path} --out PATH` and take a part of PATH"
             )
         return _drawn(text, n or DRAWN, steps, eta, seed, progress)
-    images, record = load_samples(path, reading)
-    opened = SampleSet(text, images, record)
+    opened = SampleSet(text, *load_samples(path, reading))
     if part:
         whole = len(opened.pixels)
         start, stop = int(part[2] or 0), min(int(part[3] or whole), whole)
@@ -104,20 +97,15 @@ def _drawn(text: str, n: int, steps: int, eta: float, seed: int, progress: bool)
     """n images of a run by DDIM, read from its samples/ where they were drawn before."""
     model = load_model(text)
     home = None if text == "bundled" else model.home
-    out = None
-    if home is not None:
-        name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
-        out = Run(home).samples / f"{name}.npz"
+    name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
+    out = None if home is None else Run(home).samples / f"{name}.npz"
+    if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     with processes.rank_zero_first():
-        if out is not None and out.exists():
-            made = Samples.load(out)
-        else:
-            show = progress and processes.world()[0] == 0
-            made = sample(
-                model, n, steps=steps, eta=eta, seed=seed, classes=every_class(model), out=out, device=best_device(),
-                channels_last=True, progress=show,
-            )  # fmt: skip
+        made = Samples.load(out) if out is not None and out.exists() else sample(
+            model, n, steps=steps, eta=eta, seed=seed, classes=every_class(model), out=out, device=best_device(),
+            channels_last=True, progress=progress and processes.world()[0] == 0,
+        )  # fmt: skip
     return SampleSet(text, made.images, {**made.record, "value_range": model.value_range}, home)
 
 
@@ -126,27 +114,25 @@ def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[
     options = dict(reading or {})
     if not path.exists():
         raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
-    if path.suffix == ".npz" or (path / "record.json").exists():
-        try:
-            made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
-        except (ValueError, KeyError, BadZipFile):  # an .npz of another program: it has no record, or not one of ours
-            return load(str(path), **options), None
-        if made.record.get("n") not in (None, len(made.images)):
-            raise ValueError(
-                f"{path} holds {len(made.images)} images, but its record is of {made.record['n']}: images were removed or "
-                "added, so their numbers are not known; draw them again"
-            )
-        return check_images(made.images), made.record
-    return load(str(path), **options), None
+    if path.suffix != ".npz" and not (path / "record.json").exists():
+        return load(str(path), **options), None
+    try:
+        made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
+    except (ValueError, KeyError, BadZipFile):  # an .npz of another program: it has no record, or not one of ours
+        return load(str(path), **options), None
+    if made.record.get("n") not in (None, len(made.images)):
+        raise ValueError(
+            f"{path} holds {len(made.images)} images, but its record is of {made.record['n']}: images were removed or "
+            "added, so their numbers are not known; draw them again"
+        )
+    return check_images(made.images), made.record
 
 
 def check_value_range(record: Mapping[str, Any] | None, real: ImageSet) -> None:
     """Refuses samples whose stored levels stand for other values than those of the real images."""
-    if record is None:
-        return
-    declared = record.get("value_range")
+    declared = (record or {}).get("value_range")
     made = None if declared is None else (float(declared[0]), float(declared[1]))
-    if made != real.value_range:
+    if record is not None and made != real.value_range:
         typed = "leave --range out" if made is None else f"--range {made[0]:.6g} {made[1]:.6g}"
         raise ValueError(
             f"the samples' range is {made}, that of {real.name}:{real.split} is {real.value_range}: the same level stands for "

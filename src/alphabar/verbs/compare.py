@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
@@ -19,14 +19,9 @@ from alphabar.verbs.score import make_evaluator, measure
 
 
 def compare(
-    a: SampleSet,
-    b: SampleSet,
-    evaluator: ImageEval,
-    real: ImageSet,
-    metrics: Sequence[str] = METRICS,
-    names: tuple[str, str] = ("A", "B"),
-    keep: Sequence[Path] = (),
-) -> list[Comparison]:
+    a: SampleSet, b: SampleSet, evaluator: ImageEval, real: ImageSet, metrics: Sequence[str] = METRICS,
+    names: tuple[str, str] = ("A", "B"), keep: Sequence[Path] = (),
+) -> list[Comparison]:  # fmt: skip
     """The differences of a and b by every metric, with intervals and verdicts.
 
     They are added to comparisons.jsonl, which `report` reads, of the runs that a or b were drawn from and of those in `keep`.
@@ -61,30 +56,22 @@ def compare(
     return found
 
 
-class CompareReport(NamedTuple):
-    """A comparison of two sets by every metric, and the names that its sentences give them."""
-
-    comparisons: list[Comparison]
-    names: tuple[str, str]
-
-
 def compare_report(
     a: str, b: str, against: str, options: CompareOptions, reading: Mapping[str, Any] | None = None
-) -> CompareReport:
-    """`compare` of samples by their paths, with a picture. Under torchrun all processes share the work, and the first draws."""
+) -> tuple[list[Comparison], tuple[str, str]]:
+    """`compare` of samples by their paths, with a picture: the comparisons, and the names that their sentences give the sets.
+
+    Under torchrun all processes share the work, and the first one draws.
+    """
     if options.wandb_report:
         from alphabar.tracking.wandb_report import check_server
 
         check_server()  # before the features are computed
     evaluator, real = make_evaluator(against, options.extractor, reading=reading)
     first, second = (open_samples(x, n=options.n, steps=options.steps, eta=options.eta, reading=reading) for x in (a, b))
-    labels = (_label(a), _label(b))
-    names = labels if labels[0] != labels[1] else ("A", "B")
+    label_a, label_b = (Path(x.rstrip("/")).name.removesuffix(".npz") for x in (a, b))
+    names = (label_a, label_b) if label_a != label_b else ("A", "B")
     found = compare(first, second, evaluator, real, options.metrics or METRICS, names, options.keep)
     if processes.world()[0] == 0:
         draw_comparison(found, (first.pixels, second.pixels), names, options.picture)
-    return CompareReport(found, names)
-
-
-def _label(samples: str) -> str:
-    return Path(samples.rstrip("/")).name.removesuffix(".npz")
+    return found, names

@@ -5,7 +5,8 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,10 @@ REAL_IMAGES = Path(__file__).parents[1] / "assets" / "fashion_mnist_test.npz"
 
 @takes(DemoOptions)
 def demo(
-    *,
-    options: DemoOptions = DemoOptions(),
-    model: str | Path | Model = "bundled",
-    extractor: str | Path | FeatureExtractor = "bundled",
-    images: ImageSet | Any | None = None,
+    *, options: DemoOptions = DemoOptions(), model: str | Path | Model = "bundled",
+    extractor: str | Path | FeatureExtractor = "bundled", images: ImageSet | Any | None = None,
     settings: Sequence[DemoSetting] = SETTINGS,
-) -> Path:
+) -> Path:  # fmt: skip
     """Samples by every setting, scores, prints a table, and writes OUT/index.html and OUT/results.json.
 
     Ctrl-C writes the page from what there is and raises KeyboardInterrupt; the same call then continues.
@@ -113,8 +111,10 @@ def _speed(
     out: Path, options: DemoOptions, model: Any, extractor: FeatureExtractor, real: ImageSet, settings: Sequence[DemoSetting],
     device: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """The machine's speed and the number of images that follows from it: those of the demo that was stopped in `out`, if it was
-    the same one; else measured, and samples of other demos are removed."""
+    """The machine's speed and the number of images that follows: of the same demo, if it was stopped in `out`, or measured.
+
+    Samples of other demos are removed.
+    """
     least = math.ceil(max(640, extractor.dim * 5 / 4) / ROUND) * ROUND
     if options.n is not None and options.n <= extractor.dim:
         raise ValueError(
@@ -125,9 +125,11 @@ def _speed(
         "few": options.few, "minutes": options.minutes, "asked": options.n, "settings": [s.key for s in settings],
     }  # fmt: skip
     unfinished = out / "unfinished.json"
-    if (speed := _stopped_before(unfinished, wanted)) is not None:
-        _print(f"continuing the demo that was stopped in {out}")
-        return speed
+    with suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
+        found = json.loads(unfinished.read_text(encoding="utf-8"))
+        if found["wanted"] == json.loads(json.dumps(wanted)):
+            _print(f"continuing the demo that was stopped in {out}")
+            return dict(found["pace"])
     for key in [*(s.key for s in settings), "trajectory"]:
         (out / "samples" / f"{key}.npz").unlink(missing_ok=True)
         shutil.rmtree(out / "samples" / f"{key}.part", ignore_errors=True)
@@ -136,18 +138,6 @@ def _speed(
     speed["n"] = options.n or images_that_fit(speed, options.minutes, least)
     write_atomically(unfinished, json.dumps({"wanted": wanted, "pace": speed}))
     return speed
-
-
-def _stopped_before(unfinished: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The speed that a stopped demo had measured, where it is the one that is wanted now."""
-    try:
-        found = json.loads(unfinished.read_text(encoding="utf-8"))
-        if found["wanted"] == json.loads(json.dumps(wanted)):
-            speed: dict[str, Any] = found["pace"]
-            return speed
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
 
 
 def _sample_all(demo: Demo, model: Any, settings: Sequence[DemoSetting], folder: Path, device: str) -> None:
@@ -159,12 +149,12 @@ def _sample_all(demo: Demo, model: Any, settings: Sequence[DemoSetting], folder:
     on_the_way = min(6, demo.few)
     with track(sum(costs) + on_the_way * steps, "sampling", unit="calls") as advance:
         for setting, cost in zip(settings, costs, strict=True):
-            path = folder / f"{setting.key}.npz"
+            path, n = folder / f"{setting.key}.npz", demo.about["n"] if setting.scored else demo.few
             steps_done = _Calls(advance, setting.title + (f", {setting.steps} calls" if setting.scored else ""))
             samples = Samples.load(path) if path.exists() else sample(
-                model, demo.about["n"] if setting.scored else demo.few, sampler=setting.sampler,
-                steps=steps_of(model, setting), eta=None if setting.sampler == "tuned" else setting.eta, plan=setting.plan,
-                batch=speed["batch"] if setting.scored else demo.few, out=path, on_step=steps_done, **how,
+                model, n, sampler=setting.sampler, steps=steps_of(model, setting), plan=setting.plan,
+                eta=None if setting.sampler == "tuned" else setting.eta, batch=speed["batch"] if setting.scored else demo.few,
+                out=path, on_step=steps_done, **how,
             )  # fmt: skip
             demo.results.append(DemoResult(setting, samples))
             steps_done.add(cost - steps_done.image_calls)  # those of an earlier, stopped demo

@@ -26,15 +26,14 @@ def measure_speed(
 ) -> dict[str, Any]:
     """Seconds of a network call per image (in the fastest memory layout and batch, and in batches of `few`) and of an image's
     features, with the network calls that the settings take."""
+    layouts = [False]
     if isinstance(model, torch.nn.Module):
         model.to(device).eval()
-    layouts = (False, True) if isinstance(model, torch.nn.Module) else (False,)
-    measured = [
+        layouts.append(True)
+    seconds, channels_last, batch = min(
         (_call_seconds(model, batch, channels_last, device) / batch, channels_last, batch)
-        for channels_last in layouts
-        for batch in (32, 64, 128)
-    ]
-    seconds, channels_last, batch = min(measured, key=lambda one: one[0])
+        for channels_last in layouts for batch in (32, 64, 128)
+    )  # fmt: skip
     some = np.ascontiguousarray(pixels[: min(len(pixels), 256)])
     extractor.features(some[:8])
     start = time.perf_counter()
@@ -44,12 +43,9 @@ def measure_speed(
     return {
         "seconds_a_call": seconds, "channels_last": channels_last, "batch": batch,
         "seconds_a_call_few": _call_seconds(model, few, channels_last, device) / few,
-        "seconds_a_feature": seconds_a_feature,
-        "calls": calls,
-        "few": few,
+        "seconds_a_feature": seconds_a_feature, "calls": calls, "few": few,
         "calls_few": sum(calls[s.key] for s in settings if not s.scored) + 10,  # and those of the trajectory
-        "calls_scored": sum(calls[s.key] for s in settings if s.scored),
-        "scored": sum(s.scored for s in settings),
+        "calls_scored": sum(calls[s.key] for s in settings if s.scored), "scored": sum(s.scored for s in settings),
         "real": len(pixels) - len(pixels) // 2,
     }  # fmt: skip
 

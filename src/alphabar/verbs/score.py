@@ -26,18 +26,15 @@ from alphabar.verbs.options import ScoreOptions, ScoreReportOptions
 
 @takes(ScoreOptions)
 def score(
-    samples: str | Path,
-    against: str,
-    *,
-    options: ScoreOptions = ScoreOptions(),
-    reading: Mapping[str, Any] | None = None,
-    progress: bool = True,
-) -> tuple[Score, ...]:
+    samples: str | Path, against: str, extractor: str | None = None, *, options: ScoreOptions = ScoreOptions(),
+    reading: Mapping[str, Any] | None = None, progress: bool = True,
+) -> tuple[Score, ...]:  # fmt: skip
     """Every metric of a set of images against real images.
 
     Args:
         samples: an .npz file, a folder of images made by any program, or a run, from which images are drawn first.
         against: SET[:SPLIT] of real images: a name, a path, or hf:owner/name; the split is train or test.
+        extractor: in place of that of the options.
         options: see `ScoreOptions`; its fields may also be passed as keywords.
         reading: options of `alphabar.load` (value_range, alpha, skip_broken, axes) for the real images, and for `samples`
             where another program made them.
@@ -50,7 +47,7 @@ def score(
         FileNotFoundError: if there are no samples at the path.
         ValueError: for too few images, an unknown metric, or samples in another value range than the real images.
     """
-    evaluator, real = make_evaluator(against, options.extractor, reading=reading, progress=progress)
+    evaluator, real = make_evaluator(against, extractor or options.extractor, reading=reading, progress=progress)
     opened = open_samples(samples, n=options.n, steps=options.steps, eta=options.eta, reading=reading, progress=progress)
     return tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values())
 
@@ -84,18 +81,15 @@ class ScoreReport:
 
     def to_json(self) -> list[dict[str, Any]]:
         """A row for each score, and one each for the search for copies and for the curve."""
-        rows = [s.to_json() for s in self.scores]
-        if self.copies is not None:
-            rows.append({"metric": "memorisation", **self.copies.to_json()})
-        if self.curve:
-            rows.append({"metric": "curve", "points": [asdict(p) for p in self.curve]})
-        return rows
+        copies = [] if self.copies is None else [{"metric": "memorisation", **self.copies.to_json()}]
+        curve = [{"metric": "curve", "points": [asdict(p) for p in self.curve]}] if self.curve else []
+        return [s.to_json() for s in self.scores] + copies + curve
 
 
 def score_report(
     samples: str, against: str, options: ScoreReportOptions, reading: Mapping[str, Any] | None = None
 ) -> ScoreReport:
-    """`score`, with the curve over the number of images and the search for copies where they are asked for, and with pictures.
+    """`score` with pictures, and with the curve and the search for copies where they are asked for.
 
     Under torchrun all processes share the work, and the first one writes the pictures.
     """
