@@ -68,8 +68,8 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
 class SeededNoise:
     """Standard normal noise for the images `indices` of a seed: row k is a function of (seed, indices[k], draw).
 
-    Calling it with (draw, like) returns float32 noise of like's shape on like's device. Image 37 of seed 0 gets the same
-    bits in a batch of 1, 7 or 64, in any order, on any device, since they are drawn on the CPU.
+    Calling it with (draw, like) returns float32 noise of like's shape on like's device, with the same bits in any batch, in any
+    order, on any device, since they are drawn on the CPU.
 
     >>> one, three = SeededNoise(0, [37]), SeededNoise(0, [5, 37, 2])
     >>> torch.equal(one(0, torch.empty(1, 1, 4, 4))[0], three(0, torch.empty(3, 1, 4, 4))[1])
@@ -82,10 +82,8 @@ class SeededNoise:
 
     def __call__(self, draw: int, like: Images) -> Images:
         if len(like) != len(self.indices):
-            raise ValueError(
-                f"noise for {len(self.indices)} images was asked for a batch of {len(like)}: "
-                "pass one index per image, SeededNoise(seed, indices)"
-            )
+            n, batch = len(self.indices), len(like)
+            raise ValueError(f"noise for {n} images was asked for a batch of {batch}: pass one index per image to SeededNoise")
         out = torch.empty(tuple(like.shape))
         self.fill(out.numpy(), draw)
         return out.to(like.device, non_blocking=True)

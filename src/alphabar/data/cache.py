@@ -34,13 +34,11 @@ class Decoded:
 
     n: int
     shape: tuple[int, int, int]  # h, w, c
-    blocks: Iterable[Pixels]
-    """Arrays (k, h, w, c) of `dtype` with all images in order, except those in `skipped`."""
+    blocks: Iterable[Pixels]  # arrays (k, h, w, c) of `dtype` with all images in order, except those in `skipped`
     labels: NDArray[np.int64] | None = None  # of all n
     classes: tuple[str, ...] | None = None
     dtype: DTypeLike = np.uint8
-    skipped: dict[int, str] = field(default_factory=dict)
-    """What is wrong with each image that turned out to be broken, by its number. Complete once `blocks` are exhausted."""
+    skipped: dict[int, str] = field(default_factory=dict)  # faults of broken images by number, complete once `blocks` are read
 
 
 @dataclass(frozen=True)

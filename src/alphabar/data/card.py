@@ -86,8 +86,7 @@ def _levels(pixels: Pixels, scale: int) -> tuple[int, int, int, list[tuple[float
 
 
 def _moments(histogram: NDArray[np.int64]) -> tuple[float, float]:
-    levels = np.arange(len(histogram))
-    share = histogram / histogram.sum()
+    levels, share = np.arange(len(histogram)), histogram / histogram.sum()
     mean = float((share * levels).sum())
     return mean, float(np.sqrt((share * (levels - mean) ** 2).sum()))
 

@@ -23,8 +23,7 @@ class ImageSet:
     """The images of one split of a set, with what is known about them. `load` makes it."""
 
     name: str
-    split: str
-    """train or test."""
+    split: str  # train or test
     pixels: Pixels
     """uint8, uint16 or float32 of shape (n, h, w, c), usually memory-mapped and read-only."""
     labels: NDArray[np.int64] | None
@@ -82,16 +81,11 @@ def parse_set(text: str) -> tuple[str, str]:
 
 
 def load(
-    name: str | os.PathLike[str],
-    split: str = "train",
-    *,
-    root: str | os.PathLike[str] | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    value_range: Sequence[float] | None = None,
-    alpha: str | Sequence[int] = "refuse",
-    skip_broken: bool = False,
+    name: str | os.PathLike[str], split: str = "train", *,
+    root: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None,
+    value_range: Sequence[float] | None = None, alpha: str | Sequence[int] = "refuse", skip_broken: bool = False,
     axes: str | None = None,
-) -> ImageSet:
+) -> ImageSet:  # fmt: skip
     """Loads a set of images by name, by path, or from the Hugging Face hub. Nothing is resized, clipped or guessed.
 
     Args:

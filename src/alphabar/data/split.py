@@ -12,8 +12,7 @@ HOLDOUT = 0.17  # default share; slightly more than 10,000 of Fashion-MNIST's 60
 
 def image_hashes(pixels: Pixels) -> NDArray[np.uint64]:
     """One 64-bit hash of the shape and the bytes of each image (BLAKE2b). About 2 us for a 28x28 image."""
-    shape = np.asarray(pixels.shape[1:], dtype="<i8").tobytes()
-    start = blake2b(shape, digest_size=8)
+    start = blake2b(np.asarray(pixels.shape[1:], dtype="<i8").tobytes(), digest_size=8)
     out = np.empty(len(pixels), dtype="<u8")
     for i, image in enumerate(pixels):
         h = start.copy()

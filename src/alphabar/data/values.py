@@ -33,14 +33,10 @@ def scale_of(dtype: DTypeLike) -> int:
 class Reading:
     """The options of reading images, checked. `reading_of` makes it from what a user typed."""
 
-    value_range: Range | None = None
-    """The values at the bottom and the top of the scale; None is the scale of the type (floats: 0 and 1)."""
-    alpha: Literal["refuse", "keep"] | tuple[int, int, int] = "refuse"
-    """For images that are transparent somewhere: refuse them, keep alpha as one more channel, or a background (r, g, b)."""
-    skip_broken: bool = False
-    """Leave damaged images out instead of refusing the set."""
-    axes: Axes | None = None
-    """The axes of arrays whose shape does not show which one holds the channels."""
+    value_range: Range | None = None  # the bottom and the top of the scale; None is the scale of the type (floats: 0 and 1)
+    alpha: Literal["refuse", "keep"] | tuple[int, int, int] = "refuse"  # or a background (r, g, b) for transparent images
+    skip_broken: bool = False  # leave damaged images out instead of refusing the set
+    axes: Axes | None = None  # the axes of arrays whose shape does not show which one holds the channels
 
     def key(self) -> list[str]:
         """The options that differ from their defaults, for the key of the cache."""
@@ -49,11 +45,9 @@ class Reading:
 
 
 def reading_of(
-    value_range: Sequence[float] | None = None,
-    alpha: str | Sequence[int] = "refuse",
-    skip_broken: bool = False,
+    value_range: Sequence[float] | None = None, alpha: str | Sequence[int] = "refuse", skip_broken: bool = False,
     axes: str | None = None,
-) -> Reading:
+) -> Reading:  # fmt: skip
     """A `Reading` from the options of `alphabar.load`. Raises ValueError, with what to type, for invalid ones."""
     declared = check_range(value_range)
     if axes not in (None, "nhwc", "nchw"):
@@ -143,17 +137,14 @@ def to_depth(pixels: Pixels, dtype: DTypeLike) -> Pixels:
     have, want = scale_of(pixels.dtype), scale_of(dtype)
     if have == want:
         return pixels
-    if have == 1:
-        return np.rint(pixels.astype(np.float64) * want).astype(dtype)
-    if want == 1:
-        return (pixels.astype(np.float64) / have).astype(np.float32)
+    if 1 in (have, want):
+        values = pixels.astype(np.float64)
+        return np.rint(values * want).astype(dtype) if have == 1 else (values / have).astype(np.float32)
     if want > have:
         return pixels.astype(np.uint16) * np.uint16(257)
     if np.any(pixels % 257):
-        raise ValueError(
-            "16-bit images that 8 bits cannot hold: compare them with 16-bit images, or reduce them "
-            "yourself, np.rint(images / 257).astype(np.uint8)"
-        )
+        advice = "compare them with 16-bit images, or reduce them, np.rint(images / 257).astype(np.uint8)"
+        raise ValueError(f"16-bit images that 8 bits cannot hold: {advice}")
     return (pixels // np.uint16(257)).astype(np.uint8)
 
 

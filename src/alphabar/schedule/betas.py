@@ -118,20 +118,16 @@ class Betas(Table):
         if not (0 < low < 1 and 0 < high < 1):
             raise ValueError(f"betas {low}..{high}: give numbers between 0 and 1, as in Betas('linear', 1e-4, 0.02)")
         if len(self.given) != (self.steps if self.curve == "given" else 0):
-            raise ValueError(
-                f"curve {self.curve!r} with {len(self.given)} given betas and {self.steps} steps: curve 'given' takes as many "
-                "betas as it has steps, the others none"
-            )
+            came = f"curve {self.curve!r} with {len(self.given)} given betas and {self.steps} steps"
+            raise ValueError(f"{came}: curve 'given' takes as many betas as it has steps, the others none")
         for k, beta in enumerate(self.given):
             if not (0 < beta < 1 or (beta == 1 and k == self.steps - 1)):
                 raise ValueError(f"beta {k} is {beta}: give numbers between 0 and 1 (the last may be 1)")
         levels = self._log_sigma
         if not (np.isfinite(levels).all() and (levels[1:] > levels[:-1]).all()):
             k = int(np.argmin(np.isfinite(levels[1:]) & np.isfinite(levels[:-1]) & (levels[1:] > levels[:-1])))
-            raise ValueError(
-                f"with these betas the noise does not rise from timestep {k} to {k + 1} (after rounding to float32): give "
-                "larger ones, or fewer steps"
-            )
+            where = f"from timestep {k} to {k + 1} (after rounding to float32)"
+            raise ValueError(f"with these betas the noise does not rise {where}: give larger ones, or fewer steps")
 
     @property
     def zero_terminal_snr(self) -> bool:

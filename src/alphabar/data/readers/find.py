@@ -29,10 +29,9 @@ def find_source(path: Path, split: str, reading: Reading, classes: tuple[str, ..
     """
     if path.is_file():
         if split != "train":
-            raise FileNotFoundError(
-                f"{path} is one file and has no {split} split: ask for {path}:train, or put train{path.suffix} and "
-                f"test{path.suffix} in a folder and name the folder"
-            )
+            names = f"train{path.suffix} and test{path.suffix}"
+            advice = f"ask for {path}:train, or put {names} in a folder and name the folder"
+            raise FileNotFoundError(f"{path} is one file and has no {split} split: {advice}")
         return _files_source([path], classes, reading)
     if (idx := find_idx(path, split, classes, reading)) is not None:
         return idx
@@ -79,11 +78,9 @@ def find_folder(path: Path, split: str, reading: Reading) -> Source | None:
         return None
     loose = [f for f in files if f.parent == here]
     if loose and len(loose) < len(files):
-        inner = next(f for f in files if f.parent != here)
-        raise ValueError(
-            f"{here} holds {len(loose)} images next to subfolders with images ({inner.parent}): put every image in a "
-            "subfolder named after its class, or all of them in one folder"
-        )
+        inner = next(f.parent for f in files if f.parent != here)
+        advice = "put every image in a subfolder named after its class, or all of them in one folder"
+        raise ValueError(f"{here} holds {len(loose)} images next to subfolders with images ({inner}): {advice}")
     classes, labels = None, None
     if not loose:  # classes of all splits together: one that is missing from a split must not shift the numbers of the others
         splits = [path / s for s in SPLITS if (path / s).is_dir()] if with_splits else [here]

@@ -22,9 +22,8 @@ def find_on_hub(repo: str, split: str, known: tuple[str, ...] | None, reading: R
     try:
         rows = load_dataset(repo, split=split)
     except Exception as error:  # network, name, split and configuration raise a dozen types, which change with versions
-        raise FileNotFoundError(
-            f"{place} ({split}) could not be fetched: {type(error).__name__}: {error}. Check the name, the split and the network"
-        ) from error
+        why = f"{type(error).__name__}: {error}. Check the name, the split and the network"
+        raise FileNotFoundError(f"{place} ({split}) could not be fetched: {why}") from error
     image = _image_column([k for k, v in rows.features.items() if isinstance(v, Image)], place, rows.column_names)
     label = _label_column([k for k, v in rows.features.items() if isinstance(v, ClassLabel)])
     classes = known or (tuple(rows.features[label].names) if label else None)
@@ -103,10 +102,8 @@ def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] 
 def _image_column(images: list[str], where: str, columns: list[str]) -> str:
     """Which of several image columns is read: `image`, `img`, or the first one."""
     if not images:
-        raise ValueError(
-            f"{where} has no column of images, only {', '.join(columns)}: wanted Hugging Face's image column, a struct "
-            "of bytes and path"
-        )
+        wanted = "wanted Hugging Face's image column, a struct of bytes and path"
+        raise ValueError(f"{where} has no column of images, only {', '.join(columns)}: {wanted}")
     return next((k for k in ("image", "img") if k in images), images[0])
 
 
