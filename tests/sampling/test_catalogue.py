@@ -276,7 +276,7 @@ def test_no_digits_are_lost_from_zero_terminal_snr(entry, options, gaussian):
     grid = torch.tensor([2.0**32, *levels], dtype=torch.float64)
     x = start(4, high=2.0**32)
     if entry.name == "heun":
-        with pytest.raises(ValueError, match="begin at a level below 1e\\+06, or use dpmpp_2s"):
+        with pytest.raises(ValueError, match="start at a level below 1e\\+06, or use dpmpp_2s"):
             run(entry, options, gaussian, x, grid)
         return
     exact = run(entry, options, gaussian, x, grid)
@@ -482,7 +482,7 @@ def test_churn_never_rises_above_the_first_level(s_churn, mixture):
         ("unipc", {"order": 5}, "order = 5: give a whole number from 1 to 3"),
         ("unipc", {"bh": 3}, "bh = 3: give 1 for"),
         ("ipndm", {"order": 5}, "order = 5: give a whole number from 1 to 4"),
-        ("ipndm", {"coefficients": "free"}, "coefficients 'free' are unknown: use one of fixed, exact"),
+        ("ipndm", {"coefficients": "free"}, "coefficients 'free' is unknown: use one of fixed, exact"),
         ("deis", {"order": 5}, "order = 5: give a whole number from 1 to 4"),
         ("deis", {"variable": "rho"}, "variable 'rho' is unknown: use one of t, log_sigma"),
     ],

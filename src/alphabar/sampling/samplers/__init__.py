@@ -1,1 +1,1 @@
-"""The samplers, one file a method, with what several of them share."""
+"""The samplers, one file per method; `ddim` documents the arguments that all of them take."""

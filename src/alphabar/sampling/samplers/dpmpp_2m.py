@@ -1,8 +1,8 @@
-"""DPM-Solver++(2M) and its SDE form: one call a step, and the one before. Lu et al. 2022 (arXiv:2211.01095), algorithm 2.
+"""DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2) and its SDE form: multistep, one network call per step.
 
-The step (a) of `dpmpp_2s`, with x0 carried on to the middle of the step along a line through the last two x0_hat:
-D = x0_hat + h / (2 h_last) (x0_hat - x0_last), h = log(s / s') (the paper's 1 / (2 r) with r = h_last / h).
-The SDE form is that of its app. B as in k-diffusion and diffusers ("midpoint"), with eta^2 for k-diffusion's "eta".
+The step is (a) of `dpmpp_2s`, with x0 extrapolated to the middle of the step along the line through the last two x0_hat:
+D = x0_hat + h / (2 h_last) (x0_hat - x0_last), h = log(s / s') (1 / (2 r) with r = h_last / h in the paper). The SDE form is that
+of app. B, as "midpoint" of k-diffusion and diffusers.
 """
 
 from itertools import pairwise
@@ -17,19 +17,20 @@ from alphabar.schedule.grid import check_grid
 
 @torch.no_grad()
 def dpmpp_2m_sde(
-    denoise: Denoiser,
-    x: Images,
-    sigmas: Grid,
-    *,
-    eta: float = 1.0,
-    noise: Noise | None = None,
-    on_step: OnStep | None = None,
+    denoise: Denoiser, x: Images, sigmas: Grid, *, eta: float = 1.0, noise: Noise | None = None, on_step: OnStep | None = None
 ) -> Images:
-    """Images from the noise x of level sigmas[0]. n + 1 levels cost n calls of `denoise`.
+    """Algorithm 2 with noise. n + 1 levels cost n network calls; the first and the last step are of first order.
 
-    eta: 0 is `dpmpp_2m`, 1 the noise of DDPM. noise: needed when eta > 0, not touched when eta = 0.
-    on_step: told (step, sigma, x, x0_hat) once a step, before x moves on. The first and the last step are of first order.
-    Raises ValueError for a bad grid, for eta outside [0, 1], and for eta > 0 without noise.
+    Args:
+        denoise, x, sigmas, noise, on_step: as in `ddim`.
+        eta: 0 is `dpmpp_2m`, 1 has the noise of DDPM. The eta of k-diffusion's `sample_dpmpp_2m_sde` is our eta^2: a step adds
+            noise of variance s'^2 (1 - (s' / s)^(2 eta^2)), there s'^2 (1 - (s' / s)^(2 eta)). They agree at 0 and 1.
+
+    Returns:
+        Images of level 0.
+
+    Raises:
+        ValueError: for a bad grid, for eta outside [0, 1], and for eta > 0 without noise.
     """
     check_grid(sigmas)
     check_eta(eta, noise)
@@ -50,5 +51,5 @@ def dpmpp_2m_sde(
 
 
 def dpmpp_2m(denoise: Denoiser, x: Images, sigmas: Grid, *, noise: Noise | None = None, on_step: OnStep | None = None) -> Images:
-    """`dpmpp_2m_sde` without noise: n calls for n steps; `noise` is never touched."""
+    """`dpmpp_2m_sde` at eta = 0: algorithm 2. n + 1 levels cost n network calls; noise is never drawn."""
     return dpmpp_2m_sde(denoise, x, sigmas, eta=0.0, on_step=on_step)

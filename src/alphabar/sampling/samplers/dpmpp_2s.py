@@ -1,12 +1,12 @@
-"""DPM-Solver++(2S) and its SDE form: two calls a step. Lu et al. 2022 (arXiv:2211.01095), algorithm 1.
+"""DPM-Solver++(2S) (Lu et al. 2022, arXiv:2211.01095, algorithm 1) and its SDE form: two network calls per step.
 
-With lambda = -log s the ODE is d(x / s) / dlambda = e^lambda x0(lambda). With noise, a = 1 + eta^2 and
-z = a (lambda' - lambda), a step of dx = a (x - x0) / s ds + eta sqrt(2 s) dw is, x0 being held,
+With lambda = -log s the ODE is d(x / s) / dlambda = e^lambda x0(lambda). For constant x0 and a = 1 + eta^2, a step of the SDE
+dx = a (x - x0) / s ds + eta sqrt(2 s) dw is
 
     x' = (s' / s)^a x + (1 - (s' / s)^a) x0 + s' sqrt(1 - (s' / s)^(2 eta^2)) noise        (a)
 
-which at eta = 0 is DDIM and at eta = 1 is DDPM. (eta^2 is the "eta" of k-diffusion; at 0 and 1 they are the same.)
-The method goes half-way by (a), in lambda, and takes the whole step with x0_hat of there.
+which is DDIM at eta = 0 and DDPM at eta = 1. The method takes half the step in lambda by (a), and then the whole step with the
+x0_hat of the middle.
 """
 
 from itertools import pairwise
@@ -20,20 +20,22 @@ from alphabar.schedule.grid import check_grid
 
 @torch.no_grad()
 def dpmpp_sde(
-    denoise: Denoiser,
-    x: Images,
-    sigmas: Grid,
-    *,
-    eta: float = 1.0,
-    noise: Noise | None = None,
-    on_step: OnStep | None = None,
+    denoise: Denoiser, x: Images, sigmas: Grid, *, eta: float = 1.0, noise: Noise | None = None, on_step: OnStep | None = None
 ) -> Images:
-    """Images from the noise x of level sigmas[0]. n + 1 levels cost 2 n - 1 calls of `denoise`: the last step has one.
+    """Algorithm 1 with noise. n + 1 levels cost 2 n - 1 network calls: the last step has one.
 
-    eta: 0 is `dpmpp_2s`, 1 the noise of DDPM. noise: needed when eta > 0, draws 2 i and 2 i + 1 at step i. The half
-    step and the whole one share the noise of the first half, as one path does; with two unrelated draws the method
-    is of first order. on_step: told (step, sigma, x, x0_hat) once a step, of its first call.
-    Raises ValueError for a bad grid, for eta outside [0, 1], and for eta > 0 without noise.
+    Args:
+        denoise, x, sigmas, noise, on_step: as in `ddim`. `on_step` gets the first call of a step. Step i draws 2 i and 2 i + 1; half
+            step and whole step share the first draw, as on one Brownian path (with unrelated draws the order would be 1).
+        eta: 0 is `dpmpp_2s`, 1 has the noise of DDPM. A step adds noise of variance s'^2 (1 - (s' / s)^(2 eta^2)).
+            k-diffusion's `sample_dpmpp_sde` and `sample_dpmpp_2s_ancestral` take ancestral steps, as `ddim`, with variance
+            eta^2 s'^2 (1 - (s' / s)^2): the same at 0 and 1, and in the limit of small steps.
+
+    Returns:
+        Images of level 0.
+
+    Raises:
+        ValueError: for a bad grid, for eta outside [0, 1], and for eta > 0 without noise.
     """
     check_grid(sigmas)
     check_eta(eta, noise)
@@ -59,5 +61,5 @@ def dpmpp_sde(
 
 
 def dpmpp_2s(denoise: Denoiser, x: Images, sigmas: Grid, *, noise: Noise | None = None, on_step: OnStep | None = None) -> Images:
-    """`dpmpp_sde` without noise: 2 n - 1 calls for n steps; `noise` is never touched."""
+    """`dpmpp_sde` at eta = 0: algorithm 1. n + 1 levels cost 2 n - 1 network calls; noise is never drawn."""
     return dpmpp_sde(denoise, x, sigmas, eta=0.0, on_step=on_step)

@@ -1,12 +1,12 @@
-"""A third-order multistep of the DPM-Solver++ family, and its SDE form: one call a step, and the two before.
+"""A third-order multistep method of the DPM-Solver++ family, and its SDE form: one network call per step.
 
-Lu et al. 2022 (arXiv:2211.01095), eq. 8, solve the ODE over a step up to x0 along the way,
-x' = s' / s x + s' integral of e^lambda x0(lambda) dlambda. Here x0 is the parabola in lambda through the last three
-x0_hat, and the integral is exact, with noise (a = 1 + eta^2, h = log(s / s')) as without:
+Lu et al. 2022 (arXiv:2211.01095), eq. 8, solve the ODE over a step except for x0 along the way,
+x' = s' / s x + s' integral of e^lambda x0(lambda) dlambda. Here x0 is the parabola in lambda through the last three x0_hat, and
+the integral is exact, with noise (a = 1 + eta^2, h = log(s / s')) as well as without:
 
     x' = (s' / s)^a x + integral over [0, 1] of a h e^(-a h (1 - u)) x0(u) du + s' sqrt(1 - (s' / s)^(2 eta^2)) noise
 
-The third-order formula of diffusers and k-diffusion takes half of the parabola's square term and measures order 2.
+The third-order formula of diffusers and k-diffusion has half of the parabola's square term; its measured order is 2.
 """
 
 from itertools import pairwise
@@ -22,21 +22,22 @@ from alphabar.schedule.grid import check_grid
 
 @torch.no_grad()
 def dpmpp_3m_sde(
-    denoise: Denoiser,
-    x: Images,
-    sigmas: Grid,
-    *,
-    eta: float = 1.0,
-    order: int = 3,
-    noise: Noise | None = None,
-    on_step: OnStep | None = None,
-) -> Images:
-    """Images from the noise x of level sigmas[0]. n + 1 levels cost n calls of `denoise`.
+    denoise: Denoiser, x: Images, sigmas: Grid, *, eta: float = 1.0, order: int = 3,
+    noise: Noise | None = None, on_step: OnStep | None = None,
+) -> Images:  # fmt: skip
+    """Eq. 8 by the parabola through three x0_hat. n + 1 levels cost n network calls.
 
-    eta: 0 is `dpmpp_3m`, 1 the noise of DDPM. order: how many x0_hat the polynomial goes through, 1 to 3; the first
-    and the last steps use fewer. noise: needed when eta > 0, not touched when eta = 0.
-    on_step: told (step, sigma, x, x0_hat) once a step, before x moves on.
-    Raises ValueError for a bad grid, for an option out of range, and for eta > 0 without noise.
+    Args:
+        denoise, x, sigmas, noise, on_step: as in `ddim`.
+        eta: 0 is `dpmpp_3m`, 1 has the noise of DDPM. The eta of k-diffusion's `sample_dpmpp_3m_sde` is our eta^2, as in
+            `dpmpp_2m_sde`; they agree at 0 and 1.
+        order: number of x0_hat that the polynomial passes through, 1 to 3; the first and the last steps have fewer.
+
+    Returns:
+        Images of level 0.
+
+    Raises:
+        ValueError: for a bad grid, for an option out of range, and for eta > 0 without noise.
     """
     check_grid(sigmas)
     check_eta(eta, noise)
@@ -63,5 +64,5 @@ def dpmpp_3m_sde(
 def dpmpp_3m(
     denoise: Denoiser, x: Images, sigmas: Grid, *, order: int = 3, noise: Noise | None = None, on_step: OnStep | None = None
 ) -> Images:
-    """`dpmpp_3m_sde` without noise: n calls for n steps; `noise` is never touched."""
+    """`dpmpp_3m_sde` at eta = 0. n + 1 levels cost n network calls; noise is never drawn."""
     return dpmpp_3m_sde(denoise, x, sigmas, eta=0.0, order=order, on_step=on_step)

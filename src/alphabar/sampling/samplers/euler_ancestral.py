@@ -1,7 +1,5 @@
-"""Euler's method with ancestral noise, the "Euler a" of k-diffusion.
-
-It is `ddim` with the same eta, arrived at from the other end: an Euler step on the ODE of Karras et al. 2022
-(arXiv:2206.00364), eq. 3, that goes further down than s', and noise that brings it back up to s'.
+"""Euler's method with ancestral noise ("Euler a"): a step on the ODE of Karras et al. 2022 (arXiv:2206.00364), eq. 3, to a level
+below s', and noise that raises it to s'. It is `ddim` with the same eta, derived in another way.
 """
 
 from itertools import pairwise
@@ -15,19 +13,20 @@ from alphabar.schedule.grid import check_grid
 
 @torch.no_grad()
 def euler_ancestral(
-    denoise: Denoiser,
-    x: Images,
-    sigmas: Grid,
-    *,
-    eta: float = 1.0,
-    noise: Noise | None = None,
-    on_step: OnStep | None = None,
+    denoise: Denoiser, x: Images, sigmas: Grid, *, eta: float = 1.0, noise: Noise | None = None, on_step: OnStep | None = None
 ) -> Images:
-    """Images from the noise x of level sigmas[0]. n + 1 levels cost n calls of `denoise`.
+    """Euler's method to level `down`, then noise of standard deviation `up`. n + 1 levels cost n network calls.
 
-    eta: share of the ancestral noise, 0 (Euler) to 1. noise: needed when eta > 0, not touched when eta = 0.
-    on_step: told (step, sigma, x, x0_hat) once a step, before x moves on.
-    Raises ValueError for a bad grid, for eta outside [0, 1], and for eta > 0 without noise.
+    Args:
+        denoise, x, sigmas, noise, on_step: as in `ddim`.
+        eta: as in `ddim`. k-diffusion's `sample_euler_ancestral` has the same eta up to 1; above 1, which is refused here, it
+            limits the added noise to s'.
+
+    Returns:
+        Images of level 0.
+
+    Raises:
+        ValueError: for a bad grid, for eta outside [0, 1], and for eta > 0 without noise.
     """
     check_grid(sigmas)
     check_eta(eta, noise)
@@ -38,7 +37,7 @@ def euler_ancestral(
         up = eta * (s_next**2 * (s**2 - s_next**2) / s**2) ** 0.5
         down = (s_next**2 - up**2) ** 0.5
         slope = (x - x0_hat).div_(s)
-        x = torch.add(x0_hat, slope, alpha=down)  # x + (down - s) slope, with no digits lost where s is far above down
+        x = torch.add(x0_hat, slope, alpha=down)  # x + (down - s) slope: no digits are lost where s is far above down
         if noise is not None and up > 0:
             x.add_(noise(i, x), alpha=up)
     return x

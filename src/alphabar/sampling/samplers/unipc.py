@@ -1,10 +1,10 @@
-"""UniPC (Zhao et al. 2023, arXiv:2302.04867): each new answer first corrects the step that led to it. One call a step.
+"""UniPC (Zhao et al. 2023, arXiv:2302.04867): each new x0_hat first corrects the step that led to it. One call per step.
 
-In x0_hat ("data prediction", app. A.2), h = log(s / s'), u = share of the step in lambda = -log s:
-UniP-p is x' = s' / s x + integral over [0, 1] of h e^(-h (1 - u)) x0(u) du with x0 the polynomial through the last p
-answers; UniC-p takes the answer at the step's end as one more node, and repeats the step. Theirs is A_p C_p = B(h) in
-eqs. 3 and 9, in which B(h) cancels wherever the equations are solved. It matters in the two places where the paper
-puts 1/2 for the solution (p = 2 of the predictor, p = 1 of the corrector): x' has the term B(h) / 2 times the difference.
+In x0_hat (data prediction, app. A.2), with h = log(s / s') and u the completed share of the step in lambda = -log s:
+UniP-p is x' = s' / s x + integral over [0, 1] of h e^(-h (1 - u)) x0(u) du with x0 the polynomial through the last p values;
+UniC-p adds the value at the end of the step as one more node, and repeats the step. In eqs. 3 and 9 of the paper, A_p C_p = B(h),
+B(h) cancels wherever the equations are solved. It matters in the two places where the paper replaces the solution by 1/2 (p = 2
+of the predictor, p = 1 of the corrector): x' has the term B(h) / 2 times the difference of two values.
 """
 
 from itertools import pairwise
@@ -20,21 +20,22 @@ from alphabar.schedule.grid import check_grid
 
 @torch.no_grad()
 def unipc(
-    denoise: Denoiser,
-    x: Images,
-    sigmas: Grid,
-    *,
-    order: int = 2,
-    bh: int = 1,
-    noise: Noise | None = None,
-    on_step: OnStep | None = None,
-) -> Images:
-    """Images from the noise x of level sigmas[0]. n + 1 levels cost n calls of `denoise`; `noise` is never touched.
+    denoise: Denoiser, x: Images, sigmas: Grid, *, order: int = 2, bh: int = 1,
+    noise: Noise | None = None, on_step: OnStep | None = None,
+) -> Images:  # fmt: skip
+    """UniPC-p. n + 1 levels cost n network calls.
 
-    order: the paper's p, 1 to 3: UniPC-p, whose error falls with steps^-(p + 1). The first and the last steps have a
-    lower one. bh: 1 is B(h) = h, which goes further on a long step and is better at few calls of an unconditional model;
-    2 is B(h) = e^h - 1. on_step: told (step, sigma, x, x0_hat) once a step, before x is corrected and moves on.
-    Raises ValueError for a bad grid and for an unknown order or bh.
+    Args:
+        denoise, x, sigmas, noise, on_step: as in `ddim`; noise is never drawn. `on_step` gets x before its correction.
+        order: p of the paper, 1 to 3: the error falls as steps^-(p + 1). The first and the last steps have a lower order.
+        bh: 1 is B(h) = h, which extrapolates further on a long step and is better at few calls of an unconditional model;
+            2 is B(h) = e^h - 1.
+
+    Returns:
+        Images of level 0.
+
+    Raises:
+        ValueError: for a bad grid, an order out of range, and an unknown bh.
     """
     check_grid(sigmas)
     check_order(order, 3)
@@ -58,7 +59,7 @@ def unipc(
 
 
 def _move(x: Images, s: float, s_next: float, known: list[tuple[float, Images]], bh: int, simple: bool) -> Images:
-    """From s to s_next with x0 through `known`, (level, x0_hat) with that of s first. simple: 1/2 for the solution."""
+    """From s to s_next with x0 through `known`, pairs (level, x0_hat), that of s first. simple: 1/2 replaces the solution."""
     h = log(s / s_next)
     moments = exponential_moments(h, len(known))
     nodes = [log(s / r) / h for r, _ in known]
