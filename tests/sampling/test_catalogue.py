@@ -507,7 +507,7 @@ def test_steps_for_a_number_of_calls():
             n = steps_for(entry, calls)
             assert entry.calls(n) <= calls < entry.calls(n + 1)
     assert [steps_for(find("heun"), c) for c in (1, 2, 3, 4, 5, 20)] == [1, 1, 2, 2, 3, 10]
-    with pytest.raises(ValueError, match="0 calls do not pay for one step of ddim, which costs 1"):
+    with pytest.raises(ValueError, match="0 calls are too few for one step of ddim, which needs 1"):
         steps_for(find("ddim"), 0)
 
 
@@ -516,5 +516,5 @@ def test_the_catalogue_is_in_order():
     assert find("ddim") is SAMPLERS["ddim"]
     with pytest.raises(ValueError, match="'dimm' is unknown: did you mean 'ddim'"):
         find("dimm")
-    with pytest.raises(ValueError, match="use one of ddim, ddpm, euler"):
-        find("unipc-3000")
+    with pytest.raises(ValueError, match="known are ddim, ddpm, euler"):
+        find("0123456789")

@@ -90,17 +90,17 @@ def test_a_training_falls_and_nearly_repeats(changes: dict[str, object], pixels:
 def test_dropout_and_classes_on_the_gpu(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
     recipe = ModelRecipe(channels=(16, 16), embedding=16, conditional=True, dropout=0.2)
     model = build(recipe, {"kind": "cosine"}, (1, 8, 8), 0, classes=("a", "b"), augment=9)
-    told = small_recipe(images=128, augment=0.3)
-    made = train(model, pixels, np.arange(180), told, Run(tmp_path / "r"), labels=np.arange(200) % 2, progress=False)
+    training = small_recipe(images=128, augment=0.3)
+    made = train(model, pixels, np.arange(180), training, Run(tmp_path / "r"), labels=np.arange(200) % 2, progress=False)
     drawn = sample(made.to(GPU), 6, steps=4, classes=[0, 1], guidance=2.0, progress=False)
     assert drawn.images.shape == (6, 8, 8, 1) and drawn.record["nfe"] == 8
 
 
 def test_features_are_those_of_the_cpu() -> None:
     images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), dtype=np.uint8)
-    eye = load_extractor("bundled")
-    there = eye.features(images)
-    here = eye.to("cpu").features(images)
+    extractor = load_extractor("bundled")
+    there = extractor.features(images)
+    here = extractor.to("cpu").features(images)
     assert best_device() == "cuda" and torch.allclose(there, here, rtol=1e-4, atol=1e-4)
 
 
@@ -122,10 +122,10 @@ def test_a_fit_on_the_gpu(fit: str, pixels: NDArray[np.uint8], tmp_path: Path, m
 
 
 def test_a_score_of_samples_from_the_gpu(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
-    made_up_extractor(0).save(tmp_path / "eye.safetensors")
+    made_up_extractor(0).save(tmp_path / "extractor.safetensors")
     from alphabar.data.image_set import load
 
     np.save(tmp_path / "real.npy", pixels)
-    ruler = ImageEval(str(tmp_path / "eye.safetensors"), load(str(tmp_path / "real.npy"), "train"), progress=False)
+    evaluator = ImageEval(str(tmp_path / "extractor.safetensors"), load(str(tmp_path / "real.npy"), "train"), progress=False)
     drawn = sample(small_model().to(GPU), 100, steps=3, progress=False)
-    assert all(math.isfinite(s.value) for s in ruler.measure(drawn.images, drawn.record, ("fid", "kid")).scores.values())
+    assert all(math.isfinite(s.value) for s in evaluator.measure(drawn.images, drawn.record, ("fid", "kid")).scores.values())

@@ -136,7 +136,7 @@ def test_noise_and_grids_are_asked_for(mixture):
     fit = ddim_fit(4, eta=1.0)
     with pytest.raises(ValueError, match=r"'mine' adds noise: pass noise=SeededNoise\(seed, indices\)"):
         run_tuned(mixture, start(), fit.grid, fit=fit)
-    with pytest.raises(ValueError, match="has levels of its own: leave the grid out"):
+    with pytest.raises(ValueError, match="has its own levels: leave the grid out"):
         run_tuned(mixture, start(), smooth_grid(3), fit=ddim_fit(4))
 
 
@@ -174,7 +174,7 @@ def test_the_digest_is_over_all_that_is_carried_out():
 
 def test_an_existing_file_is_not_overwritten(tmp_path):
     path = save_tuned(ddim_fit(3), tmp_path)
-    with pytest.raises(FileExistsError, match="is there already: give another --name, or --overwrite it"):
+    with pytest.raises(FileExistsError, match="exists already: pass another --name, or --overwrite"):
         save_tuned(ddim_fit(3, eta=1.0), tmp_path)
     assert load_tuned(path) == ddim_fit(3)
     save_tuned(ddim_fit(3, eta=1.0), tmp_path, overwrite=True)
@@ -187,17 +187,17 @@ GONE = object()
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"keep": GONE}, "is not whole: 'keep'"),
-        ({"how": GONE}, "is not whole: 'how'"),
-        ({"format": 2}, "is no fitted sampler of format 1, as `alphabar tune` writes them"),
-        ({"format": GONE}, "is no fitted sampler of format 1"),
+        ({"keep": GONE}, "is incomplete: 'keep'"),
+        ({"how": GONE}, "is incomplete: 'how'"),
+        ({"format": 2}, "is not a fitted sampler of format 1, as `alphabar tune` writes them"),
+        ({"format": GONE}, "is not a fitted sampler of format 1"),
         ({"keep": [0.5, 0.5]}, "3 levels, 2 keep, 3 fresh"),
         ({"mix": [[1.0], [0.0, 1.0], [0.0, 1.0]]}, r"rows of mix of \[1, 2, 2\]"),
-        ({"mix": [1.0, 2.0, 3.0]}, "is not whole: '1.0' is no list"),
-        ({"mix": {"0": [1.0]}}, "is no list of at most 1000"),
-        ({"keep": "0.5"}, "is not whole: '0.5' is no list"),
+        ({"mix": [1.0, 2.0, 3.0]}, "is incomplete: '1.0' is not a list"),
+        ({"mix": {"0": [1.0]}}, "is not a list of at most 1000"),
+        ({"keep": "0.5"}, "is incomplete: '0.5' is not a list"),
         ({"keep": [0.5, "a half", 0.0]}, "a half"),
-        ({"keep": [0.5, None, 0.0]}, "is not whole"),
+        ({"keep": [0.5, None, 0.0]}, "is incomplete"),
         ({"keep": [0.5, float("nan"), 0.0]}, "holds a coefficient that is not finite"),
         ({"mix": [[float("inf")], [0.0, 1.0], [0.0, 0.0, 1.0]]}, "holds a coefficient that is not finite"),
         ({"keep": [10**400, 0.5, 0.0]}, "too large"),
@@ -207,7 +207,7 @@ GONE = object()
         ({"sigmas": [3.0, 1.0, 0.0]}, "a grid falls strictly"),
         ({"sigmas": [3.0, float("nan"), 0.5]}, "a grid has finite levels"),
         ({"sigmas": [], "keep": [], "mix": [], "fresh": []}, "a fitted sampler of 0 calls: wanted 1 to 1000"),
-        ({"sigmas": [1.0] * 1001}, "is no list of at most 1000"),
+        ({"sigmas": [1.0] * 1001}, "is not a list of at most 1000"),
         ({"name": "../../mine"}, "use letters, digits"),
         ({"name": "a-b"}, "use letters, digits"),
         ({"name": ""}, "use letters, digits"),
@@ -215,13 +215,13 @@ GONE = object()
         ({"clip": -1.0}, "clip = -1.0"),
         ({"threshold": 0.2}, "threshold = 0.2"),
         ({"threshold": 0.9, "threshold_max": 0.5}, "threshold_max = 0.5"),
-        ({"how": "by hand"}, "is not whole: how = 'by hand' is no object"),
+        ({"how": "by hand"}, "is incomplete: how = 'by hand' is not an object"),
     ],
 )
 def test_a_hostile_file_is_refused_with_the_reason(change, reason, tmp_path):
-    told = {**ddim_fit(3, eta=0.5).to_json(), **change}
+    data = {**ddim_fit(3, eta=0.5).to_json(), **change}
     path = tmp_path / "fit.json"
-    path.write_text(json.dumps({k: v for k, v in told.items() if v is not GONE}))
+    path.write_text(json.dumps({k: v for k, v in data.items() if v is not GONE}))
     with pytest.raises(ValueError, match=reason) as refused:
         load_tuned(path)
     assert str(path) in str(refused.value)
@@ -230,14 +230,14 @@ def test_a_hostile_file_is_refused_with_the_reason(change, reason, tmp_path):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"[1, 2]", "is no fitted sampler of format 1"),
-        (b"null", "is no fitted sampler of format 1"),
-        (b"{", "is no JSON"),
-        (b"", "is no JSON"),
-        (b"\xff\xfe\x00", "is no JSON"),
-        (b"[" * 200_000, "is no JSON"),
-        (b'{"format": ' + b"1" * 5000 + b"}", "is no JSON"),
-        (b" " * (64 * 2**20 + 1), "has 67,108,865 bytes: no fitted sampler is as large"),
+        (b"[1, 2]", "is not a fitted sampler of format 1"),
+        (b"null", "is not a fitted sampler of format 1"),
+        (b"{", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 200_000, "is not JSON"),
+        (b'{"format": ' + b"1" * 5000 + b"}", "is not JSON"),
+        (b" " * (64 * 2**20 + 1), "has 67,108,865 bytes: too large for a fitted sampler"),
     ],
 )
 def test_what_is_no_fitted_sampler_is_refused(data, reason, tmp_path):
@@ -260,7 +260,7 @@ def test_which_is_found(tmp_path):
     folders, model = [home, here], "m" * 16
     assert [f.name for f in all_tuned(folders, model) if f.calls == 5] == ["zebra", *PRIORITY, "grid"]
     assert [f.calls for f in all_tuned(folders, model)] == [5] * 6 + [8]
-    assert find_tuned(folders, model, 5).name == "zebra"  # a name of one's own before the usual ones
+    assert find_tuned(folders, model, 5).name == "zebra"  # any other name before the usual ones
     assert find_tuned(folders, model, 5, "solver").name == "solver"
     assert not find_tuned(folders, model, 5, "grid").stochastic  # the model's own folder before the present one
     assert find_tuned(folders, model, 8).name == "grid"
@@ -286,7 +286,7 @@ def test_what_is_not_found_is_listed(tmp_path):
 def test_a_file_renamed_to_another_model_is_refused(tmp_path):
     path = save_tuned(ddim_fit(5), tmp_path)
     path.rename(tmp_path / f"{'n' * 16}-mine-5.json")
-    with pytest.raises(ValueError, match=f"holds a sampler for model {'m' * 16}.*under the name of another"):
+    with pytest.raises(ValueError, match=f"for model {'m' * 16}, which its name does not say"):
         find_tuned([tmp_path], "n" * 16, 5)
 
 
@@ -375,11 +375,11 @@ def test_levels_outside_the_models_are_refused(network):
 
 
 def test_x0_hat_is_held_as_it_was_in_fitting(network):
-    free, held = own_fit(network), own_fit(network, clip=0.25)
+    free, clipped = own_fit(network), own_fit(network, clip=0.25)
     x = free.sigmas[0] * starting_noise(0, range(6), network.image_shape)
     noise = SeededNoise(0, range(6))
-    by_hand = run_tuned(ClipX0(network, -0.25, 0.25), x, held.grid, fit=held, noise=noise)
-    made = draw(network, tuned=held)
+    by_hand = run_tuned(ClipX0(network, -0.25, 0.25), x, clipped.grid, fit=clipped, noise=noise)
+    made = draw(network, tuned=clipped)
     assert made.record["clip"] == 0.25
     assert np.abs(made.images / 127.5 - 1 - by_hand.permute(0, 2, 3, 1).numpy()).max() < 0.6 / 127.5
     assert np.abs(made.images / 127.5 - 1).max() < 0.26 < np.abs(draw(network, tuned=free).images / 127.5 - 1).max()

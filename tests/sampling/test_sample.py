@@ -233,7 +233,7 @@ def test_fewer_images_leave_no_old_ones_in_a_folder(network, tmp_path):
         quick(network, 2).save(f"{tmp_path}/b/")
     untouched = Tired(network, 0)
     with pytest.raises(ValueError, match="holds files that are not samples"):
-        quick(untouched, 2, out=f"{tmp_path}/b/")  # told before a call is paid for
+        quick(untouched, 2, out=f"{tmp_path}/b/")  # refused before any network call
     with pytest.raises(ValueError, match="2 channels do not fit PNG"):
         quick(tiny_network((2, 8, 8)), 2, out=f"{tmp_path}/c/")
 
@@ -414,20 +414,20 @@ def test_more_steps_than_the_schedule_has_are_refused(network):
         quick(network, steps=21)
 
 
-def test_a_diverged_network_is_told(network):
+def test_a_diverged_network_is_reported(network):
     network.network.leave.bias.data[:] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
         quick(network)
 
 
-def test_progress_is_told(network, capsys):
+def test_progress_is_shown(network, capsys):
     sample(network, 3, steps=2)
     assert "3/3 images" in capsys.readouterr().err
     sample(network, 3, steps=2, progress=False)
     assert capsys.readouterr().err == ""
 
 
-def test_whoever_watches_is_told_of_every_step_and_is_not_counted(network):
+def test_on_step_gets_every_step_and_its_time_is_not_counted(network):
     seen = []
 
     def watch(now):
@@ -448,13 +448,13 @@ def test_what_a_watcher_raises_ends_the_sampling(network):
     class Enough(Exception):
         pass
 
-    told = []
+    steps = []
 
     def watch(now):
-        told.append(now.step)
+        steps.append(now.step)
         if now.step == 1:
             raise Enough
 
     with pytest.raises(Enough):
         quick(network, on_step=watch)
-    assert told == [0, 1]
+    assert steps == [0, 1]

@@ -178,7 +178,7 @@ def test_a_plan_takes_as_many_steps_as_calls_allow(plan: str, calls: int, steps:
 
 def test_a_plan_that_skips_no_call_is_left_out() -> None:
     _, left = names(plain_model(), samplers=("ddim",), calls=(5,), etas=(0,), plans=("every(3, last=50)", "adaptive(0.1)"))
-    assert "leaves out no call of so few" in left[0]
+    assert "the plan skips none of so few calls" in left[0]
     assert "give steps" in left[1] or "adaptive" in left[1]
 
 
@@ -364,7 +364,7 @@ def test_the_calls_of_an_adaptive_plan_are_measured(place: Path, tmp_path: Path)
     rows = {(row.setting.plan, row.setting.steps): row for row in made.rows}
     assert set(rows) == {(None, 4), (None, 12), ("adaptive(0.5)", 12)}
     assert 1 <= rows["adaptive(0.5)", 12].calls < rows[None, 12].calls == 12
-    assert "so no number of steps follows from calls: give steps" in str(made.left_out[0])
+    assert "not known before sampling: give steps instead of calls" in str(made.left_out[0])
 
 
 # ---- killed, stopped, divided

@@ -89,7 +89,7 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(*words: str) -> Any:
+def typed(*words: str) -> Any:
     return app([str(w) for w in words], result_action="return_value")
 
 
@@ -142,7 +142,7 @@ def conditional(classes: tuple[str, ...], scale: float) -> Model:
 
 
 @pytest.mark.parametrize("fit", ["solver", "images", "features"])
-def test_a_conditional_model_is_told_its_classes_in_turns(fit: str, place: Path) -> None:
+def test_images_take_the_classes_of_a_conditional_model_in_turn(fit: str, place: Path) -> None:
     model = conditional(("a", "b", "c"), 0.2)
     run_of(model, place / "classes")
     more = {
@@ -170,7 +170,7 @@ def test_a_conditional_model_is_told_its_classes_in_turns(fit: str, place: Path)
         assert made.fit.how["heldout"]["found"][0]["a"]["value"] == pytest.approx(fid, rel=1e-6)
 
 
-def test_the_gradient_of_a_model_that_is_told_classes() -> None:
+def test_the_gradient_of_a_conditional_model() -> None:
     """Of finished images with respect to levels and coefficients, against differences."""
     model = conditional(("a", "b"), 0.1)
     unit = starting_noise(0, range(4), (1, 8, 8))
@@ -193,7 +193,7 @@ def test_the_gradient_of_a_model_that_is_told_classes() -> None:
 
 def test_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_weights(place / "alone.safetensors", build(SMALL, {"kind": "linear"}, (1, 8, 8), 1))
-    told("tune", "alone.safetensors", "--calls", "2", "3", "--n", "8", "--fit", "grid", "--name", "own", "--json")
+    typed("tune", "alone.safetensors", "--calls", "2", "3", "--n", "8", "--fit", "grid", "--name", "own", "--json")
     rows = json.loads(capsys.readouterr().out)
     assert [len(r["fit"]["sigmas"]) for r in rows] == [2, 3]
     for row in rows:
@@ -201,14 +201,14 @@ def test_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert Tuned.from_json(row["fit"]) == load_tuned(row["path"])
         with Image.open(row["picture"]) as picture:
             assert picture.width > 300 and len(picture.convert("L").getcolors()) > 10
-    told("sample", "alone.safetensors", "--n", "4", "--sampler", "tuned", "--steps", "2", "--out", "s.npz", "--json")
+    typed("sample", "alone.safetensors", "--n", "4", "--sampler", "tuned", "--steps", "2", "--out", "s.npz", "--json")
     record = json.loads(capsys.readouterr().out)
     digest = load_tuned(rows[0]["path"]).digest
     assert (record["nfe"], record["tuned"]) == (2, {"name": "own", "digest": digest})
-    told("sample", "alone.safetensors", "--n", "4", "--tuned", rows[0]["path"], "--out", "t.npz", "--json")
+    typed("sample", "alone.safetensors", "--n", "4", "--tuned", rows[0]["path"], "--out", "t.npz", "--json")
     assert np.array_equal(Samples.load("s.npz").images, Samples.load("t.npz").images)
     capsys.readouterr()
-    told("tune", "run", "--calls", "2", "--n", "8", "--out", "elsewhere")
+    typed("tune", "run", "--calls", "2", "--n", "8", "--out", "elsewhere")
     words = capsys.readouterr().out
     assert "fitted" in words and "elsewhere/" in words and len(list(Path("elsewhere").glob("*-solver-2.json"))) == 1
 
@@ -232,8 +232,8 @@ def test_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
              "e0.safetensors"],
             "the held-out extractor is the one that is fitted to .*: name another one, --heldout-extractor PATH",
         ),
-        (["--calls", "3"], r"-solver-3.json is there already: give another --name, or --overwrite it"),
-        (["--calls", "2", "3"], r"-solver-3.json is there already"),
+        (["--calls", "3"], r"-solver-3.json exists already: pass another --name, or --overwrite"),
+        (["--calls", "2", "3"], r"-solver-3.json exists already"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_any_work(
@@ -292,13 +292,13 @@ def test_what_ships_is_fitted_to_what_ships() -> None:
 def test_fits_of_the_bundled_model_are_kept_here_not_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(problem, "fine_trajectory", no_work)
     save_tuned(plain_fit(load_model("bundled"), 3, name="solver"), Path("tuned"))
-    with pytest.raises(FileExistsError, match=r"^tuned/.*-solver-3.json is there already"):
+    with pytest.raises(FileExistsError, match=r"^tuned/.*-solver-3.json exists already"):
         tune("bundled", (3,), **SHORT)
 
 
 def test_overwrite() -> None:
     first = tune("run", (2,), fit="grid", name="mine", **SHORT)[0]
-    with pytest.raises(FileExistsError, match="is there already: give another --name, or --overwrite it"):
+    with pytest.raises(FileExistsError, match="exists already: pass another --name, or --overwrite"):
         tune("run", (2,), fit="solver", name="mine", **SHORT)
     assert load_tuned(first.path) == first.fit
     second = tune("run", (2,), fit="solver", name="mine", overwrite=True, **SHORT)[0]
@@ -424,7 +424,7 @@ def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         return sample(*arguments, **options)
 
     monkeypatch.setattr(real_images, "sample", seen)
-    told(
+    typed(
         "tune", "run", "--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "e0.safetensors", "--n", "8",
         "--heldout-extractor", "e1.safetensors", "--n-heldout", "64", "--rounds", "2", "--steps", "3", "--batch", "16",
         "--json",
@@ -451,11 +451,11 @@ def test_it_begins_with_the_sampler_whose_images_are_most_like_real_ones(place: 
     assert how["start"] == f"{base}, {grid}; eta 0"
 
 
-# ---- foreign models and their clipping
+# ---- models of diffusers and their clipping
 
 
 @pytest.fixture
-def foreign(place: Path) -> Any:
+def pipeline(place: Path) -> Any:
     diffusers = pytest.importorskip("diffusers")
 
     def make(name: str, **scheduler: Any) -> str:
@@ -471,8 +471,8 @@ def foreign(place: Path) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_a_folder_of_diffusers_is_fitted_with_its_clip(foreign: Any) -> None:
-    run = foreign("clipped", clip_sample=True, clip_sample_range=0.5)
+def test_a_folder_of_diffusers_is_fitted_with_its_clip(pipeline: Any) -> None:
+    run = pipeline("clipped", clip_sample=True, clip_sample_range=0.5)
     made = tune(run, (3,), fit="images", **BRIEF, **SHORT)[0]
     assert (made.fit.clip, made.fit.threshold) == (0.5, None)
     assert made.path.parent == Path("clipped/alphabar/tuned")
@@ -485,8 +485,8 @@ def test_a_folder_of_diffusers_is_fitted_with_its_clip(foreign: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_and_with_its_thresholding(foreign: Any) -> None:
-    run = foreign("held", clip_sample=False, thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1.5)
+def test_and_with_its_thresholding(pipeline: Any) -> None:
+    run = pipeline("held", clip_sample=False, thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1.5)
     made = tune(run, (2,), fit="images", **BRIEF, **SHORT)[0].fit
     assert (made.clip, made.threshold, made.threshold_max) == (0.0, 0.9, 1.5)
     model = load_model(run)
@@ -497,9 +497,9 @@ def test_and_with_its_thresholding(foreign: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_a_descent_goes_by_what_is_held(foreign: Any) -> None:
-    """Its first loss is that of the held sampler that it begins with, from the held trajectory."""
-    run = foreign("clipped", clip_sample=True, clip_sample_range=0.5)
+def test_the_loss_of_a_descent_is_of_clipped_images(pipeline: Any) -> None:
+    """Its first loss is that of the clipped starting sampler, from the clipped trajectory."""
+    run = pipeline("clipped", clip_sample=True, clip_sample_range=0.5)
     model = load_model(run)
     begin, held = replace(plain_fit(model, 3), clip=0.5), ClipX0(model, -0.5, 0.5)
     made = tune(run, (3,), fit="images", init_from={3: begin}, **BRIEF, **SHORT)[0].fit

@@ -1,11 +1,10 @@
-"""A sampler fitted to one model: its levels, its coefficients and its noise are numbers in a file.
+"""Fitted samplers, which `tune` makes for one model: their levels, coefficients and noise in a file, and how they sample.
 
-Every sampler that calls the network once a step and is linear in what the network said is of the form
+Every sampler that calls the network once per step and is linear in its outputs has the form
 
     x_{i+1} = keep_i x_i + sum_{j <= i} mix_{ij} x0_hat_j + fresh_i z_i          (Watson et al. 2022, arXiv:2202.05830, eq. 6)
 
-with x0_hat_i = denoise(x_i, sigma_i): DDIM with eta, and every linear multistep method, are cases of it. `tune.py` finds
-the numbers; here they are kept, checked, read, and carried out.
+with x0_hat_i = denoise(x_i, sigma_i), as DDIM with eta and every linear multistep method.
 """
 
 import hashlib
@@ -25,18 +24,24 @@ from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.schedule.grid import check_grid
 
 FORMAT = 1
-MOST = 1000  # calls of a fitted sampler: its coefficients grow with their square
+MOST = 1000  # calls of a fitted sampler; the number of coefficients is quadratic in it
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,63}")
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A fitted sampler of n calls. model: fingerprint of the model it was fitted to, and that alone may use it.
+    """A fitted sampler of n calls, in the coordinate x = x0 + sigma noise.
 
-    sigmas: n levels that fall strictly, as the network is told them; sampling starts from noise of level sigmas[0].
-    keep: n; mix: n rows, row i of i + 1; fresh: n standard deviations >= 0, the last of them 0. All in the one coordinate.
-    clip (limit, 0: none), threshold, threshold_max: how x0_hat was held while fitting, and is held in use (see `sample`).
-    how: what it was fitted on, by what, and what came out (plain data).
+    Attributes:
+        model: fingerprint of the model that it was fitted to, the only one that may use it.
+        sigmas: n strictly decreasing levels; sampling starts from noise of level sigmas[0].
+        keep: n coefficients.
+        mix: n rows of coefficients, i + 1 in row i.
+        fresh: n standard deviations >= 0, the last of them 0.
+        clip: limit to which x0_hat was clipped in the fit, and is clipped in use; 0 is none.
+        threshold: likewise, the share of dynamic thresholding, or None.
+        threshold_max: likewise, the upper bound of the threshold, or None.
+        how: how it was fitted, and its scores, as plain data.
     """
 
     name: str
@@ -79,7 +84,7 @@ class Tuned:
 
     @property
     def grid(self) -> Grid:
-        """The levels with their final 0, as any sampler takes them: float64 (n + 1,)."""
+        """The levels with a final 0: float64 (n + 1,)."""
         return torch.tensor([*self.sigmas, 0.0], dtype=torch.float64)
 
     @property
@@ -88,7 +93,7 @@ class Tuned:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits over the numbers: what a sampling record names it by."""
+        """Sixteen hex digits that identify the numbers in a sampling record."""
         numbers = {k: v for k, v in asdict(self).items() if k not in ("how", "name")}
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -97,9 +102,9 @@ class Tuned:
 
     @staticmethod
     def from_json(data: Any, where: str = "a fitted sampler") -> "Tuned":
-        """Raises ValueError, naming what is wrong, for anything that `to_json` has not written."""
+        """The sampler of which `to_json` made the data. Raises ValueError for any other data."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"{where} is no fitted sampler of format {FORMAT}, as `alphabar tune` writes them")
+            raise ValueError(f"{where} is not a fitted sampler of format {FORMAT}, as `alphabar tune` writes them")
         try:
             data = renamed(data, FITTED)
             threshold, most = data["threshold"], data["threshold_max"]
@@ -109,13 +114,13 @@ class Tuned:
                 None if threshold is None else float(threshold), None if most is None else float(most), _notes(data["how"]),
             )  # fmt: skip
         except (KeyError, TypeError) as e:
-            raise ValueError(f"{where} is not whole: {e}") from e
-        except (ValueError, OverflowError) as e:  # whose words do not say which file
+            raise ValueError(f"{where} is incomplete: {e}") from e
+        except (ValueError, OverflowError) as e:  # which do not name the file
             raise ValueError(f"{where}: {e}") from e
 
 
 def check_name(name: str) -> str:
-    """Raises ValueError for a name that is not fit to be part of a file's."""
+    """The name. Raises ValueError for one that cannot be part of a file name."""
     if not NAME.fullmatch(name):
         raise ValueError(f"a fitted sampler called {name!r}: use letters, digits, '.', '_' and '+', as in features")
     return name
@@ -123,7 +128,7 @@ def check_name(name: str) -> str:
 
 def _bounded(values: Any) -> list[Any]:
     if not isinstance(values, list) or len(values) > MOST:
-        raise TypeError(f"{str(values)[:60]!r} is no list of at most {MOST}")
+        raise TypeError(f"{str(values)[:60]!r} is not a list of at most {MOST}")
     return values
 
 
@@ -133,7 +138,7 @@ def _numbers(values: Any) -> tuple[float, ...]:
 
 def _notes(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise TypeError(f"how = {str(values)[:60]!r} is no object")
+        raise TypeError(f"how = {str(values)[:60]!r} is not an object")
     return values
 
 
@@ -141,68 +146,66 @@ def _notes(values: Any) -> dict[str, Any]:
 def run_tuned(
     denoise: Denoiser, x: Images, sigmas: Grid, *, fit: Tuned, noise: Noise | None = None, on_step: OnStep | None = None
 ) -> Images:
-    """Images from the noise x of level fit.sigmas[0]; fit.calls calls of `denoise`. sigmas: fit.grid, and nothing else.
+    """Images from noise x of level fit.sigmas[0], by fit.calls network calls; `sigmas` must be fit.grid.
 
-    Raises ValueError for another grid, and for missing noise where the fit draws some.
+    Raises ValueError for another grid, and for missing noise.
     """
     if not torch.equal(sigmas, fit.grid):
-        raise ValueError(f"the fitted sampler {fit.name!r} has levels of its own: leave the grid out")
+        raise ValueError(f"the fitted sampler {fit.name!r} has its own levels: leave the grid out")
     if fit.stochastic and noise is None:
         raise ValueError(f"the fitted sampler {fit.name!r} adds noise: pass noise=SeededNoise(seed, indices)")
-    said: list[Images] = []
+    estimates: list[Images] = []
     for i, s in enumerate(fit.sigmas):
-        said.append(denoise(x, x.new_full((len(x),), s)))
+        estimates.append(denoise(x, x.new_full((len(x),), s)))
         if on_step is not None:
-            on_step(i, s, x, said[-1])
+            on_step(i, s, x, estimates[-1])
         x = x * fit.keep[i]
-        for x0_hat, b in zip(said, fit.mix[i], strict=True):
+        for x0_hat, b in zip(estimates, fit.mix[i], strict=True):
             x.add_(x0_hat, alpha=b)
         if noise is not None and fit.fresh[i] > 0:
             x.add_(noise(i, x), alpha=fit.fresh[i])
     return x
 
 
-# ---- where fitted samplers are kept
-
-PRIORITY = ("features", "images", "solver", "grid")  # which is meant where several have the same number of calls
+PRIORITY = ("features", "images", "solver", "grid")  # the order of preference among samplers of the same number of calls
 
 
 def folders_of(model: object) -> list[Path]:
-    """Where fitted samplers of a model are looked for: tuned/ in its home, which `load_model` notes, and tuned/ here."""
+    """The folders that may hold fitted samplers of a model: tuned/ in its run folder, and tuned/ in the current folder."""
     home = getattr(model, "home", None)
     return [Path("tuned")] if home is None else [Path(home) / "tuned", Path("tuned")]
 
 
 def path_of(folder: Path, model: str, name: str, calls: int) -> Path:
-    """The file of a fitted sampler: models, names and numbers of calls never share one."""
+    """The file of a fitted sampler."""
     return folder / f"{model}-{name}-{calls}.json"
 
 
 def save_tuned(fit: Tuned, folder: Path, overwrite: bool = False) -> Path:
-    """Writes it under its model, name and calls. Raises FileExistsError where there is one, unless overwrite."""
+    """Writes a fitted sampler, and returns its path. Raises FileExistsError if the file exists, unless overwrite."""
     path = path_of(folder, fit.model, fit.name, fit.calls)
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already: give another --name, or --overwrite it")
+        raise FileExistsError(f"{path} exists already: pass another --name, or --overwrite")
     write_atomically(path, json.dumps(fit.to_json(), indent=1) + "\n")
     return path
 
 
 def load_tuned(path: str | Path) -> Tuned:
-    """Raises FileNotFoundError, or ValueError for a file that is no fitted sampler."""
+    """Reads a fitted sampler. Raises FileNotFoundError, or ValueError for any other file."""
     path = Path(path)
     if path.stat().st_size > 64 * 2**20:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes: no fitted sampler is as large")
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes: too large for a fitted sampler")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and lists of thousands of lists
-        raise ValueError(f"{path} is no JSON ({e}): a fitted sampler is what `alphabar tune` writes") from e
+        raise ValueError(f"{path} is not JSON ({e}), as `alphabar tune` writes fitted samplers") from e
     return Tuned.from_json(data, str(path))
 
 
 def all_tuned(folders: Sequence[Path], model: str | None = None) -> list[Tuned]:
-    """The fitted samplers in some folders, of one model if its fingerprint is given; by calls, then by priority.
+    """The fitted samplers in some folders, of one model if its fingerprint is given, sorted by calls and `PRIORITY`.
 
-    Raises ValueError for a file whose name says something else than what it holds.
+    Raises ValueError for a file whose name does not match its content.
     """
 
     def rank(fit: Tuned) -> tuple[int, int, str]:
@@ -213,15 +216,15 @@ def all_tuned(folders: Sequence[Path], model: str | None = None) -> list[Tuned]:
         fit = load_tuned(path)
         if path != path_of(path.parent, fit.model, fit.name, fit.calls):
             raise ValueError(
-                f"{path} holds a sampler for model {fit.model}, {fit.name!r} of {fit.calls} calls, under the name of another: "
-                f"call it {path_of(Path(), fit.model, fit.name, fit.calls)} again, or remove it"
+                f"{path} holds the sampler {fit.name!r} of {fit.calls} calls for model {fit.model}, which its name does not say: "
+                f"rename it to {path_of(Path(), fit.model, fit.name, fit.calls)}, or remove it"
             )
         found.append(fit)
     return sorted(found, key=rank)
 
 
 def _files(folders: Sequence[Path], model: str | None = None) -> list[Path]:
-    """What `path_of` has named, of one model or of any; other files are not ours."""
+    """Files with names of `path_of`, of one model or of any."""
     named = [p for folder in folders for p in sorted(folder.glob("*.json")) if re.fullmatch(r".+-[^-]+-\d+\.json", p.name)]
     return [p for p in named if model is None or _model_of(p) == model]
 
@@ -231,9 +234,9 @@ def _model_of(path: Path) -> str:
 
 
 def find_tuned(folders: Sequence[Path], model: str, calls: int, name: str | None = None) -> Tuned:
-    """The fitted sampler of a model with so many calls; by name, or the first of `PRIORITY` (a name of your own before those).
+    """The fitted sampler of a model with that number of calls, by name, or the first by `PRIORITY` (other names come before).
 
-    Raises ValueError saying which there are, and, where there are some of another model only, that they were refused.
+    Raises ValueError if there is none.
     """
     mine = all_tuned(folders, model)
     if found := [f for f in mine if f.calls == calls and name in (None, f.name)]:
@@ -246,7 +249,7 @@ def find_tuned(folders: Sequence[Path], model: str, calls: int, name: str | None
 
 
 def check_model(fit: Tuned, model: str | None) -> None:
-    """Raises ValueError unless the sampler was fitted to this very model (its fingerprint)."""
+    """Raises ValueError if the sampler was fitted to a model with another fingerprint."""
     if fit.model != model:
         raise ValueError(
             f"the sampler {fit.name!r} of {fit.calls} calls was fitted to model {fit.model}, and this is {model}: "

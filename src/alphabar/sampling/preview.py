@@ -1,4 +1,4 @@
-"""A sheet of samples from the same seeds, again and again while a model trains, and the way by which the first of them came."""
+"""A hook that writes a sheet of samples of the same seed at intervals of a training, and the trajectory of the first of them."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from alphabar.sampling.samples import Samples
 from alphabar.sampling.trajectory import spread_out
 from alphabar.training.hooks import Hook, Training
 
-WATCHED = 8  # images whose way is kept
-FRAMES = 25  # guesses of each of them, at most
+WATCHED = 8  # images whose trajectory is kept
+FRAMES = 25  # x0_hat that are kept of each of them, at most
 SCALE, PAD = 2, 1  # of a sheet
 
 
 def watched(model: Model, n: int, steps: int, seed: int = 0) -> Samples:
-    """The first n images of a seed by DDIM, of all classes in turns where the model knows some, with x0_hat along the way."""
+    """The first n images of a seed by DDIM, of all classes in turn for a conditional model, with x0_hat at up to 25 steps."""
     return _drawn(model, range(n), steps, seed, spread_out(steps, FRAMES))
 
 
 class Preview(Hook):
-    """Writes samples/preview_IMAGES.png into the run folder every `every` images: n images by DDIM in `steps` calls,
-    of all classes in turns where the model knows some. Of the first 8 x0_hat along the way is kept in samples/trajectory.npz,
-    the latest only: a page can show how they came to be, and not one call more is paid for it."""
+    """Writes samples/preview_IMAGES.png into the run folder every `every` images: n images by DDIM in `steps` steps, of all
+    classes in turn for a conditional model. samples/trajectory.npz has x0_hat of the first 8, of the latest preview only: it
+    shows how the images form, and costs no network calls."""
 
     def __init__(self, every: int, n: int = 64, steps: int = 25, seed: int = 0) -> None:
         self.every, self.n, self.steps, self.seed = every, n, steps, seed

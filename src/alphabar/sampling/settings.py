@@ -1,9 +1,9 @@
-"""Settings: the ways to draw that a sweep tries, and which of them a model and a sampler can take at all."""
+"""The settings of a sweep: combinations of sampler, steps and other options that a model and the samplers accept."""
 
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,21 +12,21 @@ from alphabar.sampling.catalogue import SAMPLERS, find, steps_for
 from alphabar.sampling.model import Model
 from alphabar.sampling.sample import sample
 
-TUNED = "tuned"  # the plan that was fitted to the model for so many steps: it has its own grid, eta and coefficients
+TUNED = "tuned"  # the sampler that was fitted to the model for that number of steps
 CALLS = (5, 8, 10, 15, 20, 50)
-# Tried unless samplers are named: the methods that somebody would use. Not euler (ddim at eta 0) and not those whose place is
-# at hundreds of calls; names that the catalogue has not are passed over.
+# Tried if no samplers are named: the useful methods, without euler (ddim at eta 0) and those for hundreds of calls.
 USUAL = ("ddim", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "ipndm", "deis", TUNED)
-_MOST = 1000  # steps that are tried under a plan where time is continuous
+_MOST = 1000  # steps that are tried with a call plan, for continuous time
+OPTIONS = ("eta", "grid", "plan", "clip", "threshold")  # the fields of a setting that may be None, for `sample`'s default
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to draw, as `sample` takes it; `None` is its default.
+    """One way to sample, by fields of `SampleOptions`, in which None is the default.
 
-    sampler: a name in the catalogue, "tuned", or "tuned:NAME". steps: of the sampler. eta: 0 to 1. grid: a grid's name. plan:
-    which steps call the network, as "every(3)". clip, threshold: of x0_hat. options: others of the sampler, sorted by name.
-    fit: the digest of a fitted sampler, which tells it from one of as many calls that was fitted before.
+    Attributes:
+        options: further options of the sampler, sorted by name.
+        fit: digest of a fitted sampler, which distinguishes it from others of that name and number of calls.
     """
 
     sampler: str
@@ -41,13 +41,14 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """For files: the same for the same setting, in every version and process."""
-        parts = [self.sampler, str(self.steps), *self._parts(), *([] if self.fit is None else [self.fit])]
+        """A file name: the same for the same setting, in every version and process."""
+        parts = [self.sampler, str(self.steps), *self._parts(), self.fit or ""]
+        parts = [part for part in parts if part]
         return "_".join(re.sub(r"[^\w.-]+", "_", part).strip("_") for part in parts)
 
     @property
     def method(self) -> str:
-        """For people: everything but the number of steps."""
+        """A text of everything except the number of steps."""
         return ", ".join([self.sampler, *self._parts()])
 
     def _parts(self) -> list[str]:
@@ -59,21 +60,14 @@ class Setting:
         return parts + ([] if self.threshold is None else [f"threshold {_plain(self.threshold)}"])
 
     def arguments(self) -> dict[str, Any]:
-        """What `sample` is to be given."""
-        given: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps}
-        for name in ("eta", "grid", "plan", "clip", "threshold"):
-            if getattr(self, name) is not None:
-                given[name] = getattr(self, name)
+        """The keyword arguments of `sample`."""
+        given: dict[str, Any] = {name: value for name in OPTIONS if (value := getattr(self, name)) is not None}
         if self.options:
             given["options"] = dict(self.options)
-        return given
+        return {"sampler": self.sampler, "steps": self.steps} | given
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` makes the setting again."""
-        return {
-            "sampler": self.sampler, "steps": self.steps, "eta": self.eta, "grid": self.grid, "plan": self.plan,
-            "clip": self.clip, "threshold": self.threshold, "options": dict(self.options), "fit": self.fit,
-        }  # fmt: skip
+        return asdict(self) | {"options": dict(self.options)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Setting":
@@ -82,7 +76,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A combination that was asked for and is not tried: of which method, at how many calls or steps, and why."""
+    """A combination that is not tried: its method, its numbers of calls or steps, and the reason."""
 
     method: str
     at: str
@@ -104,16 +98,27 @@ def settings(
     clip: bool | None = None,
     threshold: float | None = None,
 ) -> tuple[list[tuple[Setting, float]], list[LeftOut]]:
-    """Every combination that `model` and the samplers can take, with its network calls an image, the fewest calls first; and
-    what was left out.
+    """Every combination that the model and the samplers accept.
 
-    samplers: names, with options in brackets where they are wanted, "heun(s_churn=40)"; None: those of `USUAL` that there are.
-    calls: the most network calls an image; a sampler takes as many steps as they pay for, under a plan as well. steps: these
-    very numbers of steps, besides. etas: for samplers that take eta; a sampler that takes none is tried where its own, 0
-    of a deterministic one and 1 of another, or None is among them. plans: "full" or None calls at every step.
+    Network calls are counted in a dry run on an image of one pixel, in which `sample` also refuses what it does not accept.
 
-    Calls are counted in a dry run on an image of one pixel, in which `sample` also says what it refuses.
-    Raises ValueError for an unknown sampler or a number of calls below 1.
+    Args:
+        model: the model.
+        samplers: names, with options in brackets, such as "heun(s_churn=40)". None: `USUAL`.
+        calls: largest numbers of network calls per image; a sampler takes as many steps as fit in, also with a call plan.
+        steps: further settings have these numbers of steps.
+        etas: for samplers with an eta. Other samplers are tried if None or their fixed eta is among them: 0 for deterministic
+            and 1 for stochastic ones. None: 0 and 1, or the default of stochastic samplers.
+        plans: call plans; "full" or None calls at every step.
+        grids: names of grids; None is the default.
+        clip: as in `SampleOptions`.
+        threshold: as in `SampleOptions`.
+
+    Returns:
+        The settings with their network calls per image, the fewest calls first; and what was left out.
+
+    Raises:
+        ValueError: for an unknown sampler, and a number of calls or steps below 1.
     """
     if bad := [c for c in (*calls, *steps) if c < 1]:
         raise ValueError(f"{bad[0]} calls or steps: give 1 or more")
@@ -133,15 +138,15 @@ def settings(
 
 
 def calls_of(model: Model, setting: Setting) -> float:
-    """Network calls an image, counted on an image of one pixel. Raises ValueError where `sample` refuses the setting.
+    """Network calls per image, counted on an image of one pixel: an adaptive plan may need other numbers for real images.
 
-    Plans that decide by what the network says may call another number of times on the model's own images.
+    Raises ValueError if `sample` refuses the setting.
     """
     return _dry(model, setting)[1]
 
 
 def dry_run(model: Model, **arguments: Any) -> dict[str, Any]:
-    """The record that `sample(model, 1, **arguments)` would write, from an image of one pixel, which costs next to nothing.
+    """The record of `sample(model, 1, **arguments)`, from an image of one pixel, which takes no time.
 
     Raises ValueError for everything that `sample` refuses.
     """
@@ -149,7 +154,7 @@ def dry_run(model: Model, **arguments: Any) -> dict[str, Any]:
 
 
 def _dry(model: Model, setting: Setting) -> tuple[Setting, float]:
-    """The setting, with its fit if it has one, and its calls."""
+    """The setting with the digest of its fitted sampler, if any, and its calls."""
     record = dry_run(model, **setting.arguments())
     return replace(setting, fit=record.get("tuned", {}).get("digest")), float(record["nfe"])
 
@@ -159,7 +164,7 @@ def _fitted(sampler: str) -> bool:
 
 
 class _Pixel:
-    """A model with another's schedule and name whose images have one pixel: the exact denoiser of standard normal data."""
+    """The exact denoiser of standard normal data of one pixel, with all other attributes of a model."""
 
     image_shape, crop, pixels, value_range = (1, 1, 1), 0, "uint8", None
 
@@ -174,12 +179,12 @@ class _Pixel:
         return getattr(self._model, name)
 
     def __call__(self, x: Images, sigma: Levels, *more: Any) -> Images:
-        """more: the classes that a conditional model is told; they change no call."""
+        """more: the classes of a conditional model, which do not matter here."""
         return x / (1 + sigma.reshape(-1, 1, 1, 1).to(x) ** 2)
 
 
 def _parse(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """ "heun(s_churn=40, order=2)" -> ("heun", (("order", 2), ("s_churn", 40))). Nothing is evaluated."""
+    """ "heun(s_churn=40, order=2)" -> ("heun", (("order", 2), ("s_churn", 40))), without evaluating expressions."""
     match = re.fullmatch(r"\s*(\w+|tuned:[\w.+]+)\s*(?:\((.*)\))?\s*", text)
     if not match:
         raise ValueError(f"sampler {text!r} cannot be read: write a name, as ddim, or with options, as heun(s_churn=40)")
@@ -208,7 +213,7 @@ def _of_sampler(
     grids: Sequence[str | None],
     left: list[LeftOut],
 ) -> list[Setting]:
-    """The settings of one sampler with 0 steps, to be filled in."""
+    """The settings of one sampler with 0 steps, which the caller replaces."""
     if _fitted(name):
         return [Setting(name, 0, options=options)]
     entry = find(name)
@@ -233,12 +238,12 @@ def _of_sampler(
 
 
 def _try(model: Model, base: Setting, budget: int, found: dict[Setting, float], left: list[LeftOut]) -> None:
-    """Adds the setting with as many steps as `budget` calls pay for, or why there is none."""
+    """Adds the setting with as many steps as fit in `budget` calls, or the reason why none do."""
     try:
         number = budget if _fitted(base.sampler) else steps_for(find(base.sampler), budget)
         if base.plan is not None:
             if base.plan.startswith("adaptive"):
-                raise ValueError("an adaptive plan decides as it goes, so no number of steps follows from calls: give steps")
+                raise ValueError("the calls of an adaptive plan are not known before sampling: give steps instead of calls")
             number = _under_plan(model, replace(base, steps=number), budget)
         setting, cost = _dry(model, replace(base, steps=number))
         if setting in found:
@@ -259,7 +264,7 @@ def _keep(model: Model, setting: Setting, found: dict[Setting, float], left: lis
 
 
 def _under_plan(model: Model, first: Setting, budget: int) -> int:
-    """As many steps as the plan lets be taken within `budget` calls, going up from those that need no plan."""
+    """The most steps that take at most `budget` calls with the plan, from the number that is possible without it."""
 
     def pays(steps: int) -> bool:
         return calls_of(model, replace(first, steps=steps)) <= budget
@@ -272,12 +277,12 @@ def _under_plan(model: Model, first: Setting, budget: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if pays(middle) else (low, middle)
     if low == first.steps and calls_of(model, first) == calls_of(model, replace(first, plan=None)):
-        raise ValueError("the plan leaves out no call of so few, so this is the sampler without a plan")
+        raise ValueError("the plan skips none of so few calls, so this is the same as without a plan")
     return low
 
 
 def _gathered(left: Sequence[LeftOut]) -> list[LeftOut]:
-    """One line for everything of one method that is left out for one reason."""
+    """One entry per method and reason."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for one in left:
         grouped.setdefault((one.method, one.why), []).append(one.at)

@@ -8,10 +8,10 @@ from alphabar.schedule.grid import timesteps_of
 
 
 def fitted_timesteps(model: Model) -> list[dict[str, Any]]:
-    """One row for each fitted sampler of a model: its name, calls, `timesteps`, and `moved`, how far the farthest of its levels
-    lies from its timestep. A fit's levels go over, not its coefficients or noise: they are what another solver steps through.
+    """One row per fitted sampler of a model: its name, calls, `timesteps`, and `moved`, the largest distance of a level from its
+    timestep. Another solver can use the levels of a fitted sampler, but not its coefficients and noise.
 
-    Raises ValueError for a model of continuous time, and for one that has none, saying how one is made.
+    Raises ValueError for a model of continuous time, and for one without fitted samplers.
     """
     found = all_tuned(folders_of(model), model.fingerprint)
     if not found:

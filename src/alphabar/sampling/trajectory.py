@@ -1,4 +1,4 @@
-"""What the denoiser takes the image to be, step by step: x0_hat along the way, kept as pixels to look at or score."""
+"""x0_hat at chosen steps of a sampling, kept as pixels."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from alphabar.data.images import to_pixels
 
 
 def chosen(keep: bool | Sequence[int], steps: int) -> tuple[int, ...]:
-    """The steps to keep: True all of them, False none, numbers those, -1 the last one and so on, in falling noise.
+    """The steps to keep, from the noisiest: True for all, False for none, or their numbers (-1 is the last).
 
-    Raises ValueError for a step that is not there.
+    Raises ValueError for a step that does not exist.
     """
     if isinstance(keep, bool):
         return tuple(range(steps)) if keep else ()
@@ -23,17 +23,15 @@ def chosen(keep: bool | Sequence[int], steps: int) -> tuple[int, ...]:
 
 
 def spread_out(steps: int, most: int) -> tuple[int, ...]:
-    """At most `most` of the steps 0 to steps - 1, evenly spread, the first and the last among them."""
+    """At most `most` of the steps 0 to steps - 1, evenly spaced, with the first and the last."""
     if steps <= most:
         return tuple(range(steps))
     return tuple(dict.fromkeys(round(k * (steps - 1) / (most - 1)) for k in range(most))) if most > 1 else (0,)
 
 
 class KeepX0:
-    """An `on_step` that keeps x0_hat at the chosen steps as pixels of `dtype`, N x H x W x C, `crop` cut from each side.
-
-    Batches may follow one another: call `x0()` after the last. Values beyond [-1, 1] are clamped, as in any picture.
-    """
+    """An `on_step` that keeps x0_hat of one or more batches at these steps as pixels of `dtype`, N x H x W x C, clamped to
+    [-1, 1], without `crop` pixels on each side."""
 
     def __init__(self, steps: Sequence[int], crop: int = 0, dtype: DTypeLike = np.uint8) -> None:
         self.steps = tuple(steps)
@@ -46,7 +44,7 @@ class KeepX0:
             self._kept[step].append(to_pixels(cropped(x0_hat, self.crop), self.dtype))
 
     def x0(self) -> list[Pixels]:
-        """One array a kept step, from the noisiest down."""
+        """One array per kept step."""
         return [np.concatenate(self._kept[k]) for k in self.steps]
 
 

@@ -184,4 +184,4 @@ def _of_at_most(model: Any, calls: int, name: str) -> Tuned:
 def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
     there = [str(p) for p in paths if p.exists()]
     if there and not overwrite:
-        raise FileExistsError(f"{', '.join(there)} is there already: give another --name, or --overwrite it")
+        raise FileExistsError(f"{', '.join(there)} exists already: pass another --name, or --overwrite")

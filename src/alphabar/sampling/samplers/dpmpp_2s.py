@@ -25,8 +25,8 @@ def dpmpp_sde(
     """Algorithm 1 with noise. n + 1 levels cost 2 n - 1 network calls: the last step has one.
 
     Args:
-        denoise, x, sigmas, noise, on_step: as in `ddim`. `on_step` gets the first call of a step. Step i draws 2 i and 2 i + 1; half
-            step and whole step share the first draw, as on one Brownian path (with unrelated draws the order would be 1).
+        denoise, x, sigmas, noise, on_step: as in `ddim`. `on_step` gets the first call of a step. Step i draws 2 i and 2 i + 1;
+            half step and whole step share the first draw, as on one Brownian path (with unrelated draws the order would be 1).
         eta: 0 is `dpmpp_2s`, 1 has the noise of DDPM. A step adds noise of variance s'^2 (1 - (s' / s)^(2 eta^2)).
             k-diffusion's `sample_dpmpp_sde` and `sample_dpmpp_2s_ancestral` take ancestral steps, as `ddim`, with variance
             eta^2 s'^2 (1 - (s' / s)^2): the same at 0 and 1, and in the limit of small steps.
