@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from alphabar.evaluation.compare import compare
     from alphabar.evaluation.image_eval import ImageEval
     from alphabar.features.load import load_extractor
-    from alphabar.features.supervised import train_extractor
+    from alphabar.features.train import train_extractor
     from alphabar.results.experiments import read_experiment
     from alphabar.sampling.sample import sample
     from alphabar.sampling.samples import Samples
@@ -46,7 +46,7 @@ _WHERE = {
     "score": "verbs.score",
     "sweep": "verbs.sweep",
     "train": "verbs.train",
-    "train_extractor": "features.supervised",
+    "train_extractor": "features.train",
     "tune": "verbs.tune",
 }
 

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 import torch
-from alphabar.features import store as module
+from alphabar.features import extract as module
 from alphabar.core import processes
 from alphabar.features.extract import extract
 from alphabar.features.stats import FeatureStats

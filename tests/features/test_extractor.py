@@ -9,8 +9,7 @@ import torch
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import BUNDLED, Extractor, fingerprint
 from alphabar.features.load import load_extractor
-from alphabar.features.supervised import augment, train_extractor
-from alphabar.features.train import Epoch
+from alphabar.features.train import Epoch, augment, train_extractor
 from tests.fixtures.sets import stripes
 
 

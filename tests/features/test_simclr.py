@@ -13,8 +13,7 @@ from alphabar.data.image_set import ImageSet
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import Extractor, read_extractor
 from alphabar.features.simclr import METHOD, train_self_supervised, views
-from alphabar.features.supervised import train_extractor
-from alphabar.features.train import Epoch
+from alphabar.features.train import Epoch, train_extractor
 from tests.fixtures.sets import image_set, stripes
 
 SMALL = {"batch": 64, "widths": (8, 12), "dim": 16, "projection": 16, "progress": False}

@@ -17,7 +17,7 @@ from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import to_model
 from alphabar.data.values import to_depth, to_values
 from alphabar.denoiser.model import Model, load_weights, save_weights
-from alphabar.features.supervised import augment, train_extractor
+from alphabar.features.train import augment, train_extractor
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model

@@ -66,7 +66,7 @@ def train(
     """
     from alphabar.data.image_set import load, parse_set
     from alphabar.features.simclr import train_self_supervised
-    from alphabar.features.supervised import train_extractor
+    from alphabar.features.train import train_extractor
 
     chosen = options.chosen(self_supervised)
     name, split = parse_set(image_set)

@@ -35,11 +35,10 @@ from alphabar.evaluation.corruption_scores import (
 )  # fmt: skip
 from alphabar.evaluation.corruptions import CORRUPTIONS, Corruption, clusters, copies, without_classes
 from alphabar.evaluation.floor import Real, real_images
-from alphabar.features.extract import extract
+from alphabar.features.extract import extract, sample_rows
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import check_finite
-from alphabar.features.store import sample_rows
 
 SET_CORRUPTIONS = ("missing classes", "duplicates")  # of the choice of images, not of the images themselves
 ALL = (*CORRUPTIONS, *SET_CORRUPTIONS)

@@ -19,9 +19,9 @@ from alphabar.evaluation.estimate import Estimate, Expansion, t95
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.fid_uncertainty import ROWS, expand
 from alphabar.evaluation.kid import kid
+from alphabar.features.extract import sample_rows
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.stats import FeatureStats
-from alphabar.features.store import sample_rows
 
 METRICS = ("fid", "kid")
 PARTS = 8  # groups of images, where a standard error has to be computed from groups

@@ -9,8 +9,8 @@ from alphabar.evaluation import fid_uncertainty
 from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.kid import Within, within
 from alphabar.evaluation.prdc_neighbours import Balls, balls
+from alphabar.features.extract import FeatureStore, sample_rows
 from alphabar.features.stats import FeatureStats
-from alphabar.features.store import FeatureStore, sample_rows
 
 LIMIT = 50_000  # images per side whose pairs are compared, by KID and by precision, recall, density and coverage
 NEIGHBOUR = 5  # the k of precision, recall, density and coverage

@@ -27,10 +27,9 @@ from alphabar.evaluation.measured import CurvePoint, Measured
 from alphabar.evaluation.prdc import METRICS as PRDC_METRICS
 from alphabar.evaluation.prdc import prdc
 from alphabar.evaluation.score import METRICS, TITLES, Score, sampling_fields
-from alphabar.features.extract import extract
+from alphabar.features.extract import FeatureStore, extract
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
-from alphabar.features.store import FeatureStore
 
 _PRDC = frozenset(PRDC_METRICS)
 _FEWEST_DRAWS = 4  # of the floor, for an interval over draws; of fewer, the interval of a single draw is narrower

@@ -91,11 +91,6 @@ class Entry:
             write_npz(self.folder / "stats.npz", arrays)
 
 
-def describe(n: int, dim: int, images: str, extractor: str) -> dict[str, Any]:
-    """What an entry belongs to; images and extractor are fingerprints."""
-    return {"layout": LAYOUT, "n": n, "dim": dim, "images": images, "extractor": extractor}
-
-
 def entry_folder(cache: str | os.PathLike[str] | None, about: Mapping[str, Any]) -> Path:
     """Where the entry of these images and this extractor belongs."""
 
@@ -107,7 +102,7 @@ def entry_folder(cache: str | os.PathLike[str] | None, about: Mapping[str, Any])
 
 
 def open_entry(folder: Path, about: Mapping[str, Any], *, verify: bool) -> Entry | None:
-    """The complete entry in a folder (`entry_folder`) if it belongs to `about` (`describe`), or None.
+    """The complete entry in a folder (`entry_folder`) if it belongs to `about`, or None.
 
     verify: read all features and compare their checksums. Raises ValueError when the entry has the same fingerprints but
     another number of images.
@@ -221,7 +216,8 @@ class Builder:
         """The features of a chunk, or None when the chunk is absent or damaged."""
         with contextlib.suppress(*_DAMAGED):
             if (item := self._parts.load(_chunk_name(number))) is not None:
-                return item["features"]
+                features: NDArray[np.float32] = item["features"]
+                return features
         return None
 
 

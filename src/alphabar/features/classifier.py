@@ -20,22 +20,26 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     conv.weight.copy_(conv.weight.double() * scale[:, None, None, None])
 
 
+def fold_norms(network: nn.Module) -> None:
+    """Fold the batch norm, `norm` or `bn`, of every module of a network that has one, into its `conv`."""
+    for module in network.modules():
+        for name in ("norm", "bn"):
+            if isinstance(norm := getattr(module, name, None), nn.BatchNorm2d) and isinstance(module.conv, nn.Conv2d):
+                fold_norm(module.conv, norm)
+                setattr(module, name, nn.Identity())
+
+
 class _Conv(nn.Module):
     """Convolution and batch norm."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2)
-        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(c_out)
+        self.norm = nn.BatchNorm2d(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(self.conv(x))
         return out
-
-    def fold(self) -> None:
-        if isinstance(self.norm, nn.BatchNorm2d):
-            fold_norm(self.conv, self.norm)
-            self.norm = nn.Identity()
 
 
 class _Block(nn.Module):
@@ -78,6 +82,4 @@ class Classifier(nn.Module):
 
     def fold(self) -> None:
         """Fold every batch norm: from then on the features of an image do not depend on the other images of its batch."""
-        for module in self.modules():
-            if isinstance(module, _Conv):
-                module.fold()
+        fold_norms(self)

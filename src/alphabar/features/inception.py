@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alphabar.core.types import Features, Images
 from alphabar.data.cache import cache_folder
-from alphabar.features.classifier import fold_norm
+from alphabar.features.classifier import fold_norms
 from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.features.read_pth import fetch, read_weights, sha256_of
 
@@ -121,15 +121,10 @@ class _ConvNorm(nn.Module):
     def __init__(self, c_in: int, row: Conv) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, row.channels, row.kernel, row.stride, row.padding, bias=False)
-        self.bn: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(row.channels, eps=0.001)
+        self.bn = nn.BatchNorm2d(row.channels, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)), inplace=not torch.is_grad_enabled())
-
-    def fold(self) -> None:
-        if isinstance(self.bn, nn.BatchNorm2d):
-            fold_norm(self.conv, self.bn)
-            self.bn = nn.Identity()
 
 
 class _Mixed(nn.Module):
@@ -195,12 +190,6 @@ class InceptionV3(nn.Module):
         last = LAYERS[self.dim]
         return self.layers(x, last)[last].mean((2, 3))
 
-    def fold(self) -> None:
-        """Make every batch norm part of its convolution: the same function in fewer passes over memory."""
-        for module in self.modules():
-            if isinstance(module, _ConvNorm):
-                module.fold()
-
     def load(self, weights: Mapping[str, Tensor], origin: str = "the weights") -> None:
         """Load the weights of the public file. Raises ValueError with the names that are missing, unknown or do not fit."""
         mine = {k: v.shape for k, v in self.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -234,7 +223,7 @@ class InceptionExtractor(ModuleExtractor):
             network = InceptionV3(dim)
         network.load(weights, origin)
         plain = {k: v.clone() for k, v in network.state_dict().items()}
-        network.fold()
+        fold_norms(network)
         super().__init__(
             network, f"inception:{resize}" if dim == 2048 else f"inception:{resize}:{dim}", dim,
             preprocessing={"network": "Inception-v3, TensorFlow 2015-12-05", "layer": f"mean of {LAYERS[dim]}"},
@@ -249,16 +238,9 @@ def load_inception(name: str, *, show: bool = True) -> InceptionExtractor:
     """Load the Inception of FID by name: inception:original or inception:clean, then optionally :DIM and @PATH.
 
     DIM is 768, 192 or 64 features instead of 2048. PATH is a file of weights; without it the weights are those of the path in
-    ALPHABAR_INCEPTION, or of the cache, into which they are downloaded (96 MB) when they are absent. A file in the cache must
-    be the public one; a given file may contain other weights, which then have another fingerprint.
-
-    Args:
-        name: the name, as above.
-        show: show a progress bar while downloading.
-
-    Raises:
-        ValueError: for an unknown name, or a file whose weights do not fit.
-        FileNotFoundError: when there is no file at the given path, or the weights cannot be downloaded.
+    ALPHABAR_INCEPTION, or of the cache, into which they are downloaded (96 MB; `show`: with a progress bar). A file in the
+    cache must be the public one; a given file may contain other weights, which then have another fingerprint. Raises
+    ValueError for an unknown name or weights that do not fit, and FileNotFoundError where there are no weights.
     """
     match = NAME.fullmatch(name)
     if match is None:

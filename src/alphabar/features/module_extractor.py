@@ -40,21 +40,11 @@ class ModuleExtractor:
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        name: str,
-        dim: int,
-        *,
-        preprocessing: Mapping[str, Any] | None = None,
-        resize: str | None = None,
-        size: tuple[int, int] | None = None,
-        channels: int = 3,
-        mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 0.5,
-        device: torch.device | str | None = None,
-        batch: int = 32,
-        weights: Mapping[str, Tensor] | None = None,
-    ) -> None:
+        self, module: nn.Module, name: str, dim: int, *, preprocessing: Mapping[str, Any] | None = None,
+        resize: str | None = None, size: tuple[int, int] | None = None, channels: int = 3,
+        mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.5,
+        device: torch.device | str | None = None, batch: int = 32, weights: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         if (resize is None) != (size is None) or (resize is not None and resize not in RESIZES):
             raise ValueError(
                 f"resize={resize!r} with size={size}: give both, as in resize='clean', size=(224, 224), or neither; "

@@ -26,7 +26,7 @@ from alphabar.data.images import to_model
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import Extractor
 from alphabar.features.options import SimCLROptions
-from alphabar.features.train import Epoch, Indices, make_extractor, pick_device, precision, run_epochs, split
+from alphabar.features.train import Epoch, Indices, make_extractor, pick_device, run_epochs, split
 
 if TYPE_CHECKING:
     from alphabar.data.image_set import ImageSet
@@ -37,14 +37,9 @@ INSTALL = "self-supervision needs pytorch-metric-learning: pip install 'alphabar
 
 @takes(SimCLROptions)
 def train_self_supervised(
-    image_set: "ImageSet",
-    options: SimCLROptions = SimCLROptions(),
-    *,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    name: str | None = None,
-) -> Extractor:
+    image_set: "ImageSet", options: SimCLROptions = SimCLROptions(), *, device: str | torch.device | None = None,
+    progress: bool = True, on_epoch: Callable[[Epoch], None] | None = None, name: str | None = None,
+) -> Extractor:  # fmt: skip
     """Train a feature extractor on images alone; labels are ignored, and the extractor has no logits.
 
     The arguments are those of `train_extractor`; the loss of random features is log(2 batch - 1). Raises ImportError without
@@ -69,10 +64,9 @@ def train_self_supervised(
     def loss_of(batch: Indices, rng: np.random.Generator) -> Tensor:
         x = to_model(np.ascontiguousarray(image_set.pixels[batch]), where)
         pairs = [views(x, rng, crop=options.crop, flip=options.flip, contrast=options.contrast) for _ in range(2)]
-        with precision(where, options):
+        with torch.autocast(where.type, torch.bfloat16, enabled=options.bf16):
             z: Tensor = projector(network.embed(torch.cat(pairs).contiguous(memory_format=torch.channels_last)))
-        loss: Tensor = criterion(z[: len(x)].float(), z[len(x) :].float())
-        return loss
+        return criterion(z[: len(x)].float(), z[len(x) :].float())  # type: ignore[no-any-return]
 
     loss = run_epochs(
         nn.ModuleList([network, projector]), loss_of, kept, options,

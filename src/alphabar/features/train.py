@@ -1,9 +1,8 @@
-"""The training loop that extractors with labels (`supervised`) and without labels (`simclr`) share."""
+"""Training of extractors: of labelled images (`train_extractor`), and the loop that `simclr`, without labels, shares."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar.core import seeds
+from alphabar.core.options import takes
 from alphabar.core.progress import track
+from alphabar.core.types import Pixels
+from alphabar.data.images import to_model
 from alphabar.data.split import holdout
+from alphabar.data.values import scale_of
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import Extractor
-from alphabar.features.options import ExtractorOptions
+from alphabar.features.options import ExtractorOptions, SupervisedOptions
 
 if TYPE_CHECKING:
     from alphabar.data.image_set import ImageSet
@@ -48,11 +51,6 @@ def split(image_set: "ImageSet", options: ExtractorOptions) -> tuple[Indices, In
 def pick_device(device: str | torch.device | None) -> torch.device:
     """The given device; None means CUDA where there is a GPU, else the CPU."""
     return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def precision(device: torch.device, options: ExtractorOptions) -> AbstractContextManager[Any]:
-    """The context in which the network runs: autocast to bfloat16 with `options.bf16`."""
-    return torch.autocast(device.type, torch.bfloat16) if options.bf16 else nullcontext()
 
 
 def run_epochs(
@@ -119,3 +117,130 @@ def make_extractor(
     weights = {k: v.cpu() for k, v in network.state_dict().items()}
     label = name or image_set.name
     return Extractor(label, architecture, weights, image_shape=(c, h, w), classes=classes, training=training)
+
+
+@takes(SupervisedOptions)
+def train_extractor(
+    image_set: "ImageSet", options: SupervisedOptions = SupervisedOptions(), *, test: "ImageSet | None" = None,
+    device: str | torch.device | None = None, progress: bool = True, on_epoch: Callable[[Epoch], None] | None = None,
+    name: str | None = None,
+) -> Extractor:  # fmt: skip
+    """Train a classifier on a labelled set and return it as a feature extractor.
+
+    The images that `holdout` keeps out of the training remain for scores: neither extractor nor model was trained on them.
+
+    Args:
+        image_set: the labelled images, of any size and number of channels.
+        options: epochs, learning rate, augmentation and so on; each field can also be passed as a keyword.
+        test: labelled set on which the accuracy is measured; None means the held-out images.
+        device: where to train; None means CUDA where there is a GPU, else the CPU.
+        progress: show a progress bar.
+        on_epoch: called after every epoch, with the accuracy on at most 2,000 test images.
+        name: name of the extractor; None means the name of the set.
+
+    Returns:
+        The extractor, on the CPU, with `training_record` describing how it was made and how accurate it is.
+
+    Raises:
+        ValueError: for a set without labels, with fewer than two classes, or with fewer images than one batch.
+    """
+    started = time.perf_counter()
+    where = pick_device(device)
+    labels = _labels(image_set)
+    classes = _number_of_classes(image_set, labels)
+    kept, heldout = split(image_set, options)
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw their weights from the global generator
+        torch.manual_seed(options.seed)
+        network = Classifier(image_set.image_shape[0], options.widths, options.dim, classes)
+    network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss_of(batch: Indices, rng: np.random.Generator) -> Tensor:
+        pixels = augment(image_set.pixels[batch], rng, flip=options.flip, shift=options.shift, erase=options.erase)
+        x = to_model(np.ascontiguousarray(pixels), where).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(where.type, torch.bfloat16, enabled=options.bf16):
+            logits: Tensor = network(x)
+        y = torch.from_numpy(labels[batch]).to(where)
+        return nn.functional.cross_entropy(logits.float(), y, label_smoothing=options.smoothing)
+
+    def accuracy_on(pixels: Pixels, truth: Indices) -> float | None:
+        return accuracy(network, pixels, truth, where) if len(pixels) else None
+
+    heldout_pixels, heldout_labels = image_set.pixels[heldout], labels[heldout]
+    test_pixels, test_labels = (heldout_pixels, heldout_labels) if test is None else (test.pixels, _labels(test))
+
+    def report(epoch: Epoch) -> None:
+        if on_epoch is not None:
+            on_epoch(replace(epoch, accuracy=accuracy_on(test_pixels[:2000], test_labels[:2000])))
+
+    run_epochs(
+        network, loss_of, kept, options,
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=options.lr, momentum=0.9, nesterov=True),
+        warmup=0.2, description="training the extractor", progress=progress, on_epoch=report,
+    )  # fmt: skip
+    record = {
+        "pixels": image_set.pixels.dtype.name, "value_range": image_set.value_range,
+        "images": len(kept), "held_out_images": len(heldout),
+        "held_out_accuracy": accuracy_on(heldout_pixels, heldout_labels),
+        "test": "held out" if test is None else f"{test.name}:{test.split}",
+        "test_images": len(test_pixels), "accuracy": accuracy_on(test_pixels, test_labels),
+        "seconds": round(time.perf_counter() - started, 1),
+    }  # fmt: skip
+    return make_extractor(network, image_set, options, record, name=name, classes=image_set.classes)
+
+
+def _labels(image_set: "ImageSet") -> Indices:
+    if image_set.labels is None:
+        raise ValueError(
+            f"the set {image_set.name!r} has no labels, and this extractor is a classifier: use a folder with one subfolder per "
+            "class, or train without labels: alphabar extractor train SET --self-supervised --out PATH"
+        )
+    return np.asarray(image_set.labels, dtype=np.int64)
+
+
+def _number_of_classes(image_set: "ImageSet", labels: Indices) -> int:
+    number = len(image_set.classes) if image_set.classes is not None else int(labels.max()) + 1
+    if number < 2 or labels.min() < 0 or labels.max() >= number:
+        raise ValueError(
+            f"labels of {image_set.name!r} run from {labels.min()} to {labels.max()} with {number} class(es): "
+            "an extractor needs at least two classes, labelled 0, 1, ..."
+        )
+    return number
+
+
+def augment(pixels: Pixels, rng: np.random.Generator, *, flip: bool, shift: int, erase: float = 0.0) -> Pixels:
+    """Copies of images, randomly shifted by at most `shift` pixels along each axis (the edge is repeated) and mirrored.
+
+    In the share `erase` of the images a square of at most a sixth of the area becomes noise (random erasing, Zhong et al. 2020,
+    arXiv:1708.04896).
+    """
+    n, h, w, _ = pixels.shape
+    rows = np.clip(np.arange(h) + rng.integers(-shift, shift + 1, (n, 1)), 0, h - 1)
+    columns = np.clip(np.arange(w) + rng.integers(-shift, shift + 1, (n, 1)), 0, w - 1)
+    if flip:
+        columns = np.where(rng.random((n, 1)) < 0.5, columns[:, ::-1], columns)
+    out: Pixels = pixels[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    for k in np.flatnonzero(rng.random(n) < erase):
+        side = int(rng.integers(max(1, min(h, w) // 8), max(2, int(0.42 * min(h, w)))))
+        top, left = int(rng.integers(0, h - side + 1)), int(rng.integers(0, w - side + 1))
+        out[k, top : top + side, left : left + side] = _noise(rng, (side, side, 1), pixels.dtype)
+    return out
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Uniform noise over the whole scale of a pixel type."""
+    scale = scale_of(dtype)
+    return rng.random(shape, dtype=np.float32) if scale == 1 else rng.integers(0, scale + 1, shape, dtype=dtype.type)
+
+
+def accuracy(network: Classifier, pixels: Pixels, labels: Indices, device: torch.device, batch: int = 500) -> float:
+    """Share of the images whose largest logit is that of their label, 0 to 1."""
+    correct = 0
+    training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for start in range(0, len(pixels), batch):
+            x = to_model(np.ascontiguousarray(pixels[start : start + batch]), device)
+            guess = network(x.contiguous(memory_format=torch.channels_last)).argmax(1).cpu().numpy()
+            correct += int((guess == labels[start : start + batch]).sum())
+    network.train(training)
+    return correct / len(pixels)

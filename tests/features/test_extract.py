@@ -17,9 +17,8 @@ from torch import Tensor
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.split import image_hashes
 from alphabar.features.cache import evict_features
-from alphabar.features.extract import extract
+from alphabar.features.extract import FeatureStore, extract, sample_rows
 from alphabar.features.stats import FeatureStats
-from alphabar.features.store import FeatureStore, sample_rows
 from tests.fixtures.sets import Linear, image_set, stripes
 
 HERE = Path(__file__).resolve().parent
