@@ -55,7 +55,7 @@ from alphabar.schedule.betas import Betas, Linear
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.stream import pad_pixels
-from alphabar.verbs.experiment_budget import images_per_second
+from alphabar.verbs.trial import images_per_second
 from alphabar.verbs.train import train
 
 PAD = 2  # 28x28 becomes 32x32, which their networks need

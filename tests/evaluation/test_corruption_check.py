@@ -19,7 +19,7 @@ from alphabar.evaluation.check_result import CheckResult
 from alphabar.evaluation.corruption_check import ALL, check
 from alphabar.evaluation.corruption_scores import METRICS
 from alphabar.features.extractor import BUNDLED, Extractor, read_extractor, write_check_result
-from alphabar.report.corruption_sheet import draw_check, table
+from alphabar.report.figures import draw_check
 from tests.conftest import ASSETS
 from tests.fixtures.sets import image_set, stripes
 
@@ -249,7 +249,7 @@ def test_picture_table_and_json(garments: tuple[ImageSet, ImageSet], tmp_path: P
     with Image.open(draw_check(found, tmp_path / "deep" / "p.png")) as picture:
         assert picture.width > 800
         assert picture.height > 300
-    assert [row[:2] for row in table(found)] == [(name, m) for name in ("noise", "duplicates") for m in ("FID", "KID")]
+    assert [row[:2] for row in check_table(found)] == [(name, m) for name in ("noise", "duplicates") for m in ("FID", "KID")]
     plain = json.loads(json.dumps(found.to_json()))
     assert plain["verdict"] == found.verdict
     assert len(plain["corruptions"]["noise"]["severities"]) == 6

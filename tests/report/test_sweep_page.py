@@ -13,9 +13,7 @@ import pytest
 from rich.console import Console
 
 from alphabar.report.svg import Line, plot
-from alphabar.report.sweep_page import ticks, write_page
-from alphabar.report.sweep_words import explanations, standing_words
-from alphabar.report.tables import sweep_table
+from alphabar.report.sweep_page import explanations, standing_words, sweep_table, ticks, write_page
 from alphabar.results.sweeps import Row, Sweep, with_standings
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import LeftOut, Setting

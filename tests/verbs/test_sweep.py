@@ -23,7 +23,7 @@ from alphabar.denoiser.model import build, save_weights
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.report.report_page import write_report
-from alphabar.report.sweep_words import front_words
+from alphabar.report.sweep_page import front_words
 from alphabar.results.sweeps import Sweep, read_sweep
 from alphabar.sampling.fitted import Tuned, save_tuned
 from alphabar.sampling.sample import sample

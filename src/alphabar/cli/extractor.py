@@ -112,7 +112,7 @@ def check(
     """
     from alphabar.evaluation.corruption_check import check
     from alphabar.features import extractor as files
-    from alphabar.report.corruption_sheet import draw_check, table
+    from alphabar.report.figures import draw_check
 
     with show.stopped_by_ctrl_c("stopped; no result was written into the extractor's file"):
         found = check(extractor, against, n=n, seed=seed, corruptions=corruptions or None, progress=True)
@@ -125,7 +125,7 @@ def check(
         show.as_json_line({**found.to_json(), "marked": marked, "picture": picture and str(picture)})
         return
     columns = ("corruption", "metric", "uncorrupted", "by severity", "")
-    show.table(columns, table(found), "scores of corrupted real images")
+    show.table(columns, check_table(found), "scores of corrupted real images")
     for name, reason in found.skipped.items():
         show.line(f"{name}: not run, {reason}")
     show.line(f"{found.verdict}; picture: {picture}" + ("; written into the file" if marked else ""))

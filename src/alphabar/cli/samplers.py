@@ -118,8 +118,7 @@ def sweep(
         return
     from rich.console import Console
 
-    from alphabar.report.sweep_words import explanations
-    from alphabar.report.tables import sweep_table
+    from alphabar.report.sweep_page import explanations, sweep_table
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(sweep_table(done, options.metrics))

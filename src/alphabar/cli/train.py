@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
-from alphabar.verbs.experiment_options import ExperimentOptions
+from alphabar.verbs.options import ExperimentOptions
 
 
 @Parameter(name="*")
@@ -105,7 +105,7 @@ def experiment(
     if dry_run:
         print(json.dumps(definition.to_json(), indent=None if as_json else 1))
         return
-    from alphabar.report.tables import experiment_table
+    from alphabar.report.experiment_page import experiment_table
     from alphabar.verbs.experiment import experiment as run_experiment
 
     with show.stopped_by_ctrl_c("{}; the same command resumes the experiment"):

@@ -105,15 +105,7 @@ def _line(row: Mapping[str, Any]) -> Line:
 
 
 def interval_bar(value: float, ends: tuple[float, float], higher: bool, verdict: str, alt: str) -> Markup:
-    """The interval of a difference as a picture, scaled to its width: 0 in the middle, to the right the first set is better.
-
-    Args:
-        value: the difference, first minus second.
-        ends: its interval.
-        higher: whether a higher score is better.
-        verdict: "better" and "worse" have colours.
-        alt: the text for those who cannot see the picture.
-    """
+    """The interval of a difference, first minus second, as a picture: 0 in the middle, to the right the first set is better."""
     sign = 1.0 if higher else -1.0
     reach = max(abs(ends[0]), abs(ends[1]), 1e-300)
     low, high = sorted(sign * end / reach for end in ends)

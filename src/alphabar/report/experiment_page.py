@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from alphabar.core.files import write_atomically
 from alphabar.core.run import flat
@@ -19,15 +20,12 @@ from alphabar.results.outcomes import Outcome
 from alphabar.results.runs import OUTCOME
 from alphabar.sampling.samples import Samples
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
-    """Writes the page of an experiment, and outcome.json, from which `report` takes the verdict. Returns the page's path.
-
-    Args:
-        outcome: what the experiment found.
-        real: real images to compare with.
-        shown: images of every variant.
-    """
+    """Writes outcome.json, from which `report` takes the verdict, and the page, with `shown` images of every variant."""
     write_atomically(outcome.folder / OUTCOME, json.dumps(outcome.to_json(), indent=1) + "\n")
     experiment, metrics = outcome.experiment, outcome.metrics
     return page.write_page(
@@ -100,3 +98,27 @@ def _differing(experiment: Experiment) -> list[tuple[str, Sequence[str]]]:
     """The recipe keys in which the variants differ, with the value of each variant."""
     recipes = [flat(asdict(r)) for r in experiment.variants.values()]
     return [(k, values) for k in recipes[0] if len({*(values := [str(r[k]) for r in recipes])}) > 1]
+
+
+def experiment_table(outcome: Outcome) -> "Table":
+    """A table for a terminal: one row a variant."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, title=outcome.experiment.hypothesis, title_justify="left")
+    metrics = outcome.metrics
+    for name in ("variant", "seeds", "images", "minutes each"):
+        out.add_column(name, justify="left" if name == "variant" else "right")
+    for m in metrics:
+        out.add_column(f"{column(m)}, mean", overflow="fold")
+        out.add_column(f"minus {outcome.experiment.than}", overflow="fold")
+    for variant, means in outcome.means.items():
+        trials = outcome.of(variant)
+        cells = []
+        for m in metrics:
+            gap = outcome.differences.get(variant, {}).get(m)
+            cells += [estimate_words(m, means[m].value, means[m].interval)]
+            cells += ["" if gap is None else estimate_words(m, gap.value, gap.interval)]
+        minutes = fmean(t.seconds for t in trials) / 60
+        out.add_row(variant, str(len(trials)), f"{trials[0].images:,}", f"{minutes:.1f}", *cells)
+    return out

@@ -11,13 +11,7 @@ _FILTERS = (words.count, words.short, words.duration, words.sig, words.kid, word
 
 
 def write_page(path: Path, template: str, /, **context: Any) -> Path:
-    """Fills in a template of this package and writes it to `path`, whole or not at all.
-
-    Args:
-        path: the HTML file, which is returned.
-        template: name of a file in templates/. All text in it is escaped, and a name that `context` lacks is an error.
-        context: the names that the template uses; `made`, the time of writing, is added.
-    """
+    """Fills in a template of templates/, which escapes all text, and writes the page, whole or not at all. Returns `path`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

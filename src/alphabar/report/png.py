@@ -53,13 +53,7 @@ def png(image: "Image") -> bytes:
 
 
 def strip(pixels: "Pixels", columns: int | None = None, pad: int = 1) -> "Image":
-    """A contact sheet with transparent gaps, for light pages and dark ones.
-
-    Args:
-        pixels: (n, h, w, c), as stored.
-        columns: images side by side; None: all.
-        pad: pixels between images.
-    """
+    """A contact sheet with transparent gaps of `pad` pixels, for light and dark pages. columns: None for all in one row."""
     from PIL import ImageOps
 
     pixels = shown(pixels)
@@ -87,7 +81,7 @@ def smaller(images: "Pixels", edge: int = EDGE) -> tuple[UInt8[np.ndarray, "n _ 
 
 
 def read_png(path: Path) -> "Image":
-    """A PNG, decoded. Raises ValueError, with the name of the file, where it is not a PNG, is damaged, or is far too large."""
+    """A decoded PNG. Raises ValueError with the name of the file where it is no PNG, is damaged, or is far too large."""
     from PIL import Image, UnidentifiedImageError
 
     if path.exists() and path.stat().st_size > _LARGEST_FILE:

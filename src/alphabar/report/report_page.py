@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.evaluation.score import INTERVALS
-from alphabar.report import comparisons, sheets, trajectory
+from alphabar.report import comparisons, sheets, sweep_page, trajectory
 from alphabar.report.page import write_page
+from alphabar.report.png import png_uri, smaller, strip
 from alphabar.report.run_section import run_section
+from alphabar.report.sheets import spread
 from alphabar.report.svg import Level, Line, Plot, plot
-from alphabar.report.sweep_section import sweep_sections
-from alphabar.report.words import FLOOR, INTERVAL, as_toml, estimate_words
+from alphabar.report.sweep_page import front_words, time_caveats
+from alphabar.report.words import FLOOR, INTERVAL, as_toml, column, estimate_words, interval_words, value_words
 from alphabar.results.curves import by_protocol, protocol_words
 from alphabar.results.runs import RunData, differing, load_run, names, with_trainings
 from alphabar.results.series import interval, loss_by_sigma, number, series
+from alphabar.results.sweeps import Row, Sweep, read_sweep
+from alphabar.sampling.samples import Samples
 
 OPEN = 3  # up to so many runs are shown unfolded
 WHOLE_SHEETS = 4_000_000  # bytes of the full-size sheets of all runs together
@@ -112,3 +116,56 @@ def _heldout_by_sigma(runs: list[RunData], names: list[str]) -> Item:
     )  # fmt: skip
     words = "The last held-out loss by noise level, each band at its geometric middle, in the units of the held-out loss."
     return "Held-out loss by noise level", made, words
+
+
+ROWS, IMAGES = 8, 8  # settings of a front, and images of each
+
+
+def sweep_sections(runs: Sequence[RunData], given: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The sections about the sweeps of the runs and those in the folders `given`, and a sentence for each that cannot be read.
+
+    Raises ValueError for a folder in `given` that does not hold a sweep.
+    """
+    folders = dict.fromkeys(folder.resolve() for folder in [*(f for run in runs for f in run.sweeps), *given])
+    required = {folder.resolve() for folder in given}
+    sections: list[dict[str, Any]] = []
+    unread: list[str] = []
+    for folder in folders:
+        try:
+            sweep = read_sweep(folder)
+        except (OSError, ValueError) as e:
+            if folder in required:
+                raise ValueError(f"{folder} does not hold a sweep that can be shown: {e}") from e
+            unread.append(f"A sweep cannot be shown: {e}.")
+            continue
+        sections.append(_section(sweep, f"front{len(sections)}", unread))
+    return sections, unread
+
+
+def _section(sweep: Sweep, key: str, unread: list[str]) -> dict[str, Any]:
+    metric = next(iter(sweep.rows[0].standings))
+    on = sweep.front(metric)
+    shown = [row for k in spread(range(len(on)), ROWS) if (row := _row(on[k], metric, unread)) is not None]
+    score, folder = sweep.rows[0].scores[metric], sweep.folder
+    return {
+        "name": f"{folder.name} of {folder.parents[1].name}" if folder.parent.name == "sweeps" else folder.name,
+        "lead": front_words(sweep, metric), "settings": len(sweep.rows), "page": str(sweep.page), "rows": shown, "of": len(on),
+        "figures": sweep_page.figures(sweep, [metric], key, size=(440, 270)), "legend": sweep_page.legend(sweep),
+        "protocol": sweep.protocol, "n": sweep.protocol.get("n"), "caveats": time_caveats(sweep),
+        "reference": score.reference_name, "floor": f"{column(metric)} {value_words(metric, score.floor)}",
+    }  # fmt: skip
+
+
+def _row(row: Row, metric: str, unread: list[str]) -> dict[str, Any] | None:
+    """The images of a setting on the front."""
+    try:
+        images = Samples.load(row.samples).images[:IMAGES]
+    except (OSError, ValueError, KeyError) as e:
+        unread.append(f"The images of {row.title} cannot be shown: {e}.")
+        return None
+    score = row.scores[metric]
+    return {
+        "title": row.setting.method, "calls": row.calls, "score": f"{column(metric)} {value_words(metric, score.value)}",
+        "ends": interval_words(metric, score.interval), "uri": png_uri(strip(smaller(images)[0])),
+        "alt": f"{len(images)} images sampled by {row.title}.",
+    }  # fmt: skip

@@ -27,13 +27,8 @@ FACTS = {
 def run_section(run: RunData, name: str, key: str, index: int, *, sheets: int, most: int) -> dict[str, Any]:
     """Everything that the template shows of a run.
 
-    Args:
-        run: the run.
-        name: its name on the page.
-        key: letters and digits that no other run of the page has.
-        index: its number, for its colour.
-        sheets: 3 for the first, the middle and the last sheet of samples, or 1 for the last.
-        most: bytes of each sheet at most.
+    key: letters and digits that no other run of the page has. sheets: 3 for the first, the middle and the last sheet of samples, or
+    1 for the last; each takes at most `most` bytes.
     """
     losses, heldout, rows = run.of("loss"), run.of("heldout"), score_rows(run)
     known = [row for row in heldout if number(row, "loss") is not None]

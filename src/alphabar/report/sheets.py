@@ -68,10 +68,8 @@ class _Layout:
 def side_by_side(runs: Sequence[RunData], columns: int = COLUMNS, budget: int = BUDGET) -> Sheets | None:
     """The first images of the sheets of all runs; None where no run has a sheet.
 
-    Args:
-        runs: a run whose checkpoints do not match a column has the nearest one in it.
-        columns: checkpoints at most, the first and the last among them.
-        budget: bytes of all cells together, which images are first made smaller for; then columns are left out, down to two.
+    Where a run has no sheet for a column, it shows the nearest one. To keep all cells within `budget` bytes, images are made smaller
+    first; then columns are left out, down to two.
     """
     of = sum(len(run.previews) for run in runs)
     if not of:

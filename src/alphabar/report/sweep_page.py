@@ -2,32 +2,37 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown_note
+from alphabar.evaluation.estimate import LEVEL
+from alphabar.evaluation.pareto import Standing
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES, Score
 from alphabar.report import page, svg
 from alphabar.report.png import png_uri, smaller, strip
-from alphabar.report.sweep_words import explanations, floor_words, front_words, machines, standing_words
-from alphabar.report.words import INTERVAL, column, interval_words, sig, value_words
+from alphabar.report.words import (
+    INTERVAL,
+    column,
+    estimate_words,
+    interval_words,
+    intervals_explained,
+    sig,
+    value_words,
+    without_interval,
+)
 from alphabar.results.sweeps import COSTS, Row, Sweep
 from alphabar.sampling.samples import Samples
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 AXES = {"calls": "network calls an image", "seconds": "seconds an image"}
 _APART = 0.003  # relative distance by which the points of different methods at equal calls are set apart
 
 
 def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, shown: int) -> Path:
-    """Writes the page of a sweep and returns its path.
-
-    Args:
-        sweep: the result, with standings in `metrics`.
-        metrics: the metrics to show; the first one sorts and marks the settings.
-        run: the name of the run, for the title.
-        real: real images to compare with.
-        shown: images of every setting.
-    """
+    """Writes the page of a sweep of `run`, with `shown` images of every setting; the first metric sorts and marks the settings."""
     first, scores = metrics[0], sweep.rows[0].scores
     groups, notes = _sheets(sweep, first, shown)
     return page.write_page(
@@ -54,14 +59,7 @@ def legend(sweep: Sweep) -> list[tuple[str, str, str]]:
 
 
 def figures(sweep: Sweep, metrics: Sequence[str], name: str = "", size: tuple[float, float] = (760, 430)) -> list[dict[str, Any]]:
-    """One plot for each metric and cost: {"title", "plot", "words"}.
-
-    Args:
-        sweep: the result, with standings in `metrics`.
-        metrics: the metrics to plot.
-        name: letters and digits that distinguish these plots from those of another sweep on the same page.
-        size: width and height, as for `svg.plot`.
-    """
+    """One plot for each metric and cost. name: letters and digits that distinguish them from those of another sweep on the page."""
     out = []
     for metric in metrics:
         for cost, axis in AXES.items():
@@ -156,3 +154,94 @@ def _table(sweep: Sweep, metrics: Sequence[str]) -> list[dict[str, Any]]:
         }
         for row in sweep.rows
     ]  # fmt: skip
+
+
+def score_words(score: Score) -> str:
+    """A score with its interval, in the units of its column."""
+    return estimate_words(score.metric, score.value, score.interval)
+
+
+def standing_words(row: Row, rows: Sequence[Row], metric: str, cost: str) -> str:
+    """ "front", "worse than ddim · 8" or "not decided: ddim · 8", where the number is that of network calls."""
+    standing = row.standings[metric][cost]
+    if standing.on or standing.behind is None:
+        return "front"
+    better = rows[standing.behind]
+    name = f"{better.setting.method} · {sig(better.calls)}"
+    return f"worse than {name}" if standing.decided else f"not decided: {name}"
+
+
+def mark(standing: Standing) -> str:
+    """The same in one or two words, for a terminal."""
+    return "● on" if standing.on else "worse" if standing.decided else "not decided"
+
+
+def front_words(sweep: Sweep, metric: str) -> str:
+    """The best setting, and the best one for at most half of its calls."""
+    on = sweep.front(metric)
+    best = on[-1]
+    text = f"{best.setting.method} with {sig(best.calls)} network calls has the best {TITLES[metric]} here, "
+    text += score_words(best.scores[metric])
+    if half := [row for row in on if row.calls <= best.calls / 2]:
+        text += f"; with {sig(half[-1].calls)} calls, {half[-1].setting.method} reaches {score_words(half[-1].scores[metric])}"
+    return f"{text}."
+
+
+def explanations(sweep: Sweep, metrics: Sequence[str]) -> list[str]:
+    """What marks, brackets, the floor and seconds mean, a sentence or two each."""
+    scores = [s for row in sweep.rows for m, s in row.scores.items() if m in metrics]
+    first = TITLES[metrics[0]]
+    out = [
+        f"On the front: no setting that costs no more has a better {first}, by the measured values. Worse: the {first} is worse "
+        "than that of the best setting that costs no more, and the difference is not chance; it is taken image by image on the "
+        f"same noise, at {100 * LEVEL:g} % for all pairs of settings together. Not decided: more images would be needed."
+    ]
+    if known := [s.metric for s in scores if s.interval is not None]:
+        out.append(f"In brackets: {100 * LEVEL:g} % intervals of one setting, {intervals_explained(known)}.")
+    lacking = [s for s in scores if s.interval is None]
+    out += without_interval((s.metric, (s.note or "the record gives no reason").removeprefix("no interval: ")) for s in lacking)
+    return out + time_caveats(sweep)
+
+
+def time_caveats(sweep: Sweep) -> list[str]:
+    """How far the seconds of the settings can be compared."""
+    places = machines(sweep)
+    together = max(int(r.where["processes"]) for r in sweep.rows)
+    out = ["Seconds were measured once, while sampling, and include whatever else the machine did."]
+    if len(places) > 1:
+        out.append(f"Seconds were measured on different machines ({'; '.join(places)}): compare calls instead.")
+    if together > 1:
+        out.append(
+            f"Up to {together} settings were sampled at once: where they shared a machine, seconds are longer than for one alone."
+        )
+    return out
+
+
+def machines(sweep: Sweep) -> list[str]:
+    """The machines that sampled the settings."""
+    return list(dict.fromkeys(f"{r.where['cpu']}, {r.where['device']}" for r in sweep.rows))
+
+
+def floor_words(score: Score) -> str:
+    """The score of as many real images, with its interval."""
+    return estimate_words(score.metric, score.floor, score.floor_interval)
+
+
+def sweep_table(sweep: Sweep, metrics: Sequence[str]) -> "Table":
+    """A table for a terminal: one row a setting, the fewest calls first, and one for as many real images."""
+    from rich import box
+    from rich.table import Table
+
+    title = f"{sweep.protocol['n']:,} images a setting, all from the same noise"
+    out = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    first = metrics[0]
+    for name in ("calls", "setting", "s/image", *(column(m) for m in metrics), f"{TITLES[first]} front: calls", "seconds"):
+        left = name in ("setting", f"{TITLES[first]} front: calls", "seconds")
+        out.add_column(name, justify="left" if left else "right", no_wrap=name != "setting")
+    for row in sweep.rows:
+        standings = row.standings[first]
+        cells = [score_words(row.scores[m]) for m in metrics] + [mark(standings[cost]) for cost in COSTS]
+        out.add_row(sig(row.calls), row.setting.method, sig(row.seconds), *cells, style="bold" if standings["calls"].on else None)
+    scores = sweep.rows[0].scores
+    out.add_row("", "real images (the floor)", "", *(value_words(m, scores[m].floor) for m in metrics), "", "", style="dim")
+    return out

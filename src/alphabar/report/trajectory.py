@@ -53,11 +53,7 @@ class Trajectories:
 def trajectories(runs: Sequence[RunData], names: Sequence[str], draw: bool | None = None, budget: int = BUDGET) -> Trajectories:
     """The trajectory in samples/trajectory.npz of each run, or one sampled from its last checkpoint, which is then kept there.
 
-    Args:
-        runs: the runs.
-        names: their names on the page.
-        draw: True samples always, None only while that takes seconds, False never.
-        budget: bytes of all frames together, which images are made smaller for.
+    draw: True samples always, None only while that takes seconds, False never. Images are made smaller to fit into `budget` bytes.
     """
     patience = PATIENCE
     made: list[tuple[int, Samples]] = []

@@ -42,14 +42,9 @@ class Removal:
 
 
 def plan_removals(paths: Sequence[Path], keep: Sequence[str]) -> list[Removal]:
-    """All checkpoints of the runs except those to keep.
+    """All checkpoints of the runs except those named in `keep`.
 
-    Args:
-        paths: run folders.
-        keep: names of checkpoints, of last, best, last.old, snapshots; none: keep no checkpoint.
-
-    Raises:
-        ValueError: for a run that has none of the checkpoints to keep, and for one that is being trained.
+    Raises ValueError for a run that has none of the checkpoints to keep, and for one that is being trained.
     """
     found = []
     for path in paths:

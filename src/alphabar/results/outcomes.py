@@ -85,14 +85,7 @@ class Outcome:
 
 
 def conclude(experiment: Experiment, folder: Path, trials: Sequence[Trial], *, finished: bool = True) -> Outcome:
-    """Means, differences against the variant `than`, and the verdict.
-
-    Args:
-        experiment: the definition.
-        folder: the folder of the experiment, for the paths in the outcome.
-        trials: the finished trials, at least one.
-        finished: whether these are all of them.
-    """
+    """Means, differences against the variant `than`, and the verdict. finished: whether these are all trials."""
     names = [v for v in experiment.variants if any(t.variant == v for t in trials)]
     by = {(t.variant, t.seed): t for t in trials}
     metrics = list(trials[0].measured.scores) if trials else []

@@ -43,11 +43,7 @@ class RunSummary:
 
 
 def find_runs(roots: Iterable[Path]) -> list[Path]:
-    """Run folders at or below the roots: those with a recipe.toml and a record or checkpoints, ordered by name.
-
-    Raises:
-        FileNotFoundError: for a root that is not a folder.
-    """
+    """Run folders at or below the roots: those with a recipe.toml and a record or checkpoints, ordered by name."""
     found: dict[Path, None] = {}
     for root in roots:
         if not root.is_dir():
@@ -71,15 +67,9 @@ def _below(folder: Path, depth: int) -> list[Path]:
 
 
 def summaries(paths: Sequence[Path], where: Mapping[str, str] | None = None, states: Sequence[str] = ()) -> list[RunSummary]:
-    """One line for each run that passes the filters.
+    """One line for each run whose recipe has the values of `where`, and that is in one of the states, if any are named.
 
-    Args:
-        paths: run folders.
-        where: recipe keys with the values they must have, {"train.lr": "0.001"}; numbers are compared as numbers.
-        states: only runs in one of these states; none: in any.
-
-    Raises:
-        ValueError: for a key that no run's recipe has.
+    Raises ValueError for a key that no run's recipe has.
     """
     runs = [load_run(p) for p in paths]
     known = sorted({k for run in runs for k in run.recipe})

@@ -41,11 +41,7 @@ class RunData:
 
 
 def load_run(path: Path) -> RunData:
-    """Everything in a run folder; "bundled" is the run behind the bundled model.
-
-    Raises:
-        FileNotFoundError: for a path that is not a folder.
-    """
+    """Everything in a run folder; "bundled" is the run behind the bundled model. FileNotFoundError for what is not a folder."""
     if str(path) == "bundled" and not path.exists():
         if not BUNDLED.is_dir():
             raise FileNotFoundError("the bundled run comes without its record in this release: name one of your run folders")
@@ -57,11 +53,7 @@ def load_run(path: Path) -> RunData:
 
 
 def with_trainings(paths: Sequence[Path]) -> list[Path]:
-    """The paths, with the folder of an experiment replaced by the runs in it.
-
-    Raises:
-        FileNotFoundError: for an experiment without any run.
-    """
+    """The paths, with the folder of an experiment replaced by the runs in it, of which there must be one at least."""
     out: list[Path] = []
     for path in paths:
         if (path / "experiment.json").exists() and not Run(path).recipe.exists():

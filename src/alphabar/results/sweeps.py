@@ -104,13 +104,7 @@ class Sweep:
 
 
 def with_standings(rows: Sequence[Row], metrics: Sequence[str], measured: Callable[[str], Measured]) -> list[Row]:
-    """The rows with their standings in these metrics.
-
-    Args:
-        rows: settings that have scores of all metrics.
-        metrics: the metrics; the level of the comparisons holds for all of them together.
-        measured: from the name of a setting to what `save_measured` kept of it.
-    """
+    """The rows with their standings; the level of the comparisons holds for all `metrics` together."""
     loaded = []
     for row in rows:
         whole = measured(row.setting.name)
@@ -191,12 +185,7 @@ class SweepFolder:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """The sweep that `alphabar sweep` left in a folder, with the metrics that all its settings have.
-
-    Raises:
-        OSError: for a folder that does not exist or cannot be read.
-        ValueError: for a folder that holds no finished setting, or no sweep.
-    """
+    """The sweep in a folder, with the metrics that all its settings have. ValueError where none is finished, or it holds no sweep."""
     folder = SweepFolder(path)
     try:
         protocol = folder.protocol()

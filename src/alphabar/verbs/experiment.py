@@ -16,9 +16,8 @@ from alphabar.data.image_set import ImageSet, load
 from alphabar.report.experiment_page import write_page
 from alphabar.results.experiments import Experiment
 from alphabar.results.outcomes import Outcome, conclude
-from alphabar.verbs.experiment_budget import with_budget
-from alphabar.verbs.experiment_options import ExperimentOptions
-from alphabar.verbs.trial import TrialJob, finish, load_evaluator
+from alphabar.verbs.options import ExperimentOptions
+from alphabar.verbs.trial import TrialJob, finish, load_evaluator, with_budget
 
 METRICS = ("fid", "kid")  # scored in addition to the metric that decides
 
@@ -68,10 +67,7 @@ def experiment(
 
 
 def _claim(folder: Path, definition: Experiment) -> None:
-    """Creates the folder, or checks that it holds this experiment, whose seeds and variants may have been added to.
-
-    Raises ValueError where it holds other files, or an experiment whose trainings or scores could not be compared.
-    """
+    """Creates the folder, or checks that the trainings and scores in it belong to this experiment; seeds and variants may be added."""
     path = folder / "experiment.json"
     now = json.loads(json.dumps({**definition.to_json(), "versions": versions()}))
     if path.exists():
@@ -125,8 +121,7 @@ def _run_all(jobs: Sequence[TrialJob], options: ExperimentOptions, progress: boo
 
 
 def _side_by_side(at_once: int, todo: Sequence[TrialJob], progress: bool) -> None:
-    """Trials in several processes, started in order. Where one fails, those that run are finished and no more are started;
-    Ctrl-C reaches all processes, and each stops with a checkpoint."""
+    """Where a trial fails, those that run are finished and no more start; Ctrl-C reaches all, and each keeps a checkpoint."""
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
         running = [pool.submit(finish, job) for job in todo]
         try:

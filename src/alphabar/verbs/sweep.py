@@ -19,8 +19,7 @@ from alphabar.report.sweep_page import write_page
 from alphabar.results.sweeps import Row, Sweep, SweepFolder, with_standings
 from alphabar.sampling.settings import LeftOut, Setting, settings
 from alphabar.verbs.sweep_options import SweepOptions
-from alphabar.verbs.sweep_ray import Todo, over_ray
-from alphabar.verbs.sweep_setting import Job, LoadedJob
+from alphabar.verbs.sweep_setting import Job, LoadedJob, Todo, over_ray
 
 
 @takes(SweepOptions)

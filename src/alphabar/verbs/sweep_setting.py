@@ -1,12 +1,19 @@
 """One setting of a sweep: sampled, scored, and written to the folder of the sweep."""
 
+import json
 import os
-from dataclasses import dataclass
-from functools import cached_property
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
+from alphabar.core.cluster import import_ray, joined
+from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device, machine, versions
-from alphabar.data.image_set import ImageSet
+from alphabar.data.image_set import ImageSet, parse_set
+from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.measured import save_measured
 from alphabar.results.sweeps import SweepFolder
@@ -89,11 +96,7 @@ class LoadedJob:
     def finish(self, setting: Setting, folder: SweepFolder, processes: int, fit: Tuned | None) -> None:
         """Samples and scores one setting and writes its row; where `sample` refuses the setting, the row says why.
 
-        Args:
-            setting: the setting; samples that the folder already holds are only scored.
-            folder: where samples, scores and row go.
-            processes: how many settings are sampled at the same time, for the row: they may slow each other down.
-            fit: its fitted sampler, if it has one.
+        Samples that the folder already holds are only scored. processes: how many settings are sampled at once, for the row.
         """
         options, target = self.job.options, folder.samples(setting.name)
         try:
@@ -136,3 +139,82 @@ class LoadedJob:
         return how | ({} if options.fast is None else {"fast": options.fast}) | (
             {} if options.guidance == 1 else {"guidance": options.guidance}
         )  # fmt: skip
+
+
+Todo = Sequence[tuple[Setting, float]]  # settings with their network calls an image
+
+
+def over_ray(address: str, loaded: LoadedJob, todo: Todo, folder: SweepFolder) -> None:
+    """Samples and scores the settings on a cluster; each task takes one processor and, where the cluster has any, one GPU.
+
+    A setting whose samples the folder holds is scored here. Raises ValueError where a machine of the cluster has another model, other
+    images or other versions under the same names.
+    """
+    ray = import_ray("a sweep")
+    job = loaded.job
+    job = replace(
+        job, run=_absolute(job.run), against=_absolute_set(job.against),
+        options=replace(job.options, extractor=_absolute(str(job.options.extractor))),
+    )  # fmt: skip
+    missing = []
+    for setting, cost in todo:
+        if folder.samples(setting.name).exists():
+            loaded.finish(setting, folder, 1, None)
+        else:
+            missing.append((setting, cost))
+    if not missing:
+        return
+    with joined(ray, address):
+        have = ray.cluster_resources()
+        task = ray.remote(num_cpus=1, num_gpus=1 if have.get("GPU") else 0)(_task)
+        together = max(int(have.get("GPU") or have.get("CPU") or 1), 1)
+        fits = {s: None if (fit := loaded.fitted(s)) is None else fit.to_json() for s, _ in missing}
+        waiting = [task.remote(job, s.to_json(), fits[s], together) for s, _ in sorted(missing, key=lambda item: -item[1])]
+        while waiting:
+            (done, *_), waiting = ray.wait(waiting, num_returns=1)
+            _receive(folder, ray.get(done))
+            folder.write_results()
+
+
+def _task(job: Job, setting: Mapping[str, Any], fit: Mapping[str, Any] | None, processes: int) -> dict[str, bytes]:
+    """Runs on a machine of the cluster: the files of one setting by their names in the folder of the sweep, the row last."""
+    loaded = _loaded(job)
+    with tempfile.TemporaryDirectory(prefix="alphabar-sweep-") as scratch:
+        folder = SweepFolder(Path(scratch))
+        folder.claim(loaded.protocol(), ())
+        loaded.finish(Setting.from_json(setting), folder, processes, None if fit is None else Tuned.from_json(fit))
+        files = [Path(scratch) / "protocol.json", *Path(scratch).rglob("*.npz"), *Path(scratch).glob("rows/*.json")]
+        return {path.relative_to(scratch).as_posix(): path.read_bytes() for path in files}
+
+
+@lru_cache(maxsize=1)
+def _loaded(job: Job) -> LoadedJob:
+    """Loads the job once for all tasks of a worker process."""
+    loaded = LoadedJob.load(job)
+    loaded.warm_up()
+    return loaded
+
+
+def _receive(folder: SweepFolder, files: Mapping[str, bytes]) -> None:
+    """Writes the files of a task into the folder of the sweep."""
+    theirs, own = json.loads(files["protocol.json"]), folder.protocol()
+    if differ := [k for k in own if k != "versions" and theirs.get(k) != own[k]]:
+        raise ValueError(
+            f"a machine of the cluster has another {differ[0]} ({theirs.get(differ[0])!r:.60}, here {own[differ[0]]!r:.60}): the "
+            "same files must lie under the same names on all machines"
+        )
+    if theirs["versions"] != own["versions"]:
+        raise ValueError(f"a machine of the cluster runs {theirs['versions']}, this one {own['versions']}: install the same")
+    for name, data in files.items():
+        if name != "protocol.json":
+            write_atomically(folder.path / name, data)
+
+
+def _absolute(name: str) -> str:
+    prefix, path = (PREFIX, name.removeprefix(PREFIX)) if name.startswith(PREFIX) else ("", name)
+    return f"{prefix}{Path(path).resolve()}" if Path(path).exists() else name
+
+
+def _absolute_set(text: str) -> str:
+    name, split = parse_set(text)
+    return f"{Path(name).resolve()}:{split}" if Path(name).exists() else text

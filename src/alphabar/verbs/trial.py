@@ -2,25 +2,35 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import torch
 
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device, machine
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet
+from alphabar.data.split import holdout
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.measured import load_measured, save_measured
-from alphabar.results.experiments import Scoring
+from alphabar.results.experiments import Experiment, Scoring
 from alphabar.results.outcomes import Trial
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import SampleSet
 from alphabar.sampling.samples import Samples
+from alphabar.training import loop
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe
+from alphabar.training.hooks import Hook, Training
+from alphabar.training.initial_model import initial_model
 from alphabar.verbs import score
 from alphabar.verbs.train import recipe_images, train
 
@@ -84,10 +94,7 @@ def finish(job: TrialJob) -> None:
 
 @lru_cache(maxsize=1)
 def load_evaluator(scoring: Scoring, reading: tuple[tuple[str, Any], ...]) -> tuple[ImageEval, ImageSet]:
-    """The evaluator and its real images, once for all trials of a process: it caches the floor and the reference's features.
-
-    reading: options of `load` for the real images.
-    """
+    """The evaluator and its real images, once for all trials of a process: it caches the floor and the reference's features."""
     return score.make_evaluator(scoring.against, scoring.extractor, reading=dict(reading), progress=False)
 
 
@@ -112,3 +119,56 @@ def _trained(run: Run, recipe: Recipe) -> bool:
     """Whether the last checkpoint has seen all images of the budget."""
     state = run.checkpoint() / "state.json"
     return state.exists() and bool(json.loads(state.read_text())["images"] >= recipe.train.images)
+
+
+WARM, TIMED = 3, 8  # training steps before the measurement and in it
+
+
+def with_budget(folder: Path, experiment: Experiment, images: Mapping[str, ImageSet], progress: bool) -> dict[str, Recipe]:
+    """The recipes of the variants with `train.images` set to the budget.
+
+    budget.json in the folder keeps the measured speeds, so that resuming does not change the budget.
+    """
+    if experiment.budget.images:
+        amounts = dict.fromkeys(experiment.variants, experiment.budget.images)
+    else:
+        path = folder / "budget.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        if missing := {k: r for k, r in experiment.variants.items() if k not in known}:
+            if progress:
+                print(f"timing {', '.join(missing)}", flush=True)
+            # in turns, so that a busy minute of the machine affects all variants
+            rates = [{k: images_per_second(r, images[k]) for k, r in missing.items()} for _ in range(2)]
+            for k, recipe in missing.items():
+                speeds = [rate[k] for rate in rates]
+                steps = max(1, round(median(speeds) * 60 * experiment.budget.minutes / recipe.train.batch))
+                known[k] = {"images": steps * recipe.train.batch, "images_per_second": speeds, "machine": machine()["cpu"]}
+            write_atomically(path, json.dumps(known, indent=1) + "\n")
+        amounts = {k: known[k]["images"] for k in experiment.variants}
+    return {k: replace(r, train=replace(r.train, images=amounts[k])) for k, r in experiment.variants.items()}
+
+
+class _StepTimes(Hook):
+    """Records when each training step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step(self, training: Training) -> None:
+        if training.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+
+def images_per_second(recipe: Recipe, images: ImageSet, warm: int = WARM, timed: int = TIMED) -> float:
+    """Training speed: images a second over `timed` steps of this very training, after `warm` steps. The result is discarded."""
+    model = initial_model(recipe, images)
+    kept, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
+    brief = replace(
+        recipe.train, images=(warm + timed) * recipe.train.batch, log_every=0, checkpoint_every=0, heldout_every=0,
+        ema_snapshots=0,
+    )  # fmt: skip
+    clock = _StepTimes()
+    with tempfile.TemporaryDirectory(prefix="alphabar-timing-") as scratch:
+        loop.train(model, images.pixels, kept, brief, Run(scratch), labels=images.labels, hooks=[clock], progress=False)
+    return recipe.train.batch * (timed - 1) / (clock.times[-1] - clock.times[warm])
