@@ -19,7 +19,7 @@ from alphabar.evaluation.check_result import CheckResult
 from alphabar.evaluation.corruption_check import ALL, check
 from alphabar.evaluation.corruption_scores import METRICS
 from alphabar.features.extractor import BUNDLED, Extractor, read_extractor, write_check_result
-from alphabar.report.figures import draw_check
+from alphabar.report.figures import check_table, draw_check
 from tests.conftest import ASSETS
 from tests.fixtures.sets import image_set, stripes
 

@@ -156,6 +156,19 @@ def test_a_folder_of_another_experiment_is_refused(outcome: Outcome) -> None:
         run(replace(definition, variants={**definition.variants, "hardly": other}))
 
 
+def test_a_reworded_hypothesis_resumes_the_experiment(outcome: Outcome) -> None:
+    """The words of the hypothesis decide no training and no score; nor does the old name of a recipe key in a stored variant."""
+    path = outcome.folder / "experiment.json"
+    stored = json.loads(path.read_text())
+    recipes = {name: text.replace("init_from =", "begin =") for name, text in stored["variants"].items()}
+    assert recipes != stored["variants"]
+    path.write_text(json.dumps(stored | {"variants": recipes}))
+    again = run(replace(outcome.experiment, hypothesis="A network is better after training."))
+    assert [t.seconds for t in again.trials] == [t.seconds for t in outcome.trials]
+    assert json.loads(path.read_text())["hypothesis"] == "A network is better after training."
+    assert "A network is better after training." in again.page.read_text()
+
+
 def test_a_training_of_another_experiment_is_copied(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What two experiments have in common is trained once, and is the training that the second one would have done."""
     definition = replace(read_experiment("definition.toml"), seeds=(0,), budget=Budget(images=128))

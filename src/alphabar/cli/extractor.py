@@ -112,7 +112,7 @@ def check(
     """
     from alphabar.evaluation.corruption_check import check
     from alphabar.features import extractor as files
-    from alphabar.report.figures import draw_check
+    from alphabar.report.figures import check_table, draw_check
 
     with show.stopped_by_ctrl_c("stopped; no result was written into the extractor's file"):
         found = check(extractor, against, n=n, seed=seed, corruptions=corruptions or None, progress=True)

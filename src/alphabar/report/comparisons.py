@@ -56,10 +56,8 @@ def comparisons(runs: Sequence[RunData]) -> tuple[list[PageComparison], list[str
         earlier += key in latest
         latest[key] = (number(row, "time") or 0.0, found)
     if earlier:
-        what = "comparison of the same sets under the same protocol is" if earlier == 1 else (
-            "comparisons of the same sets under the same protocol are"
-        )  # fmt: skip
-        notes.append(f"{earlier} earlier {what} left out.")
+        what, verb = ("comparison", "is") if earlier == 1 else ("comparisons", "are")
+        notes.append(f"{earlier} earlier {what} of the same sets under the same protocol {verb} left out.")
     return [found for _, found in sorted(latest.values(), key=lambda pair: -pair[0])], notes
 
 
@@ -98,9 +96,8 @@ def _line(row: Mapping[str, Any]) -> Line:
     value, ends = number(row["difference"], "value"), interval(row["difference"])
     a, b = (estimate_words(metric, float(side["value"]), interval(side)) for side in (row["a"], row["b"]))
     difference, title = estimate_words(metric, value, ends), column(metric)
-    bar = (
-        None if ends is None or value is None else interval_bar(value, ends, metric in HIGHER, verdict, f"{title}: {difference}")
-    )
+    drawn = ends is not None and value is not None
+    bar = interval_bar(value, ends, metric in HIGHER, verdict, f"{title}: {difference}") if drawn else None
     return Line(title, a, b, difference, verdict, str(row["words"]), bar)
 
 

@@ -54,26 +54,22 @@ def _sheets(outcome: Outcome, shown: int) -> list[dict[str, Any]]:
 
 def _rows(outcome: Outcome) -> list[dict[str, Any]]:
     """A row a variant: its trials, and for each metric its mean and its difference."""
-    out = []
-    for variant, means in outcome.means.items():
-        gaps = outcome.differences.get(variant, {})
-        values = [
-            (estimate_words(m, e.value, e.interval), estimate_words(m, gaps[m].value, gaps[m].interval) if m in gaps else "")
-            for m, e in means.items()
-        ]
-        out.append({"name": variant, "trials": outcome.of(variant), "values": values})
-    return out
+    return [{"name": v, "trials": outcome.of(v), "values": _values(outcome, v)} for v in outcome.means]
+
+
+def _values(outcome: Outcome, variant: str) -> list[tuple[str, str]]:
+    """Of each metric the mean and the difference."""
+    gaps = outcome.differences.get(variant, {})
+    words = {m: estimate_words(m, e.value, e.interval) for m, e in gaps.items()}
+    return [(estimate_words(m, e.value, e.interval), words.get(m, "")) for m, e in outcome.means[variant].items()]
 
 
 def _by_seed(outcome: Outcome) -> list[dict[str, Any]]:
     """A row a trial: its score, and its comparison with the variant `than` of the same seed."""
-    m = outcome.experiment.metric
-    out = []
-    for t in outcome.trials:
-        found = outcome.within.get(t.variant, {}).get(t.seed, [])
-        against = next((c.words for c in found if c.metric == m), "")
-        out.append({"trial": t, "score": str(t.measured.scores[m]), "against": against})
-    return out
+    m, within = outcome.experiment.metric, outcome.within
+    against = [{c.metric: c.words for c in within.get(t.variant, {}).get(t.seed, [])} for t in outcome.trials]
+    pairs = zip(outcome.trials, against, strict=True)
+    return [{"trial": t, "score": str(t.measured.scores[m]), "against": words.get(m, "")} for t, words in pairs]
 
 
 def _plot(outcome: Outcome, metric: str) -> dict[str, Any] | None:
@@ -106,19 +102,14 @@ def experiment_table(outcome: Outcome) -> "Table":
     from rich.table import Table
 
     out = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, title=outcome.experiment.hypothesis, title_justify="left")
-    metrics = outcome.metrics
     for name in ("variant", "seeds", "images", "minutes each"):
         out.add_column(name, justify="left" if name == "variant" else "right")
-    for m in metrics:
+    for m in outcome.metrics:
         out.add_column(f"{column(m)}, mean", overflow="fold")
         out.add_column(f"minus {outcome.experiment.than}", overflow="fold")
-    for variant, means in outcome.means.items():
+    for variant in outcome.means:
         trials = outcome.of(variant)
-        cells = []
-        for m in metrics:
-            gap = outcome.differences.get(variant, {}).get(m)
-            cells += [estimate_words(m, means[m].value, means[m].interval)]
-            cells += ["" if gap is None else estimate_words(m, gap.value, gap.interval)]
+        cells = [cell for pair in _values(outcome, variant) for cell in pair]
         minutes = fmean(t.seconds for t in trials) / 60
         out.add_row(variant, str(len(trials)), f"{trials[0].images:,}", f"{minutes:.1f}", *cells)
     return out

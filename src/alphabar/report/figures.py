@@ -9,7 +9,7 @@ import numpy as np
 
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet
-from alphabar.evaluation.check_result import CheckResult, CorruptionResult, SeverityScores
+from alphabar.evaluation.check_result import CheckResult, CorruptionResult
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.heldout import DenoisingLoss
@@ -126,9 +126,7 @@ def draw_lengths(scores: Mapping[float, Score], last: Score, path: str | Path) -
 
 
 def draw_levels(fit: Tuned, schedule: Schedule, path: str | Path) -> Path:
-    """The noise levels of a fitted sampler and of the standard grids by number of the call, and the fitted fresh noise.
-
-    A grid that has no such number of steps is left out."""
+    """The noise levels of a fitted sampler and of the standard grids that have so many steps, and the fitted fresh noise."""
     figure, (axes,) = _plots(1, (7.2, 4.4))
     calls = range(1, fit.calls + 1)
     for name in GRIDS:
@@ -145,9 +143,6 @@ def draw_levels(fit: Tuned, schedule: Schedule, path: str | Path) -> Path:
     axes.set_ylabel("sigma")
     _finish(axes, f"{fit.calls} calls, fitted to model {fit.model}", "call", legend=True)
     return save(figure, path)
-
-
-# ---- parts of a figure
 
 
 def _plots(columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
@@ -241,7 +236,7 @@ def _curves(axes: Any, result: CorruptionResult) -> None:
     for k, metric in enumerate(result.severities[0].scores):
         own = axes if k == 0 else axes.twinx()
         scores = [at.scores[metric] for at in result.severities]
-        half = [_half(score) for score in scores]
+        half = [0.0 if s.interval is None else (s.interval[1] - s.interval[0]) / 2 for s in scores]
         x = np.arange(len(scores))
         good = result.ranked[metric]
         own.errorbar(
@@ -253,12 +248,7 @@ def _curves(axes: Any, result: CorruptionResult) -> None:
     axes.set_xticks(np.arange(len(result.severities)), [f"{at.severity:g}" for at in result.severities])
     axes.set_xlabel(result.unit, fontsize=8)
     axes.set_title(result.name, fontsize=9, loc="left")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _half(score: Estimate) -> float:
-    return 0.0 if score.interval is None else (score.interval[1] - score.interval[0]) / 2
+    _finish(axes)
 
 
 def _strip(axes: Any, result: CorruptionResult) -> None:
@@ -269,13 +259,9 @@ def _strip(axes: Any, result: CorruptionResult) -> None:
     axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     wide = sheets[0].shape[1] + gap.shape[1]
     places = [k * wide + sheets[0].shape[1] / 2 for k in range(len(sheets))]
-    axes.set_xticks(places, [_label(at) for at in result.severities], fontsize=8)
+    axes.set_xticks(places, [f"{at.severity:g}" if at.rise else "none" for at in result.severities], fontsize=8)
     axes.set_yticks([])
     without_frame(axes)
-
-
-def _label(at: SeverityScores) -> str:
-    return "none" if not at.rise else f"{at.severity:g}"
 
 
 def check_table(check: CheckResult) -> Sequence[tuple[str, str, str, str, str]]:

@@ -27,29 +27,30 @@ FACTS = {
 def run_section(run: RunData, name: str, key: str, index: int, *, sheets: int, most: int) -> dict[str, Any]:
     """Everything that the template shows of a run.
 
-    key: letters and digits that no other run of the page has. sheets: 3 for the first, the middle and the last sheet of samples, or
-    1 for the last; each takes at most `most` bytes.
+    key: letters and digits that no other run of the page has. sheets: 3 for the first, middle and last sheet of samples, 1 for
+    the last; each takes at most `most` bytes.
     """
     losses, heldout, rows = run.of("loss"), run.of("heldout"), score_rows(run)
     known = [row for row in heldout if number(row, "loss") is not None]
     fids = [row for row in rows if row["metric"] == "fid"]
+    picked = sorted({0, len(run.previews) // 2, len(run.previews) - 1}) if run.previews else []
+    speeds = series(losses, "images_per_second")[1]
     return {
         "name": name, "key": key, "index": index, "path": str(run.path), "state": state(run), "missing": run.missing,
-        "recipe": [(k, as_toml(v)) for k, v in run.recipe.items()], "facts": _facts(run), "data": run.data,
-        "machine": run.machine, "machine_words": machine_words(run.machine), "speed": _images_per_second(losses),
-        "heldout": known[-1] if known else None, "fids": len(fids),
+        "recipe": [(k, as_toml(v)) for k, v in run.recipe.items()], "facts": _facts(run.recipe), "data": run.data,
+        "machine": run.machine, "machine_words": machine_words(run.machine),
+        "speed": statistics.median(speeds) if speeds else None, "heldout": known[-1] if known else None, "fids": len(fids),
         "best_fid": _score(min(fids, key=lambda row: row["value"])) if fids else None,
         "plots": _plots(run, key, losses, heldout, known),
-        "previews": [_preview(*p, most) for p in _first_middle_last(run.previews)[-sheets:]], "preview_count": len(run.previews),
+        "previews": [_preview(*run.previews[k], most) for k in picked[-sheets:]], "preview_count": len(run.previews),
         "scores": [_score(row) for row in rows], "protocols": _protocols(rows), "checks": _checks(rows),
         "without": without_interval((row["metric"], why) for row in rows if (why := missing_interval(row)) is not None),
         "higher": [TITLES[m] for m in TITLES if m in HIGHER],
     }  # fmt: skip
 
 
-def _facts(run: RunData) -> list[tuple[str, str]]:
-    """The main keys of the recipe, as far as it has them."""
-    recipe, out = run.recipe, []
+def _facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    out = []
     for key, name in FACTS.items():
         if key in recipe:
             value = f"{recipe[key]:g}" if isinstance(recipe[key], float) else str(recipe[key])
@@ -57,15 +58,6 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
                 value += f", channels {' / '.join(map(str, channels))}"
             out.append((name, value))
     return out
-
-
-def _images_per_second(losses: Sequence[Mapping[str, Any]]) -> float | None:
-    """The median of the logged training speeds."""
-    rates = [v for row in losses if (v := number(row, "images_per_second")) is not None]
-    return statistics.median(rates) if rates else None
-
-
-# ---- plots
 
 
 def _plots(
@@ -77,16 +69,11 @@ def _plots(
         f"{key}bands", f"Held-out loss of {len(bands)} bands of noise levels against images seen.",
         [Line(words, x, y, colour=k) for k, (words, x, y) in enumerate(bands)], log_y=True,
     )  # fmt: skip
-    words = (
-        "The held-out (validation) loss is that on images that are never trained on." if known else "No held-out loss was logged."
-    )
+    words = "The held-out loss is the loss on images that are never trained on." if known else "No held-out loss was logged."
+    about_bands = "" if by_noise else "No loss by noise level was logged."
     out = [
         {"title": "Loss", "plot": loss, "words": words if loss else "No loss was logged."},
-        {
-            "title": "Held-out loss by noise level",
-            "plot": by_noise,
-            "words": "" if by_noise else "No loss by noise level was logged.",
-        },
+        {"title": "Held-out loss by noise level", "plot": by_noise, "words": about_bands},
     ]
     for metric, title in TITLES.items():
         found = curves(run, metric)
@@ -138,13 +125,6 @@ def _bars(metric: str, found: Sequence[Curve]) -> str:
     return f"{bars} A point without one: {notes}." if notes else bars
 
 
-# ---- sheets and scores
-
-
-def _first_middle_last(previews: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
-    return [previews[k] for k in sorted({0, len(previews) // 2, len(previews) - 1})] if previews else []
-
-
 def _preview(images: int, path: Path, most: int) -> dict[str, Any]:
     """A sheet of samples in at most `most` bytes, or why it cannot be shown."""
     about = {"images": images, "uri": None, "width": 0, "height": 0, "fault": None, "part": 1}
@@ -176,13 +156,9 @@ def _protocols(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(protocol(row)[1:], []).append(row)  # without the metric
-    return [
-        {
-            "words": protocol_words(own[0]), "scores": len(own),
-            "record": {k: v for k, v in _common(own).items() if k not in NOT_PROTOCOL},
-        }
-        for own in groups.values()
-    ]  # fmt: skip
+    records = ({k: v for k, v in _common(own).items() if k not in NOT_PROTOCOL} for own in groups.values())
+    found = zip(groups.values(), records, strict=True)
+    return [{"words": protocol_words(own[0]), "scores": len(own), "record": record} for own, record in found]
 
 
 def _common(rows: Sequence[Any]) -> dict[str, Any]:

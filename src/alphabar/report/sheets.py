@@ -24,8 +24,7 @@ BUDGET = 4_000_000  # bytes of all cells together
 
 @dataclass(frozen=True)
 class Cell:
-    """What one run sampled after `images` images of training; a sheet that cannot be read has no picture, and `fault` says
-    why."""
+    """What one run sampled after `images` images of training; `fault` says why a sheet without a picture cannot be read."""
 
     images: int
     picture: Picture | None
@@ -34,11 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sheets:
-    """The table.
-
-    columns: images seen. rows: by run, a cell or None for each column. shown: images in a cell. of: the number of existing
-    sheets, of which `left_out` are not in the table. notes: sentences.
-    """
+    """The table. columns: images seen. rows: a cell or None for each column. shown: images in a cell. of: all existing sheets."""
 
     columns: list[int]
     rows: list[list[Cell | None]]
@@ -59,17 +54,20 @@ class _Layout:
     h: int
     w: int
 
-    def size(self) -> tuple[int, int]:
-        """(width, height) of the sheet."""
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether a sheet of size (width, height) has room for it; a line of text below may make a sheet larger."""
+        if min(self.n, self.columns, self.scale, self.h, self.w) < 1 or self.pad < 0:
+            return False
         rows = -(-self.n // self.columns)
-        return self.columns * (self.w * self.scale + self.pad) + self.pad, rows * (self.h * self.scale + self.pad) + self.pad
+        needed = (k * (side * self.scale + self.pad) + self.pad for k, side in ((self.columns, self.w), (rows, self.h)))
+        return all(have >= need for have, need in zip(size, needed, strict=True))
 
 
 def side_by_side(runs: Sequence[RunData], columns: int = COLUMNS, budget: int = BUDGET) -> Sheets | None:
     """The first images of the sheets of all runs; None where no run has a sheet.
 
-    Where a run has no sheet for a column, it shows the nearest one. To keep all cells within `budget` bytes, images are made smaller
-    first; then columns are left out, down to two.
+    A run without a sheet for a column shows the nearest one. To keep within `budget` bytes, images are made smaller, then columns
+    are left out, down to two.
     """
     of = sum(len(run.previews) for run in runs)
     if not of:
@@ -78,11 +76,10 @@ def side_by_side(runs: Sequence[RunData], columns: int = COLUMNS, budget: int = 
         seen = spread(sorted({images for run in runs for images, _ in run.previews}), columns)
         picked = [nearest(run.previews, seen) for run in runs]
         opened = [[p and (p[0], _open(run, *p)) for p in row] for run, row in zip(runs, picked, strict=True)]
-        edge, cells = next(
-            ((edge, cells) for edge in EDGES if (cells := _encode(opened, edge, budget)) is not None), (EDGES[-1], None)
-        )
-        if cells is None and columns <= 2:
-            cells = _encode(opened, edge, math.inf)
+        for edge in EDGES:
+            cells = _encode(opened, edge, math.inf if columns <= 2 and edge == EDGES[-1] else budget)
+            if cells is not None:
+                break
         if cells is not None:
             break
         columns = max(2, columns * 2 // 3)
@@ -135,16 +132,12 @@ def _layout(run: RunData, path: Path, size: tuple[int, int]) -> _Layout | None:
         if n < 1:
             return None
         columns = math.ceil(math.sqrt(n))
-        (w, odd_w), (h, odd_h) = (
-            divmod(s - 1 - cells, 2 * cells) for s, cells in zip(size, (columns, -(-n // columns)), strict=True)
-        )
+        cells = columns, -(-n // columns)
+        (w, odd_w), (h, odd_h) = (divmod(s - 1 - k, 2 * k) for s, k in zip(size, cells, strict=True))
         if odd_w or odd_h:
             return None
         found = _Layout(n, columns, 2, 1, h, w)
-    if min(found.n, found.columns, found.scale, found.h, found.w) < 1 or found.pad < 0:
-        return None
-    width, height = found.size()
-    return found if size[0] >= width and size[1] >= height else None  # a line of text below may make a sheet larger
+    return found if found.fits(size) else None
 
 
 def _cut(sheet: "Image", layout: _Layout) -> UInt8[np.ndarray, "n h w c"]:

@@ -20,12 +20,8 @@ Interval = tuple[float, float]  # (low, high)
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a plot.
-
-    interval: (low, high) of each point, None where there is none; drawn as a band, or as bars. colour: a number from 0, or None
-    for the colour of text. markers: mark the points. bars: draw intervals as bars. steps: a staircase, level from each point to
-    the next.
-    """
+    """A line of a plot. colour: a number from 0, or None for the colour of text. interval: (low, high) of each point, None where
+    there is none, drawn as a band or as bars. steps: a staircase, level from each point to the next."""
 
     label: str
     x: Sequence[float]
@@ -57,35 +53,19 @@ class Plot:
 
 
 def plot(
-    name: str,
-    alt: str,
-    lines: Sequence[Line],
-    *,
-    levels: Sequence[Level] = (),
-    x_label: str = "images seen",
-    log_y: bool = False,
-    log_x: bool = False,
-    x_ticks: Sequence[float] | None = None,
-    x_names: Sequence[str] | None = None,
-    from_zero: bool = False,
-    linear_below: float | None = None,
-    size: tuple[float, float] = (380, 235),
-) -> Plot | None:
+    name: str, alt: str, lines: Sequence[Line], *, levels: Sequence[Level] = (), x_label: str = "images seen",
+    log_y: bool = False, log_x: bool = False, x_ticks: Sequence[float] | None = None, x_names: Sequence[str] | None = None,
+    from_zero: bool = False, linear_below: float | None = None, size: tuple[float, float] = (380, 235),
+) -> Plot | None:  # fmt: skip
     """The lines in one plot; None where no line has a point. The y axis has no label: the heading or the legend names it.
 
     Args:
-        name: letters and digits that no other plot on the page has.
-        alt: a description for those who cannot see the plot.
-        lines: lines without points are left out.
-        levels: horizontal lines.
-        x_label: label of the x axis.
+        name, alt: letters and digits that no other plot on the page has; a description for those who cannot see the plot.
+        lines, levels: lines, of which those without points are left out; horizontal lines.
+        x_label, log_x, x_ticks, x_names: the x axis; its ticks, None: chosen; names in place of the numbers 0, 1, ...
         log_y: logarithmic y axis, where all values are positive.
-        log_x: logarithmic x axis.
-        x_ticks: positions of the ticks; None: chosen.
-        x_names: names in place of the numbers 0, 1, ... on the x axis.
         from_zero: the y axis includes 0, unless it is logarithmic.
-        linear_below: with log_y, where values reach 0 or less: the y axis is linear between -linear_below and linear_below, and
-            logarithmic beyond.
+        linear_below: with log_y, where values reach 0 or less: the y axis is linear between -linear_below and linear_below.
         size: width and height in points; text is 11 points high, and the page enlarges the plot.
     """
     drawn = [_thinned(line) for line in lines if len(line.x)]
@@ -125,7 +105,7 @@ def plot(
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     legend = [(*swatch(line.colour), line.label) for line in drawn if line.label]
-    legend += [(_css(level.colour), "dashed", level.label) for level in levels]
+    legend += [(swatch(level.colour)[0], "dashed", level.label) for level in levels]
     return Plot(_inline(out.getvalue(), name, alt), legend)
 
 
@@ -142,7 +122,7 @@ def _dress(axes: Any, x_label: str) -> None:
 
 
 def _draw(axes: Any, line: Line) -> None:
-    colour, dash = _colour(line.colour), _dash(line.colour)
+    colour, dash = _colour(line.colour), swatch(line.colour)[1]
     if line.interval is not None and any(i is not None for i in line.interval):
         unknown = (math.nan, math.nan)  # leaves a gap
         low, high = zip(*(unknown if i is None else i for i in line.interval), strict=True)
@@ -194,11 +174,10 @@ def _signed(axes: Any, near: float, low: float, high: float) -> None:
 
     axes.set_yscale("symlog", linthresh=near, linscale=0.6)
     first = math.ceil(math.log10(near) - 1e-9)
-    marks = [0.0, near] + [m * 10.0**e for e in range(first - 1, first + 6) for m in (1, 2, 5)]
+    marks = [near] + [m * 10.0**e for e in range(first - 1, first + 6) for m in (1, 2, 5)]
     axes.set_ylim(min(1.3 * low, 0.0), 1.25 * high)
-    axes.yaxis.set_major_locator(
-        FixedLocator([s * v for v in marks if v == 0 or v >= near * (1 - 1e-9) for s in (1, -1) if v or s > 0])
-    )
+    beyond = [v for v in marks if v >= near * (1 - 1e-9)]
+    axes.yaxis.set_major_locator(FixedLocator([0.0, *beyond, *(-v for v in beyond)]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v + 0.0:.4g}".replace("-", "−")))
     axes.yaxis.set_minor_locator(NullLocator())
 
@@ -227,31 +206,22 @@ def _colour(index: int | None) -> str:
 
 def swatch(colour: int | None) -> tuple[str, str]:
     """The (css colour, dash) of a line of this colour in a legend."""
-    return _css(colour), _dash(colour)
-
-
-def _dash(colour: int | None) -> str:
-    return _DASHES[0 if colour is None else colour // COLOURS % len(_DASHES)]
-
-
-def _css(index: int | None) -> str:
-    return "var(--ink)" if index is None else f"var(--c{index % COLOURS + 1})"
+    if colour is None:
+        return "var(--ink)", _DASHES[0]
+    return f"var(--c{colour % COLOURS + 1})", _DASHES[colour // COLOURS % len(_DASHES)]
 
 
 def _inline(svg: str, name: str, alt: str) -> Markup:
-    """matplotlib's file as a part of a page: without header, with unique ids, the colours of the page, and an alternative
-    text."""
+    """matplotlib's file as a part of a page: without header, with unique ids, the page's colours, and an alternative text."""
     svg = svg[svg.index("<svg") :]
     for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         svg = re.sub(part, "", svg, flags=re.DOTALL)
-    svg = svg.replace("xlink:href", "href")
-    svg = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    svg = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', svg.replace("xlink:href", "href"))
+    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     for stand_in, css in ((_INK, "ink"), (_MUTED, "muted"), (_LINE, "line")):
         svg = svg.replace(stand_in, f"var(--{css})")
     svg = re.sub(r"#0a000(\d)", r"var(--c\1)", svg)
     box = re.search(r'viewBox="([^"]*)"', svg)
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = svg[svg.index(">") + 1 :]
     view = box[1] if box else "0 0 380 235"
     return Markup('<svg class="plot" viewBox="{}" role="img" aria-label="{}">').format(view, alt) + Markup(body)

@@ -32,7 +32,7 @@ _APART = 0.003  # relative distance by which the points of different methods at 
 
 
 def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, shown: int) -> Path:
-    """Writes the page of a sweep of `run`, with `shown` images of every setting; the first metric sorts and marks the settings."""
+    """Writes the page of a sweep of `run`, with `shown` images of each setting; the first metric sorts and marks them."""
     first, scores = metrics[0], sweep.rows[0].scores
     groups, notes = _sheets(sweep, first, shown)
     return page.write_page(
@@ -59,7 +59,7 @@ def legend(sweep: Sweep) -> list[tuple[str, str, str]]:
 
 
 def figures(sweep: Sweep, metrics: Sequence[str], name: str = "", size: tuple[float, float] = (760, 430)) -> list[dict[str, Any]]:
-    """One plot for each metric and cost. name: letters and digits that distinguish them from those of another sweep on the page."""
+    """One plot for each metric and cost. name: letters and digits that no other sweep on the page has."""
     out = []
     for metric in metrics:
         for cost, axis in AXES.items():

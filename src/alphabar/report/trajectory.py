@@ -53,7 +53,7 @@ class Trajectories:
 def trajectories(runs: Sequence[RunData], names: Sequence[str], draw: bool | None = None, budget: int = BUDGET) -> Trajectories:
     """The trajectory in samples/trajectory.npz of each run, or one sampled from its last checkpoint, which is then kept there.
 
-    draw: True samples always, None only while that takes seconds, False never. Images are made smaller to fit into `budget` bytes.
+    draw: True samples always, None only while that takes seconds, False never. Images are made smaller to fit `budget` bytes.
     """
     patience = PATIENCE
     made: list[tuple[int, Samples]] = []
@@ -78,9 +78,7 @@ def trajectories(runs: Sequence[RunData], names: Sequence[str], draw: bool | Non
     if any(max(samples.images.shape[1:3]) > edge for _, samples in made):
         notes.append(f"Images are shown at most {edge} pixels wide and high.")
     if len({(s.record.get("seed"), tuple(s.record.get("image_shape") or ())) for _, s in made}) > 1:
-        notes.append(
-            "The images of these runs differ in seed or size, so image k of one run does not correspond to that of another."
-        )
+        notes.append("The images of these runs differ in seed or size: image k of one does not correspond to that of another.")
     return Trajectories(out, missing, max((len(t.frames) for t in out), default=0), notes)
 
 
@@ -142,7 +140,6 @@ def _seconds_a_call(model: Any, n: int, enough: float) -> float:
 
 
 def _images_seen(run: Path) -> int | None:
-    """Images that the last checkpoint has seen."""
     try:
         return int(json.loads((Run(run).checkpoint() / "state.json").read_text(encoding="utf-8"))["images"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -24,24 +24,21 @@ def score_rows(run: RunData) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row.get("metric"), str) and number(row, "value") is not None]
 
 
-def _sampling(score: Row) -> Row:
-    """The record of how the scored images were sampled."""
-    how = score.get("sampler")
-    return how if isinstance(how, Mapping) else {}
-
-
 def protocol(score: Row) -> tuple[str, ...]:
     """What two scores must share to be points of one curve: metric, both sides, extractor, sampler and its options."""
     names = ("metric", "n", "n_reference", "extractor", "reference", "preprocessing")
-    return (
-        *(json.dumps(score.get(name), sort_keys=True, default=str) for name in names),
-        *(json.dumps(_sampling(score).get(k), default=str) for k in ("sampler", "steps", "eta", "plan", "grid_name", "clip")),
-    )
+    how = _record(score, "sampler")
+    values = [score.get(k) for k in names] + [how.get(k) for k in ("sampler", "steps", "eta", "plan", "grid_name", "clip")]
+    return tuple(json.dumps(value, sort_keys=True, default=str) for value in values)
+
+
+def _record(row: Row, key: str) -> Row:
+    return value if isinstance(value := row.get(key), Mapping) else {}
 
 
 def protocol_words(score: Row) -> str:
     """The protocol of a score in a line: "1,024 images, ddim, 25 calls, eta 0"."""
-    how = _sampling(score)
+    how = _record(score, "sampler")
     n, nfe, eta = number(score, "n"), number(score, "nfe"), number(how, "eta")
     parts = [
         "an unknown number of images" if n is None else f"{int(n):,} images", how.get("sampler"),
@@ -52,11 +49,8 @@ def protocol_words(score: Row) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric during training, under one protocol.
-
-    intervals: of each value, None where the record has none; `notes` of those records say why. floor: the score of as many real
-    images, None where unknown. floor_interval: only where all records have the same floor.
-    """
+    """One metric during training, under one protocol. notes: why values have no interval. floor: the score of as many real
+    images, None where unknown; its interval only where all records have the same floor."""
 
     metric: str
     protocol: str

@@ -27,11 +27,8 @@ def checkpoint_sizes(path: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Removal:
-    """A checkpoint to be removed.
-
-    size: bytes. images: seen by it. model: the fingerprint by which samples and scores name it. Both are None where it
-    cannot be read. loses: what will no longer be possible, in words.
-    """
+    """A checkpoint to be removed. size: bytes. images: seen by it. model: the fingerprint by which samples and scores name it;
+    both None where it cannot be read. loses: what will no longer be possible, in words."""
 
     run: str
     name: str
@@ -50,19 +47,13 @@ def plan_removals(paths: Sequence[Path], keep: Sequence[str]) -> list[Removal]:
     for path in paths:
         sizes = checkpoint_sizes(path)
         if keep and not set(sizes) & set(keep):
-            raise ValueError(
-                f"{path} has the checkpoints {', '.join(sizes) or 'none'}, and none of {', '.join(keep)}: name one of them"
-            )
-        if state(load_run(path)).kind == "open" and _changed_just_now(Run(path).events):
+            there = ", ".join(sizes) or "none"
+            raise ValueError(f"{path} has the checkpoints {there}, and none of {', '.join(keep)}: name one of them")
+        if state(load_run(path)).kind == "open" and time.time() - Run(path).events.stat().st_mtime < 60:
             raise ValueError(f"{path} is being trained, or was until a minute ago: wait until it ends")
-        for name, size in sizes.items():
-            if name not in keep:
-                found.append(Removal(str(path), name, size, *_identity(path, name), LOSES.get(name, "")))
+        removed = {name: size for name, size in sizes.items() if name not in keep}
+        found += [Removal(str(path), name, size, *_identity(path, name), LOSES.get(name, "")) for name, size in removed.items()]
     return found
-
-
-def _changed_just_now(path: Path) -> bool:
-    return path.exists() and time.time() - path.stat().st_mtime < 60
 
 
 def _identity(path: Path, name: str) -> tuple[int | None, str | None]:

@@ -40,9 +40,9 @@ class Trial:
 class Outcome:
     """The outcome of an experiment.
 
-    means: by variant and metric, over its seeds. differences: by variant and metric, the variant minus `than`, over the seeds of
-    both. within: by variant and seed, the same difference for one pair of trained models, image by image on the same noise.
-    verdict: "supported", "contradicted" or "not decided"; words: the same in a sentence. finished: False after Ctrl-C.
+    means, differences: by variant and metric, over its seeds; of differences, the variant minus `than`. within: by variant and
+    seed, the difference of one pair of trained models, image by image on the same noise. verdict: "supported", "contradicted" or
+    "not decided"; words: the same in a sentence. finished: False after Ctrl-C.
     """
 
     experiment: Experiment
@@ -68,19 +68,18 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for json.dumps."""
+        trials = [
+            {k: str(v) if isinstance(v, Path) else v for k, v in vars(t).items() if k not in ("machine", "measured")}
+            | {"scores": [s.to_json() for s in t.measured.scores.values()]}
+            for t in self.trials
+        ]
         return {
             "experiment": self.experiment.to_json(), "verdict": self.verdict, "words": self.words, "finished": self.finished,
             "page": str(self.page),
             "means": {v: {m: e.to_json() for m, e in by.items()} for v, by in self.means.items()},
             "differences": {v: {m: e.to_json() for m, e in by.items()} for v, by in self.differences.items()},
             "within": {v: {str(s): [c.to_json() for c in cs] for s, cs in by.items()} for v, by in self.within.items()},
-            "trials": [
-                {
-                    "variant": t.variant, "seed": t.seed, "run": str(t.run), "images": t.images, "seconds": t.seconds,
-                    "samples": str(t.samples), "scores": [s.to_json() for s in t.measured.scores.values()],
-                }
-                for t in self.trials
-            ],
+            "trials": trials,
         }  # fmt: skip
 
 

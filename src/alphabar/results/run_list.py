@@ -1,6 +1,5 @@
 """The runs below some folders: their state, cost, best score, and where their recipes differ."""
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from alphabar.core.run import Run
 from alphabar.core.suggest import did_you_mean
 from alphabar.results.curves import protocol_words, score_rows
 from alphabar.results.lineage import checkpoint_sizes
-from alphabar.results.runs import RunData, differing, load_run, state
+from alphabar.results.runs import RunData, differing, load_run, read_record, state
 from alphabar.results.series import interval, number
 
 DEPTH = 4  # levels of folders that are searched below a root
@@ -19,12 +18,8 @@ DEPTH = 4  # levels of folders that are searched below a root
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run in one line.
-
-    state: as in `State.kind`. images: seen, of `budget`. tflop: of all network calls of training, counting a training call as
-    three forward ones; None where the run does not record it. fid: the lowest one, with its interval and protocol. differs: the
-    recipe keys that are not the same in all listed runs.
-    """
+    """A run in one line. state: as in `State.kind`. images: seen, of `budget`. tflop: of all calls of training, each of which
+    counts as three forward ones; None if not recorded. fid: the lowest. differs: recipe keys in which the listed runs differ."""
 
     path: str
     state: str
@@ -96,17 +91,10 @@ def _equals(value: Any, wanted: str) -> bool:
 def _summary(run: RunData, differs: dict[str, Any]) -> RunSummary:
     now = state(run)
     best = min((r for r in score_rows(run) if r["metric"] == "fid"), key=lambda r: float(r["value"]), default=None)
-    gflop = _gflop_a_call(run.path)
+    gflop = number(read_record(run.path / "cost.json", []), "gflop_a_call")
     return RunSummary(
         str(run.path), now.kind, now.images, now.budget, None if now.seconds is None else now.seconds / 3600,
         None if gflop is None or now.images is None else 3 * gflop * now.images / 1000,
         None if best is None else number(best, "value"), None if best is None else interval(best),
         None if best is None else protocol_words(best), sorted(checkpoint_sizes(run.path)), differs,
     )  # fmt: skip
-
-
-def _gflop_a_call(path: Path) -> float | None:
-    try:
-        return number(json.loads((path / "cost.json").read_text(encoding="utf-8")), "gflop_a_call")
-    except (OSError, ValueError, AttributeError):
-        return None

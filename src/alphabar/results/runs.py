@@ -76,8 +76,8 @@ def _read(path: Path, name: str) -> RunData:
         missing.append(f"recipe.toml cannot be read ({e}).")
     return RunData(
         path, name, recipe,
-        machine=_json(path / "machine.json", missing, "There is no machine.json, so the machine is not known."),
-        data=_json(path / "data.json", missing),
+        machine=read_record(path / "machine.json", missing, "There is no machine.json, so the machine is not known."),
+        data=read_record(path / "data.json", missing),
         events=_rows(run.events, missing, "There is no events.jsonl: nothing was logged, or training never started."),
         scores=_rows(run.scores, missing), previews=_previews(run.samples), comparisons=_rows(run.comparisons, missing),
         sweeps=sorted(protocol.parent for protocol in (path / "sweeps").glob("*/protocol.json")),
@@ -85,7 +85,8 @@ def _read(path: Path, name: str) -> RunData:
     )  # fmt: skip
 
 
-def _json(path: Path, missing: list[str], absent: str = "") -> dict[str, Any]:
+def read_record(path: Path, missing: list[str], absent: str = "") -> dict[str, Any]:
+    """A JSON object; {} for a file that is missing (then `absent` is added to `missing`) or cannot be read (then why)."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
@@ -115,11 +116,8 @@ def _previews(folder: Path) -> list[tuple[int, Path]]:
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is. kind: finished, stopped, diverged, open (its record has no end) or empty. words: for a reader.
-
-    images: seen, of `budget`. measured: whether `seconds` was recorded by the run; else it is the time from its first to its last
-    event.
-    """
+    """How far a run is. kind: finished, stopped, diverged, open (its record has no end) or empty. words: for a reader. images:
+    seen, of `budget`. measured: whether the run recorded `seconds`; else it is the time from its first to its last event."""
 
     kind: str
     words: str
@@ -142,15 +140,12 @@ def state(run: RunData) -> State:
     seconds = recorded = number(last, "seconds")
     if recorded is None and times:
         seconds = max(times) - min(times)
-    if kind == "stopped":
-        words = "stopped by hand, with a checkpoint; --resume continues it"
-    elif kind == "diverged":
-        words = f"diverged: the loss became {last.get('loss', 'unusable')}; the last good checkpoint is kept"
-    elif kind == "open":
-        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(times[-1])) + " UTC" if times else "an unknown time"
-        words = f"still running, or interrupted: the last event is of {when}"
-    else:
-        words = "finished"
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(times[-1])) if times else "an unknown time"
+    words = {
+        "stopped": "stopped by hand, with a checkpoint; --resume continues it",
+        "diverged": f"diverged: the loss became {last.get('loss', 'unusable')}; the last good checkpoint is kept",
+        "open": f"still running, or interrupted: the last event is of {when}",
+    }.get(kind, "finished")
     risen = [pair for row in run.of("risen") if None not in (pair := (number(row, "lowest"), number(row, "loss")))]
     if risen:
         words += f"; during training the loss rose from {risen[0][0]:.3g} to {risen[0][1]:.3g} and stayed there"

@@ -23,10 +23,8 @@ COSTS = ("calls", "seconds")
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A finished setting. calls: measured network calls an image. seconds: an image. where: the machine that sampled it.
-
-    standings: by metric and cost ("calls", "seconds").
-    """
+    """A finished setting. calls: measured network calls an image. seconds: an image. where: the machine. standings: by metric and
+    cost ("calls", "seconds")."""
 
     setting: Setting
     calls: float
@@ -85,22 +83,17 @@ class Sweep:
                     "name": row.setting.name, "setting": row.setting.to_json(), "nfe": row.calls,
                     "seconds_per_image": row.seconds, "samples": str(row.samples), "machine": dict(row.where),
                     "scores": [score.to_json() for score in row.scores.values()],
-                    "front": {
-                        metric: {cost: self._standing(standing) for cost, standing in by_cost.items()}
-                        for metric, by_cost in row.standings.items()
-                    },
+                    "front": {m: {cost: self._standing(at) for cost, at in by.items()} for m, by in row.standings.items()},
                 }
                 for row in self.rows
             ],
             "left_out": [asdict(one) for one in self.left_out],
         }  # fmt: skip
 
-    def _standing(self, standing: Standing) -> dict[str, Any]:
-        gap = standing.difference
-        return {
-            "on": standing.on, "behind": None if standing.behind is None else self.rows[standing.behind].setting.name,
-            "difference": None if gap is None else gap.to_json(), "decided": standing.decided,
-        }  # fmt: skip
+    def _standing(self, at: Standing) -> dict[str, Any]:
+        behind = None if at.behind is None else self.rows[at.behind].setting.name
+        difference = None if at.difference is None else at.difference.to_json()
+        return {"on": at.on, "behind": behind, "difference": difference, "decided": at.decided}
 
 
 def with_standings(rows: Sequence[Row], metrics: Sequence[str], measured: Callable[[str], Measured]) -> list[Row]:
@@ -123,6 +116,8 @@ class SweepFolder:
         self.path = path
         self._rows = Parts(path, "settings of a sweep", "rows")
 
+        self.protocol = self._rows.protocol
+
     def samples(self, name: str) -> Path:
         return self.path / f"{name}.npz"
 
@@ -132,9 +127,6 @@ class SweepFolder:
 
     def measured(self, name: str) -> Measured:
         return load_measured(self.scores(name))
-
-    def protocol(self) -> dict[str, Any]:
-        return self._rows.protocol()
 
     def claim(self, protocol: Mapping[str, Any], wanted: Sequence[Setting]) -> None:
         """Opens the folder for a protocol, as `Parts.claim` does, and forgets which of the `wanted` settings were refused."""
@@ -185,7 +177,7 @@ class SweepFolder:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """The sweep in a folder, with the metrics that all its settings have. ValueError where none is finished, or it holds no sweep."""
+    """The sweep in a folder, with the metrics that all its settings have. ValueError where there is none."""
     folder = SweepFolder(path)
     try:
         protocol = folder.protocol()

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -16,6 +17,7 @@ from alphabar.data.image_set import ImageSet, load
 from alphabar.report.experiment_page import write_page
 from alphabar.results.experiments import Experiment
 from alphabar.results.outcomes import Outcome, conclude
+from alphabar.training.config import parse
 from alphabar.verbs.options import ExperimentOptions
 from alphabar.verbs.trial import TrialJob, finish, load_evaluator, with_budget
 
@@ -67,18 +69,20 @@ def experiment(
 
 
 def _claim(folder: Path, definition: Experiment) -> None:
-    """Creates the folder, or checks that the trainings and scores in it belong to this experiment; seeds and variants may be added."""
+    """Creates the folder, or checks that what decides the trainings and scores in it is the same; the hypothesis may be reworded.
+
+    Seeds and variants may be added. The variants are compared as recipes, so that old names of recipe keys are understood.
+    """
     path = folder / "experiment.json"
     now = json.loads(json.dumps({**definition.to_json(), "versions": versions()}))
     if path.exists():
         there = json.loads(path.read_text())
         differ = [k for k in ("budget", "scoring", "metric") if there.get(k) != now[k]]
-        differ += [f"variants.{k}" for k in now["variants"] if there["variants"].get(k, now["variants"][k]) != now["variants"][k]]
+        stored = {k: parse(tomllib.loads(text), (), f"{path}, variant {k}") for k, text in there["variants"].items()}
+        differ += [f"variants.{k}" for k, recipe in definition.variants.items() if stored.get(k, recipe) != recipe]
         if differ:
-            raise ValueError(
-                f"{folder} holds an experiment that differs in {', '.join(differ)}: give another folder, or the file that "
-                "started this experiment"
-            )
+            what = "give another folder, or the file that started this experiment"
+            raise ValueError(f"{folder} holds an experiment that differs in {', '.join(differ)}: {what}")
         now["variants"] = there["variants"] | now["variants"]
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no experiment: choose an empty folder")
@@ -109,8 +113,11 @@ def _plan(folder: Path, definition: Experiment, options: ExperimentOptions, prog
 def _run_all(jobs: Sequence[TrialJob], options: ExperimentOptions, progress: bool) -> None:
     """Finishes the trials: over Ray, side by side, or one after another."""
     todo = [job for job in jobs if not job.row.exists()]
-    if options.ray is not None:
-        _over_ray(options.ray, todo)
+    if options.ray is not None and todo:
+        ray = import_ray("an experiment")
+        with joined(ray, options.ray):  # each task has one processor and, where the cluster has any, one GPU
+            task = ray.remote(num_cpus=1, num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(finish)
+            ray.get([task.remote(job) for job in todo])
     elif options.at_once > 1:
         _side_by_side(options.at_once, todo, progress)
     else:
@@ -132,13 +139,3 @@ def _side_by_side(at_once: int, todo: Sequence[TrialJob], progress: bool) -> Non
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _over_ray(address: str, todo: Sequence[TrialJob]) -> None:
-    """Trials as tasks of Ray, each with one processor and, where the cluster has any, one GPU."""
-    if not todo:
-        return
-    ray = import_ray("an experiment")
-    with joined(ray, address):
-        task = ray.remote(num_cpus=1, num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(finish)
-        ray.get([task.remote(job) for job in todo])

@@ -24,13 +24,9 @@ from alphabar.verbs.sweep_setting import Job, LoadedJob, Todo, over_ray
 
 @takes(SweepOptions)
 def sweep(
-    run: str | Path,
-    against: str,
-    *,
-    options: SweepOptions = SweepOptions(),
-    reading: Mapping[str, Any] | None = None,
+    run: str | Path, against: str, *, options: SweepOptions = SweepOptions(), reading: Mapping[str, Any] | None = None,
     progress: bool = True,
-) -> Sweep:
+) -> Sweep:  # fmt: skip
     """Sample n images under every setting from the same noise, score them, and write a page with the front.
 
     Everything is kept in RUN/sweeps/NAME, or `out`. The same call resumes a sweep that was stopped or killed; with further

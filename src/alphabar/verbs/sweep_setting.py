@@ -31,10 +31,8 @@ from alphabar.verbs.sweep_options import SweepOptions
 
 @dataclass(frozen=True)
 class Job:
-    """What a sweep samples and scores, as plain data: a worker on another machine loads it by these names.
-
-    reading: options of `load` for the real images, sorted by name.
-    """
+    """What a sweep samples and scores, as plain data: a worker on another machine loads it by these names. reading: options of
+    `load` for the real images, sorted by name."""
 
     run: str
     against: str
@@ -53,11 +51,9 @@ class LoadedJob:
 
     @classmethod
     def load(cls, job: Job, progress: bool = False) -> "LoadedJob":
-        model = load_model(job.run, job.options.checkpoint)
-        reading = dict(job.reading)
-        return cls(
-            job, model, *scoring.make_evaluator(job.against, str(job.options.extractor), reading=reading, progress=progress)
-        )
+        options, reading = job.options, dict(job.reading)
+        real = scoring.make_evaluator(job.against, str(options.extractor), reading=reading, progress=progress)
+        return cls(job, load_model(job.run, options.checkpoint), *real)
 
     def check(self) -> None:
         """Raises ValueError where the images of the model cannot be scored, before any image is sampled."""
@@ -88,9 +84,8 @@ class LoadedJob:
             return None
         known = all_tuned(folders_of(self.model), str(fingerprint(self.model)))
         if (found := next((fit for fit in known if fit.digest == setting.fit), None)) is None:
-            raise ValueError(
-                f"the fitted sampler {setting.fit} of {setting.steps} calls was removed during the sweep: start the sweep again"
-            )
+            which = f"the fitted sampler {setting.fit} of {setting.steps} calls"
+            raise ValueError(f"{which} was removed during the sweep: start the sweep again")
         return found
 
     def finish(self, setting: Setting, folder: SweepFolder, processes: int, fit: Tuned | None) -> None:
@@ -132,13 +127,10 @@ class LoadedJob:
     def _how(self) -> dict[str, Any]:
         """The arguments of `sample` that are the same under every setting."""
         options = self.job.options
-        how = {
-            "classes": every_class(self.model), "device": options.device or best_device(), "channels_last": True,
-            "progress": False,
-        }  # fmt: skip
-        return how | ({} if options.fast is None else {"fast": options.fast}) | (
-            {} if options.guidance == 1 else {"guidance": options.guidance}
-        )  # fmt: skip
+        how = {"device": options.device or best_device(), "channels_last": True, "progress": False}
+        how |= {} if options.fast is None else {"fast": options.fast}
+        how |= {} if options.guidance == 1 else {"guidance": options.guidance}
+        return how | {"classes": every_class(self.model)}
 
 
 Todo = Sequence[tuple[Setting, float]]  # settings with their network calls an image
@@ -147,21 +139,19 @@ Todo = Sequence[tuple[Setting, float]]  # settings with their network calls an i
 def over_ray(address: str, loaded: LoadedJob, todo: Todo, folder: SweepFolder) -> None:
     """Samples and scores the settings on a cluster; each task takes one processor and, where the cluster has any, one GPU.
 
-    A setting whose samples the folder holds is scored here. Raises ValueError where a machine of the cluster has another model, other
-    images or other versions under the same names.
+    A setting whose samples the folder holds is scored here. Raises ValueError where a machine of the cluster has another model,
+    other images or other versions under the same names.
     """
     ray = import_ray("a sweep")
-    job = loaded.job
+    job, (against, split) = loaded.job, parse_set(loaded.job.against)
     job = replace(
-        job, run=_absolute(job.run), against=_absolute_set(job.against),
+        job, run=_absolute(job.run), against=f"{_absolute(against)}:{split}" if Path(against).exists() else job.against,
         options=replace(job.options, extractor=_absolute(str(job.options.extractor))),
     )  # fmt: skip
-    missing = []
-    for setting, cost in todo:
+    missing = [(setting, cost) for setting, cost in todo if not folder.samples(setting.name).exists()]
+    for setting, _ in todo:
         if folder.samples(setting.name).exists():
             loaded.finish(setting, folder, 1, None)
-        else:
-            missing.append((setting, cost))
     if not missing:
         return
     with joined(ray, address):
@@ -213,8 +203,3 @@ def _receive(folder: SweepFolder, files: Mapping[str, bytes]) -> None:
 def _absolute(name: str) -> str:
     prefix, path = (PREFIX, name.removeprefix(PREFIX)) if name.startswith(PREFIX) else ("", name)
     return f"{prefix}{Path(path).resolve()}" if Path(path).exists() else name
-
-
-def _absolute_set(text: str) -> str:
-    name, split = parse_set(text)
-    return f"{Path(name).resolve()}:{split}" if Path(name).exists() else text

@@ -69,7 +69,7 @@ class TrialJob:
 def finish(job: TrialJob) -> None:
     """Trains, samples and scores; resumes what was interrupted, and copies a training that another experiment has finished."""
     run, scoring = Run(job.folder / job.name), job.scoring
-    if not run.recipe.exists():
+    if job.reuse and not run.recipe.exists():
         _copy_training(run, job)
     if not _trained(run, job.recipe):
         train(job.recipe, run.path, resume=run.recipe.exists(), progress=job.progress)
@@ -100,14 +100,10 @@ def load_evaluator(scoring: Scoring, reading: tuple[tuple[str, Any], ...]) -> tu
 
 def _copy_training(run: Run, job: TrialJob) -> None:
     """Copies a finished training of the same recipe, seed, budget and images; its samples are not copied."""
-    if not job.reuse:
-        return
-    recipe = job.recipe
-    images = recipe_images(recipe)
-    wanted = recipe.fingerprint(images.fingerprint)
+    wanted = job.recipe.fingerprint(recipe_images(job.recipe).fingerprint)
     for state in sorted(s for other in job.reuse for s in other.glob("*-seed*/checkpoints/last/state.json")):
         source = Run(state.parents[2])
-        if json.loads(state.read_text()).get("fingerprint") == wanted and _trained(source, recipe):
+        if json.loads(state.read_text()).get("fingerprint") == wanted and _trained(source, job.recipe):
             part = run.path.with_name(f".{run.path.name}.part")
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(source.path, part, ignore=shutil.ignore_patterns("samples", "tracking", "last.old"))
@@ -129,23 +125,21 @@ def with_budget(folder: Path, experiment: Experiment, images: Mapping[str, Image
 
     budget.json in the folder keeps the measured speeds, so that resuming does not change the budget.
     """
-    if experiment.budget.images:
-        amounts = dict.fromkeys(experiment.variants, experiment.budget.images)
-    else:
-        path = folder / "budget.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        if missing := {k: r for k, r in experiment.variants.items() if k not in known}:
-            if progress:
-                print(f"timing {', '.join(missing)}", flush=True)
-            # in turns, so that a busy minute of the machine affects all variants
-            rates = [{k: images_per_second(r, images[k]) for k, r in missing.items()} for _ in range(2)]
-            for k, recipe in missing.items():
-                speeds = [rate[k] for rate in rates]
-                steps = max(1, round(median(speeds) * 60 * experiment.budget.minutes / recipe.train.batch))
-                known[k] = {"images": steps * recipe.train.batch, "images_per_second": speeds, "machine": machine()["cpu"]}
-            write_atomically(path, json.dumps(known, indent=1) + "\n")
-        amounts = {k: known[k]["images"] for k in experiment.variants}
-    return {k: replace(r, train=replace(r.train, images=amounts[k])) for k, r in experiment.variants.items()}
+    variants, budget, path = experiment.variants, experiment.budget, folder / "budget.json"
+    if budget.images:
+        return {k: replace(r, train=replace(r.train, images=budget.images)) for k, r in variants.items()}
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if missing := {k: r for k, r in variants.items() if k not in known}:
+        if progress:
+            print(f"timing {', '.join(missing)}", flush=True)
+        # in turns, so that a busy minute of the machine affects all variants
+        rates = [{k: images_per_second(r, images[k]) for k, r in missing.items()} for _ in range(2)]
+        for k, recipe in missing.items():
+            speeds = [rate[k] for rate in rates]
+            steps = max(1, round(median(speeds) * 60 * budget.minutes / recipe.train.batch))
+            known[k] = {"images": steps * recipe.train.batch, "images_per_second": speeds, "machine": machine()["cpu"]}
+        write_atomically(path, json.dumps(known, indent=1) + "\n")
+    return {k: replace(r, train=replace(r.train, images=known[k]["images"])) for k, r in variants.items()}
 
 
 class _StepTimes(Hook):
