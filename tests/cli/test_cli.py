@@ -133,6 +133,7 @@ def test_a_damaged_checkpoint_is_resumed_from_the_one_before(run: Path) -> None:
     assert line.startswith("alphabar: run/checkpoints/last")
 
 
+@pytest.mark.slow(10)
 def test_samples_of_a_folder_made_by_another_program(small_data: Path, tmp_path: Path) -> None:
     from alphabar.data.image_set import load
 

@@ -169,6 +169,7 @@ def test_a_collapsed_model_has_precision_and_no_recall() -> None:
         assert values[metric].interval[1] < both[metric].interval[0]  # type: ignore[index]
 
 
+@pytest.mark.slow(5)
 def test_the_error_of_kid_is_that_of_the_estimate() -> None:
     """S9: a spread over subsets is up to 3 times the error of KID, and moves with the subsets' size and from call to call."""
     rng = np.random.default_rng(0)

@@ -46,6 +46,7 @@ def limit(x: Tensor, y: Tensor) -> Estimate:
     return infinity(expanded(x, y), parts([x], len(x), "e"), parts([y], len(y), "e")).estimate()
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("model", [MODEL, REAL])
 @pytest.mark.parametrize("way", [lambda x, y: expanded(x, y).unbiased(), limit])
 def test_intervals_cover_the_true_distance(model: tuple[float, float], way: Callable[[Tensor, Tensor], Estimate]) -> None:
@@ -106,6 +107,7 @@ def test_quarters_are_disjoint_random_and_whole() -> None:
         parts([f[:7]], 7, "e")
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("metric", [lambda x, y: expanded(x, y), kid])
 def test_the_difference_of_two_models(metric: Callable[[Tensor, Tensor], Expansion]) -> None:
     """Paired by their noise: far narrower than unpaired, and both cover what the difference is on average."""

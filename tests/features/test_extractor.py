@@ -159,6 +159,7 @@ def test_the_bundled_extractor() -> None:
     assert extractor.training_record["test_images"] == 10_000
 
 
+@pytest.mark.slow(5)
 def test_the_bundled_extractor_is_as_accurate_as_it_says() -> None:
     from alphabar.data.image_set import load
 

@@ -91,6 +91,7 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+@pytest.mark.slow(12)
 def test_every_layer_is_torch_fidelitys(peers: None, weights: dict[str, Tensor], weights_file: Path) -> None:
     theirs = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3(
         "layers", ["64", "192", "768", "2048", "logits_unbiased", "logits"], feature_extractor_weights_path=str(weights_file)
@@ -210,6 +211,7 @@ def test_the_network_sees_pixels_less_128_over_128(extractor: InceptionExtractor
     torch.testing.assert_close(extractor.prepared(pixels).double(), want, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow(4)
 def test_two_names_are_two_fingerprints(weights: dict[str, Tensor], extractor: InceptionExtractor) -> None:
     clean = InceptionExtractor(weights, "clean", device="cpu")
     assert (extractor.name, clean.name) == ("inception:original", "inception:clean")
@@ -241,6 +243,7 @@ def test_weights_that_do_not_fit(weights: dict[str, Tensor]) -> None:
 # Where the weights come from
 
 
+@pytest.mark.slow(5)
 def test_by_name_from_a_path_a_variable_and_the_network(
     weights_file: Path, extractor: InceptionExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

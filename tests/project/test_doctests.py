@@ -16,7 +16,12 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("name", MODULES)
+SECONDS = {"alphabar.verbs.tune": 75}  # its example walks the bundled model's fine trajectory
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow(SECONDS[name])) if name in SECONDS else name for name in MODULES]
+)
 def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

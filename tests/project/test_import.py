@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("diffusers", "torchmetrics", "datasets", "matplotlib", "accelerate", "pandas", "pyarrow", "scipy", "transformers")
 
 
@@ -20,6 +22,7 @@ def test_the_door_and_the_layers_import_nothing_heavy() -> None:
     assert run(code).strip() == "[]"
 
 
+@pytest.mark.slow(5)
 def test_import_alphabar_alone_imports_less_than_a_fifth_of_torch() -> None:
     torch_modules = int(run("import sys, torch; print(len(sys.modules))"))
     both = int(run("import sys, torch, alphabar; print(len(sys.modules))"))

@@ -99,10 +99,9 @@ def test_augmentation_does_not_leak(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_micro_batches_train_as_the_whole_batch(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
-    for k in (1, 2, 8):
-        small_training(pixels, tmp_path / str(k), images=320, accumulate=k)
-    for k in (2, 8):
-        assert losses(tmp_path / str(k)) == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
+    for k in (1, 4):
+        small_training(pixels, tmp_path / str(k), images=192, accumulate=k)
+    assert losses(tmp_path / "4") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
     with pytest.raises(ValueError, match=r"does not divide by 1 processes and train\.accumulate 3"):
         small_training(pixels, tmp_path / "x", accumulate=3)
 

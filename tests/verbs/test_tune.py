@@ -141,7 +141,7 @@ def conditional(classes: tuple[str, ...], scale: float) -> Model:
     return model.eval()
 
 
-@pytest.mark.parametrize("fit", ["solver", "images", "features"])
+@pytest.mark.parametrize("fit", ["solver", "images", pytest.param("features", marks=pytest.mark.slow(8))])
 def test_images_take_the_classes_of_a_conditional_model_in_turn(fit: str, place: Path) -> None:
     model = conditional(("a", "b", "c"), 0.2)
     run_of(model, place / "classes")
@@ -390,6 +390,7 @@ def test_a_fit_is_kept_before_it_is_judged(place: Path, monkeypatch: pytest.Monk
     assert len(sample(load_model("run"), 2, tuned=kept, sampler="tuned", steps=2, progress=False).images) == 2
 
 
+@pytest.mark.slow(6)
 def test_what_the_rounds_before_have_found_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ctrl-C comes before the first step of a round; in the first one there is nothing to keep."""
     begun: list[int] = []
@@ -439,7 +440,9 @@ def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
 
 
-@pytest.mark.parametrize(("base", "grid"), [("ddim", "karras_few"), ("unipc", "log_sigma")])
+@pytest.mark.parametrize(
+    ("base", "grid"), [("ddim", "karras_few"), pytest.param("unipc", "log_sigma", marks=pytest.mark.slow(4))]
+)
 def test_it_begins_with_the_sampler_whose_images_are_most_like_real_ones(place: Path, base: str, grid: str) -> None:
     """The real images are what one of the candidates draws; none of those of least squares comes as near."""
     drawn = sample(load_model("run"), 400, sampler=base, steps=3, grid=grid, seed=5, batch=200, progress=False)
@@ -470,6 +473,7 @@ def pipeline(place: Path) -> Any:
     return make
 
 
+@pytest.mark.slow(7)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_folder_of_diffusers_is_fitted_with_its_clip(pipeline: Any) -> None:
     run = pipeline("clipped", clip_sample=True, clip_sample_range=0.5)

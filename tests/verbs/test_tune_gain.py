@@ -30,7 +30,10 @@ from alphabar.verbs.tune import tune
 from tests.verbs.test_tune import made_up_extractor
 
 diffusers = pytest.importorskip("diffusers")
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # theirs
+    pytest.mark.slow(15),
+]
 RUN = "diffusers:pipe"
 
 
