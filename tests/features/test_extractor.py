@@ -1,3 +1,5 @@
+"""Extractors of labelled images: their training, their file and their fingerprint."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from alphabar.features.train import Epoch, augment, train_extractor
 from tests.fixtures.sets import stripes
 
 
-def test_learns_and_says_how(toy_extractor: Extractor) -> None:
+def test_training_reaches_its_accuracy_and_records_how(toy_extractor: Extractor) -> None:
     about = toy_extractor.training_record
     assert about["accuracy"] > 0.9  # chance is 0.5
     assert about["images"] + about["held_out_images"] == 600
@@ -26,14 +28,14 @@ def test_learns_and_says_how(toy_extractor: Extractor) -> None:
     assert bool((toy_extractor.logits(pixels.pixels).argmax(1).numpy() == pixels.labels).mean() > 0.8)
 
 
-def test_an_image_has_its_features_whatever_its_batch(toy_extractor: Extractor) -> None:
+def test_features_do_not_depend_on_the_batch(toy_extractor: Extractor) -> None:
     pixels = stripes(70, 2).pixels
     whole = toy_extractor.features(pixels)
     np.testing.assert_allclose(toy_extractor.features(pixels, batch=7), whole, atol=1e-5)
     np.testing.assert_allclose(toy_extractor.features(pixels[::-1]).flip(0), whole, atol=1e-5)
 
 
-def test_folding_changes_nothing_but_the_form() -> None:
+def test_folding_the_batch_norms_keeps_the_function() -> None:
     network = Classifier(2, (4, 6), 8, 3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):  # running statistics that are not 0 and 1
@@ -61,7 +63,7 @@ def test_saved_and_loaded(toy_extractor: Extractor, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.safetensors"]
 
 
-def test_the_fingerprint_sees_weights_and_preprocessing() -> None:
+def test_the_fingerprint_covers_weights_and_preprocessing() -> None:
     weights = {"b": torch.ones(2), "a": torch.zeros(3)}
     base = fingerprint({"shape": [1]}, weights)
     assert len(base) == 16
@@ -80,7 +82,7 @@ def test_a_changed_file_is_refused(toy_extractor: Extractor, tmp_path: Path) -> 
         load_extractor(path)
 
 
-def test_files_that_are_no_extractor(tmp_path: Path) -> None:
+def test_files_that_are_no_extractor_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     with pytest.raises(FileNotFoundError, match="give 'bundled', or the path"):
@@ -96,7 +98,7 @@ def test_files_that_are_no_extractor(tmp_path: Path) -> None:
         load_extractor(tmp_path / "new.safetensors")
 
 
-def test_other_sizes_are_refused_with_what_is_wanted(toy_extractor: Extractor) -> None:
+def test_images_of_another_shape_are_refused(toy_extractor: Extractor) -> None:
     for shape in ((5, 12, 9, 3), (5, 9, 12, 1), (5, 28, 28, 1)):
         with pytest.raises(
             ValueError, match=r"wants uint8, uint16 or float32 of shape \(n, 9, 12, 3\).*alphabar extractor train"
@@ -104,7 +106,7 @@ def test_other_sizes_are_refused_with_what_is_wanted(toy_extractor: Extractor) -
             toy_extractor.features(np.zeros(shape, np.uint8))
 
 
-def test_sets_that_cannot_teach() -> None:
+def test_sets_that_cannot_train_an_extractor_are_refused() -> None:
     toy = stripes(100, 0)
     with pytest.raises(ValueError, match=r"has no labels.*one subfolder per class"):
         train_extractor(replace(toy, labels=None), progress=False)
@@ -115,19 +117,19 @@ def test_sets_that_cannot_teach() -> None:
 
 
 def test_training_is_repeatable_and_leaves_the_global_generator_alone() -> None:
-    seen: list[Epoch] = []
+    epochs: list[Epoch] = []
     torch.manual_seed(5)
     before = torch.get_rng_state()
 
     def train(seed: int) -> str:
         return train_extractor(
-            stripes(120, 0), epochs=1, batch=32, widths=(4, 4), dim=4, seed=seed, progress=False, on_epoch=seen.append
+            stripes(120, 0), epochs=1, batch=32, widths=(4, 4), dim=4, seed=seed, progress=False, on_epoch=epochs.append
         ).fingerprint
 
     assert train(0) == train(0) != train(1)
     assert bool((torch.get_rng_state() == before).all())
-    assert [e.epoch for e in seen] == [1, 1, 1]
-    assert seen[0].accuracy is not None
+    assert [e.epoch for e in epochs] == [1, 1, 1]
+    assert epochs[0].accuracy is not None
 
 
 def test_augment_shifts_and_mirrors_whole_images() -> None:
@@ -141,7 +143,7 @@ def test_augment_shifts_and_mirrors_whole_images() -> None:
     assert still.tobytes() == image.tobytes()
 
 
-def test_augment_hides_a_square_in_the_share_that_is_asked_for() -> None:
+def test_augment_erases_a_square_in_the_given_share_of_images() -> None:
     images = np.full((400, 24, 24, 1), 7, dtype=np.uint8)
     changed = (augment(images, np.random.default_rng(0), flip=True, shift=1, erase=0.25) != 7).mean((1, 2, 3))
     assert 60 < (changed > 0).sum() < 140
@@ -160,7 +162,7 @@ def test_the_bundled_extractor() -> None:
 
 
 @pytest.mark.slow(5)
-def test_the_bundled_extractor_is_as_accurate_as_it_says() -> None:
+def test_the_bundled_extractor_is_as_accurate_as_its_record_states() -> None:
     from alphabar.data.image_set import load
 
     try:

@@ -1,12 +1,11 @@
-"""The Inception of FID against torch-fidelity's, layer by layer on random weights, and both resizes against their origins.
+"""The Inception of FID against torch-fidelity's, layer by layer on random weights, and both resizes against their originals.
 
-torch-fidelity and clean-fid import torchvision only in parts that are not needed here, so the packages alone (1.4 MB, no
-dependencies) are installed into a scratch folder, and the parts are imported without running the packages' __init__.
+`make test-all` installs torch-fidelity and clean-fid, without their dependencies, into the folder `peers` of the environment.
+The modules needed here do not import torchvision; they are imported without the packages' __init__, which does.
 """
 
 import hashlib
 import importlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,21 +27,18 @@ from alphabar.features.module_extractor import ModuleExtractor
 from alphabar.features.resize import resize, resize_matrix
 from tests.features.test_read_pth import served
 
-PEERS = ("torch-fidelity==0.4.0", "clean-fid==0.1.35")
+PEERS = Path(sys.prefix) / "peers"
 
 
 @pytest.fixture(scope="session")
-def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Makes `torch_fidelity.X` and `cleanfid.X` importable; skips where they cannot be had."""
-    folder = tmp_path_factory.mktemp("peers")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]
-    done = subprocess.run([*command, str(folder), *PEERS], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"{' and '.join(PEERS)} cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
+def peers() -> Iterator[None]:
+    """Makes `torch_fidelity.X` and `cleanfid.X` importable; skips the test where they are not installed."""
     names = ("torch_fidelity", "cleanfid")
+    if not all((PEERS / name).is_dir() for name in names):
+        pytest.skip("the peers are not installed: make test-all")
     for name in names:
         package = ModuleType(name)
-        package.__path__ = [str(folder / name)]
+        package.__path__ = [str(PEERS / name)]
         sys.modules[name] = package
     yield
     for name in [m for m in sys.modules if m.split(".")[0] in names]:
@@ -50,7 +46,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def random_weights() -> dict[str, Tensor]:
-    """Weights under which every layer's output has a spread of about 1, so that an error anywhere shows."""
+    """Weights with which every layer's output has a standard deviation of about 1, so that an error in any layer is visible."""
     g = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         state = InceptionV3().state_dict()
@@ -77,7 +73,7 @@ def extractor(weights: dict[str, Tensor]) -> InceptionExtractor:
 @pytest.fixture(scope="module")
 def weights_file(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "w.pth"
-    torch.save(weights, path, _use_new_zipfile_serialization=False)  # as the public file is older than the zip format
+    torch.save(weights, path, _use_new_zipfile_serialization=False)  # the format of the public file
     return path
 
 
@@ -87,15 +83,15 @@ def images(n: int, h: int, w: int, c: int = 3, seed: int = 0) -> NDArray[np.uint
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
-    assert float(theirs.std()) > 1e-3  # nothing died on the way
+    assert float(theirs.std()) > 1e-3  # the output is not constant
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 @pytest.mark.slow(12)
-def test_every_layer_is_torch_fidelitys(peers: None, weights: dict[str, Tensor], weights_file: Path) -> None:
+def test_every_layer_equals_that_of_torch_fidelity(peers: None, weights: dict[str, Tensor], weights_file: Path) -> None:
     theirs = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3(
         "layers", ["64", "192", "768", "2048", "logits_unbiased", "logits"], feature_extractor_weights_path=str(weights_file)
-    )  # which loads our file strictly: the names and shapes are theirs
+    )  # it loads our file strictly, so the names and shapes are theirs
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -132,17 +128,21 @@ def test_every_layer_is_torch_fidelitys(peers: None, weights: dict[str, Tensor],
         assert relative(network.fc(layers["Mixed_7c"].mean((2, 3))), features[5]) < 1e-5
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("size", [(28, 28), (23, 40), (299, 299), (298, 300), (400, 350), (1, 1), (1000, 7)])
-def test_the_original_resize_is_tensorflows(peers: None, size: tuple[int, int]) -> None:
+def test_the_original_resize_equals_that_of_tensorflow(peers: None, size: tuple[int, int]) -> None:
     theirs = importlib.import_module("torch_fidelity.interpolate_compat_tensorflow")
     pixels = torch.from_numpy(images(1, *size)).permute(0, 3, 1, 2).float()
     want = theirs.interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False)
     got = (resize(pixels / 127.5 - 1, (299, 299), "original") + 1) * 127.5
-    assert float((got - want).abs().max()) < 2e-2 / 255 * max(size) ** 0.5  # the place in float32: 1e-7 of the size
+    assert (
+        float((got - want).abs().max()) < 2e-2 / 255 * max(size) ** 0.5
+    )  # rounding of the position in float32: 1e-7 of the size
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("size", [(28, 28), (23, 40), (299, 299), (298, 300), (400, 350), (1, 1), (1000, 7)])
-def test_the_clean_resize_is_clean_fids(peers: None, size: tuple[int, int]) -> None:
+def test_the_clean_resize_equals_that_of_clean_fid(peers: None, size: tuple[int, int]) -> None:
     theirs = importlib.import_module("cleanfid.resize").build_resizer("clean")
     pixels = images(1, *size)
     got = (resize(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1, (299, 299), "clean") + 1) * 127.5
@@ -150,33 +150,33 @@ def test_the_clean_resize_is_clean_fids(peers: None, size: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("size", [(28, 28), (23, 40), (640, 350)])
-def test_the_clean_resize_is_pillows(size: tuple[int, int]) -> None:
+def test_the_clean_resize_equals_that_of_pillow(size: tuple[int, int]) -> None:
     pixels = images(1, *size, c=1)[0, :, :, 0].astype(np.float32)
     want = np.asarray(Image.fromarray(pixels).resize((50, 60), Image.Resampling.BICUBIC)).clip(0, 255)
     got = (resize(torch.from_numpy(pixels)[None, None] / 127.5 - 1, (60, 50), "clean") + 1) * 127.5
     np.testing.assert_allclose(got[0, 0], want, atol=1e-4)
 
 
-def test_the_matrices() -> None:
-    """2 -> 4 by hand: TensorFlow 1 reads at 0, 1/2, 1, 3/2 and repeats the edge, so its grid hangs to one side."""
+def test_the_resize_matrices() -> None:
+    """2 -> 4 by hand: TensorFlow 1 reads at 0, 1/2, 1, 3/2 and repeats the edge, so its grid is not symmetric."""
     want = torch.tensor([[1, 0], [0.5, 0.5], [0, 1], [0, 1]])
     torch.testing.assert_close(resize_matrix(2, 4, "original"), want)
     clean = resize_matrix(9, 4, "clean")
-    torch.testing.assert_close(clean, clean.flip(0, 1))  # a half-pixel grid has no side
+    torch.testing.assert_close(clean, clean.flip(0, 1))  # a half-pixel grid is symmetric
     for how in ("original", "clean"):
         torch.testing.assert_close(resize_matrix(50, 13, how).sum(1), torch.ones(13))
-        torch.testing.assert_close(resize_matrix(8, 8, how), torch.eye(8))
+        torch.testing.assert_close(resize_matrix(8, 8, how), torch.diag(torch.ones(8)))
     with pytest.raises(ValueError, match="use one of original, clean"):
         resize(torch.zeros(1, 1, 2, 2), (3, 3), "bilinear")
 
 
-def test_the_batch_changes_nothing(extractor: InceptionExtractor) -> None:
+def test_features_do_not_depend_on_the_batch(extractor: InceptionExtractor) -> None:
     assert isinstance(extractor, FeatureExtractor)
     pixels = images(5, 12, 20)
     whole = extractor.features(pixels)
     assert whole.shape == (5, 2048)
     assert whole.dtype == torch.float32
-    assert float(whole.std(0).mean()) > 0.01  # images differ
+    assert float(whole.std(0).mean()) > 0.01  # the images have different features
     single = torch.cat([extractor.features(pixels[k : k + 1]) for k in reversed(range(5))]).flip(0)
     torch.testing.assert_close(single, whole, rtol=1e-6, atol=1e-6)
     assert extractor.features(pixels[:0]).shape == (0, 2048)
@@ -190,43 +190,37 @@ def test_channels_and_depth(extractor: InceptionExtractor) -> None:
     for c in (2, 4):
         with pytest.raises(ValueError, match=rf"shape \(2, 16, 16, {c}\).*1 channel .* or 3.*alphabar extractor train"):
             extractor.features(images(2, 16, 16, c))
-    # 16 bit that 8 bit can hold gives the same; what lies between two levels of 8 bit is not lost
+    # values of 16 bit that 8 bit can represent give the same; those between two levels of 8 bit are not rounded
     wide = grey.astype(np.uint16) * 257
     torch.testing.assert_close(extractor.features(wide), repeated, rtol=1e-5, atol=1e-5)
-    assert (
-        float(
-            (extractor.prepared(np.where(wide < 60000, wide + 100, wide).astype(np.uint16)) - extractor.prepared(grey))
-            .abs()
-            .max()
-        )
-        > 1e-3
-    )
+    between = np.where(wide < 60000, wide + 100, wide).astype(np.uint16)
+    assert float((extractor.prepared(between) - extractor.prepared(grey)).abs().max()) > 1e-3
     floats = (grey / 255).astype(np.float32)
     torch.testing.assert_close(extractor.features(floats), repeated, rtol=1e-5, atol=1e-5)
 
 
-def test_the_network_sees_pixels_less_128_over_128(extractor: InceptionExtractor) -> None:
+def test_the_input_of_the_network_is_the_pixel_minus_128_over_128(extractor: InceptionExtractor) -> None:
     pixels = images(1, 299, 299)
     want = (torch.from_numpy(pixels).permute(0, 3, 1, 2).double() - 128) / 128
     torch.testing.assert_close(extractor.prepared(pixels).double(), want, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow(4)
-def test_two_names_are_two_fingerprints(weights: dict[str, Tensor], extractor: InceptionExtractor) -> None:
+def test_the_fingerprint_depends_on_weights_resize_and_layer(weights: dict[str, Tensor], extractor: InceptionExtractor) -> None:
     clean = InceptionExtractor(weights, "clean", device="cpu")
     assert (extractor.name, clean.name) == ("inception:original", "inception:clean")
     other = {**weights, "Mixed_7c.branch_pool.bn.bias": weights["Mixed_7c.branch_pool.bn.bias"] + 1e-3}
     prints = {e.fingerprint for e in (extractor, clean, InceptionExtractor(other, "clean", device="cpu"))}
     prints.add(InceptionExtractor(weights, "clean", dim=768, device="cpu").fingerprint)
     assert len(prints) == 4
-    # the count of batches, which the public file may lack, decides nothing
+    # no feature depends on the batch norms' counts of batches, which the public file may lack
     few = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
     assert InceptionExtractor(few, "clean", device="cpu", batch=3).fingerprint == clean.fingerprint
     pixels = images(1, 28, 28)
     assert float((clean.features(pixels) - extractor.features(pixels)).abs().max()) > 1e-3
 
 
-def test_weights_that_do_not_fit(weights: dict[str, Tensor]) -> None:
+def test_weights_that_do_not_fit_are_refused(weights: dict[str, Tensor]) -> None:
     network = InceptionV3()
     for change, words in (
         ({"fc.weight": None}, r"w\.pth lack fc\.weight:"),
@@ -244,7 +238,7 @@ def test_weights_that_do_not_fit(weights: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.slow(5)
-def test_by_name_from_a_path_a_variable_and_the_network(
+def test_loading_by_name_from_a_path_a_variable_the_cache_or_the_network(
     weights_file: Path, extractor: InceptionExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path / "cache"))
@@ -259,7 +253,7 @@ def test_by_name_from_a_path_a_variable_and_the_network(
     with pytest.raises(ValueError, match="inception:original or inception:clean"):
         load_extractor("inception:legacy")
 
-    # with no file anywhere it is fetched, checked and kept
+    # without a file it is downloaded, checked and cached
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(data).hexdigest())
     with served(data) as url:
         monkeypatch.setattr(inception, "URL", url)
@@ -293,7 +287,7 @@ def test_by_name_from_a_path_a_variable_and_the_network(
 
 
 class Means(nn.Module):
-    """Means of the channels, times a weight; a batch norm and a dropout that eval mode must still."""
+    """Means of the channels, times a weight, with a batch norm and a dropout, which eval mode must switch off."""
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
@@ -306,13 +300,13 @@ class Means(nn.Module):
         return out
 
 
-def test_a_module_of_ones_own() -> None:
+def test_any_module_as_an_extractor() -> None:
     module = Means()
     wrapped = ModuleExtractor(
         module, "means", 3, size=(8, 6), resize="clean", mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0), device="cpu", batch=2
     )
     assert isinstance(wrapped, FeatureExtractor)
-    assert module.training  # what was given is left as it was
+    assert module.training  # the given module is not changed
     assert module.weight.requires_grad
     pixels = np.full((3, 5, 7, 3), 51, dtype=np.uint8)  # 0.2 of the scale
     want = torch.tensor([0.1, 0.0, -0.1]) / torch.tensor([1.0, 2.0, 4.0]) * torch.tensor([1.0, 2.0, 3.0])
@@ -322,7 +316,7 @@ def test_a_module_of_ones_own() -> None:
     torch.testing.assert_close(wrapped.features(pixels), want.expand(3, 3), rtol=1e-4, atol=1e-6)  # it is a copy
 
 
-def test_all_that_decides_the_features_is_in_the_fingerprint() -> None:
+def test_the_fingerprint_covers_everything_on_which_features_depend() -> None:
     same: dict[str, Any] = {"size": (8, 6), "resize": "clean", "device": "cpu"}
     prints = {ModuleExtractor(Means(), name, 3, **same, batch=b).fingerprint for name, b in (("a", 2), ("b", 5))}
     assert len(prints) == 1
@@ -339,7 +333,7 @@ def test_all_that_decides_the_features_is_in_the_fingerprint() -> None:
     assert len(prints) == 9
 
 
-def test_modules_that_do_not_fit() -> None:
+def test_modules_that_do_not_fit_are_refused() -> None:
     four = ModuleExtractor(Means(4), "four", 4, channels=4, device="cpu")
     assert four.features(images(2, 5, 5, 4)).shape == (2, 4)
     with pytest.raises(ValueError, match=r"with c = 4\."):

@@ -1,3 +1,5 @@
+"""Statistics of features: those of parts add up to those of the whole."""
+
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,8 @@ def test_chunks_equal_the_whole(sizes: tuple[int, ...]) -> None:
     np.testing.assert_allclose(total.cov, cov, rtol=1e-11, atol=1e-12)
 
 
-def test_a_large_offset_costs_no_digits() -> None:
-    # sums of squares in float64 would leave nothing of a variance of 1 beside a mean of 1e9
+def test_a_large_mean_does_not_reduce_the_precision() -> None:
+    # with sums of squares in float64, a variance of 1 would be lost to rounding at a mean of 1e9
     f = torch.randn(1000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     small, large = FeatureStats.of(f, "e"), FeatureStats.of(f[:400] + 1e9, "e") + FeatureStats.of(f[400:] + 1e9, "e")
     np.testing.assert_allclose(large.cov, small.cov, atol=1e-6)
@@ -38,13 +40,13 @@ def test_tiles_of_the_scatter_equal_the_product() -> None:
     np.testing.assert_allclose(scatter_of(c), c.T @ c, rtol=1e-12, atol=1e-12)
 
 
-def test_two_extractors_never_mix() -> None:
+def test_statistics_of_two_extractors_do_not_add_up() -> None:
     f = torch.randn(10, 3)
     with pytest.raises(ValueError, match=r"extractor a .* and of b .* same extractor"):
         FeatureStats.of(f, "a") + FeatureStats.of(f, "b")
 
 
-def test_refusals() -> None:
+def test_empty_nan_and_infinite_features_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(0, 3\): wanted \(n, d\)"):
         FeatureStats.of(torch.zeros(0, 3), "e")
     for bad in (float("nan"), float("inf"), -float("inf")):
@@ -56,7 +58,7 @@ def test_refusals() -> None:
         _ = FeatureStats.of(torch.zeros(1, 3), "e").cov
 
 
-def test_stream_is_one_pass_in_any_chunks() -> None:
+def test_stream_does_not_depend_on_the_chunks() -> None:
     extractor = Linear()
     pixels = stripes(230, 3).pixels
     whole, features = stream(pixels, extractor, keep=True)
@@ -73,7 +75,7 @@ def test_stream_is_one_pass_in_any_chunks() -> None:
         stream([], extractor)
 
 
-def test_stream_names_the_image_that_is_no_number() -> None:
+def test_stream_names_the_image_with_nan_features() -> None:
     class Bad(Linear):
         def features(self, pixels: np.ndarray) -> torch.Tensor:
             f = super().features(pixels)
@@ -93,7 +95,7 @@ def test_pieces_of_a_map_are_its_images(mode: str, tmp_path: Path) -> None:
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode=mode)  # type: ignore[call-overload]
     expected = pixels.copy()
     if mode != "r":
-        mapped[60] = expected[60] = 7  # in mode c in memory alone: letting go of it would lose it
+        mapped[60] = expected[60] = 7  # in mode c the change is in memory only, and releasing the page would lose it
     got = list(pieces(mapped[10:], range(0, 90, 40), 40))
     assert [len(block) for block in got] == [40, 40, 10]
     assert np.array_equal(np.concatenate(got), expected[10:])
