@@ -173,7 +173,7 @@ class Builder:
 
     def append(self, rows: Features) -> None:
         """Store the features of the next chunk."""
-        self._parts.save(_chunk_name(self.done), {"features": np.ascontiguousarray(rows.numpy(), dtype="<f4")})
+        self._parts.save(f"{self.done:08d}.npz", {"features": np.ascontiguousarray(rows.numpy(), dtype="<f4")})
         self.done += 1
 
     def finish(self, details: Mapping[str, Any]) -> Entry:
@@ -215,7 +215,7 @@ class Builder:
     def _load(self, number: int) -> NDArray[np.float32] | None:
         """The features of a chunk, or None when the chunk is absent or damaged."""
         with contextlib.suppress(*_DAMAGED):
-            if (item := self._parts.load(_chunk_name(number))) is not None:
+            if (item := self._parts.load(f"{number:08d}.npz")) is not None:
                 features: NDArray[np.float32] = item["features"]
                 return features
         return None
@@ -309,10 +309,6 @@ def _npy_header(n: int, dim: int) -> bytes:
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (n, dim)})
     return out.getvalue()
-
-
-def _chunk_name(number: int) -> str:
-    return f"{number:08d}.npz"
 
 
 def _checksum(rows: NDArray[np.float32]) -> str:

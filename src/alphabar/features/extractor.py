@@ -165,11 +165,8 @@ def read_extractor(path: str | Path) -> Extractor:
     if header["format"] > FORMAT:
         raise ValueError(f"{path} has format {header['format']}, this alphabar reads up to {FORMAT}: update alphabar")
     c, h, w = header["image_shape"]
-    extractor = Extractor(
-        header["name"], header["architecture"], weights,
-        image_shape=(c, h, w), classes=header["classes"],
-        training=header["training"], check=header.get("check"),
-    )  # fmt: skip
+    described = {key: header.get(key) for key in ("classes", "training", "check")}
+    extractor = Extractor(header["name"], header["architecture"], weights, image_shape=(c, h, w), **described)
     if extractor.fingerprint != header["fingerprint"]:
         raise ValueError(
             f"{path} says that its fingerprint is {header['fingerprint']}, its content gives {extractor.fingerprint}: "

@@ -95,10 +95,8 @@ def _block_e(pool: nn.Module) -> tuple[Branch, ...]:  # 8 x 8, figure 7
 
 # 35 x 35 -> 17 x 17, and 17 x 17 -> 8 x 8
 BLOCK_B: tuple[Branch, ...] = (
-    ((Conv("branch3x3", 384, 3, 2),),),
-    _chain("branch3x3dbl", (64,), (96, 3), (96, 3, 2)),
-    (HALVE,),
-)
+    ((Conv("branch3x3", 384, 3, 2),),), _chain("branch3x3dbl", (64,), (96, 3), (96, 3, 2)), (HALVE,),
+)  # fmt: skip
 BLOCK_D: tuple[Branch, ...] = (
     _chain("branch3x3", (192,), (320, 3, 2)),
     _chain("branch7x7x3", (192,), (192, WIDE), (192, TALL), (192, 3, 2)),
@@ -204,15 +202,9 @@ class InceptionV3(nn.Module):
 
 
 class InceptionExtractor(ModuleExtractor):
-    """The Inception of FID with one of its two resizes; grey images are repeated to three channels.
+    """The Inception of FID with the resize "original" (TensorFlow 1) or "clean" (clean-fid), for grey or RGB images.
 
-    Args:
-        weights: a state dict with the names and shapes of the public file.
-        resize: "original" (TensorFlow 1) or "clean" (clean-fid).
-        dim: number of features, 2048, 768, 192 or 64.
-        device: None means the GPU where there is one.
-        batch: images at once; it changes only the speed.
-        origin: what error messages call the weights.
+    `weights` has the names and shapes of the public file, and error messages call it `origin`; `dim` is as for `InceptionV3`.
     """
 
     def __init__(

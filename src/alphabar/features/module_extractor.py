@@ -56,12 +56,9 @@ class ModuleExtractor:
         self.preprocessing: dict[str, Any] = {
             "input": "NHWC; uint8, and wider types without rounding to 8 bit",
             "channels": f"{channels}; grey is repeated" if channels == 3 else str(channels),
-            "resize": resize and RESIZES[resize],
-            "size": size and list(size),
-            "mean": self.mean,
-            "std": self.std,
+            "resize": resize and RESIZES[resize], "size": size and list(size), "mean": self.mean, "std": self.std,
             **dict(preprocessing or {}),
-        }
+        }  # fmt: skip
         self.device = torch.device(best_device() if device is None else device)
         self.fingerprint = fingerprint(self.preprocessing, _plain(module.state_dict() if weights is None else weights))
         self.network = copy.deepcopy(module).requires_grad_(False).eval()

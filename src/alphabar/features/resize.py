@@ -20,16 +20,10 @@ RESIZES = {
 
 
 def resize(x: Images, size: tuple[int, int], how: str) -> Float[Tensor, "b c height width"]:
-    """Resize images [n, c, h, w] in [-1, 1].
+    """Resize images [n, c, h, w] in [-1, 1] to `size`, (height, width).
 
-    Args:
-        x: the images.
-        size: the new (height, width).
-        how: "original", as the TensorFlow graph of FID does it, or "clean", as clean-fid does it: bicubic, whose overshoot
-            beyond black and white is clipped.
-
-    Raises:
-        ValueError: for another name.
+    how: "original", as the TensorFlow graph of FID does it, or "clean", as clean-fid does it: bicubic, whose overshoot beyond
+    black and white is clipped. Raises ValueError for another name.
     """
     if how not in RESIZES:
         raise ValueError(f"resize {how!r} is unknown: use one of {', '.join(RESIZES)}")

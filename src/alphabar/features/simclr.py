@@ -1,11 +1,8 @@
 """Extractors of unlabelled images, by SimCLR (Chen et al. 2020, arXiv:2002.05709).
 
 Two random views of each image should have similar features, and features unlike those of all other images in the batch.
-SimCLR needs a single network (no momentum copy), and its loss is a cross-entropy, which shows the progress in one number.
-
-The loss is `SupConLoss` of pytorch-metric-learning (MIT licence) with one label per image, which is SimCLR's NT-Xent (Khosla
-et al. 2020, arXiv:2004.11362, eq. 2 with one positive). Unlike that library's `NTXentLoss` it needs memory for pairs of
-views only, not for pairs of pairs.
+The loss is `SupConLoss` of pytorch-metric-learning with one label per image, which is SimCLR's NT-Xent (Khosla et al. 2020,
+arXiv:2004.11362, eq. 2 with one positive), without the memory for pairs of pairs that that library's `NTXentLoss` needs.
 
 A network becomes insensitive to whatever its views differ in. They differ in crop, mirroring and contrast, but not in blur,
 noise, inversion or large shifts, since scores must detect those. The features are taken before the projector, which loses

@@ -94,16 +94,8 @@ def stream(
 ) -> tuple[FeatureStats, Features | None]:
     """Statistics of the features of images, chunk by chunk, in memory of one chunk.
 
-    Unlike `extract` it works in one process, and caches nothing.
-
-    Args:
-        images: one array [n, h, w, c], which may be a memory map, or an iterable of such arrays.
-        extractor: computes the features.
-        chunk: images per call of the extractor.
-        keep: also return the features [n, d].
-
-    Raises:
-        ValueError: for no images, or features that are NaN or infinite.
+    images: one array [n, h, w, c], which may be a memory map, or an iterable of such arrays. keep: also return the features
+    [n, d]. Unlike `extract` it works in one process and caches nothing. Raises ValueError for no images, NaN or infinity.
     """
     total: FeatureStats | None = None
     kept: list[Tensor] = []

@@ -108,12 +108,10 @@ def make_extractor(
     c, h, w = image_set.image_shape
     architecture = {"in_channels": c, "widths": list(options.widths), "dim": options.dim, "classes": network.classes}
     training = {
-        "set": f"{image_set.name}:{image_set.split}",
-        "set_fingerprint": image_set.fingerprint,
-        **record,
+        "set": f"{image_set.name}:{image_set.split}", "set_fingerprint": image_set.fingerprint, **record,
         **{key: value for key, value in asdict(options).items() if key not in architecture},
         "torch": torch.__version__.split("+")[0],
-    }
+    }  # fmt: skip
     weights = {k: v.cpu() for k, v in network.state_dict().items()}
     label = name or image_set.name
     return Extractor(label, architecture, weights, image_shape=(c, h, w), classes=classes, training=training)
@@ -219,17 +217,14 @@ def augment(pixels: Pixels, rng: np.random.Generator, *, flip: bool, shift: int,
     if flip:
         columns = np.where(rng.random((n, 1)) < 0.5, columns[:, ::-1], columns)
     out: Pixels = pixels[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    scale = scale_of(pixels.dtype)
     for k in np.flatnonzero(rng.random(n) < erase):
         side = int(rng.integers(max(1, min(h, w) // 8), max(2, int(0.42 * min(h, w)))))
         top, left = int(rng.integers(0, h - side + 1)), int(rng.integers(0, w - side + 1))
-        out[k, top : top + side, left : left + side] = _noise(rng, (side, side, 1), pixels.dtype)
+        square = (side, side, 1)
+        noise = rng.random(square, np.float32) if scale == 1 else rng.integers(0, scale + 1, square, pixels.dtype.type)
+        out[k, top : top + side, left : left + side] = noise
     return out
-
-
-def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Uniform noise over the whole scale of a pixel type."""
-    scale = scale_of(dtype)
-    return rng.random(shape, dtype=np.float32) if scale == 1 else rng.integers(0, scale + 1, shape, dtype=dtype.type)
 
 
 def accuracy(network: Classifier, pixels: Pixels, labels: Indices, device: torch.device, batch: int = 500) -> float:
