@@ -136,7 +136,7 @@ def simulate(name: str, d: int, n: int, m: int, sets: int) -> dict[str, Any]:
     p, q = case(name, d)
     rng = np.random.default_rng([d, n, m, CASES.index(name)])
     found = [measured(p.draw(n, rng), q.draw(m, rng), n * m <= 5_000_000) for _ in range(sets)]
-    return row(name, n, m, d, found, frechet(p.stats(), q.stats()).value, true_kid(p, q))
+    return row(name, n, m, d, found, frechet(p.stats(), q.stats()), true_kid(p, q))
 
 
 def simulate_difference(d: int, n: int, sets: int) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def simulate_real(image_set: str, extractor: str, n: int, sets: int) -> dict[str
     if labels is None:
         raise SystemExit(f"{image_set} has no labels: --real takes a set with classes")
     weight = np.where(labels < 4, 0.5, 1.0)
-    truth = frechet(*(_population(f, w) for w in (weight, np.ones(len(f))))).value
+    truth = frechet(*(_population(f, w) for w in (weight, np.ones(len(f)))))
     rng = np.random.default_rng(n)
     found = [
         measured(f[rng.choice(len(f), n, p=weight / weight.sum())], f[rng.integers(0, len(f), n)], False) for _ in range(sets)

@@ -63,11 +63,11 @@ def main() -> None:
         if position == 0 and arguments.samples is not None:
             sides["samples"] = alphabar.load(arguments.samples).pixels[: arguments.n]
         f = {side: features(images, extractors, f"{which}, {side}") for side, images in sides.items()}
-        same = frechet(f["real"]["original"], f["real"]["clean"]).value
+        same = frechet(f["real"]["original"], f["real"]["clean"])
         row(rows, which, "the same images", 0.0, 0.0, same)
         for side in list(sides)[1:]:
-            alike = (frechet(f[side][how], f["real"][how]).value for how in RESIZES)
-            row(rows, f"{which}: {side}", "real", *alike, frechet(f[side]["original"], f["real"]["clean"]).value)
+            alike = (frechet(f[side][how], f["real"][how]) for how in RESIZES)
+            row(rows, f"{which}: {side}", "real", *alike, frechet(f[side]["original"], f["real"]["clean"]))
     minutes = (time.monotonic() - start) / 60
     print(f"\n{minutes:.1f} minutes")
     if arguments.json is not None:

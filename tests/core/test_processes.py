@@ -47,7 +47,7 @@ for n in (230, 65, 10, 1):  # no multiple of the chunk or of the blocks, or of t
         results[f"{n} {cached}"] = [digest(store.all()), digest(stats.mean, stats.scatter), stats.n]
         results[f"{n} {cached} seen"] = [int(r[0, 0]) for r in processes.gather_rows(torch.tensor([[extractor.seen]]))]
         if n > 4:
-            results[f"{n} {cached} fid"] = frechet(stats, real.stats()).value
+            results[f"{n} {cached} fid"] = frechet(stats, real.stats())
 again = Linear()
 extract(stripes(230, 0), again, cache=str(out / "cache"))
 results["again"] = again.seen

@@ -1,4 +1,4 @@
-"""What goes wrong in other tools must not go wrong here: one test a fault, at the door that a user comes through.
+"""What goes wrong in other tools must not go wrong here: one test per fault, through the public interface.
 
 Faults that a module's own tests hold (16-bit files, sizes, two processes, ranks of covariances, copies) are not repeated.
 """
@@ -30,7 +30,7 @@ from alphabar.sampling.sample_set import SampleSet
 from alphabar.training.config import resolve
 from alphabar.training.initial_model import new_model
 from alphabar.training.stream import Stream
-from alphabar.verbs import score as judge
+from alphabar.verbs import score as score_verb
 from tests.fixtures.sets import Linear, image_set, stripes
 
 RECORD = {"sampler": "ddim", "eta": 0.0, "steps": 10, "nfe": 10.0, "seed": 3, "first_index": 0, "n": 60, "model": "abc"}
@@ -65,7 +65,7 @@ class Deep(Linear):
 
 
 def test_16_bit_images_are_not_scored_as_black_and_white() -> None:
-    """S1: clipped at 255, sets that differ above it score the same; here 16 bits score as 8 do, and are told apart."""
+    """S1: clipped at 255, sets that differ above it score the same; here 16 bits score as 8 do, and differ."""
     real, pool, eight = stripes(300, 0), stripes(200, 1), stripes(80, 5).pixels
     deep = ImageEval(Deep(), image_set(to_depth(real.pixels, "uint16")), floor_images=to_depth(pool.pixels, "uint16"))
     plain = ImageEval(Deep(), real, floor_images=pool)
@@ -85,11 +85,11 @@ def test_floats_neither_wrap_nor_truncate(evaluator: ImageEval, dtype: Any) -> N
     back = (to_model(images).numpy().astype(dtype) + 1) / 2
     assert ((back * 255).astype(np.uint8).transpose(0, 2, 3, 1) != images).any()  # cutting would lose levels
     own = Deep()
-    judged = ImageEval(own, stripes(300, 0), floor_images=stripes(200, 1), cache=False)
-    value = judged.kid(back).value
+    own_evaluator = ImageEval(own, stripes(300, 0), floor_images=stripes(200, 1), cache=False)
+    value = own_evaluator.kid(back).value
     np.testing.assert_array_equal(own.given[0], images)
-    assert value == judged.kid(images).value
-    assert value == judged.kid((images / 255).astype(dtype)).value  # as other libraries save them
+    assert value == own_evaluator.kid(images).value
+    assert value == own_evaluator.kid((images / 255).astype(dtype)).value  # as other libraries save them
     for wrong, what in ((1.004, "1.004"), (-0.01, "-0.01"), (1.01, "1.01")):
         off = back.copy()
         off.flat[7] = wrong
@@ -127,11 +127,11 @@ def test_scores_by_two_resizes_do_not_subtract() -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_five_channels_that_are_not_square_of_any_depth(dtype: str) -> None:
-    """A2.4: grey, many channels, unlike sides and 16 bits go through every metric, and the extractor sees them as they are."""
+    """A2.4: grey, many channels, unlike sides and 16 bits go through every metric, and reach the extractor unchanged."""
     real, pool, images = (to_depth(stripes(n, k, (6, 10, 5)).pixels, dtype) for n, k in ((120, 0), (100, 1), (60, 5)))
     own = Deep()
-    judged = ImageEval(own, image_set(real), floor_images=pool, cache=False)
-    scores = judged.score(images)
+    own_evaluator = ImageEval(own, image_set(real), floor_images=pool, cache=False)
+    scores = own_evaluator.score(images)
     assert {s.metric for s in scores} == set(METRICS)
     assert all(np.isfinite(s.value) for s in scores)
     assert own.given[0].dtype == np.dtype(dtype)
@@ -176,8 +176,12 @@ def test_the_error_of_kid_is_that_of_the_estimate() -> None:
     for n, m in ((60, 90), (240, 360)):
         found = [kid(rng.standard_normal((n, 6)), rng.standard_normal((m, 6)) * 1.1 + 0.3) for _ in range(300)]
         true = np.std([e.value for e in found], ddof=1)  # known to 4 %
-        said = np.sqrt(np.mean([e.variance for e in found]))
-        assert said == pytest.approx(true, rel=0.15)
+        estimated = np.sqrt(np.mean([e.variance for e in found]))
+        assert estimated == pytest.approx(true, rel=0.15)
+
+
+def test_kid_has_no_subsets_and_leaves_random_states_alone() -> None:
+    rng = np.random.default_rng(0)
     assert not {"subsets", "subset_size", "seed"} & set(inspect.signature(kid).parameters)
     x, y = rng.standard_normal((300, 6)), rng.standard_normal((200, 6))
     state = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index,union-attr]
@@ -254,7 +258,7 @@ def test_fid_is_no_number_where_it_should_be_none(evaluator: ImageEval) -> None:
 
 
 def test_the_limit_of_fid_needs_no_luck() -> None:
-    """C4: FID falls with n, by as much as is said, and its limit does not; with one seed it is the same at every call."""
+    """C4: FID falls with n, by its estimated bias, and its limit does not; with one seed it is the same at every call."""
     evaluator = ImageEval(Linear(8), stripes(2000, 0), floor_images=stripes(2000, 1))
     blurred = np.clip(stripes(2000, 5).pixels // 2 + 50, 0, 255).astype(np.uint8)
     few, many = (dict(zip(("fid", "limit"), evaluator.score(x, metrics=("fid", "fid_infinity")), strict=True))
@@ -284,34 +288,34 @@ def test_real_features_are_those_of_the_very_images(cache: Path) -> None:
     assert not {b.tobytes() for b in mirrored} <= {b.tobytes() for b in before}  # it does augment
     np.testing.assert_array_equal(real.pixels, before)
 
-    def judged(images: Any, extractor: Deep) -> Score:
+    def fid_of(images: Any, extractor: Deep) -> Score:
         return ImageEval(extractor, images, floor_images=stripes(50, 1, (8, 12, 3))).fid(stripes(40, 5, (8, 12, 3)).pixels)
 
     first = Deep()
-    score = judged(real, first)
+    score = fid_of(real, first)
     seen = [g for g in first.given if len(g) == 60]
     assert len(seen) == 1
     np.testing.assert_array_equal(seen[0], before)  # whole, in order, once
     second = Deep()
-    assert judged(image_set(before), second) == score
+    assert fid_of(image_set(before), second) == score
     assert second.given == []  # all read
     changed = before.copy()
     changed[7, 0, 0, 0] ^= 1
     for other in (changed, before[:-1], before[::-1].copy()):
         third = Deep()
-        against = judged(image_set(other), third)
+        against = fid_of(image_set(other), third)
         assert [len(g) for g in third.given] == [len(other)]  # another entry; the rest is read
         assert (against.reference, against.n_reference) != (score.reference, score.n_reference) or against.value == score.value
     assert len(list((cache / "features").iterdir())) == 3 + 3  # images, floor, reference; and three other references
 
 
 def test_samples_are_scored_at_the_depth_of_the_reference() -> None:
-    """S11: fakes that are never rounded to 8 bit are told from real ones by their depth alone."""
+    """S11: fakes that are never rounded to 8 bit differ from real ones by their depth alone."""
     own = Deep()
-    judged = ImageEval(own, stripes(300, 0), floor_images=stripes(200, 1), cache=False)
+    own_evaluator = ImageEval(own, stripes(300, 0), floor_images=stripes(200, 1), cache=False)
     images = stripes(40, 5).pixels
     between = (images + np.random.default_rng(0).uniform(-0.45, 0.45, images.shape)).clip(0, 255) / 255
-    assert judged.kid(between).value == judged.kid(images).value
+    assert own_evaluator.kid(between).value == own_evaluator.kid(images).value
     np.testing.assert_array_equal(own.given[0], images)
 
 
@@ -349,7 +353,7 @@ def test_every_score_is_kept_and_not_the_best(tmp_path: Path, evaluator: ImageEv
     real = stripes(300, 0)
     for seed in (2, 0, 1):
         record = {**RECORD, "seed": seed, "first_index": 0}
-        judge.measure(evaluator, real, SampleSet("run", stripes(60, seed).pixels, record, tmp_path), ("fid",))
+        score_verb.measure(evaluator, real, SampleSet("run", stripes(60, seed).pixels, record, tmp_path), ("fid",))
     rows = [Score.from_json(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [row.seeds["seed"] for row in rows if row.seeds] == [2, 0, 1]
     assert len({row.value for row in rows}) == 3

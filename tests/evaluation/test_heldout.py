@@ -1,4 +1,4 @@
-"""The held-out loss against closed forms: what Gaussian data cost at a level, and a model that knows its images by heart."""
+"""The held-out loss against closed forms: the loss of Gaussian data at a level, and of a model that memorises its images."""
 
 import json
 
@@ -28,8 +28,9 @@ def truth(sigma):
     return float((var * sigma**2 / (var + sigma**2)).mean())
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_closed_form():
-    """Four draws an image: at a high level they all say the same, so that counting them as four images would cover 67 %."""
+    """Four draws per image: at a high level all have the same loss, so counting them as four images would cover only 67 %."""
     times, n, draws = 300, 60, 4
     losses = losses_by_level(GaussianDenoiser(GAUSS), pixels(GAUSS.sample(times * n)), LEVELS, draws, batch=4096)
     overall = np.mean([(1 + 1 / s**2) * truth(s) for s in LEVELS])
@@ -43,7 +44,7 @@ def test_intervals_cover_the_closed_form():
 
 @pytest.mark.parametrize(("n", "m"), [(80, 80), (60, 120)])
 def test_intervals_of_the_gap_cover_no_gap(n, m):
-    """Two sets of one distribution, with noise in common; its part of the variance is taken out, or they would cover 99 %."""
+    """Two sets of one distribution with common noise, whose variance cancels in the gap; otherwise intervals cover 99 %."""
     times, levels = 300, (0.03, 1.0)
     of = [
         losses_by_level(GaussianDenoiser(GAUSS), pixels(GAUSS.sample(times * m, seed=s)), levels, 1, batch=4096) for s in (1, 2)
@@ -55,11 +56,11 @@ def test_intervals_of_the_gap_cover_no_gap(n, m):
         hits += [g.interval[0] <= 0 <= g.interval[1] for g in gaps]
         narrower.append(found.gap[0].se / np.hypot(found.heldout[0].se, found.train[0].se))
     assert (hits / times >= 0.91).all() and (hits / times <= 0.98).all(), hits / times
-    # where noise is all there is, and is the same for the images that both have: little of it is left
+    # at a low level the noise is almost all of the variance, and most of it cancels
     assert np.mean(narrower) < (0.5 if n == m else 0.75)
 
 
-def test_a_model_that_knows_its_images_by_heart_shows_it():
+def test_a_model_that_memorises_its_images_has_a_gap():
     rng = np.random.default_rng(0)
     train, heldout = (rng.integers(0, 256, (n, 6, 6, 1), dtype=np.uint8) for n in (40, 30))
     model = FiniteDenoiser(torch.from_numpy(train).permute(0, 3, 1, 2) / 127.5 - 1)
@@ -67,23 +68,23 @@ def test_a_model_that_knows_its_images_by_heart_shows_it():
     assert found.train[0].value < 1e-6
     assert found.gap[0].interval[0] > 0.1 and found.gap[1].interval[0] > 0.1
     assert found.relative_gap.interval[0] > 1
-    assert found.gap[2].interval[0] < 0.05  # under so much noise no image can be told from another
+    assert found.gap[2].interval[0] < 0.05  # under so much noise no image can be distinguished from another
     assert found.n_train == 40 and found.n_heldout == 30
 
 
-def test_a_conditional_model_is_told_the_classes():
-    """Every image is its class's grey: who is told the class has no loss, who is told none is off by the classes' spread."""
+def test_a_conditional_model_gets_the_classes():
+    """Every image has the grey of its class: with classes the loss is 0, without them it is the variance between classes."""
     greys = np.array([20, 120, 220], np.uint8)
     classes = [torch.arange(n) % 3 for n in (30, 24)]
     sets = [np.broadcast_to(greys[k][:, None, None, None], (len(k), 4, 4, 1)).copy() for k in classes]
 
-    def told(x, sigma, labels=None):
+    def denoise(x, sigma, labels=None):
         means = torch.from_numpy(greys / 127.5 - 1).float()
         return (means.mean().expand(len(x)) if labels is None else means[labels])[:, None, None, None].expand_as(x)
 
-    blind = heldout_loss(told, *sets, levels=(1.0,), batch=7)
+    blind = heldout_loss(denoise, *sets, levels=(1.0,), batch=7)
     assert blind.heldout[0].value == pytest.approx(float(np.var(greys / 127.5)), rel=1e-5)
-    seeing = heldout_loss(told, *sets, levels=(1.0,), batch=7, labels=(classes[0], classes[1]))
+    seeing = heldout_loss(denoise, *sets, levels=(1.0,), batch=7, labels=(classes[0], classes[1]))
     assert seeing.heldout[0].value < 1e-12 and seeing.train[0].value < 1e-12
 
 
@@ -101,14 +102,14 @@ def test_the_relative_gap_is_the_delta_method():
     assert found.se == pytest.approx(np.sqrt(spread), rel=0.1)
 
 
-def test_draws_make_the_noise_less_and_not_the_images():
+def test_more_draws_reduce_only_the_variance_of_the_noise():
     x = pixels(GAUSS.sample(300))
     one, many = (heldout_loss(GaussianDenoiser(GAUSS), x, levels=(0.03, 6.0), draws=d) for d in (1, 16))
     assert many.heldout[0].se < 0.4 * one.heldout[0].se  # all noise: a quarter
     assert many.heldout[1].se > 0.9 * one.heldout[1].se  # all images: no change
 
 
-def test_the_same_whatever_the_batch_and_beside_other_images():
+def test_the_loss_does_not_depend_on_batch_or_training_images():
     x = pixels(GAUSS.sample(50))
     whole = heldout_loss(GaussianDenoiser(GAUSS), x, x, levels=LEVELS)
     split = heldout_loss(GaussianDenoiser(GAUSS), x, levels=LEVELS, batch=7)
@@ -117,7 +118,7 @@ def test_the_same_whatever_the_batch_and_beside_other_images():
 
 
 def test_a_border_is_added_and_left_out():
-    """A model of 8 x 8 that cuts off 2: images of 4 x 4 go in; wrong answers in the border cost nothing."""
+    """A model of 8 x 8 with a border of 2 takes images of 4 x 4; errors in the border do not count."""
 
     class Bordered:
         image_shape, crop, schedule = (1, 8, 8), 2, Cosine()
@@ -132,20 +133,20 @@ def test_a_border_is_added_and_left_out():
     assert heldout_loss(Bordered(), grey, levels=(1.0,)).heldout[0].value == pytest.approx(1.5**2)
 
 
-def test_levels_keep_to_the_schedule_and_networks_are_taken():
+def test_default_levels_are_within_the_schedule_of_a_network():
     model = small_model().eval()
     rng = np.random.default_rng(0)
     heldout, train = (rng.integers(0, 256, (5, 8, 8, 1), dtype=np.uint8) for _ in range(2))
     found = heldout_loss(model, heldout, train, draws=1)
     assert len(found.sigma) == 9 and found.sigma[0] >= max(0.05, float(model.schedule.sigma_min)) - 1e-12
     assert found.sigma[-1] <= min(20.0, float(model.schedule.sigma_max)) + 1e-9
-    told = json.loads(json.dumps(found.to_json()))
-    assert told["n_train"] == 5 and len(told["gap"]) == 9
+    plain = json.loads(json.dumps(found.to_json()))
+    assert plain["n_train"] == 5 and len(plain["gap"]) == 9
     assert "relative gap" in str(found) and "relative" not in str(heldout_loss(model, heldout, draws=1))
 
 
 def test_v_weights_make_the_loss_of_a_v_network():
-    """What `Preconditioned.loss` says of a network that predicts v."""
+    """The overall loss is `Preconditioned.loss` of a network that predicts v."""
     model = small_model().eval()
     heldout = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
     found = heldout_loss(model, heldout, levels=(0.7,), draws=1, seed=4)
@@ -156,7 +157,7 @@ def test_v_weights_make_the_loss_of_a_v_network():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"levels": (0.0, 1.0)}, "give sigmas above 0"),
         ({"levels": ()}, "give sigmas above 0"),
@@ -165,6 +166,6 @@ def test_v_weights_make_the_loss_of_a_v_network():
         ({"train": np.zeros((5, 3, 2, 1), np.uint8)}, r"training images of \(3, 2, 1\)"),
     ],
 )
-def test_what_is_refused(change, said):
-    with pytest.raises(ValueError, match=said):
+def test_errors(change, message):
+    with pytest.raises(ValueError, match=message):
         heldout_loss(GaussianDenoiser(GAUSS), np.zeros((5, 2, 2, 1), np.uint8), **change)

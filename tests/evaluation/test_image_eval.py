@@ -46,7 +46,7 @@ def test_values_are_those_of_the_parts(evaluator: ImageEval, linear: Linear) -> 
     x, y = linear.features(images), linear.features(stripes(300, 0).pixels)
     fid, other = evaluator.score(images, metrics=("fid", "kid"))
     assert (fid.metric, other.metric) == ("fid", "kid")
-    want = frechet(FeatureStats.of(x, "e"), FeatureStats.of(y, "e")).value
+    want = frechet(FeatureStats.of(x, "e"), FeatureStats.of(y, "e"))
     assert fid.value == pytest.approx(want, rel=1e-9)
     assert other.value == pytest.approx(kid(x, y).value, rel=1e-5)
     assert evaluator.fid(images) == fid
@@ -96,14 +96,14 @@ def test_the_floor_at_n_does_not_depend_on_what_was_scored_before(linear: Linear
     assert rising.fid(noise(90, 0)).floor == pytest.approx(direct.fid(noise(90, 0)).floor, rel=1e-6)
 
 
-def test_features_are_worked_out_once(evaluator: ImageEval, linear: Linear) -> None:
+def test_features_are_computed_once(evaluator: ImageEval, linear: Linear) -> None:
     evaluator.score(noise(60, 0))
     assert linear.seen == 60 + 300 + 3 * 60  # the pool of 200 holds three floors
     evaluator.score(noise(60, 1))
     assert linear.seen == 60 + 300 + 3 * 60 + 60
 
 
-def test_uint8_and_floats_are_one_thing(evaluator: ImageEval) -> None:
+def test_uint8_and_floats_score_the_same(evaluator: ImageEval) -> None:
     images = noise(40, 0)
     value = evaluator.fid(images).value
     assert evaluator.fid(images.astype(np.float64) / 255).value == value
@@ -140,7 +140,7 @@ def test_no_more_images_than_features_is_refused_with_the_number(evaluator: Imag
         few.fid(noise(50, 0))
 
 
-def test_a_short_floor_is_said(linear: Linear) -> None:
+def test_a_short_floor_is_a_warning(linear: Linear) -> None:
     evaluate = ImageEval(linear, stripes(100, 0), floor_images=stripes(30, 1))
     with pytest.warns(UserWarning, match="the floor is taken at 30 images, not at 50"):
         score = evaluate.kid(noise(50, 0))
@@ -185,11 +185,11 @@ def test_a_named_test_split_takes_its_floor_from_the_held_out_training_images(mo
     test = replace(stripes(60, 1), name="fashion_mnist", split="test")
     sets = {"train": train, "test": test}
     monkeypatch.setattr(floor_module, "load", lambda name, split: sets[split])
-    _, held = holdout(train.pixels, HOLDOUT)
+    _, heldout = holdout(train.pixels, HOLDOUT)
     for reference in ("fashion_mnist:test", test):
         real = real_images(reference)
         assert real.reference_fingerprint == test.fingerprint
-        assert np.array_equal(real.pool, train.pixels[held])
+        assert np.array_equal(real.pool, train.pixels[heldout])
         assert "fashion_mnist:train" in real.pool_source
     assert real_images("fashion_mnist:train").reference_name == "half of fashion_mnist:train"
 

@@ -37,14 +37,14 @@ def test_direct_double_loop(n: int, m: int, degree: int, block: int) -> None:
 
 @pytest.mark.parametrize("case", ["equal", "alike"])
 @pytest.mark.parametrize("peer", ["torch-fidelity kid", "clean-fid kid"])
-def test_kept_values_of_other_libraries(case: str, peer: str) -> None:
+def test_stored_values_of_other_libraries(case: str, peer: str) -> None:
     want = PEERS["values"][case][peer]
     assert kid(*features(case), dtype=torch.float64).value == pytest.approx(want, rel=1e-9)
     assert kid(*features(case)).value == pytest.approx(want, rel=1e-5)
 
 
-def test_float32_products_hold_where_the_mean_dwarfs_the_spread() -> None:
-    # the kernel is about 1e6 here, its differences about 10: plain float32 products would leave no digit of them
+def test_float32_products_are_precise_where_the_mean_is_far_above_the_spread() -> None:
+    # the kernel is about 1e6 here, its differences about 10: float32 products of uncentred features would lose all digits
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((400, 32)) * 0.1 + 10, rng.standard_normal((300, 32)) * 0.1 + 10.01
     assert kid(x, y).value == pytest.approx(kid(x, y, dtype=torch.float64).value, rel=1e-5)
@@ -57,7 +57,7 @@ def test_unbiased_at_any_number_of_images() -> None:
     draws = np.array([kid(rng.standard_normal((6, 4)), rng.standard_normal((9, 4))).value for _ in range(2000)])
     error = draws.std() / np.sqrt(len(draws))
     assert abs(draws.mean()) < 4 * error
-    # the biased estimate has the diagonals in: E k(x, x) - E k(x, y) is (1 + |x|^2 / d)^3 - ..., above 1
+    # the biased estimate includes the diagonals: E k(x, x) - E k(x, y) = (1 + |x|^2 / d)^3 - ..., above 1
     assert 4 * error < 1 / 6
     assert (draws < 0).mean() > 0.3
 
@@ -80,7 +80,7 @@ def test_refusals() -> None:
 
 
 def brute_variance(x: np.ndarray, y: np.ndarray) -> float:
-    """The square of the statistic less the mean of products of its terms over index sets that share nothing, by loops."""
+    """Square of the statistic minus the mean of products of its terms that share no image, by loops."""
 
     def k(a: np.ndarray, b: np.ndarray) -> float:
         return float((a @ b / len(a) + 1) ** 3)
@@ -99,7 +99,7 @@ def brute_variance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("n", "m"), [(4, 4), (5, 4), (4, 6)])
-def test_variance_against_loops_over_what_shares_no_image(n: int, m: int) -> None:
+def test_variance_against_loops_over_disjoint_images(n: int, m: int) -> None:
     rng = np.random.default_rng(n + 7 * m)
     x, y = rng.random((n, 3)) + 1, 1.5 * rng.random((m, 3)) + 2
     found = kid(x, y, dtype=torch.float64)
@@ -107,7 +107,7 @@ def test_variance_against_loops_over_what_shares_no_image(n: int, m: int) -> Non
     assert found.known_variance == pytest.approx(want, rel=1e-8)
 
 
-def test_influences_are_what_leaving_an_image_out_does() -> None:
+def test_influences_agree_with_the_jackknife() -> None:
     rng = np.random.default_rng(5)
     x, y = rng.random((40, 4)), rng.random((50, 4)) + 0.2
     all_of_them = kid(x, y, dtype=torch.float64)
@@ -119,7 +119,7 @@ def test_influences_are_what_leaving_an_image_out_does() -> None:
     assert slope[0] == pytest.approx(-1 / 39, rel=0.06)
 
 
-def test_block_and_precision_change_nothing_in_the_variance() -> None:
+def test_the_variance_does_not_depend_on_block_and_precision() -> None:
     x, y = features("alike")
     want = kid(x, y, dtype=torch.float64)
     for found in (kid(x, y, block=37), kid(x, y)):
@@ -134,7 +134,7 @@ def test_two_and_three_images_have_a_value_and_no_interval() -> None:
     assert "at least 4 images" in (e.note or "")
 
 
-def test_sums_of_one_side_serve_for_many() -> None:
+def test_sums_of_one_side_are_used_many_times() -> None:
     rng = np.random.default_rng(3)
     y = torch.from_numpy(rng.random((70, 5)))
     ready = within(y, dtype=torch.float64)
@@ -143,7 +143,7 @@ def test_sums_of_one_side_serve_for_many() -> None:
         a, b = kid(x, ready), kid(x, y, dtype=torch.float64)
         assert a.value == pytest.approx(b.value, rel=1e-9)
         assert a.variance == pytest.approx(b.variance, rel=1e-6)
-        # what belongs to one image alone drops out of an influence but for a 1 / m of it
+        # terms of one image cancel in an influence up to a part of 1 / m
         assert torch.allclose(a.influence_y, b.influence_y, rtol=0.05, atol=0.02 * float(b.influence_y.std()))
-    with pytest.raises(ValueError, match="degree 3 cannot serve for degree 2"):
+    with pytest.raises(ValueError, match="degree 3 cannot be used for degree 2"):
         kid(x, ready, degree=2)

@@ -286,7 +286,7 @@ def test_json_holds_the_summary(garments):
     found = memorisation(
         generated=pixel_features(heldout[:100]), train=pixel_features(train[:300]), heldout=pixel_features(heldout[100:600])
     )
-    told = json.loads(json.dumps(found.to_json()))
-    assert told["verdict"] == found.verdict and told["n"] == 100 and told["n_train"] == 300
-    assert [t["q"] for t in told["tails"]] == [0.01, 0.05]  # 0.1 % of 500 is less than one image
-    assert told["rank"]["interval"] == list(found.rank.interval)
+    plain = json.loads(json.dumps(found.to_json()))
+    assert plain["verdict"] == found.verdict and plain["n"] == 100 and plain["n_train"] == 300
+    assert [t["q"] for t in plain["tails"]] == [0.01, 0.05]  # 0.1 % of 500 is less than one image
+    assert plain["rank"]["interval"] == list(found.rank.interval)

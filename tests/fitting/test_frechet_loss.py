@@ -44,7 +44,7 @@ def test_the_value_is_the_distance(real):
     parts = [images(n, n) for n in (40, 60, 25)]
     pull.add(parts[0])
     for k in (1, 2):
-        wanted = frechet(stats(bent, torch.cat(parts[: k + 1])), stats(bent, real)).value
+        wanted = frechet(stats(bent, torch.cat(parts[: k + 1])), stats(bent, real))
         assert float(pull(parts[k])) == pytest.approx(wanted, rel=1e-9) == pull.distance()
     pull.forget()
     with pytest.raises(ValueError, match="at least two images"):
@@ -69,7 +69,7 @@ def test_the_gradient_is_that_of_the_distance(real):
     pull(x).backward()
 
     def distance(x):
-        return frechet(stats(bent, torch.cat([old, x])), stats(bent, real)).value
+        return frechet(stats(bent, torch.cat([old, x])), stats(bent, real))
 
     wanted = torch.zeros_like(x)
     h = 1e-4
@@ -87,12 +87,12 @@ def test_the_gradient_is_that_of_the_distance(real):
 def test_a_step_against_the_gradient_brings_images_nearer(real):
     bent = Bent()
     x = images(200, 3, 0.5, -0.2)
-    before = frechet(stats(bent, x), stats(bent, real)).value
+    before = frechet(stats(bent, x), stats(bent, real))
     for _ in range(20):
         x = x.detach().requires_grad_()
         FrechetLoss(bent, stats(bent, real))(x).backward()
         x = x - 20 * x.grad
-    assert frechet(stats(bent, x.detach()), stats(bent, real)).value < 0.2 * before
+    assert frechet(stats(bent, x.detach()), stats(bent, real)) < 0.2 * before
 
 
 def test_features_that_never_change_do_no_harm(real):
@@ -104,7 +104,7 @@ def test_features_that_never_change_do_no_harm(real):
     x = images(50, 4).requires_grad_()
     value = pull(x)
     value.backward()
-    assert float(value.detach()) == pytest.approx(frechet(stats(bent, x), stats(bent, real)).value, rel=1e-5)
+    assert float(value.detach()) == pytest.approx(frechet(stats(bent, x), stats(bent, real)), rel=1e-5)
     assert torch.isfinite(x.grad).all() and x.grad.abs().max() > 0
 
 
@@ -120,10 +120,10 @@ def test_the_last_ones_are_remembered(remember, real):
         seen.append(x)
         while len(seen) > 1 and sum(map(len, seen[1:])) >= remember:
             seen.pop(0)
-        assert value == pytest.approx(frechet(stats(bent, torch.cat(seen)), stats(bent, real)).value, rel=1e-9)
+        assert value == pytest.approx(frechet(stats(bent, torch.cat(seen)), stats(bent, real)), rel=1e-9)
     assert sum(map(len, seen)) == {0: 20, 1: 20, 30: 40, 40: 40, 45: 60, 70: 80, 10**6: 120}[remember]
     pull.forget()
-    assert float(pull(seen[-1])) == pytest.approx(frechet(stats(bent, seen[-1]), stats(bent, real)).value, rel=1e-9)
+    assert float(pull(seen[-1])) == pytest.approx(frechet(stats(bent, seen[-1]), stats(bent, real)), rel=1e-9)
 
 
 def test_padding_is_cut_off_and_images_are_clamped(real):

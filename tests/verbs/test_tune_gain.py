@@ -121,6 +121,6 @@ def test_a_fit_by_features_comes_nearer_to_real_images(monkeypatch: pytest.Monke
 
     def distance(fit: Tuned) -> float:
         images = sample(model, 400, tuned=fit, seed=5, progress=False).images
-        return frechet(FeatureStats.of(ours.features(images), ours.fingerprint), real).value
+        return frechet(FeatureStats.of(ours.features(images), ours.fingerprint), real)
 
     assert made.stochastic and distance(made) < 0.7 * distance(begin), (distance(made), distance(begin))

@@ -54,7 +54,7 @@ class ReferenceSide:
         return FeatureStats.of(features, self.stats.extractor)
 
     def score(self, metric: str, features: Features) -> float:
-        return frechet(self.stats_of(features), self.stats).value if metric == "fid" else kid(features, self.rows).value
+        return frechet(self.stats_of(features), self.stats) if metric == "fid" else kid(features, self.rows).value
 
 
 class ScoredDraw:
@@ -89,8 +89,8 @@ class ScoredDraw:
         They exist for covariances of any rank, where the expansion does not, and overestimate the error of an FID near its floor.
         """
         stats = [self.against.stats_of(self.features[k::PARTS]) for k in range(PARTS)]
-        value = frechet(reduce(add, stats), self.against.stats).value
-        without = (frechet(reduce(add, stats[:k] + stats[k + 1 :]), self.against.stats).value for k in range(PARTS))
+        value = frechet(reduce(add, stats), self.against.stats)
+        without = (frechet(reduce(add, stats[:k] + stats[k + 1 :]), self.against.stats) for k in range(PARTS))
         return [PARTS * value - (PARTS - 1) * left for left in without]
 
 

@@ -1,4 +1,4 @@
-"""How sure an FID is: its standard error, its bias and its limit, from the expansion of the Fréchet distance at two samples.
+"""The standard error, bias and limit of FID, from the expansion of the Fréchet distance at two samples.
 
 Write a = tr((A B)^(1/2)) for the covariances A and B. With B = F F^T, N = F^T A F = V S^2 V^T, the images of the first
 side become w = V^T F^T (x - mean), whose covariance is S^2; those of the second side, by way of G = A F V S^-1 (for which
@@ -30,20 +30,28 @@ from alphabar.evaluation.estimate import Expansion, steepness
 from alphabar.evaluation.fid import cholesky, frechet, roots_are_exact
 from alphabar.features.stats import FeatureStats, same_extractor, scatter_of
 
-ROWS = 1536  # images a side that the variance is taken from: a standard error is then known to 2 or 3 %
-FEW = 96  # images a side, all pairs of which give the size of the second order
+ROWS = 1536  # images per side from which the variance is computed: a standard error is then known to 2 or 3 %
+FEW = 96  # images per side whose pairs give the size of the second order
 PARTS = 4  # the smallest sets of the regression are a quarter of all images
-NEAR = 1.75  # images for every feature, below which sample covariances have directions that are hardly there at all
-LEAST = 50  # images a side, below which nothing is said of the chance in them
+NEAR = 1.75  # images for every feature, below which sample covariances are nearly singular in some directions
+LEAST = 50  # images per side, below which there is no interval
 MARGIN = 8.0  # images for every feature that counts, below which the expansion is not trusted
 
 
 def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Tensor, "m d"]) -> Expansion:
     """FID of two samples with its influences, its bias and the size of its second order.
 
-    Where a covariance is singular, or images are too few for the features that count, `trouble` says so.
-    rows_a, rows_b: features [.., d] of a sample of either side's images (all of them at best, `ROWS` are plenty).
-    Raises ValueError for different extractors.
+    Args:
+        a: Statistics of all images of the first side.
+        b: The same of the second side, by the same extractor.
+        rows_a: Features [k, d] of some images of the first side (`ROWS` are enough), or of all.
+        rows_b: The same of the second side.
+
+    Returns:
+        The expansion; `trouble` says where a covariance is singular, or there are too few images for the features that count.
+
+    Raises:
+        ValueError: For different extractors.
     """
     same_extractor(a, b)
     cov_a, cov_b = a.cov, b.cov
@@ -55,14 +63,14 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         why = f"{min(a.n, b.n)} images for {a.dim} features" if few else "features that repeat each other, or all constant"
         empty = torch.empty(0, dtype=torch.float64)
         singular = f"no interval: a covariance is singular ({why})"
-        return Expansion(frechet(a, b).value, a.n, b.n, empty, empty, trouble=singular)
+        return Expansion(frechet(a, b), a.n, b.n, empty, empty, trouble=singular)
     ef = e.T @ f
     values, v = torch.linalg.eigh(scatter_of(ef))  # F^T A F, from A = E E^T
     af = e.float() @ ef.float()
     s = values.clamp_min(0).sqrt()
     apart = a.mean - b.mean
     scale = float(apart.square().sum() + cov_a.trace() + cov_b.trace())
-    value = scale - 2 * float(s.sum()) if roots_are_exact(values, scale) else frechet(a, b).value
+    value = scale - 2 * float(s.sum()) if roots_are_exact(values, scale) else frechet(a, b)
     s = s.clamp_min(torch.finfo(torch.float32).eps * float(s[-1]))
     half_inverse, small = _cauchy(s), v.float()
     own, other = (
@@ -80,8 +88,8 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
     )
     ab = 4 / (a.n * b.n) * float(square[:k, k:].mean())
     effective, least = float(s.sum().square() / s.square().sum()), min(a.n, b.n)
-    # Taken at the samples, whose spectra are wider than the truth's, the bias is too small by about this much, and the next
-    # order adds to it (for Gaussians of one spectrum: -c/4 and +c/8 a side at c = d / n; both sides together c/2, by simulation).
+    # Evaluated at the samples, whose spectra are wider than the true ones, the bias is too small by about this factor, and the
+    # next order adds to it (for Gaussians of one spectrum: -c/4 and +c/8 a side at c = d / n; both sides c/2, by simulation).
     bias_a, bias_b = (
         (float(side.cov.trace()) + of_side.curvature) / side.n * (1 + effective / (2 * side.n))
         for side, of_side in ((a, own), (b, other))
@@ -178,8 +186,8 @@ def infinity(whole: Expansion, a: Sequence[FeatureStats], b: Sequence[FeatureSta
     images, the mean over two disjoint halves, and over four disjoint quarters, at 1, 2 and 4 times 1/n. Every image counts
     as often as any other, so to first order the intercept varies as FID does; its second order is 3/2 of FID's.
     """
-    quarters = [frechet(x, y).value for x, y in zip(a, b, strict=True)]
-    halves = [frechet(a[k] + a[k + 1], b[k] + b[k + 1]).value for k in range(0, PARTS, 2)]
+    quarters = [frechet(x, y) for x, y in zip(a, b, strict=True)]
+    halves = [frechet(a[k] + a[k + 1], b[k] + b[k + 1]) for k in range(0, PARTS, 2)]
     # The least-squares intercept of three values at 1, 2 and 4 has these weights; pairs of images that share a quarter, a half
     # or only the whole are counted 4, 2 and 1 times in the three, which gives sum_kl w_k w_l min(k, l) = 3/2.
     value = whole.value + 0.5 * float(np.mean(halves)) - 0.5 * float(np.mean(quarters))
@@ -190,11 +198,11 @@ def infinity(whole: Expansion, a: Sequence[FeatureStats], b: Sequence[FeatureSta
 def bootstrap(
     x: Features, y: Float[Tensor, "m d"], replicates: int = 1000, *, seed: int = 0, progress: bool = False
 ) -> Float64[Tensor, " r"]:
-    """FID of x and y drawn again from themselves with replacement, `replicates` times (Efron 1979).
+    """FID of resampled x and y (with replacement), `replicates` times (Efron 1979).
 
     Its standard deviation is the check of `expand`'s standard error (it is larger where the second order is not small: drawn
     again, that part is there three times). Replicate k depends on (seed, k) alone, and under torchrun the replicates are
-    dealt to the processes. Raises ValueError for fewer than 2 replicates.
+    distributed over the processes. Raises ValueError for fewer than 2 replicates.
     """
     if replicates < 2:
         raise ValueError(f"replicates = {replicates}: give at least 2, as in 1000")
@@ -206,7 +214,7 @@ def bootstrap(
             rng = seeds.generator(seed, draw=k, stream=seeds.SUBSET)
             a, b = (_drawn_again(f, rng) for f in sides)
             a = replace(a, mean=a.mean + apart)
-            found[k] = frechet(a, b).value
+            found[k] = frechet(a, b)
             advance(processes.world()[1])
     return processes.total(found)
 

@@ -1,5 +1,4 @@
-"""KID: the squared maximum mean discrepancy of features under a polynomial kernel (Bińkowski et al. 2018,
-arXiv:1801.01401), over all pairs of images at once, so that it has no subsets and no seed, with its standard error."""
+"""KID: the squared maximum mean discrepancy of features (Bińkowski et al. 2018, arXiv:1801.01401), over all pairs of images."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from alphabar.core import processes
 from alphabar.evaluation.estimate import Expansion, steepness
 from alphabar.features.stats import as_features
 
-FEW = 160  # images a side, all pairs of which tell along which directions the samples vary most
+_NOT_FINITE = "NaN or infinity among the features: look at the images and at the extractor's weights"
+FEW = 160  # images per side whose pairs show along which directions the samples vary most
 
 
 def kid(
@@ -25,19 +25,29 @@ def kid(
     block: int = 1024,
     dtype: torch.dtype = torch.float32,
 ) -> Expansion:
-    """The unbiased U-statistic of MMD^2 with k(x, y) = (x . y / d + 1)^degree. Around 0, and below it half of the time,
-    when both sets come from one distribution. `.value` is the number, `.estimate()` has the interval.
+    """Unbiased estimate of MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) with k(x, y) = (x . y / d + 1)^degree.
 
-    Its variance is estimated without bias from the same sums (Sutherland 2019, arXiv:1906.02104, here for unlike n and m):
-    the mean square of the statistic less the mean over pairs of its terms that share no image. It is never taken for less
-    than what pairs alone give it, and is unknown for fewer than 4 images.
+    It is the U-statistic over all pairs (Gretton et al. 2012, eq. 3; Bińkowski et al. 2018), without random subsets. For equal
+    distributions it is about 0, and negative half of the time. Its variance is estimated without bias from the same sums
+    (Sutherland 2019, arXiv:1906.02104, here for n != m), and is at least the second-order part; it needs 4 images per side.
 
-    x, y: features [n, d] and [m, d] of the same extractor, n, m >= 2; y also as `within(y)`, which then serves for any number
-    of x. degree: a whole number >= 1. block: beside
-    two centred copies of the features, memory is two tiles of block x block. dtype: of the products; their
-    sums are float64. Under torchrun the tiles are dealt to the processes, which all hold the same features.
+    Args:
+        x: Features [n, d], n >= 2.
+        y: Features [m, d], m >= 2, from the same extractor, or `within(y)`, which can be used for many x.
+        degree: Of the polynomial, a whole number >= 1.
+        block: Memory is two centred copies of the features and two tiles of block x block. Under torchrun the tiles are
+            distributed over the processes, which all hold the same features.
+        dtype: Of the matrix products; their sums are float64.
 
-    Raises ValueError for unlike widths, fewer than 2 images, or NaN and infinity.
+    Returns:
+        `.value` is KID; `.estimate()` has its interval.
+
+    Raises:
+        ValueError: For features of different widths, fewer than 2 images, or NaN and infinity.
+
+    >>> x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    >>> print(kid(x[:150], x[150:] + 0.5).estimate())
+    0.9584 [0.5126, 1.755]
     """
     x = as_features(x)
     ready = y if isinstance(y, Within) else None
@@ -53,57 +63,33 @@ def kid(
         ready = within(f, centre=centre, degree=degree, block=block, dtype=dtype)
     if ready is None or ready.degree != degree:
         raise ValueError(
-            f"sums for degree {ready and ready.degree} cannot serve for degree {degree}: make them with within(y, degree)"
+            f"sums for degree {ready and ready.degree} cannot be used for degree {degree}: make them with within(y, degree)"
         )
-    centre, linear, powers, b, yy = ready.centre, ready.linear, ready.powers, ready.side, ready.sums
-    a = _Side.of(x, centre, b.left.dtype)
+    linear, powers, b, yy = ready.linear, ready.powers, ready.side, ready.sums
+    a = _Side.of(x, ready.centre, b.left.dtype)
     if not bool(torch.isfinite(a.total).all()):
-        raise ValueError("NaN or infinity among the features: look at the images and at the extractor's weights")
+        raise ValueError(_NOT_FINITE)
     xx, xy = _sums(a, a, linear, powers, block), _sums(a, b, linear, powers, block)
 
-    within_x, within_y, between = xx.total / (n * (n - 1)), yy.total / (m * (m - 1)), xy.total / (n * m)
+    within_x, within_y, between = xx.mean_of_pairs(), yy.mean_of_pairs(), xy.total / (n * m)
     influence_x = 2 * (xx.rows / (n - 1) - xy.rows / m)
     influence_y = 2 * (yy.rows / (m - 1) - xy.columns / n)
     variance = second = second_x = None
     if n > 3 and m > 3:
-        # products of two kernels that share no image, and their means: unbiased for products of expectations
-        apart_x, apart_y = xx.apart(), yy.apart()
-        apart = (xy.total**2 - xy.rows.square().sum() - xy.columns.square().sum() + xy.squares) / (n * (n - 1) * m * (m - 1))
-        apart_xx = (xx.total * xy.total - 2 * xx.rows @ xy.rows) / (n * (n - 1) * (n - 2) * m)
-        apart_yy = (yy.total * xy.total - 2 * yy.rows @ xy.columns) / (m * (m - 1) * (m - 2) * n)
-        variance = float(
-            (within_x**2 - apart_x) + (within_y**2 - apart_y) + 4 * (between**2 - apart)
-            - 4 * (within_x * between - apart_xx) - 4 * (within_y * between - apart_yy)
-        )  # fmt: skip
-        # variance of a kernel whose means over either image were taken off
-        pair_x = xx.squares / (n * (n - 1)) - 2 * xx.shared() + apart_x
-        pair_y = yy.squares / (m * (m - 1)) - 2 * yy.shared() + apart_y
-        shared = (xy.rows.square().sum() - xy.squares) / (n * m * (m - 1))
-        shared = shared + (xy.columns.square().sum() - xy.squares) / (m * n * (n - 1))
-        pair = float((xy.squares / (n * m) - shared + apart).clamp_min(0))
-        second_x = 2 * float(pair_x.clamp_min(0)) / (n * (n - 1)) + 4 * pair / (n * m)
-        second = second_x + 2 * float(pair_y.clamp_min(0)) / (m * (m - 1))
-        variance = max(variance, second)
-    # with the images' kernels with themselves in the means it is a square, |mean feature of x - of y|^2
+        variance, second, second_x = _variances(xx, yy, xy)
+    # with k(x_i, x_i) in the means it is a square, |mean feature of x - mean feature of y|^2
     square = within_x + within_y - 2 * between + (xx.own / n - within_x) / n + (yy.own / m - within_y) / m
     return Expansion(
-        float(within_x + within_y - 2 * between),
-        n,
-        m,
-        influence_x - influence_x.mean(),
-        influence_y - influence_y.mean(),
-        second=second or 0.0,
-        second_x=second_x or 0.0,
-        known_variance=variance,
-        quadratic=float(square),
+        float(within_x + within_y - 2 * between), n, m, influence_x - influence_x.mean(), influence_y - influence_y.mean(),
+        second=second or 0.0, second_x=second_x or 0.0, known_variance=variance, quadratic=float(square),
         steepness=steepness(_few(a, b, linear, powers), n, m),
         trouble=None if variance is not None else "no interval: the variance of KID needs at least 4 images on either side",
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Within:
-    """One side's features, ready for products, and its own sums: what many sets that are scored against it share."""
+    """Features of one side, ready for products, and their sums: what all sets that are scored against it share."""
 
     side: "_Side"
     sums: "_Sums"
@@ -129,16 +115,22 @@ def within(
     block: int = 1024,
     dtype: torch.dtype = torch.float32,
 ) -> Within:
-    """For `kid`: the sums within y. centre: what is taken off all features first, for precision's sake; None: y's mean."""
+    """The sums over pairs within y, for many calls of `kid`.
+
+    Args:
+        y: Features [m, d].
+        centre: Subtracted from all features, so that large features lose no digits; None: the mean of y.
+        degree: This and the rest: as for `kid`.
+    """
     if degree < 1 or degree != int(degree):
         raise ValueError(f"degree = {degree}: give a whole number >= 1 (3 is KID's)")
     centre = y.mean(0, dtype=torch.float64) if centre is None else centre
     if not bool(torch.isfinite(centre).all()):
-        raise ValueError("NaN or infinity among the features: look at the images and at the extractor's weights")
+        raise ValueError(_NOT_FINITE)
     base = 1 + float(centre @ centre) / y.shape[1]
-    # With x = centre + sqrt(d) u, the kernel is (base + z + own_i + own_j)^degree, where z = u_i . u_j and own belongs to
-    # one image alone. What depends on one image, or on none, cancels in the statistic and in its variance, and the sums of
-    # z need no pairs. So only the powers from the second on go through the tiles, and large features cost no digits.
+    # With x = centre + sqrt(d) u, the kernel is (base + z + own_i + own_j)^degree, where z = u_i . u_j and own_i depends on image
+    # i alone. Terms of one image or none cancel in the statistic and in its variance, and the sums of z need no pairs. So only
+    # the powers from the second on are computed in tiles, and large features lose no digits.
     linear = degree * base ** (degree - 1)
     powers = [math.comb(degree, k) * base ** (degree - k) for k in range(2, degree + 1)]
     side = _Side.of(y, centre, dtype)
@@ -147,13 +139,13 @@ def within(
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """left @ right.T of two sides is z + own_i + own_j. u, own: float64 sums are made from them. total: of u."""
+    """left @ right.T of two sides is z + own_i + own_j."""
 
     left: Tensor  # [u, own, 1]
     right: Tensor  # [u, 1, own]
     own: Tensor  # float64
     lengths: Tensor  # u . u, float64
-    total: Tensor
+    total: Tensor  # sum of u, float64
 
     @staticmethod
     def of(f: Tensor, centre: Tensor, dtype: torch.dtype) -> "_Side":
@@ -161,7 +153,7 @@ class _Side:
         left, right = torch.ones((2, n, d + 2), dtype=dtype, device=f.device)
         own, lengths = torch.empty((2, n), dtype=torch.float64, device=f.device)
         total = torch.zeros_like(centre)
-        for k in range(0, n, 4096):  # float64 in passing only
+        for k in range(0, n, 4096):  # float64 copies of a part at a time
             rows = slice(k, k + 4096)
             u = (f[rows].to(torch.float64) - centre) / d**0.5
             own[rows], lengths[rows] = u @ centre / d**0.5, u.square().sum(1)
@@ -178,19 +170,20 @@ class _Side:
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Sums of the kernel over pairs of different images: of each row, of each column, of all, and of all squares.
-
-    own: the sum over every image with itself, of one side.
-    """
+    """Sums of the kernel over pairs of different images."""
 
     rows: Tensor
     columns: Tensor
-    squares: Tensor
-    own: Tensor
+    squares: Tensor  # sum of all squares
+    own: Tensor  # sum of k(x_i, x_i)
 
     @property
     def total(self) -> Tensor:
         return self.rows.sum()
+
+    def mean_of_pairs(self) -> Tensor:
+        n = len(self.rows)
+        return self.total / (n * (n - 1))
 
     def shared(self) -> Tensor:
         """Mean of k_ij k_il over three different images of one side."""
@@ -203,10 +196,37 @@ class _Sums:
         return (self.total**2 - 4 * self.rows.square().sum() + 2 * self.squares) / (n * (n - 1) * (n - 2) * (n - 3))
 
 
+def _variances(xx: _Sums, yy: _Sums, xy: _Sums) -> tuple[float, float, float]:
+    """Variance of KID, that of its second-order term, and the latter without the pairs within y; n, m >= 4.
+
+    The first is E[h]^2 - E[h h'] for terms h, h' of the statistic that share no image (Sutherland 2019, eq. 3).
+    """
+    n, m = len(xy.rows), len(xy.columns)
+    within_x, within_y, between = xx.mean_of_pairs(), yy.mean_of_pairs(), xy.total / (n * m)
+    # means of products of two kernels that share no image: unbiased for products of expectations
+    apart_x, apart_y = xx.apart(), yy.apart()
+    apart = (xy.total**2 - xy.rows.square().sum() - xy.columns.square().sum() + xy.squares) / (n * (n - 1) * m * (m - 1))
+    apart_xx = (xx.total * xy.total - 2 * xx.rows @ xy.rows) / (n * (n - 1) * (n - 2) * m)
+    apart_yy = (yy.total * xy.total - 2 * yy.rows @ xy.columns) / (m * (m - 1) * (m - 2) * n)
+    variance = float(
+        (within_x**2 - apart_x) + (within_y**2 - apart_y) + 4 * (between**2 - apart)
+        - 4 * (within_x * between - apart_xx) - 4 * (within_y * between - apart_yy)
+    )  # fmt: skip
+    # variances of the kernel minus its means over either image
+    pair_x = xx.squares / (n * (n - 1)) - 2 * xx.shared() + apart_x
+    pair_y = yy.squares / (m * (m - 1)) - 2 * yy.shared() + apart_y
+    shared = (xy.rows.square().sum() - xy.squares) / (n * m * (m - 1))
+    shared = shared + (xy.columns.square().sum() - xy.squares) / (m * n * (n - 1))
+    pair = float((xy.squares / (n * m) - shared + apart).clamp_min(0))
+    second_x = 2 * float(pair_x.clamp_min(0)) / (n * (n - 1)) + 4 * pair / (n * m)
+    second = second_x + 2 * float(pair_y.clamp_min(0)) / (m * (m - 1))
+    return max(variance, second), second, second_x
+
+
 def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) -> _Sums:
-    """Of linear z + sum_k powers[k] (z + own_i + own_j)^(k + 2) over all pairs; within one side (a is b), of different images."""
+    """Sums of linear z + sum_k powers[k] (z + own_i + own_j)^(k + 2) over all pairs, without i = j where a is b."""
     n, m, same = len(a.own), len(b.own), a is b
-    # what comes from the tiles: sums of the powers over rows and over columns, and of (powers^2, powers * b, b^2)
+    # from the tiles, with b = z + own_i + own_j: sums of the powers over rows and columns, and of (powers^2, powers b, b^2)
     found = torch.zeros(n + m + 3, dtype=torch.float64, device=a.own.device)
     rows, columns, squares = found[:n], found[n : n + m], found[n + m :]
     room = torch.empty((2, block * block), dtype=a.left.dtype, device=a.left.device)
@@ -217,12 +237,12 @@ def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) ->
         if same and i == j:
             tile.fill_diagonal_(0)
             of_powers.fill_diagonal_(0)
-        rows[i : i + block] += of_powers.sum(1)  # torch adds up in pairs, so its float32 loses nothing
+        rows[i : i + block] += of_powers.sum(1)  # torch adds pairwise, so float32 is precise enough
         columns[j : j + block] += of_powers.sum(0)
         flat, flat_powers = tile.flatten(), of_powers.flatten()
         three = torch.stack([flat_powers @ flat_powers, flat_powers @ flat, flat @ flat]).to(torch.float64)
         squares += three if not same or i == j else 2 * three
-        if same and i != j:  # the tile below the diagonal is this one turned
+        if same and i != j:  # the tile below the diagonal is the transpose of this one
             rows[j : j + block] += of_powers.sum(0)
             columns[i : i + block] += of_powers.sum(1)
     found = processes.total(found).to(found)
@@ -231,7 +251,7 @@ def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) ->
     z_rows, z_columns = a.towards(b.total), b.towards(a.total)
     if same:
         z_rows, z_columns = z_rows - a.lengths, z_columns - b.lengths
-    # b = z + own_i + own_j, so that the squares of linear z + powers follow from the sums above
+    # the squares of linear z + powers follow from the sums above
     own_squares = m * a.own.square().sum() + n * b.own.square().sum() + 2 * a.own.sum() * b.own.sum()
     if same:
         own_squares = own_squares - 4 * a.own.square().sum()
@@ -246,7 +266,7 @@ def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) ->
 
 
 def _few(a: _Side, b: _Side, linear: float, powers: list[float]) -> Tensor:
-    """The kernel at all pairs of some images from all over both sides, centred: float64."""
+    """The centred kernel at all pairs of some evenly spaced images of both sides, float64."""
     rows = [np.linspace(0, len(side.own) - 1, min(len(side.own), FEW)).astype(np.int64) for side in (a, b)]
     left, right = torch.cat([a.left[rows[0]], b.left[rows[1]]]), torch.cat([a.right[rows[0]], b.right[rows[1]]])
     tile, of_powers = _tile(left, right, powers, torch.empty((2, len(left) ** 2), dtype=left.dtype, device=left.device))
@@ -255,7 +275,7 @@ def _few(a: _Side, b: _Side, linear: float, powers: list[float]) -> Tensor:
 
 
 def _tile(left: Tensor, right: Tensor, powers: list[float], room: Tensor) -> tuple[Tensor, Tensor]:
-    """b = left @ right.T and sum_k powers[k] b^(k + 2), in room of two tiles."""
+    """b = left @ right.T and sum_k powers[k] b^(k + 2), written into the memory `room`."""
     size = len(left) * len(right)
     b: Tensor = room[0, :size].view(len(left), len(right))
     out: Tensor = room[1, :size].view(len(left), len(right))
