@@ -73,7 +73,7 @@ def check(
         corruptions: Names from `ALL`; None: all. "missing classes" and "duplicates" are means over 16 draws; where the images
             have no labels, k-means clusters of their pixels replace the classes.
         progress: Whether to show progress bars.
-        on_result: Called with the result of each corruption as soon as it is complete.
+        on_result: Called with the result of each corruption when it is complete.
 
     Raises:
         ValueError: For an unknown corruption, or fewer than 32 images.
@@ -214,7 +214,7 @@ def _of_draws(
 
 
 def _evenly(index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Some images from all over a draw, duplicates as likely as they are in it."""
+    """Some images from all over a draw, with duplicates at the same rate."""
     some: NDArray[np.int64] = index[np.linspace(0, len(index) - 1, _SHOWN).astype(int)]
     return some
 

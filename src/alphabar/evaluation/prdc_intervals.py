@@ -71,7 +71,7 @@ class MetricValue:
     informative: bool = True  # False: all splits gave the same value
 
     def estimate(self, level: float) -> Estimate:
-        """Score interval (Wilson 1927): all true values within z of their own standard errors of this value.
+        """Score interval (Wilson 1927): all true values within z of their standard errors of this value.
 
         It stays in the metric's range, and has a width where the value is 0 or 1.
         """

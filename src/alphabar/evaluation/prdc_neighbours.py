@@ -127,7 +127,7 @@ def exact_squares(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
 class Smallest:
     """The `length` pairs of smallest value >= 0 in every row, of any number that are added; ties go to the smaller column.
 
-    Within a row, pairs must be added in the order of columns, as they are when tiles are processed row by row.
+    Within a row, pairs must be added in the order of columns, which holds when tiles are processed row by row.
     """
 
     def __init__(self, n: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
