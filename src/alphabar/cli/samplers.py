@@ -7,7 +7,7 @@ from pathlib import Path
 from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json, Reading
 from alphabar.fitting.options import TuneOptions
-from alphabar.verbs.sweep_options import SweepOptions
+from alphabar.verbs.options import SweepOptions
 
 
 def samplers(*, as_json: Json = False) -> None:

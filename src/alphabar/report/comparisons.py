@@ -96,8 +96,9 @@ def _line(row: Mapping[str, Any]) -> Line:
     value, ends = number(row["difference"], "value"), interval(row["difference"])
     a, b = (estimate_words(metric, float(side["value"]), interval(side)) for side in (row["a"], row["b"]))
     difference, title = estimate_words(metric, value, ends), column(metric)
-    drawn = ends is not None and value is not None
-    bar = interval_bar(value, ends, metric in HIGHER, verdict, f"{title}: {difference}") if drawn else None
+    bar = None
+    if ends is not None and value is not None:
+        bar = interval_bar(value, ends, metric in HIGHER, verdict, f"{title}: {difference}")
     return Line(title, a, b, difference, verdict, str(row["words"]), bar)
 
 
@@ -119,21 +120,7 @@ def interval_bar(value: float, ends: tuple[float, float], higher: bool, verdict:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class PageExperiment:
-    """The outcome of an experiment. rows: of each variant its name, number of trainings, and (mean, difference) by metric."""
-
-    hypothesis: str
-    verdict: str
-    words: str
-    folder: Path
-    finished: bool
-    metrics: list[str]
-    than: str
-    rows: list[tuple[str, int, list[tuple[str, str]]]]
-
-
-def experiments(runs: Sequence[RunData]) -> tuple[list[PageExperiment], list[str]]:
+def experiments(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[str]]:
     """The experiments that trained the runs, from outcome.json; and sentences about those that cannot be read."""
     found, notes = [], []
     for folder in dict.fromkeys(run.experiment for run in runs if run.experiment is not None):
@@ -144,7 +131,8 @@ def experiments(runs: Sequence[RunData]) -> tuple[list[PageExperiment], list[str
     return found, notes
 
 
-def _experiment(folder: Path, data: Mapping[str, Any]) -> PageExperiment:
+def _experiment(folder: Path, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows. rows: of each variant its name, number of trainings, and (mean, difference) by metric."""
     about, means, differences = data["experiment"], data["means"], data["differences"]
     metrics = list(next(iter(means.values()), {}))
 
@@ -155,7 +143,5 @@ def _experiment(folder: Path, data: Mapping[str, Any]) -> PageExperiment:
     for variant, by in means.items():
         cells = [(shown(m, by.get(m)), shown(m, differences.get(variant, {}).get(m))) for m in metrics]
         rows.append((str(variant), sum(t["variant"] == variant for t in data["trials"]), cells))
-    return PageExperiment(
-        str(about["hypothesis"]), str(data["verdict"]), str(data["words"]), folder, bool(data["finished"]),
-        [column(m) for m in metrics], str(about["than"]), rows,
-    )  # fmt: skip
+    shown_keys = {"verdict": data["verdict"], "words": data["words"], "finished": bool(data["finished"]), "folder": folder}
+    return shown_keys | {k: str(about[k]) for k in ("hypothesis", "than")} | {"metrics": [*map(column, metrics)], "rows": rows}

@@ -1,5 +1,6 @@
 """Pages: one HTML file each, which carries its images and works offline."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ def write_page(path: Path, template: str, /, **context: Any) -> Path:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {f.__name__: f for f in _FILTERS}
-    environment.globals |= {"INTERVAL": words.INTERVAL, "kid": words.kid, "made": words.day_and_time()}
+    environment.globals |= {
+        "INTERVAL": words.INTERVAL,
+        "kid": words.kid,
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
     write_atomically(path, environment.get_template(template).render(**context))
     return path

@@ -61,15 +61,29 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     )  # fmt: skip
 
 
+Item = tuple[str, Plot | None, str]  # title, plot, and words below it
+
+
 def _overlays(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
     """Plots with a line for each run: FID where several have it under one protocol, held-out loss, and that loss by sigma."""
     if len(runs) < 2:
         return []
-    items = [*_fid(runs, names), _heldout(runs, names), _heldout_by_sigma(runs, names)]
+    items, heldout = _fid(runs, names), [run.of("heldout") for run in runs]
+    lines = [Line(names[k], *series(rows, "loss"), colour=k) for k, rows in enumerate(heldout)]
+    if sum(bool(line.x) for line in lines) > 1:
+        words = "The loss on images that are never trained on (validation loss). Runs that differ in prediction, schedule, noise "
+        words += "density or weighting have losses in different units."
+        made = plot("overheld", "Held-out loss of the runs against images seen.", lines, log_y=True)
+        items.append(("Held-out loss", made, words))
+    lines = [Line(names[k], *loss_by_sigma(rows), colour=k, markers=True) for k, rows in enumerate(heldout)]
+    if sum(bool(line.x) for line in lines) > 1:
+        sigmas = [x for line in lines for x in line.x]
+        ticks = [t for t in (0.01, 0.1, 1.0, 10.0, 100.0) if min(sigmas) <= t <= max(sigmas)] or None
+        alt = "Last held-out loss of the runs against sigma."
+        made = plot("oversigma", alt, lines, x_label="sigma", log_x=True, log_y=True, x_ticks=ticks)
+        words = "The last held-out loss by noise level, each band at its geometric middle, in the units of the held-out loss."
+        items.append(("Held-out loss by noise level", made, words))
     return [{"title": title, "plot": plot, "words": words} for title, plot, words in items if plot is not None]
-
-
-Item = tuple[str, Plot | None, str]  # title, plot, and words below it
 
 
 def _fid(runs: list[RunData], names: list[str]) -> list[Item]:
@@ -79,43 +93,18 @@ def _fid(runs: list[RunData], names: list[str]) -> list[Item]:
             groups.setdefault(key, []).append((k, rows))
     out = []
     for g, group in enumerate(group for group in groups.values() if len(group) > 1):
-        lines = [
-            Line(names[k], *series(rows, "value"), [interval(row) for row in rows], colour=k, markers=True, bars=True)
-            for k, rows in group
-        ]
+        ends = {k: [interval(row) for row in rows] for k, rows in group}
+        lines = [Line(names[k], *series(rows, "value"), ends[k], colour=k, markers=True, bars=True) for k, rows in group]
         last = [rows[-1] for _, rows in group]
         real = next((row for row in last if number(row, "floor") is not None), None)
         levels = []
         if real is not None:
-            ends = interval(real, "floor_interval")
-            levels = [Level(f"{FLOOR}, {estimate_words('fid', real['floor'], ends)}", real["floor"], interval=ends)]
+            around = interval(real, "floor_interval")
+            levels = [Level(f"{FLOOR}, {estimate_words('fid', real['floor'], around)}", real["floor"], interval=around)]
         bars = f" Bars: {INTERVAL}s, for {INTERVALS['fid']}." if any(interval(row) for row in last) else ""
         made = plot(f"overfid{g}", "FID of the runs against images seen.", lines, levels=levels, log_y=True)
         out.append(("FID", made, f"Of {protocol_words(last[0])}.{bars}"))
     return out
-
-
-def _heldout(runs: list[RunData], names: list[str]) -> Item:
-    lines = [Line(names[k], *series(run.of("heldout"), "loss"), colour=k) for k, run in enumerate(runs)]
-    if sum(bool(line.x) for line in lines) < 2:
-        return "", None, ""
-    made = plot("overheld", "Held-out loss of the runs against images seen.", lines, log_y=True)
-    words = "The loss on images that are never trained on (validation loss). Runs that differ in prediction, schedule, noise "
-    words += "density or weighting have losses in different units."
-    return "Held-out loss", made, words
-
-
-def _heldout_by_sigma(runs: list[RunData], names: list[str]) -> Item:
-    lines = [Line(names[k], *loss_by_sigma(run.of("heldout")), colour=k, markers=True) for k, run in enumerate(runs)]
-    sigmas = [x for line in lines for x in line.x]
-    if sum(bool(line.x) for line in lines) < 2:
-        return "", None, ""
-    made = plot(
-        "oversigma", "Last held-out loss of the runs against sigma.", lines, x_label="sigma", log_x=True, log_y=True,
-        x_ticks=[t for t in (0.01, 0.1, 1.0, 10.0, 100.0) if min(sigmas) <= t <= max(sigmas)] or None,
-    )  # fmt: skip
-    words = "The last held-out loss by noise level, each band at its geometric middle, in the units of the held-out loss."
-    return "Held-out loss by noise level", made, words
 
 
 ROWS, IMAGES = 8, 8  # settings of a front, and images of each
@@ -126,11 +115,10 @@ def sweep_sections(runs: Sequence[RunData], given: Sequence[Path]) -> tuple[list
 
     Raises ValueError for a folder in `given` that does not hold a sweep.
     """
-    folders = dict.fromkeys(folder.resolve() for folder in [*(f for run in runs for f in run.sweeps), *given])
-    required = {folder.resolve() for folder in given}
+    required = [folder.resolve() for folder in given]
     sections: list[dict[str, Any]] = []
     unread: list[str] = []
-    for folder in folders:
+    for folder in dict.fromkeys([*(f.resolve() for run in runs for f in run.sweeps), *required]):
         try:
             sweep = read_sweep(folder)
         except (OSError, ValueError) as e:

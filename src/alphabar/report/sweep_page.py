@@ -40,7 +40,8 @@ def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, sho
         title=f"{len(sweep.rows)} ways to sample {Path(run).name or run}", sweep=sweep, run=run, lead=front_words(sweep, first),
         figures=figures(sweep, metrics), legend=legend(sweep), groups=groups, notes=notes, shown=shown,
         real_uri=png_uri(strip(smaller(real)[0])), real_count=len(real), columns=[column(m) for m in metrics],
-        first=TITLES[first], table=_table(sweep, metrics), floors=[floor_words(scores[m]) for m in metrics],
+        first=TITLES[first], table=_table(sweep, metrics),
+        floors=[estimate_words(m, scores[m].floor, scores[m].floor_interval) for m in metrics],
         explanations=explanations(sweep, metrics), score=scores[first],
         seconds=sum(row.seconds * row.scores[first].n for row in sweep.rows), machines=machines(sweep),
     )  # fmt: skip
@@ -211,20 +212,14 @@ def time_caveats(sweep: Sweep) -> list[str]:
     if len(places) > 1:
         out.append(f"Seconds were measured on different machines ({'; '.join(places)}): compare calls instead.")
     if together > 1:
-        out.append(
-            f"Up to {together} settings were sampled at once: where they shared a machine, seconds are longer than for one alone."
-        )
+        shared = "where they shared a machine, seconds are longer than for one alone."
+        out.append(f"Up to {together} settings were sampled at once: {shared}")
     return out
 
 
 def machines(sweep: Sweep) -> list[str]:
     """The machines that sampled the settings."""
     return list(dict.fromkeys(f"{r.where['cpu']}, {r.where['device']}" for r in sweep.rows))
-
-
-def floor_words(score: Score) -> str:
-    """The score of as many real images, with its interval."""
-    return estimate_words(score.metric, score.floor, score.floor_interval)
 
 
 def sweep_table(sweep: Sweep, metrics: Sequence[str]) -> "Table":

@@ -1,7 +1,6 @@
 """Numbers, scores and records in words, as pages and tables show them."""
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -112,11 +111,6 @@ def pretty(value: Any) -> str:
 def as_toml(value: Any) -> str:
     """A value of a recipe as in TOML; None, for a recipe without the key, -> a dash."""
     return "–" if value is None else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def day_and_time(seconds: float | None = None) -> str:
-    """Seconds since 1970 (None: now) as "2026-11-22 23:01 UTC"."""
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds)) + " UTC"
 
 
 def machine_words(machine: Mapping[str, Any]) -> str:

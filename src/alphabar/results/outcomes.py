@@ -25,13 +25,6 @@ class Trial:
     machine: Mapping[str, Any]
     measured: Measured
 
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any], measured: Measured, folder: Path) -> "Trial":
-        return cls(
-            row["variant"], int(row["seed"]), folder / row["run"], int(row["images"]), float(row["seconds"]),
-            folder / row["samples"], row["machine"], measured,
-        )  # fmt: skip
-
     def value(self, metric: str) -> float:
         return self.measured.scores[metric].value
 

@@ -1,7 +1,4 @@
-"""Series of values in rows of a run's record: numbers, intervals, losses by noise level, and scores during training.
-
-Every reader here accepts rows of older and newer releases, in which fields may be missing or have another type.
-"""
+"""Series of values in rows of a run's record, also of other releases, in which fields may be missing or of another type."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -18,7 +18,7 @@ from alphabar.core.progress import track
 from alphabar.report.sweep_page import write_page
 from alphabar.results.sweeps import Row, Sweep, SweepFolder, with_standings
 from alphabar.sampling.settings import LeftOut, Setting, settings
-from alphabar.verbs.sweep_options import SweepOptions
+from alphabar.verbs.options import SweepOptions
 from alphabar.verbs.sweep_setting import Job, LoadedJob, Todo, over_ray
 
 
@@ -134,14 +134,9 @@ def _current(rows: Sequence[Row], wanted: Todo) -> list[Row]:
 
 
 def _result(
-    loaded: LoadedJob,
-    folder: SweepFolder,
-    rows: Sequence[Row],
-    left_out: list[LeftOut],
-    *,
-    finished: bool = True,
+    loaded: LoadedJob, folder: SweepFolder, rows: Sequence[Row], left_out: list[LeftOut], *, finished: bool = True,
     write: bool = True,
-) -> Sweep:
+) -> Sweep:  # fmt: skip
     """The result. write: also write results.jsonl and the page."""
     options = loaded.job.options
     done = Sweep(folder.path, with_standings(rows, options.metrics, folder.measured), left_out, folder.protocol(), finished)

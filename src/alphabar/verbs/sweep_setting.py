@@ -26,7 +26,7 @@ from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import Setting
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs import score as scoring
-from alphabar.verbs.sweep_options import SweepOptions
+from alphabar.verbs.options import SweepOptions
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class LoadedJob:
 
     @classmethod
     def load(cls, job: Job, progress: bool = False) -> "LoadedJob":
-        options, reading = job.options, dict(job.reading)
-        real = scoring.make_evaluator(job.against, str(options.extractor), reading=reading, progress=progress)
-        return cls(job, load_model(job.run, options.checkpoint), *real)
+        model, reading = load_model(job.run, job.options.checkpoint), dict(job.reading)
+        real = scoring.make_evaluator(job.against, str(job.options.extractor), reading=reading, progress=progress)
+        return cls(job, model, *real)
 
     def check(self) -> None:
         """Raises ValueError where the images of the model cannot be scored, before any image is sampled."""

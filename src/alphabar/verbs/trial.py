@@ -63,7 +63,11 @@ class TrialJob:
 
     def trial(self) -> Trial:
         """The finished trial."""
-        return Trial.from_json(json.loads(self.row.read_text()), load_measured(self.row.with_suffix(".npz")), self.folder)
+        row, measured = json.loads(self.row.read_text()), load_measured(self.row.with_suffix(".npz"))
+        return Trial(
+            row["variant"], int(row["seed"]), self.folder / row["run"], int(row["images"]), float(row["seconds"]),
+            self.folder / row["samples"], row["machine"], measured,
+        )  # fmt: skip
 
 
 def finish(job: TrialJob) -> None:
