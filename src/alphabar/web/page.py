@@ -42,18 +42,7 @@ def build(playground: Playground, folder: Path) -> Any:
                 state = gr.HTML(note("No images yet."), elem_id="state")
         with gr.Row():
             sides = {side: _side(gr, side, playground.runs.names()) for side in SIDES}
-        with gr.Accordion("Score against real images", open=False, elem_id="scoring"):
-            gr.HTML(
-                note(
-                    "Samples more images with the settings above and computes FID and KID with their 95 % intervals. FID needs "
-                    "more images than the extractor has features (the bundled one has 512)."
-                )
-            )
-            with gr.Row(elem_classes="ab-bar"):
-                n_scored = gr.Number(1024, label="Images to score", info="of each setting", min_width=240, elem_id="n-scored")
-                score = gr.Button("Score", variant="primary", min_width=100, elem_id="score")
-                stop_scoring = gr.Button("Stop scoring", min_width=100, elem_id="stop-score")
-            result = gr.HTML(elem_id="result")
+        n_scored, score, stop_scoring, result = _scoring(gr)
 
         downloads = Downloads(folder)
         events = Events(playground, downloads, state, sides)
@@ -87,6 +76,23 @@ def build(playground: Playground, folder: Path) -> Any:
         page.unload(leave)
     page.queue(max_size=WAITING)
     return page
+
+
+def _scoring(gr: Any) -> tuple[Any, Any, Any, Any]:
+    """The section for scores: number of images, both buttons, and the place of the result."""
+    with gr.Accordion("Score against real images", open=False, elem_id="scoring"):
+        gr.HTML(
+            note(
+                "Samples more images with the settings above and computes FID and KID with their 95 % intervals. FID needs "
+                "more images than the extractor has features (the bundled one has 512)."
+            )
+        )
+        with gr.Row(elem_classes="ab-bar"):
+            n_scored = gr.Number(1024, label="Images to score", info="of each setting", min_width=240, elem_id="n-scored")
+            score = gr.Button("Score", variant="primary", min_width=100, elem_id="score")
+            stop_scoring = gr.Button("Stop scoring", min_width=100, elem_id="stop-score")
+        result = gr.HTML(elem_id="result")
+    return n_scored, score, stop_scoring, result
 
 
 def _side(gr: Any, side: str, runs: Sequence[str]) -> Side:

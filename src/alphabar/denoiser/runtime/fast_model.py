@@ -61,7 +61,7 @@ class FastModel:
 
     @property
     def network(self) -> nn.Module:
-        """The network as it is run here: (y, t) -> output."""
+        """The network in the chosen runtime: (y, t) -> output."""
         return self._denoise.network
 
     def __getattr__(self, name: str) -> Any:
