@@ -58,14 +58,14 @@ def test_a_row_of_least_squares_is_the_regression(mixture, fine):
     c = least_squares(mixture, starts(192), grid, fine, memory=2, ridge=1e-14, progress=False)
     assert c.mix[2, 0] == 0 and (c.mix.triu(1) == 0).all() and (c.fresh == 0).all()
     short = Coefficients(grid[:2], c.keep[:2], c.mix[:2, :2], c.fresh[:2])
-    y, said = starts(192) * float(grid[0] / g[0]), []
+    y, outputs = starts(192) * float(grid[0] / g[0]), []
     for i in range(2):
-        said.append(mixture(y * float(g[i]), grid[i].expand(192).float()))
+        outputs.append(mixture(y * float(g[i]), grid[i].expand(192).float()))
         if i == 1:
-            basis = np.stack([v.flatten().double().numpy() for v in (y, *said)], 1)
+            basis = np.stack([v.flatten().double().numpy() for v in (y, *outputs)], 1)
             wanted = np.linalg.lstsq(basis, (fine.x[25].flatten().double() / g[2]).numpy(), rcond=None)[0]
             assert [float(short.keep[1]), *short.mix[1].tolist()] == pytest.approx(wanted.tolist(), abs=1e-4)
-        y = float(c.keep[i]) * y + sum(float(c.mix[i, j]) * a for j, a in enumerate(said))
+        y = float(c.keep[i]) * y + sum(float(c.mix[i, j]) * a for j, a in enumerate(outputs))
 
 
 def test_levels_that_the_fine_trajectory_has_not(mixture, fine):

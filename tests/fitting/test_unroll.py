@@ -36,7 +36,7 @@ def test_gradients_are_finite_differences(prediction, schedule):
 
     theta = torch.from_numpy(np.random.default_rng(0).normal(0, 0.01, free.size)).requires_grad_()
     loss(theta).backward()
-    h = 3e-3 * torch.eye(free.size, dtype=torch.float64)  # the network is told times and levels in float32
+    h = 3e-3 * torch.eye(free.size, dtype=torch.float64)  # the network receives times and levels in float32
     with torch.no_grad():
         wanted = torch.stack(
             [(8 * (loss(theta + e) - loss(theta - e)) - loss(theta + 2 * e) + loss(theta - 2 * e)) / 12 for e in h]

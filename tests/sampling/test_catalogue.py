@@ -113,7 +113,7 @@ def kept_of_an_offset(entry, options, oracle, grid):
 
     For a Gaussian of std c it dies by the factor g with d log g = (1 + eta^2) s / (c^2 + s^2) ds, so
     g = (c^2 / (c^2 + high^2)) ^ ((1 + eta^2) / 2). Churn is eta = 0 in stretches, from s_hat to s_next; in between
-    the offset stays as it is. The variance starts too small by c^2, which dies by g^2.
+    the offset does not change. The variance starts too small by c^2, which dies by g^2.
     """
     var, high = oracle.data.std**2, float(grid[0])
     asked = {"eta": 1.0} | entry.defaults | options
@@ -250,7 +250,7 @@ def test_on_step_sees_each_step_before_x_moves(entry, options, gaussian):
     out = run(entry, options, gaussian, x, grid, on_step=lambda k, s, y, x0: seen.append((k, s, y.clone(), x0.clone())))
     assert [k for k, *_ in seen] == list(range(6))
     if "s_churn" in options:
-        assert all(s > told for (_, s, *_), told in list(zip(seen, grid[:-1].tolist(), strict=True))[1:])
+        assert all(s > level for (_, s, *_), level in list(zip(seen, grid[:-1].tolist(), strict=True))[1:])
     else:
         assert [s for _, s, *_ in seen] == grid[:-1].tolist()
     assert torch.equal(seen[0][2], x) and torch.equal(x, kept)

@@ -125,7 +125,7 @@ ROUGH = torch.tensor([9.0, 7.5, 4.1, 3.0, 1.4, 1.1, 0.6, 0.2, 0.15, 0.04, 0.0], 
 
 
 def on_grid(scheduler, grid):
-    """Their scheduler, on the levels of `grid` instead of its own."""
+    """Their scheduler, on the levels of `grid` instead of its usual ones."""
     scheduler.set_timesteps(len(grid) - 1)
     scheduler.sigmas = grid.float()
     scheduler.timesteps = torch.arange(len(grid) - 1, 0, -1)  # only their order matters
@@ -245,7 +245,7 @@ def test_deis(order, mixture):
 
 
 def test_ipndm(mixture):
-    """Theirs wants the v of its own sine schedule; its numbers are ours, put into its lists."""
+    """Theirs expects the v of a sine schedule; its numbers are ours, put into its lists."""
     scheduler = diffusers.IPNDMScheduler()
     scheduler.set_timesteps(10)
     root = (1 + ROUGH**2).sqrt()

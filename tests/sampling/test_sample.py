@@ -338,7 +338,10 @@ def test_images_take_classes_in_turns():
     assert not np.array_equal(quick(model, 7).images, mixed.images)
 
 
-@pytest.mark.parametrize("fast", [None, "channels_last", "onnxruntime", "openvino", "mnn"])
+@pytest.mark.parametrize(
+    "fast",
+    [None, "channels_last", *(pytest.param(name, marks=pytest.mark.slow(12)) for name in ("onnxruntime", "openvino", "mnn"))],
+)
 def test_guidance_calls_twice_where_it_acts(fast):
     model = conditional_network()
     run = model if fast is None else speed_up(model, fast, batch=4)

@@ -39,7 +39,7 @@ from alphabar.verbs import tune as tuning
 from alphabar.verbs.tune import tune
 from tests.fixtures.sets import Linear
 
-pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as it is by a user
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as a user starts it
 SMALL = ModelRecipe(channels=(8,), embedding=8, groups=4)
 SHORT: dict[str, Any] = {"n": 8, "progress": False, "device": "cpu"}
 BRIEF: dict[str, Any] = {"rounds": 2, "steps": 2, "batch": 16, "remember": 32}
@@ -163,10 +163,10 @@ def test_images_take_the_classes_of_a_conditional_model_in_turn(fit: str, place:
         ends.append(float((x.clamp(-1, 1) - end.clamp(-1, 1)).square().mean().sqrt()))
     assert made.distance["fitted"] == pytest.approx(ends[0], rel=2e-4)
     assert made.distance["fitted"] != pytest.approx(ends[1], rel=1e-3)
-    if fit == "features":  # and the judge's images
+    if fit == "features":  # and the images of the held-out extractor
         drawn = sample(model, 64, tuned=made.fit, sampler="tuned", seed=SEED + 1, batch=14, classes=range(3), progress=False)
-        judged = ImageEval(load_extractor("e1.safetensors"), load("real.npy"), progress=False)
-        fid = judged.measure(drawn.images, drawn.record, ("fid",)).scores["fid"].value
+        scored = ImageEval(load_extractor("e1.safetensors"), load("real.npy"), progress=False)
+        fid = scored.measure(drawn.images, drawn.record, ("fid",)).scores["fid"].value
         assert made.fit.how["heldout"]["found"][0]["a"]["value"] == pytest.approx(fid, rel=1e-6)
 
 
@@ -236,7 +236,7 @@ def test_the_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--calls", "2", "3"], r"-solver-3.json exists already"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_said_before_any_work(
+def test_what_cannot_be_is_refused_before_any_work(
     words: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = load_model("run")
@@ -280,7 +280,7 @@ def test_more_calls_than_fine_levels_are_refused_before_any_work(place: Path, mo
 
 
 def test_what_ships_is_fitted_to_what_ships() -> None:
-    """Fits of other weights would lie there unseen: a sampler asks for those of its own model."""
+    """Fits of other weights would lie there unseen: a sampler asks for those of its model."""
     model = load_model("bundled")
     shipped = [load_tuned(path) for path in sorted(BUNDLED_MODEL.with_suffix("").rglob("*.json"))]
     assert {f.model for f in shipped} == {model.fingerprint} and sorted(f.calls for f in shipped) == [5, 8, 10, 15, 20]
@@ -354,7 +354,7 @@ def test_a_fit_can_begin_with_one_of_the_model_before_it_was_trained_on(place: P
 @pytest.mark.parametrize("eta", [0.0, 0.3])
 def test_noise_that_is_there_is_kept(eta: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit by features that begins with one that has its noise already does not put DDIM's in its place; nor does it walk a
-    fine trajectory but the one that it is judged by."""
+    fine trajectory but the one that it is compared with."""
     walked: list[int] = []
 
     def counted(denoise: Any, starts: torch.Tensor, *more: Any, **options: Any) -> Any:
@@ -373,8 +373,8 @@ def test_noise_that_is_there_is_kept(eta: float, monkeypatch: pytest.MonkeyPatch
 # ---- by features
 
 
-def test_a_fit_is_kept_before_it_is_judged(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge takes minutes of a larger network, and whoever stops it keeps what was fitted."""
+def test_a_fit_is_saved_before_it_is_scored(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring takes minutes for a larger network; stopping it does not lose the fit."""
 
     def stopped(*_: Any, **__: Any) -> Samples:
         raise KeyboardInterrupt
@@ -410,7 +410,9 @@ def test_what_the_rounds_before_have_found_is_kept(monkeypatch: pytest.MonkeyPat
         tune("run", (2,), n_heldout=64, **BRIEF, name="none", **BY_FEATURES, **SHORT)
 
 
-def test_too_few_images_for_the_judge_are_refused_before_anything_is_fitted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_images_for_the_heldout_extractor_are_refused_before_anything_is_fitted(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(problem, "fine_trajectory", None)  # nothing is walked, and no features of the training images are taken
     monkeypatch.setattr(real_images, "extract", None)
     with pytest.raises(ValueError, match=r"7 images are too few for FID.*at least 8"):
@@ -418,10 +420,10 @@ def test_too_few_images_for_the_judge_are_refused_before_anything_is_fitted(plac
 
 
 def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    judged: list[int] = []
+    scored: list[int] = []
 
     def seen(*arguments: Any, **options: Any) -> Samples:
-        judged.append(options["seed"])
+        scored.append(options["seed"])
         return sample(*arguments, **options)
 
     monkeypatch.setattr(real_images, "sample", seen)
@@ -435,7 +437,7 @@ def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert fit.stochastic and fit.fresh[-1] == 0 and fit.name == "features"
     assert fit.how["extractor"] == made_up_extractor(0).fingerprint and len(fit.how["losses"]) == 6
     assert {c["metric"] for c in row["compared"]} == {"fid", "kid"} == {c["metric"] for c in fit.how["heldout"]["found"]}
-    assert judged == [fit.how["heldout"]["seed"]] * 2 == [fit.how["seed"] + 1] * 2  # a seed that no fit has seen
+    assert scored == [fit.how["heldout"]["seed"]] * 2 == [fit.how["seed"] + 1] * 2  # a seed that no fit has seen
     drawn = [sample(load_model("run"), 6, sampler="tuned", steps=2, batch=b, progress=False).images for b in (6, 4)]
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
 

@@ -86,7 +86,7 @@ def theirs(model: Model, unit: torch.Tensor, how: dict[str, Any], **config: Any)
 def test_diffusers_own_solver_gains_from_fitted_timesteps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On noise that no fit has seen it ends nearer to the fine trajectory than by any spacing of its own, as many calls each."""
+    """On noise that no fit has seen it ends nearer to the fine trajectory than with its usual spacings, at as many calls."""
     model = load_model(RUN)
     unit = starting_noise(77, range(64), model.image_shape)
     end = fine_trajectory(model, unit, fine_grid(model.schedule), progress=False).end

@@ -19,7 +19,7 @@ def heun(
 ) -> Images:  # fmt: skip
     """Algorithm 2. n + 1 levels cost 2 n - 1 network calls: the last step has one.
 
-    There is no eta: churn adds noise before a step and leaves the ODE as it is. With the same options this is k-diffusion's
+    There is no eta: churn adds noise before a step and does not change the ODE. With the same options this is k-diffusion's
     `sample_heun`, except that no level is raised above sigmas[0], the highest that the model was trained on.
 
     Args:
