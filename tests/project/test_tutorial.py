@@ -10,7 +10,6 @@ from types import ModuleType
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial"
 CHAPTERS = sorted(TUTORIAL.glob("[0-9]*.md"))
@@ -106,6 +105,8 @@ def test_python_code_of_chapter_1_runs(small_data: Path) -> None:
 
 @pytest.mark.slow(60)
 def test_notebooks_run(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     (tmp_path / "docs" / "tutorial").mkdir(parents=True)

@@ -190,7 +190,7 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
         (Setting("small", eta="1e999"), "eta = '1e999': give a number"),
         (Setting("small", "euler", eta=0.5), "deterministic and takes no eta"),
         (Setting("small", "ddpm", eta=0.5), "the options of ddpm are"),
-        (Setting("small", "ddmi"), "did you mean 'ddpm'"),
+        (Setting("small", "ddmi"), "did you mean 'ddim'"),
         (Setting("small", amount=0), "calls = 0: give a whole number from 1 to 1,000"),
         (Setting("small", amount=10**9), "calls = 1000000000"),
         (Setting("small", counted="hours"), "choose calls or steps"),
