@@ -38,3 +38,9 @@ def test_help_and_lists_need_no_torch() -> None:
     )
     for command in ("sample", "train", "score"):
         assert run(code.format(command)).strip() == "False"
+
+
+def test_dir_shows_the_interface_only() -> None:
+    import alphabar
+
+    assert dir(alphabar) == sorted(alphabar.__all__)
