@@ -41,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _skipped: set[str] = set()
+_only_fast = False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _only_fast
+    _only_fast = config.option.markexpr == "not slow"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -49,7 +55,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    if report.skipped and isinstance(report.longrepr, tuple):
+    # A whole file that needs an extra is skipped when it is collected. All its tests are slow, so `make test` runs none of them.
+    if report.skipped and not _only_fast and isinstance(report.longrepr, tuple):
         _skipped.add(f"{report.nodeid}: {report.longrepr[2].removeprefix('Skipped: ')}")
 
 

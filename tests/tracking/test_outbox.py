@@ -266,6 +266,7 @@ def test_the_tracker_of_the_documents(squares: Path, tmp_path: Path, monkeypatch
     assert "train.batch" in lines[0] and any(line.startswith("64 {'train/loss'") for line in lines)
 
 
+@pytest.mark.slow(2)
 def test_the_command(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboard")
     app(["sync", str(copy), "--to", "tensorboard", "--json"], result_action="return_value")

@@ -147,6 +147,7 @@ def test_a_resumed_wandb_run_is_the_same_run(copy: Path) -> None:
     assert steps == sorted(set(steps)) == [64, 128, 192, 256]  # steps only increase
 
 
+@pytest.mark.slow(2)
 def test_without_a_key_wandb_is_offline(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE")
@@ -159,6 +160,7 @@ def test_without_a_key_wandb_is_offline(copy: Path, monkeypatch: pytest.MonkeyPa
 # ---- TensorBoard
 
 
+@pytest.mark.slow(2)
 def test_tensorboard(copy: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -12,7 +12,7 @@ from alphabar.tracking.wandb_report import comparison_report
 from alphabar.verbs.compare import compare
 from alphabar.verbs.score import make_evaluator
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"), pytest.mark.slow(3)]
 
 
 @pytest.fixture
