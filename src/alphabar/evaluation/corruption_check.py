@@ -10,6 +10,7 @@ Standard errors are over the corrupted images, against the given reference.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def check(
     against, n_reference = _reference_side(real, extractor, n, seed, progress)
     features = extract(pool, extractor, progress=progress, what="features of real images").all()
     clean = ScoredDraw(features[torch.from_numpy(chosen)], against)
-    sources = _Sources(pool, features, pool[chosen], clean, floor_errors(clean, features), seed)
+    sources = _Sources(pool, features, chosen, clean, floor_errors(clean, features), seed)
 
     skipped = {name: NOT_ASKED for name in ALL if name not in wanted}
     of_images = [CORRUPTIONS[name] for name in wanted if name in CORRUPTIONS]
@@ -127,14 +128,18 @@ class _Sources:
 
     pool: Pixels
     features: Features  # of the pool
-    images: Pixels
+    chosen: NDArray[np.int64]  # numbers of the images within the pool
     clean: ScoredDraw
     floor_se: Mapping[str, float]
     seed: int
 
+    @cached_property
+    def images(self) -> Pixels:
+        return self.pool[self.chosen]
+
     @property
     def n(self) -> int:
-        return len(self.images)
+        return len(self.chosen)
 
 
 def _reference_side(real: Real, extractor: FeatureExtractor, n: int, seed: int, progress: bool) -> tuple[ReferenceSide, int]:
