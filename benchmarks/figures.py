@@ -8,6 +8,7 @@ of it and on their own.
 
 import ast
 import sys
+from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -27,40 +28,52 @@ def code_lines(function: Function, text: list[str]) -> int:
     return sum(bool(line.strip()) and not line.strip().startswith("#") for line in lines)
 
 
-def imports(tree: ast.Module, modules: set[str]) -> set[str]:
-    """Modules of alphabar that a file imports, also inside functions."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {name if (name := f"{node.module}.{a.name}") in modules else node.module for a in node.names}
+def module_paths(root: Path = ROOT) -> dict[str, Path]:
+    """The files of the package by module name, "core.files"."""
+    return {".".join(p.relative_to(root).with_suffix("").parts): p for p in sorted(root.rglob("*.py"))}
+
+
+def imports(path: Path, modules: Collection[str]) -> list[tuple[int, str]]:
+    """Line numbers and names of the modules of alphabar that a file imports, also inside functions."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alphabar"):
+            package = (node.module or "").removeprefix("alphabar").lstrip(".")
+            names = [f"{package}.{a.name}".lstrip(".") for a in node.names]
+            found += [(node.lineno, name if name in modules else package) for name in names]
         elif isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
-    return found & modules
+            found += [(node.lineno, a.name.removeprefix("alphabar.")) for a in node.names if a.name.startswith("alphabar.")]
+    return [(line, name) for line, name in found if name]
+
+
+def cycle(graph: Mapping[str, Collection[str]]) -> list[str]:
+    """The modules of one import cycle in their order, or none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def main() -> int:
-    paths = {"alphabar." + ".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in sorted(ROOT.rglob("*.py"))}
+    paths = module_paths()
     graph, total, long_files, long_functions = {}, 0, [], []
     for module, path in paths.items():
         source = path.read_text()
         text, tree = source.splitlines(), ast.parse(source)
         total += len(text)
-        graph[module] = imports(tree, set(paths))
+        graph[module] = {name for _, name in imports(path, paths)}
         if len(text) > MOST_LINES:
             long_files.append(f"{path.relative_to(ROOT)}: {len(text)}")
         for node in ast.walk(tree):
             if isinstance(node, Function) and (n := code_lines(node, text)) > MOST_CODE:
                 long_functions.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {n}")
-    try:
-        TopologicalSorter(graph).prepare()
-        cycles = []
-    except CycleError as error:
-        cycles = [" -> ".join(error.args[1])]
+    found = cycle(graph)
     print(f"files over {MOST_LINES} lines: {len(long_files)}", *long_files, sep="\n  ")
     print(f"functions over {MOST_CODE} lines of code: {len(long_functions)}", *long_functions, sep="\n  ")
-    print(f"import cycles: {len(cycles)}", *cycles, sep="\n  ")
+    print(f"import cycles: {bool(found):d}", *([" -> ".join(found)] if found else []), sep="\n  ")
     print(f"lines in all: {total}, in {len(paths)} files")
-    return int(bool(cycles))
+    return int(bool(found))
 
 
 if __name__ == "__main__":

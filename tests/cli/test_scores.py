@@ -14,7 +14,7 @@ from PIL import Image
 from alphabar.evaluation.score import METRICS
 from alphabar.sampling.samples import Samples
 from tests.cli.test_cli import alphabar
-from tests.verbs.test_tune import made_up_extractor
+from tests.fixtures.runs import untrained_extractor
 
 AGAINST = ("--against", "real.npy", "--extractor", "extractor.safetensors")
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real images, a small extractor, and samples with and without full contrast whose records name the same noise."""
     folder = tmp_path_factory.mktemp("scores")
     np.save(folder / "real.npy", waves(400, 0))
-    made_up_extractor(0).save(folder / "extractor.safetensors")
+    untrained_extractor(0).save(folder / "extractor.safetensors")
     for name, nfe, contrast in (("bad", 1.0, 0.5), ("good", 3.0, 1.0)):
         record = {"seed": 0, "first_index": 0, "n": 120, "nfe": nfe, "sampler": "ddim", "model": "m", "eta": 0.0}
         Samples(waves(120, 1, contrast), record).save(folder / f"{name}.npz")

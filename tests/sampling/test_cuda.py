@@ -21,8 +21,8 @@ from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_checkpoint, load_model
 from alphabar.training.loop import train
 from alphabar.verbs.tune import tune
+from tests.fixtures.runs import untrained_extractor
 from tests.fixtures.training import small_model, small_recipe
-from tests.verbs.test_tune import made_up_extractor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 GPU = torch.device("cuda")
@@ -109,8 +109,8 @@ def test_a_fit_on_the_gpu(fit: str, pixels: NDArray[np.uint8], tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     train(small_model(), pixels, np.arange(180), small_recipe(images=256), Run("run"), progress=False)
     np.save("real.npy", pixels)
-    made_up_extractor(0).save("fit.safetensors")
-    made_up_extractor(1).save("heldout.safetensors")
+    untrained_extractor(0).save("fit.safetensors")
+    untrained_extractor(1).save("heldout.safetensors")
     more = (
         {"against": "real.npy", "extractor": "fit.safetensors", "heldout_extractor": "heldout.safetensors"}
         if fit == "features"
@@ -122,7 +122,7 @@ def test_a_fit_on_the_gpu(fit: str, pixels: NDArray[np.uint8], tmp_path: Path, m
 
 
 def test_a_score_of_samples_from_the_gpu(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
-    made_up_extractor(0).save(tmp_path / "extractor.safetensors")
+    untrained_extractor(0).save(tmp_path / "extractor.safetensors")
     from alphabar.data.image_set import load
 
     np.save(tmp_path / "real.npy", pixels)

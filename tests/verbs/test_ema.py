@@ -15,8 +15,8 @@ from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
 from alphabar.training.loop import train
 from alphabar.verbs.ema import choose_length
+from tests.fixtures.runs import untrained_extractor
 from tests.fixtures.training import small_model, small_recipe
-from tests.verbs.test_tune import made_up_extractor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as users call it
 
@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = pixels.astype(np.uint8)
     np.save(folder / "real.npy", pixels)
     train(small_model(), pixels, np.arange(300), small_recipe(ema_snapshots=8), Run(folder / "run"), progress=False)
-    made_up_extractor(0).save(folder / "extractor.safetensors")
+    untrained_extractor(0).save(folder / "extractor.safetensors")
     return folder
 
 

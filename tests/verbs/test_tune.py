@@ -20,8 +20,6 @@ from alphabar.denoiser.model import Model, build, save_weights
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.features.classifier import Classifier
-from alphabar.features.extractor import Extractor
 from alphabar.features.load import load_extractor
 from alphabar.fitting import problem, real_images, rounds
 from alphabar.fitting.coefficients import Coefficients
@@ -37,6 +35,7 @@ from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs import tune as tuning
 from alphabar.verbs.tune import tune
+from tests.fixtures.runs import untrained_extractor
 from tests.fixtures.sets import Linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as a user starts it
@@ -46,15 +45,6 @@ BRIEF: dict[str, Any] = {"rounds": 2, "steps": 2, "batch": 16, "remember": 32}
 BY_FEATURES: dict[str, Any] = {
     "fit": "features", "against": "real.npy", "extractor": "e0.safetensors", "heldout_extractor": "e1.safetensors",
 }  # fmt: skip
-
-
-def made_up_extractor(seed: int) -> Extractor:
-    shape: dict[str, Any] = {"in_channels": 1, "widths": (4, 6), "dim": 4, "classes": 0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Classifier(**shape)
-    network.fold()
-    return Extractor("made up", shape, network.state_dict(), image_shape=(1, 8, 8))
 
 
 def run_of(model: Model, folder: Path) -> Path:
@@ -71,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuning")
     run_of(build(SMALL, {"kind": "cosine"}, (1, 8, 8), 0), folder / "run")
     for seed in (0, 1):
-        made_up_extractor(seed).save(folder / f"e{seed}.safetensors")
+        untrained_extractor(seed).save(folder / f"e{seed}.safetensors")
     columns = np.arange(8)[None, None, :, None]
     phase = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 1))
     np.save(folder / "real.npy", ((columns * 20 + phase + np.arange(8)[None, :, None, None] * 9) % 256).astype(np.uint8))
@@ -435,7 +425,7 @@ def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     (row,) = json.loads(capsys.readouterr().out)
     fit = load_tuned(row["path"])
     assert fit.stochastic and fit.fresh[-1] == 0 and fit.name == "features"
-    assert fit.how["extractor"] == made_up_extractor(0).fingerprint and len(fit.how["losses"]) == 6
+    assert fit.how["extractor"] == untrained_extractor(0).fingerprint and len(fit.how["losses"]) == 6
     assert {c["metric"] for c in row["compared"]} == {"fid", "kid"} == {c["metric"] for c in fit.how["heldout"]["found"]}
     assert scored == [fit.how["heldout"]["seed"]] * 2 == [fit.how["seed"] + 1] * 2  # a seed that no fit has seen
     drawn = [sample(load_model("run"), 6, sampler="tuned", steps=2, batch=b, progress=False).images for b in (6, 4)]

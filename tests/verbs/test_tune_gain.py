@@ -27,7 +27,7 @@ from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs import tune as tuning
 from alphabar.verbs.tune import tune
-from tests.verbs.test_tune import made_up_extractor
+from tests.fixtures.runs import untrained_extractor
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = [
@@ -62,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_diffusers(model.eval(), place / "pipe")
     np.save(place / "real.npy", stripes(400, rng))
     for seed in (0, 1):
-        made_up_extractor(seed).save(place / f"e{seed}.safetensors")
+        untrained_extractor(seed).save(place / f"e{seed}.safetensors")
     return place
 
 
@@ -111,7 +111,7 @@ def test_a_fit_by_features_comes_nearer_to_real_images(monkeypatch: pytest.Monke
     """In the features that it was fitted to, on a seed that it has not seen, than DDIM, which it began with."""
     for module in (problem, tuning):
         monkeypatch.setattr(module, "fine_grid", partial(fine_grid, levels=12))
-    ours, model = made_up_extractor(0), load_model(RUN)
+    ours, model = untrained_extractor(0), load_model(RUN)
     begin = Tuned("ddim", model.fingerprint, *Coefficients.ddim(make_grid(model.schedule, 3)).plain())
     made = tune(
         RUN, (3,), fit="features", against="real.npy", extractor="e0.safetensors", heldout_extractor="e1.safetensors", n=16,

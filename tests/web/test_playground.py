@@ -24,7 +24,8 @@ from alphabar.web.html import sheet
 from alphabar.web.job import Job
 from alphabar.web.playground import Frame, Playground, SettingScores, done_words
 from alphabar.web.request import MOST_SEED, Setting, whole
-from tests.verbs.test_tune import made_up_extractor, run_of
+from tests.fixtures.runs import untrained_extractor
+from tests.verbs.test_tune import run_of
 
 SMALL = ModelRecipe(channels=(8,), embedding=8, groups=4)
 CONDITIONAL = ModelRecipe(channels=(8,), embedding=8, groups=4, conditional=True)
@@ -55,7 +56,7 @@ def fill(folder: Path) -> Path:
     (root / "empty" / "checkpoints" / "last" / "ema.safetensors").unlink()
     (root / "notes").mkdir()
     (root / "notes" / "secret.txt").write_text("not for the page")
-    made_up_extractor(0).save(folder / "extractor.safetensors")
+    untrained_extractor(0).save(folder / "extractor.safetensors")
     columns = np.arange(8)[None, None, :, None]
     phase = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 1))
     np.savez(folder / "real.npz", images=np.broadcast_to((columns * 20 + phase) % 256, (300, 8, 8, 1)).astype(np.uint8))

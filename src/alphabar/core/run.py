@@ -2,12 +2,14 @@
 
 import json
 import time
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import append_jsonl, write_atomically
 from alphabar.core.machine import machine
+from alphabar.core.stored_names import RECIPE, renamed
 
 ENDS = ("finished", "stopped", "diverged")  # events that end a session of training
 
@@ -34,6 +36,10 @@ class Run:
 
     def checkpoint(self, name: str = "last") -> Path:
         return self.path / "checkpoints" / name
+
+    def recipe_keys(self) -> dict[str, Any]:
+        """The resolved recipe with flat keys ("train.lr"), under their present names. Raises OSError or ValueError."""
+        return renamed(flat(tomllib.loads(self.recipe.read_text(encoding="utf-8"))), RECIPE)
 
     def start(self, recipe_toml: str) -> None:
         """Creates the folder and writes the resolved recipe and the machine."""

@@ -9,10 +9,6 @@ from typing import Any
 
 RECIPE = {"train.begin": "train.init_from"}
 """recipe.toml, and recipes stored in checkpoints and experiments."""
-EVENTS: dict[str, str] = {}
-"""Lines of events.jsonl."""
-RECORD: dict[str, str] = {}
-"""Records of samples: record.json, and `record` in .npz files."""
 SCORE = {"warrant": "check_result"}
 """Lines of scores.jsonl and comparisons.jsonl."""
 FITTED = {"how.began with": "how.start", "how.judge": "how.heldout"}
@@ -21,8 +17,6 @@ EXTRACTOR = {"check.ladders": "check.corruptions"}
 """Headers of extractor files."""
 TRACKING = {"told": "tracked_run"}
 """tracking/NAME.json of a run: what was sent to a tracker."""
-STATE: dict[str, str] = {}
-"""state.json of a checkpoint."""
 
 
 def renamed(stored: Mapping[str, Any], aliases: Mapping[str, str], prefix: str = "") -> dict[str, Any]:

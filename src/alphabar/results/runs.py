@@ -2,15 +2,13 @@
 
 import json
 import time
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import read_jsonl
-from alphabar.core.run import ENDS, Run, flat
-from alphabar.core.stored_names import RECIPE, renamed
+from alphabar.core.run import ENDS, Run
 from alphabar.results.series import number, rewound
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
@@ -69,7 +67,7 @@ def with_trainings(paths: Sequence[Path]) -> list[Path]:
 def _read(path: Path, name: str) -> RunData:
     run, missing, recipe, above = Run(path), [], {}, path.resolve().parent
     try:
-        recipe = renamed(flat(tomllib.loads(run.recipe.read_text(encoding="utf-8"))), RECIPE)
+        recipe = run.recipe_keys()
     except FileNotFoundError:
         missing.append("There is no recipe.toml, so what was trained is not known.")
     except (OSError, ValueError) as e:

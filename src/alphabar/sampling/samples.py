@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from alphabar.core.files import write_atomically, write_npz
-from alphabar.core.stored_names import RECORD, renamed
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.formats import write_png
@@ -97,7 +96,7 @@ class Samples:
                 raise ValueError(f"{folder}/ has no record.json: it was not written by alphabar")
             blobs = [(f.read_bytes(), str(f)) for f in sorted(folder.glob("[0-9]*.png"))]
             images = np.stack([decode(data, where, probe(data, where).c) for data, where in blobs])
-            return Samples(images, renamed(json.loads((folder / "record.json").read_text()), RECORD))
+            return Samples(images, json.loads((folder / "record.json").read_text()))
         target = npz_path(path)
         if not target.exists():
             raise FileNotFoundError(f"no samples at {target}: make some with `alphabar sample RUN --out {path}`")
@@ -105,7 +104,7 @@ class Samples:
             if not {"images", "record"} <= set(file.files):
                 raise ValueError(f"{target} holds {', '.join(file.files)}: samples have `images` and `record`")
             x0 = list(file["x0"]) if "x0" in file.files else None
-            return Samples(file["images"], renamed(json.loads(str(file["record"])), RECORD), x0)
+            return Samples(file["images"], json.loads(str(file["record"])), x0)
 
 
 def check_target(path: str | Path, channels: int, dtype: DTypeLike = np.uint8) -> None:

@@ -10,8 +10,23 @@ from alphabar.core.types import Times
 from alphabar.schedule.base import Schedule
 
 
+class _Interval(Schedule):
+    """A schedule whose times run from its field t_start to its field t_end."""
+
+    t_start: float
+    t_end: float
+
+    @property
+    def t_min(self) -> float:
+        return self.t_start
+
+    @property
+    def t_max(self) -> float:
+        return self.t_end
+
+
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class Cosine(_Interval):
     """alphabar(t) = f(t) / f(0), f(t) = cos^2((t + s) / (1 + s) * pi / 2). Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17.
 
     At t = 1 no signal is left and sigma is infinite, so training and grids end at t_end.
@@ -34,14 +49,6 @@ class Cosine(Schedule):
     def __post_init__(self) -> None:
         if not 0 <= self.t_start < self.t_end < 1:
             raise ValueError(f"times {self.t_start}..{self.t_end}: give 0 <= t_start < t_end < 1, as in Cosine()")
-
-    @property
-    def t_min(self) -> float:
-        return self.t_start
-
-    @property
-    def t_max(self) -> float:
-        return self.t_end
 
     def _f(self, t: Times) -> Times:
         return torch.cos((t + self.s) / (1 + self.s) * torch.pi / 2) ** 2
@@ -89,7 +96,7 @@ class LogSigma(Schedule):
 
 
 @dataclass(frozen=True)
-class Flow(Schedule):
+class Flow(_Interval):
     """The straight path of flow matching, y = (1 - t) x0 + t eps: sigma(t) = t / (1 - t).
 
     Lipman et al. 2023 (arXiv:2210.02747) and Liu et al. 2023 (arXiv:2209.03003), both with time reversed. At t = 1 no signal
@@ -105,14 +112,6 @@ class Flow(Schedule):
     def __post_init__(self) -> None:
         if not 0 < self.t_start < self.t_end < 1:
             raise ValueError(f"times {self.t_start}..{self.t_end}: give 0 < t_start < t_end < 1, as in Flow()")
-
-    @property
-    def t_min(self) -> float:
-        return self.t_start
-
-    @property
-    def t_max(self) -> float:
-        return self.t_end
 
     def sigma(self, t: Times) -> Times:
         return t / (1 - t)

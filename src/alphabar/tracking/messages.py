@@ -2,14 +2,12 @@
 
 import json
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alphabar.core.run import ENDS, Run, flat
-from alphabar.core.stored_names import EVENTS, RECIPE, renamed
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def read_messages(run: Run, offset: int = 0) -> Iterator[Message]:
             except ValueError:
                 continue
             if isinstance(row, dict) and isinstance(row.get("event"), str) and isinstance(row.get("images"), int):
-                yield _message(run, renamed(row, EVENTS), offset)
+                yield _message(run, row, offset)
 
 
 def _message(run: Run, row: Mapping[str, Any], end: int) -> Message:
@@ -75,7 +73,7 @@ def _numbers(kind: str, row: Mapping[str, Any]) -> dict[str, float]:
 
 def configuration(run: Run) -> dict[str, bool | int | float | str]:
     """The resolved recipe, the data and the machine, flat, in the few types that every tracker accepts."""
-    found = renamed(flat(tomllib.loads(run.recipe.read_text(encoding="utf-8"))), RECIPE)
+    found = run.recipe_keys()
     for file, key in (("data.json", "data_seen"), ("machine.json", "machine")):
         if (path := run.path / file).exists():
             found |= flat({key: json.loads(path.read_text(encoding="utf-8"))})

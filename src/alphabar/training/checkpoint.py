@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alphabar.core.run import Run
-from alphabar.core.stored_names import STATE, renamed
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 from alphabar.denoiser.model import Model, load_weights, save_weights
 from alphabar.training.ema import post_hoc
@@ -158,7 +157,7 @@ def find_checkpoint(folder: Path) -> Path:
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Reads a checkpoint folder. Raises ValueError, naming the file, where one was changed or truncated since it was written."""
     folder = find_checkpoint(folder)
-    state = renamed(json.loads((folder / "state.json").read_text()), STATE)
+    state = json.loads((folder / "state.json").read_text())
     for name in dict.fromkeys([*FILES, *state["sha256"]]):
         if Path(name).name != name or _digest(folder / name) != state["sha256"].get(name):
             raise ValueError(
