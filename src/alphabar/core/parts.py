@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.checked import read_object
 from alphabar.core.files import write_atomically, write_npz
 
 
@@ -59,7 +60,7 @@ class Parts:
 
     def protocol(self) -> dict[str, Any]:
         """What the folder was claimed for."""
-        return dict(json.loads(self._note.read_text(encoding="utf-8")))
+        return read_object(self._note)
 
     def path(self, name: str) -> Path:
         """Where an item stands once it is done."""
@@ -82,11 +83,10 @@ class Parts:
         if not path.exists():
             return None
         if name.endswith(".npz"):
-            import numpy as np
+            from alphabar.core.npz import read_npz
 
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # NumPy leaves a damaged file open
-                return dict(file)
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+            return read_npz(path)
+        return read_object(path)
 
     def clear(self) -> None:
         """Deletes the folder and all items."""

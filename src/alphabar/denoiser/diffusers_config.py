@@ -1,58 +1,14 @@
 """The configuration files of diffusers: of a UNet2DModel, and of a DDPMScheduler or DDIMScheduler. Every value is checked."""
 
 import inspect
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.checked import Checked, read_object
 from alphabar.denoiser.unet import unet2d_class
 from alphabar.schedule.betas import CURVES, MOST_STEPS, Betas
-
-MAX_JSON = 2**24  # bytes
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError where it is too large or something else."""
-    if file.stat().st_size > MAX_JSON:
-        raise ValueError(f"{file} is larger than {MAX_JSON >> 20} MiB: it is no configuration")
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e:
-        raise ValueError(f"{file} is not valid JSON ({e})") from e
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds {type(found).__name__}, wanted an object of keys and values")
-    return found
-
-
-@dataclass(frozen=True)
-class CheckedConfig:
-    """A configuration with one method per kind of value. Each raises ValueError, naming the file and the key."""
-
-    values: Mapping[str, Any]
-    file: str | Path
-
-    def one_of(self, key: str, known: Iterable[str], hint: str = "") -> str:
-        return str(self._checked(key, lambda v: isinstance(v, str) and v in known, f"known are {', '.join(known)}{hint}"))
-
-    def flag(self, key: str) -> bool:
-        return bool(self._checked(key, lambda v: isinstance(v, bool), "wanted true or false"))
-
-    def number(self, key: str, low: float, high: float) -> float:
-        wanted = f"wanted a number from {low:g} to {high:g}"
-        return float(self._checked(key, lambda v: type(v) in (int, float) and low <= v <= high, wanted))
-
-    def whole(self, key: str, low: int, high: int) -> int:
-        return int(
-            self._checked(key, lambda v: type(v) is int and low <= v <= high, f"wanted a whole number from {low} to {high}")
-        )
-
-    def _checked(self, key: str, good: Callable[[Any], bool], wanted: str) -> Any:
-        if not good(value := self.values[key]):
-            raise ValueError(f"{self.file}: {key} is {value!r:.60}; {wanted}")
-        return value
-
 
 # ---- schedulers
 
@@ -120,13 +76,13 @@ def read_scheduler(
         raise ValueError(
             f"{file} belongs to a {own!r:.60}, but model_index.json names a {scheduler}: {' and '.join(SCHEDULERS)} can be read"
         )
-    c = CheckedConfig(DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}, file)
+    c = Checked(DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}, str(file))
     schedule = _schedule(c)
     prediction = PREDICTIONS[c.one_of("prediction_type", PREDICTIONS)]
     return schedule, prediction, _sampling_defaults(c, scheduler, pipeline)
 
 
-def _schedule(c: CheckedConfig) -> Betas:
+def _schedule(c: Checked) -> Betas:
     steps = c.whole("num_train_timesteps", 2, MOST_STEPS)
     given, curve, ends, zero_snr = c.values["trained_betas"], "given", (0.1, 0.1), c.flag("rescale_betas_zero_snr")
     if given is None:
@@ -135,24 +91,24 @@ def _schedule(c: CheckedConfig) -> Betas:
         ends = c.number("beta_start", 0, 1), c.number("beta_end", 0, 1)
     elif not isinstance(given, list) or len(given) != steps or not all(type(beta) in (int, float) for beta in given):
         length = f"a list of {len(given)}" if isinstance(given, list) else repr(given)[:60]
-        raise ValueError(f"{c.file}: trained_betas is {length}; wanted null or as many numbers as num_train_timesteps, {steps}")
+        raise ValueError(f"{c.where}: trained_betas is {length}; wanted null or as many numbers as num_train_timesteps, {steps}")
     try:
         return Betas(curve, *ends, steps, zero_snr, tuple(float(beta) for beta in given or ()))
     except (ValueError, OverflowError) as e:
-        raise ValueError(f"{c.file}: {e}") from e
+        raise ValueError(f"{c.where}: {e}") from e
 
 
-def _sampling_defaults(c: CheckedConfig, scheduler: str, pipeline: str) -> SamplingDefaults:
+def _sampling_defaults(c: Checked, scheduler: str, pipeline: str) -> SamplingDefaults:
     if c.values["variance_type"] in ("learned", "learned_range"):
         raise ValueError(
-            f"{c.file}: variance_type {c.values['variance_type']!r}: the network also predicts the variance of every step, which "
+            f"{c.where}: variance_type {c.values['variance_type']!r}: the network also predicts the variance of every step, which "
             "no sampler here uses. Only networks of a fixed variance can be read"
         )
     variance = VARIANCES[c.one_of("variance_type", VARIANCES)]
     ddim = pipeline == "DDIMPipeline" or scheduler == "DDIMScheduler"  # a DDIMPipeline converts any scheduler to DDIM
     if ddim and not c.flag("set_alpha_to_one"):
         raise ValueError(
-            f"{c.file}: set_alpha_to_one is false, which ends sampling at the noise level of timestep 0; samplers here end "
+            f"{c.where}: set_alpha_to_one is false, which ends sampling at the noise level of timestep 0; samplers here end "
             "at the clean image: set it to true"
         )
     clip = c.number("clip_sample_range", 1e-6, 1e6) if c.flag("clip_sample") else None
@@ -186,7 +142,7 @@ def read_unet_config(file: Path, variance: str) -> dict[str, Any]:
     variance: the scheduler's variance_type, for the message about a network that also predicts the variance.
     Raises ValueError, naming the file and the key, for another network, an unknown key, or a value that cannot be used.
     """
-    config = read_json(file)
+    config = read_object(file)
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ValueError(f"{file}: the network is a {config['_class_name']!r:.60}; only UNet2DModel can be read")
     known = set(inspect.signature(inspect.unwrap(unet2d_class().__init__)).parameters) - {"self"}
@@ -202,7 +158,7 @@ def read_unet_config(file: Path, variance: str) -> dict[str, Any]:
         raise ValueError(f"{file}: time_embedding_type is {embedding!r:.60}; only 'positional' can be read ({OTHER_EMBEDDINGS})")
     network = {k: v for k, v in config.items() if k in known}
     _check_sizes(network, file)
-    checked = CheckedConfig({"in_channels": 3, "out_channels": 3, "layers_per_block": 2} | network, file)
+    checked = Checked({"in_channels": 3, "out_channels": 3, "layers_per_block": 2} | network, str(file))
     for key, most in (("in_channels", MAX_CHANNELS), ("out_channels", MAX_CHANNELS), ("layers_per_block", MAX_BLOCKS)):
         network[key] = checked.whole(key, 1, most)
     c, out = network["in_channels"], network["out_channels"]

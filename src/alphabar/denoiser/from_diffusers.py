@@ -13,7 +13,9 @@ from typing import Any, cast
 
 import torch
 
-from alphabar.denoiser.diffusers_config import SCHEDULERS, SamplingDefaults, read_json, read_scheduler, read_unet_config
+from alphabar.core.checked import naming, read_object
+from alphabar.core.weights import fill, read_tensors
+from alphabar.denoiser.diffusers_config import SCHEDULERS, SamplingDefaults, read_scheduler, read_unet_config
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import FORMAT
 from alphabar.denoiser.unet import DiffusersUNet
@@ -64,7 +66,7 @@ def read_diffusers(folder: str | Path) -> DiffusersModel:
     pipeline, scheduler = _read_index(index_file)
     unet_file = _component(folder, "unet", "config.json")
     scheduler_file = _component(folder, "scheduler", "scheduler_config.json")
-    config = read_json(scheduler_file)
+    config = read_object(scheduler_file)
     schedule, prediction, defaults = read_scheduler(config, scheduler_file, scheduler, pipeline)
     network = read_unet_config(unet_file, str(config.get("variance_type")))
     if prediction == "eps" and schedule.zero_terminal_snr:
@@ -79,18 +81,16 @@ def read_diffusers(folder: str | Path) -> DiffusersModel:
         "format": FORMAT, "network": "unet2d", "arguments": network, "schedule": schedule.spec(), "prediction": prediction,
         "data_range": 1.0, "image_shape": [network["in_channels"], h, w], "crop": 0, "sampling": asdict(defaults),
     }  # fmt: skip
-    try:
-        with torch.device("meta"):  # allocates nothing, however large a network the configuration asks for
-            model = DiffusersModel(json.loads(json.dumps(spec)))
-    except (TypeError, ValueError, IndexError, ZeroDivisionError, NotImplementedError, RuntimeError) as e:
-        raise ValueError(f"{unet_file}: diffusers' UNet2DModel cannot be made from it: {e}") from e
+    # the device "meta" allocates nothing, however large a network the configuration asks for
+    with naming(f"{unet_file}: diffusers' UNet2DModel cannot be made from it"), torch.device("meta"):
+        model = DiffusersModel(json.loads(json.dumps(spec)))
     _load_weights(cast(DiffusersUNet, model.network), unet_file.parent)
     return model.eval()
 
 
 def _read_index(file: Path) -> tuple[str, str]:
     """Class names of the pipeline and of its scheduler."""
-    index = read_json(file)
+    index = read_object(file)
     how_to_save = (
         "If the network is an unconditional UNet2DModel on pixels, save it with the scheduler that it was trained with: "
         f"DDPMPipeline(UNet2DModel.from_pretrained('{file.parent}/unet'), DDPMScheduler(beta_schedule=..., "
@@ -123,20 +123,10 @@ def _component(folder: Path, part: str, name: str) -> Path:
 
 def _load_weights(network: DiffusersUNet, folder: Path) -> None:
     """Fills the network with the weights in a folder, in float32."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     file = folder / WEIGHTS
     if not file.exists():
         raise _missing_weights(folder)
-    try:
-        weights = {_current_name(k): v.float() for k, v in load_file(file).items()}
-    except SafetensorError as e:
-        raise ValueError(f"{file} is not a safetensors file, or is truncated ({e})") from e
-    try:
-        network.unet.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as e:
-        raise ValueError(f"{file} does not match config.json: {e}") from e
+    fill(network.unet, {_current_name(k): v for k, v in read_tensors(file)[0].items()}, f"{file} does not match config.json")
 
 
 def _missing_weights(folder: Path) -> Exception:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alphabar.core.checked import naming, parse_object
+from alphabar.core.weights import fill, read_tensors
 from alphabar.denoiser.model_spec import ModelRecipe, check_spec, model_spec
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.unet import DiffusersUNet, UNet
@@ -116,19 +118,16 @@ def load_weights(path: Path) -> Model:
 
     Raises ValueError if the file is not a safetensors file of alphabar, is truncated, or does not match its specification.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as f:
-            metadata = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except SafetensorError as e:
-        raise ValueError(f"{path} is not a safetensors file, or is truncated ({e})") from e
-    if "alphabar" not in metadata:
+    tensors, header = read_tensors(path)
+    if "alphabar" not in header:
         raise ValueError(f"{path} holds weights but no specification of their model: it was not written by alphabar")
-    try:
-        model = Model(json.loads(metadata["alphabar"]))
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{path}: its weights do not match its specification: {e}") from e
+    return model_of(parse_object(header["alphabar"], f"{path}: its specification"), tensors, str(path))
+
+
+def model_of(spec: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Model:
+    """The model of a specification with these weights, in evaluation mode. Raises ValueError, beginning with `where`."""
+    mismatch = f"{where}: its weights do not match its specification"
+    with naming(mismatch), torch.device("meta"):  # allocates nothing, however large a network the specification asks for
+        model = Model(spec)
+    fill(model, weights, mismatch)
     return model.eval()

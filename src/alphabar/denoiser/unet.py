@@ -24,7 +24,9 @@ class Embedding(nn.Module):
         super().__init__()
         self.t_scale = t_scale
         half = 64
-        self.register_buffer("frequencies", torch.exp(-math.log(10_000) * torch.arange(half) / half), persistent=False)
+        # on the CPU even where the module is made on "meta": no file holds them
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device="cpu") / half)
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.frequencies: Tensor
         self.layers = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 

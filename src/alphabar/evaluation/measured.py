@@ -1,7 +1,6 @@
 """What `ImageEval.measure` returns: scores, with the expansions that a comparison needs, in memory and in a file."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from alphabar.core.checked import naming, parse_object
 from alphabar.core.files import write_npz
+from alphabar.core.npz import read_npz
 from alphabar.evaluation.estimate import Estimate, Expansion
 from alphabar.evaluation.score import Score
 
@@ -51,16 +52,17 @@ def save_measured(path: Path, measured: Measured) -> None:
 
 def load_measured(path: Path) -> Measured:
     """What `save_measured` wrote, bit for bit. Raises OSError, or ValueError for another file."""
-    with np.load(path, allow_pickle=False) as file:
-        if "about" not in file.files:
-            raise ValueError(f"{path} holds {', '.join(file.files)}, but no scores: measure the images again")
-        about: Mapping[str, Any] = json.loads(str(file["about"]))
+    arrays = read_npz(path)
+    if "about" not in arrays:
+        raise ValueError(f"{path} holds {', '.join(arrays)}, but no scores: measure the images again")
+    about = parse_object(str(arrays["about"]), str(path))
+    with naming(f"{path} is incomplete: measure the images again"):
         expansions = {
             metric: Expansion(
                 **numbers,
-                influence_x=torch.from_numpy(file[f"{metric}.influence_x"]),
-                influence_y=torch.from_numpy(file[f"{metric}.influence_y"]),
+                influence_x=torch.from_numpy(arrays[f"{metric}.influence_x"]),
+                influence_y=torch.from_numpy(arrays[f"{metric}.influence_y"]),
             )
             for metric, numbers in about["expansions"].items()
         }
-    return Measured({m: Score.from_json(s) for m, s in about["scores"].items()}, expansions, about["images"])
+        return Measured({m: Score.from_json(s) for m, s in about["scores"].items()}, expansions, about["images"])

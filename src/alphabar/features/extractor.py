@@ -14,15 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alphabar.core.checked import Checked, is_image_shape, naming, parse_object
 from alphabar.core.files import write_atomically
 from alphabar.core.stored_names import EXTRACTOR, renamed
 from alphabar.core.types import Features, Images, Pixels
+from alphabar.core.weights import fill, read_tensors
 from alphabar.data.images import to_model
 from alphabar.data.values import SCALE
 from alphabar.features.classifier import Classifier
 
 FORMAT = 1  # version of the file format; later ones are refused
 NOT_CHECKED = "not checked"
+MAX_WIDTH = 65536  # of a network in a file
 BUNDLED = Path(__file__).parents[1] / "assets" / "fashion_mnist_extractor.safetensors"
 _TRAIN = "alphabar extractor train SET --out PATH"
 
@@ -67,10 +70,10 @@ class Extractor(nn.Module):
         self.preprocessing: dict[str, Any] = {
             "input": "uint8 NHWC", "shape": list(image_shape), "range": [-1, 1], "network": dict(architecture),
         }  # fmt: skip
-        with torch.random.fork_rng(devices=[]):  # the random weights are replaced in the next lines
+        with torch.device("meta"):
             self.network = Classifier(**self.architecture)
         self.network.fold()
-        self.network.load_state_dict(dict(weights))
+        fill(self.network, {k: v.clone() for k, v in weights.items()}, f"the weights of extractor {name!r}")
         self.network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
         self.fingerprint = fingerprint(self.preprocessing, self.network.state_dict())
@@ -143,38 +146,59 @@ def fingerprint(preprocessing: Mapping[str, Any], weights: Mapping[str, Tensor])
 
 def read_extractor(path: str | Path) -> Extractor:
     """Read a file that `Extractor.save` wrote. Raises what `load_extractor` raises."""
-    from safetensors import safe_open
-
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"no extractor at {path}: give 'bundled', or the path of a .safetensors file made by "
             f"`{_TRAIN}`, or 'inception:original' or 'inception:clean'"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
-    except Exception as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}): give one that `Extractor.save` wrote") from error
-    if "alphabar_extractor" not in metadata:
+    weights, texts = read_tensors(path)
+    if "alphabar_extractor" not in texts:
         raise ValueError(
             f"{path} holds weights but no extractor (its header lacks 'alphabar_extractor'): give a file made by `{_TRAIN}`"
         )
-    header = renamed(json.loads(metadata["alphabar_extractor"]), EXTRACTOR)
-    if header["format"] > FORMAT:
-        raise ValueError(f"{path} has format {header['format']}, this alphabar reads up to {FORMAT}: update alphabar")
-    c, h, w = header["image_shape"]
-    described = {key: header.get(key) for key in ("classes", "training", "check")}
-    extractor = Extractor(header["name"], header["architecture"], weights, image_shape=(c, h, w), **described)
-    if extractor.fingerprint != header["fingerprint"]:
+    header = Checked(renamed(parse_object(texts["alphabar_extractor"], f"{path}: its description"), EXTRACTOR), str(path))
+    if (version := header.whole("format", 1, 2**31)) > FORMAT:
+        raise ValueError(f"{path} has format {version}, this alphabar reads up to {FORMAT}: update alphabar")
+    shape, described = header.value("image_shape", is_image_shape, "wanted [channels, height, width]"), _described(header)
+    name, architecture, stored = header.text("name"), _architecture(header.table("architecture")), header.text("fingerprint")
+    with naming(str(path)):
+        extractor = Extractor(name, architecture, weights, image_shape=tuple(shape), **described)
+    if extractor.fingerprint != stored:
         raise ValueError(
-            f"{path} says that its fingerprint is {header['fingerprint']}, its content gives {extractor.fingerprint}: "
+            f"{path} says that its fingerprint is {stored:.40}, its content gives {extractor.fingerprint}: "
             "the file was changed or made by another version; train the extractor again or fetch the file again"
         )
     if extractor.check is not None and extractor.check.get("extractor") != extractor.fingerprint:
         extractor.check = None  # the check was of other weights
     return extractor
+
+
+def _architecture(c: Checked) -> dict[str, Any]:
+    """The arguments of a `Classifier`. Raises ValueError for those that none has."""
+    known = {
+        "in_channels": c.whole("in_channels", 1, MAX_WIDTH), "widths": c.wholes("widths", 1, MAX_WIDTH, 16),
+        "dim": c.whole("dim", 1, MAX_WIDTH), "classes": c.whole("classes", 0, 10**6),
+    }  # fmt: skip
+    if unknown := sorted(set(c.values) - set(known)):
+        raise ValueError(f"{c.where} has the unknown {unknown[0]!r:.60}: this alphabar reads {', '.join(known)}")
+    return known
+
+
+def _described(header: Checked) -> dict[str, Any]:
+    """The names of classes, the training and the check of an extractor's header, each of which may be null or absent."""
+    given = {key: header.values.get(key) for key in ("classes", "training", "check")}
+    if given["classes"] is not None:
+        header.texts("classes", 10**6)
+    if given["training"] is not None:
+        header.table("training")
+    if given["check"] is not None:
+        check = header.table("check")
+        check.text("verdict")
+        results = check.table("corruptions")
+        for name in results.values:
+            results.table(name).table("ranked")
+    return given
 
 
 def write_check_result(path: str | Path, check: Mapping[str, Any]) -> Extractor:

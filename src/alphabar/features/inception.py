@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphabar.core.types import Features, Images
+from alphabar.core.weights import fill
 from alphabar.data.cache import cache_folder
 from alphabar.features.classifier import fold_norms
 from alphabar.features.module_extractor import ModuleExtractor
@@ -189,16 +190,11 @@ class InceptionV3(nn.Module):
         return self.layers(x, last)[last].mean((2, 3))
 
     def load(self, weights: Mapping[str, Tensor], origin: str = "the weights") -> None:
-        """Load the weights of the public file. Raises ValueError with the names that are missing, unknown or do not fit."""
-        mine = {k: v.shape for k, v in self.state_dict().items() if not k.endswith("num_batches_tracked")}
-        given = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
-        missing, extra = sorted(set(mine) - set(given)), sorted(set(given) - set(mine))
-        unfit = sorted(k for k in set(mine) & set(given) if given[k].shape != mine[k] or not given[k].is_floating_point())
-        for names, what in ((missing, "lack"), (extra, "have unknown"), (unfit, "have, in another shape or type,")):
-            if names:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise ValueError(f"{origin} {what} {names[0]}{more}: they are not those of the Inception of FID; download {URL}")
-        self.load_state_dict({k: v.float() for k, v in given.items()}, strict=False)
+        """Load the weights of the public file. Raises ValueError for a name that is missing or unknown, or does not fit."""
+        counters = "num_batches_tracked"  # of batch norms: some files lack them, and no feature depends on them
+        copies = {k: torch.zeros_like(v, device="cpu") for k, v in self.state_dict().items() if k.endswith(counters)}
+        copies |= {k: v.clone() for k, v in weights.items() if not k.endswith(counters)}
+        fill(self, copies, f"{origin}: not those of the Inception of FID (download {URL})")
 
 
 class InceptionExtractor(ModuleExtractor):
@@ -211,7 +207,7 @@ class InceptionExtractor(ModuleExtractor):
         self, weights: Mapping[str, Tensor], resize: str, *, dim: int = 2048,
         device: torch.device | str | None = None, batch: int = 32, origin: str = "the weights",
     ) -> None:  # fmt: skip
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced in the next line
+        with torch.device("meta"):
             network = InceptionV3(dim)
         network.load(weights, origin)
         plain = {k: v.clone() for k, v in network.state_dict().items()}

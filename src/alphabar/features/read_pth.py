@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphabar.core.weights import read_tensors
+
 
 def read_weights(path: str | os.PathLike[str], part: str | None = None) -> dict[str, Tensor]:
     """Read tensors by name, onto the CPU, from a .safetensors file, or a .pth file in torch's zip format or its older one.
@@ -43,15 +45,9 @@ def read_weights(path: str | os.PathLike[str], part: str | None = None) -> dict[
 
 
 def _read_safetensors(path: Path, part: str | None) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if part is not None:
         raise ValueError(f"{path} is safetensors, which has no parts: leave out part={part!r}")
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): fetch or save it again") from error
+    return read_tensors(path)[0]
 
 
 def _check_archive(path: Path) -> None:

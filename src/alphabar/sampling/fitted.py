@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from alphabar.core.checked import Checked, naming, read_object
 from alphabar.core.files import write_atomically
 from alphabar.core.stored_names import FITTED, renamed
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
@@ -105,18 +106,21 @@ class Tuned:
         """The sampler of which `to_json` made the data. Raises ValueError for any other data."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"{where} is not a fitted sampler of format {FORMAT}, as `alphabar tune` writes them")
-        try:
-            data = renamed(data, FITTED)
-            threshold, most = data["threshold"], data["threshold_max"]
-            return Tuned(
-                str(data["name"]), str(data["model"]), _numbers(data["sigmas"]), _numbers(data["keep"]),
-                tuple(_numbers(row) for row in _bounded(data["mix"])), _numbers(data["fresh"]), float(data["clip"]),
-                None if threshold is None else float(threshold), None if most is None else float(most), _notes(data["how"]),
-            )  # fmt: skip
-        except (KeyError, TypeError) as e:
-            raise ValueError(f"{where} is incomplete: {e}") from e
-        except (ValueError, OverflowError) as e:  # which do not name the file
-            raise ValueError(f"{where}: {e}") from e
+        c = Checked(renamed(data, FITTED), where)
+        rows = c.value("mix", lambda v: isinstance(v, list) and len(v) <= MOST, f"wanted a list of at most {MOST} rows")
+        mix = Checked({f"mix[{k}]": row for k, row in enumerate(rows)}, where)
+        threshold, most = (None if c.values.get(k) is None else c.number(k, 0, math.inf) for k in ("threshold", "threshold_max"))
+        values = (
+            c.text("name"), c.text("model"), _numbers(c, "sigmas"), _numbers(c, "keep"),
+            tuple(_numbers(mix, row) for row in mix.values), _numbers(c, "fresh"), c.number("clip", 0, math.inf),
+            threshold, most, dict(c.table("how").values),
+        )  # fmt: skip
+        with naming(where):
+            return Tuned(*values)
+
+
+def _numbers(c: Checked, key: str) -> tuple[float, ...]:
+    return c.numbers(key, -math.inf, math.inf, MOST)
 
 
 def check_name(name: str) -> str:
@@ -124,22 +128,6 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"a fitted sampler called {name!r}: use letters, digits, '.', '_' and '+', as in features")
     return name
-
-
-def _bounded(values: Any) -> list[Any]:
-    if not isinstance(values, list) or len(values) > MOST:
-        raise TypeError(f"{str(values)[:60]!r} is not a list of at most {MOST}")
-    return values
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(float(v) for v in _bounded(values))
-
-
-def _notes(values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise TypeError(f"how = {str(values)[:60]!r} is not an object")
-    return values
 
 
 @torch.no_grad()
@@ -192,14 +180,8 @@ def save_tuned(fit: Tuned, folder: Path, overwrite: bool = False) -> Path:
 
 def load_tuned(path: str | Path) -> Tuned:
     """Reads a fitted sampler. Raises FileNotFoundError, or ValueError for any other file."""
-    path = Path(path)
-    if path.stat().st_size > 64 * 2**20:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes: too large for a fitted sampler")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and lists of thousands of lists
-        raise ValueError(f"{path} is not JSON ({e}), as `alphabar tune` writes fitted samplers") from e
-    return Tuned.from_json(data, str(path))
+    path = Path(path).expanduser()
+    return Tuned.from_json(read_object(path), str(path))
 
 
 def all_tuned(folders: Sequence[Path], model: str | None = None) -> list[Tuned]:

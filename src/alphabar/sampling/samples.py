@@ -1,6 +1,7 @@
 """Samples: images with the record of how they were made, in an .npz file or a folder of PNGs."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from alphabar.core.checked import MAX_JSON, Checked, naming, parse_object, read_object
 from alphabar.core.files import write_atomically, write_npz
+from alphabar.core.npz import read_npz
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.formats import write_png
+from alphabar.data.values import SCALE, check_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,21 +94,55 @@ class Samples:
             FileNotFoundError: if there is nothing at the path.
             ValueError: for files that `save` did not write.
         """
-        folder = Path(path)
+        folder = Path(path).expanduser()
         if folder.is_dir():
             if not (folder / "record.json").exists():
                 raise ValueError(f"{folder}/ has no record.json: it was not written by alphabar")
+            record = check_record(read_object(folder / "record.json"), str(folder / "record.json"))
             blobs = [(f.read_bytes(), str(f)) for f in sorted(folder.glob("[0-9]*.png"))]
-            images = np.stack([decode(data, where, probe(data, where).c) for data, where in blobs])
-            return Samples(images, json.loads((folder / "record.json").read_text()))
-        target = npz_path(path)
+            images = [decode(data, where, probe(data, where).c) for data, where in blobs]
+            if len(shapes := {(image.shape, image.dtype.name) for image in images}) != 1:
+                kinds = ", ".join(sorted(f"{dtype} {shape}" for shape, dtype in shapes)) or "no images"
+                raise ValueError(f"{folder}/ holds {kinds}; samples have one size and type: draw them again")
+            return Samples(np.stack(images), record)
+        target = npz_path(folder)
         if not target.exists():
             raise FileNotFoundError(f"no samples at {target}: make some with `alphabar sample RUN --out {path}`")
-        with target.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            if not {"images", "record"} <= set(file.files):
-                raise ValueError(f"{target} holds {', '.join(file.files)}: samples have `images` and `record`")
-            x0 = list(file["x0"]) if "x0" in file.files else None
-            return Samples(file["images"], json.loads(str(file["record"])), x0)
+        arrays = read_npz(target, ("images", "record", "x0"))
+        if missing := [name for name in ("images", "record") if name not in arrays]:
+            raise ValueError(f"{target} has no {missing[0]!r}: samples have `images` and `record`")
+        images, text, x0 = arrays["images"], arrays["record"], arrays.get("x0")
+        if images.dtype.name not in SCALE or images.ndim != 4 or 0 in images.shape:
+            raise ValueError(
+                f"{target}: images is {images.dtype} of shape {images.shape}; wanted uint8, uint16 or float32, n h w c"
+            )
+        if text.dtype.kind != "U" or text.ndim:
+            raise ValueError(
+                f"{target}: record is {text.dtype} of shape {text.shape}; wanted a text, as `Samples.save` writes it"
+            )
+        if x0 is not None and (x0.dtype != images.dtype or x0.shape[1:] != images.shape):
+            raise ValueError(f"{target}: x0 is {x0.dtype} of shape {x0.shape}; wanted steps of {images.dtype} {images.shape}")
+        where = f"{target}: record"
+        return Samples(images, check_record(parse_object(str(text), where), where), None if x0 is None else list(x0))
+
+
+def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """The record. Raises ValueError, beginning with `where`, for a value that no sampling writes; any may be absent or null."""
+    c = Checked({key: value for key, value in record.items() if value is not None}, where)
+    for key in c.values.keys() & {"n", "batch", "steps", "seed", "first_index"}:
+        c.whole(key, 0, 2**64)
+    for key in c.values.keys() & {"nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"}:
+        c.number(key, -math.inf, math.inf)
+    for key in c.values.keys() & {"value_range", "grid", "guidance_interval", "x0_steps", "image_shape", "indices", "classes"}:
+        c.numbers(key, -math.inf, math.inf, MAX_JSON)
+    for key in c.values.keys() & {"sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device"}:
+        c.text(key)
+    for key in c.values.keys() & {"versions", "tuned", "options", "calls", "fast"}:
+        c.table(key)
+    if "value_range" in c.values:
+        with naming(where):
+            check_range(record["value_range"])
+    return record
 
 
 def check_target(path: str | Path, channels: int, dtype: DTypeLike = np.uint8) -> None:

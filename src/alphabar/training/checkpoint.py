@@ -23,7 +23,7 @@ from torch import Tensor
 
 from alphabar.core.run import Run
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
-from alphabar.denoiser.model import Model, load_weights, save_weights
+from alphabar.denoiser.model import Model, load_weights, model_of, save_weights
 from alphabar.training.ema import post_hoc
 from alphabar.training.shard import gathered_state, shard_like
 
@@ -217,12 +217,7 @@ def _averaged_model(run: Path, which: str) -> Model:
     except ValueError:
         raise ValueError(f"checkpoint {which!r}: write ema:LENGTH with a number, as ema:0.08") from None
     weights, spec = post_hoc(run / SNAPSHOTS, length)
-    try:
-        model = Model(spec)
-        model.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as e:
-        raise ValueError(f"the snapshots in {run / SNAPSHOTS} do not match their own description: {e}") from e
-    return model.eval()
+    return model_of(spec, weights, f"the snapshots in {run / SNAPSHOTS}")
 
 
 def home_of(run: str | Path) -> Path | None:

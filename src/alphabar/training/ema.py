@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float64
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from alphabar.core.checked import parse_object
 from alphabar.core.files import replacing
+from alphabar.core.weights import read_tensors
 from alphabar.training.shard import gathered_state, shard_like
 
 Vector = Float64[np.ndarray, "..."]
@@ -154,11 +155,13 @@ def post_hoc(folder: Path, length: float, images: int | None = None) -> tuple[di
     spec: dict[str, object] = {}
     for snapshot, share in zip(used, mixture([(s.images, s.length) for s in used], images, length), strict=True):
         try:
-            with safe_open(snapshot.path, framework="pt") as f:
-                spec = json.loads((f.metadata() or {})["alphabar"])
-                for name in f.keys():  # noqa: SIM118
-                    part = f.get_tensor(name).double() * float(share)
-                    mixed[name] = mixed[name] + part if name in mixed else part
-        except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as e:
+            tensors, header = read_tensors(snapshot.path)
+            spec = parse_object(header["alphabar"], "its specification")
+            if mixed and mixed.keys() != tensors.keys():
+                raise ValueError("its tensors have other names than those of the snapshots before it")
+            for name, tensor in tensors.items():
+                part = tensor.double() * float(share)
+                mixed[name] = mixed[name] + part if name in mixed else part
+        except (ValueError, KeyError, RuntimeError) as e:
             raise ValueError(f"{snapshot.path} is not a snapshot of this run, or is truncated ({e}): delete it") from e
     return {n: t.float() for n, t in mixed.items()}, spec

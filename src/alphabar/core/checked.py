@@ -1,0 +1,124 @@
+"""Values that were read from a file, checked key by key: a file may be damaged or hostile."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_JSON, MAX_DEPTH = 2**24, 64  # bytes, and lists within lists
+MAX_SIDE = 65536  # of an image
+
+
+def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """The object in a JSON text. Raises ValueError, beginning with `where`, for one too long or too deep, and for anything else."""
+    if len(text) > MAX_JSON:
+        raise ValueError(
+            f"{where} has {len(text):,} bytes of JSON, more than {MAX_JSON >> 20} MiB: it was not written by alphabar"
+        )
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{where} is not valid JSON ({e})") from e
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} holds {type(found).__name__}, wanted an object of keys and values")
+    level: list[Any] = [found]
+    for _ in range(MAX_DEPTH):
+        inner = [v.values() if isinstance(v, dict) else v for v in level]
+        level = [v for values in inner for v in values if isinstance(v, (dict, list))]
+    if level:
+        raise ValueError(f"{where} nests more than {MAX_DEPTH} lists: it was not written by alphabar")
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError, or ValueError, naming the file, as `parse_object` does."""
+    with path.open("rb") as file:
+        return parse_object(file.read(MAX_JSON + 1), str(path))
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Makes every error of what is built from a file's values, but a package that is missing, a ValueError after `where`."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as e:  # libraries raise many types for values that they do not expect
+        raise ValueError(f"{where}: {e if str(e) and not isinstance(e, KeyError) else repr(e)}") from e
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Values by key, with one method per kind of value. Each raises ValueError, naming the file and the key."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def one_of(self, key: str, known: Collection[str], hint: str = "") -> str:
+        return str(self.value(key, lambda v: isinstance(v, str) and v in known, f"known are {', '.join(known)}{hint}"))
+
+    def flag(self, key: str) -> bool:
+        return bool(self.value(key, lambda v: isinstance(v, bool), "wanted true or false"))
+
+    def text(self, key: str) -> str:
+        return str(self.value(key, lambda v: isinstance(v, str), "wanted a text"))
+
+    def number(self, key: str, low: float, high: float) -> float:
+        return float(self.value(key, lambda v: is_number(v, low, high), f"wanted a number from {low:g} to {high:g}"))
+
+    def whole(self, key: str, low: int, high: int) -> int:
+        return int(self.value(key, lambda v: is_whole(v, low, high), f"wanted a whole number from {low} to {high}"))
+
+    def wholes(self, key: str, low: int, high: int, most: int) -> list[int]:
+        """A list of 1 to `most` whole numbers."""
+        wanted = f"wanted a list of at most {most} whole numbers from {low} to {high}"
+        return list(self.value(key, lambda v: _listed(v, most) and v and all(is_whole(k, low, high) for k in v), wanted))
+
+    def numbers(self, key: str, low: float, high: float, most: int) -> tuple[float, ...]:
+        """A list of at most `most` numbers."""
+        wanted = f"wanted a list of at most {most} numbers from {low:g} to {high:g}"
+        return tuple(
+            float(v) for v in self.value(key, lambda v: _listed(v, most) and all(is_number(k, low, high) for k in v), wanted)
+        )
+
+    def texts(self, key: str, most: int) -> list[str]:
+        """A list of at most `most` texts."""
+        good = self.value(
+            key, lambda v: _listed(v, most) and all(isinstance(k, str) for k in v), f"wanted a list of at most {most} texts"
+        )
+        return list(good)
+
+    def table(self, key: str) -> "Checked":
+        """The object under a key, to be checked in turn."""
+        return Checked(
+            self.value(key, lambda v: isinstance(v, dict), "wanted an object of keys and values"), f"{self.where}: {key}"
+        )
+
+    def value(self, key: str, good: Callable[[Any], bool], wanted: str) -> Any:
+        """The value under a key, where it is good."""
+        if key not in self.values:
+            raise ValueError(f"{self.where}: {key} is missing; {wanted}")
+        if not good(value := self.values[key]):
+            raise ValueError(f"{self.where}: {key} is {value!r:.60}; {wanted}")
+        return value
+
+
+def is_number(value: Any, low: float, high: float) -> bool:
+    """Whether it is a number, but no bool and not NaN, from low to high."""
+    return type(value) in (int, float) and low <= value <= high
+
+
+def is_whole(value: Any, low: int, high: int) -> bool:
+    """Whether it is a whole number, but no bool and no float, from low to high."""
+    return type(value) is int and low <= value <= high
+
+
+def is_image_shape(value: Any) -> bool:
+    """Whether it is a list [channels, height, width]."""
+    return _listed(value, 3) and len(value) == 3 and all(is_whole(k, 1, MAX_SIDE) for k in value)
+
+
+def _listed(value: Any, most: int) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) <= most
