@@ -9,14 +9,13 @@ from typing import Any
 
 MAX_JSON, MAX_DEPTH = 2**24, 64  # bytes, and lists within lists
 MAX_SIDE = 65536  # of an image
+MAX_NUMBER = 1e300
 
 
-def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """The object in a JSON text. Raises ValueError, beginning with `where`, for one too long or too deep, and for anything else."""
-    if len(text) > MAX_JSON:
-        raise ValueError(
-            f"{where} has {len(text):,} bytes of JSON, more than {MAX_JSON >> 20} MiB: it was not written by alphabar"
-        )
+def parse_object(text: str | bytes, where: str, most: int = MAX_JSON) -> dict[str, Any]:
+    """The object in a JSON text. Raises ValueError, beginning with `where`, where it is too long, too deep or no object."""
+    if len(text) > most:
+        raise ValueError(f"{where} has more than {most >> 20} MiB of JSON: it is no description or record")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as e:
@@ -28,14 +27,14 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
         inner = [v.values() if isinstance(v, dict) else v for v in level]
         level = [v for values in inner for v in values if isinstance(v, (dict, list))]
     if level:
-        raise ValueError(f"{where} nests more than {MAX_DEPTH} lists: it was not written by alphabar")
+        raise ValueError(f"{where} nests more than {MAX_DEPTH} lists: it is no description or record")
     return found
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises OSError, or ValueError, naming the file, as `parse_object` does."""
+def read_object(path: Path, most: int = MAX_JSON) -> dict[str, Any]:
+    """The object in a JSON file of at most `most` bytes. Raises OSError, or ValueError, naming the file, as `parse_object`."""
     with path.open("rb") as file:
-        return parse_object(file.read(MAX_JSON + 1), str(path))
+        return parse_object(file.read(most + 1), str(path), most)
 
 
 @contextmanager
@@ -72,29 +71,29 @@ class Checked:
         return int(self.value(key, lambda v: is_whole(v, low, high), f"wanted a whole number from {low} to {high}"))
 
     def wholes(self, key: str, low: int, high: int, most: int) -> list[int]:
-        """A list of 1 to `most` whole numbers."""
-        wanted = f"wanted a list of at most {most} whole numbers from {low} to {high}"
-        return list(self.value(key, lambda v: _listed(v, most) and v and all(is_whole(k, low, high) for k in v), wanted))
+        """A list of at most `most` whole numbers."""
+        return self.items(key, most, lambda v: is_whole(v, low, high), f"wanted a whole number from {low} to {high}")
 
-    def numbers(self, key: str, low: float, high: float, most: int) -> tuple[float, ...]:
-        """A list of at most `most` numbers."""
-        wanted = f"wanted a list of at most {most} numbers from {low:g} to {high:g}"
-        return tuple(
-            float(v) for v in self.value(key, lambda v: _listed(v, most) and all(is_number(k, low, high) for k in v), wanted)
-        )
+    def numbers(self, key: str, most: int) -> tuple[float, ...]:
+        """A list of at most `most` finite numbers."""
+        return tuple(map(float, self.items(key, most, lambda v: is_number(v, -MAX_NUMBER, MAX_NUMBER), "wanted a number")))
 
     def texts(self, key: str, most: int) -> list[str]:
         """A list of at most `most` texts."""
-        good = self.value(
-            key, lambda v: _listed(v, most) and all(isinstance(k, str) for k in v), f"wanted a list of at most {most} texts"
-        )
-        return list(good)
+        return self.items(key, most, lambda v: isinstance(v, str), "wanted a text")
+
+    def items(self, key: str, most: int, good: Callable[[Any], bool], wanted: str) -> list[Any]:
+        """A list of at most `most` values, all good."""
+        values = self.value(key, lambda v: isinstance(v, (list, tuple)) and len(v) <= most, f"wanted a list of at most {most:,}")
+        for k, value in enumerate(values):
+            if not good(value):
+                raise ValueError(f"{self.where}: {key}[{k}] is {value!r:.60}; {wanted}")
+        return list(values)
 
     def table(self, key: str) -> "Checked":
         """The object under a key, to be checked in turn."""
-        return Checked(
-            self.value(key, lambda v: isinstance(v, dict), "wanted an object of keys and values"), f"{self.where}: {key}"
-        )
+        found = self.value(key, lambda v: isinstance(v, dict), "wanted an object of keys and values")
+        return Checked(found, f"{self.where}: {key}")
 
     def value(self, key: str, good: Callable[[Any], bool], wanted: str) -> Any:
         """The value under a key, where it is good."""
@@ -117,8 +116,4 @@ def is_whole(value: Any, low: int, high: int) -> bool:
 
 def is_image_shape(value: Any) -> bool:
     """Whether it is a list [channels, height, width]."""
-    return _listed(value, 3) and len(value) == 3 and all(is_whole(k, 1, MAX_SIDE) for k in value)
-
-
-def _listed(value: Any, most: int) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) <= most
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(is_whole(k, 1, MAX_SIDE) for k in value)

@@ -3,7 +3,8 @@
 import math
 import os
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,23 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, NDAr
     Nothing is unpickled, and no more memory is taken than the file can fill. Raises FileNotFoundError where there is no file,
     PermissionError, and ValueError, naming the file, for any other that cannot be read to its end.
     """
+    with _opened(path) as (archive, size):
+        members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
+        return {k: _read(archive, m, size) for k, m in members.items() if names is None or k in names}
+
+
+def npz_names(path: Path) -> set[str]:
+    """The names of the arrays of an .npz file. Raises what `read_npz` raises."""
+    with _opened(path) as (archive, _):
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, int]]:
+    """The archive and the size of the file."""
     try:
         with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:  # NumPy would leave a damaged file open
-            size = os.fstat(raw.fileno()).st_size
-            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
-            return {k: _read(archive, m, size) for k, m in members.items() if names is None or k in names}
+            yield archive, os.fstat(raw.fileno()).st_size
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as e:  # zipfile, zlib and NumPy raise many types for damaged files

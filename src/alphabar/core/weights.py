@@ -40,7 +40,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     wanted = network.state_dict()
     for names, what in ((wanted.keys() - weights.keys(), "is missing"), (weights.keys() - wanted.keys(), "is unknown")):
         if names:
-            raise ValueError(f"{where}: {min(names)!r:.100} is {what}{_more(names)}")
+            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"{where}: {min(names)!r:.100} {what}{more}")
     for name, like in wanted.items():
         given = weights[name]
         if given.shape != like.shape or given.is_floating_point() != like.is_floating_point():

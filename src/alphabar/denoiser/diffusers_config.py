@@ -101,8 +101,8 @@ def _schedule(c: Checked) -> Betas:
 def _sampling_defaults(c: Checked, scheduler: str, pipeline: str) -> SamplingDefaults:
     if c.values["variance_type"] in ("learned", "learned_range"):
         raise ValueError(
-            f"{c.where}: variance_type {c.values['variance_type']!r}: the network also predicts the variance of every step, which "
-            "no sampler here uses. Only networks of a fixed variance can be read"
+            f"{c.where}: variance_type {c.values['variance_type']!r}: the network also predicts the variance of every step, "
+            "which no sampler here uses. Only networks of a fixed variance can be read"
         )
     variance = VARIANCES[c.one_of("variance_type", VARIANCES)]
     ddim = pipeline == "DDIMPipeline" or scheduler == "DDIMScheduler"  # a DDIMPipeline converts any scheduler to DDIM

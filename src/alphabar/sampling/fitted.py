@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from alphabar.core.checked import Checked, naming, read_object
+from alphabar.core.checked import MAX_NUMBER, Checked, naming, read_object
 from alphabar.core.files import write_atomically
 from alphabar.core.stored_names import FITTED, renamed
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
@@ -109,10 +109,12 @@ class Tuned:
         c = Checked(renamed(data, FITTED), where)
         rows = c.value("mix", lambda v: isinstance(v, list) and len(v) <= MOST, f"wanted a list of at most {MOST} rows")
         mix = Checked({f"mix[{k}]": row for k, row in enumerate(rows)}, where)
-        threshold, most = (None if c.values.get(k) is None else c.number(k, 0, math.inf) for k in ("threshold", "threshold_max"))
+        threshold, most = (
+            None if c.values.get(k) is None else c.number(k, 0, MAX_NUMBER) for k in ("threshold", "threshold_max")
+        )
         values = (
             c.text("name"), c.text("model"), _numbers(c, "sigmas"), _numbers(c, "keep"),
-            tuple(_numbers(mix, row) for row in mix.values), _numbers(c, "fresh"), c.number("clip", 0, math.inf),
+            tuple(_numbers(mix, row) for row in mix.values), _numbers(c, "fresh"), c.number("clip", 0, MAX_NUMBER),
             threshold, most, dict(c.table("how").values),
         )  # fmt: skip
         with naming(where):
@@ -120,7 +122,7 @@ class Tuned:
 
 
 def _numbers(c: Checked, key: str) -> tuple[float, ...]:
-    return c.numbers(key, -math.inf, math.inf, MOST)
+    return c.numbers(key, MOST)
 
 
 def check_name(name: str) -> str:
@@ -181,7 +183,7 @@ def save_tuned(fit: Tuned, folder: Path, overwrite: bool = False) -> Path:
 def load_tuned(path: str | Path) -> Tuned:
     """Reads a fitted sampler. Raises FileNotFoundError, or ValueError for any other file."""
     path = Path(path).expanduser()
-    return Tuned.from_json(read_object(path), str(path))
+    return Tuned.from_json(read_object(path, 2**26), str(path))
 
 
 def all_tuned(folders: Sequence[Path], model: str | None = None) -> list[Tuned]:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from alphabar.core import processes
 from alphabar.core.machine import best_device
+from alphabar.core.npz import npz_names
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet, load
@@ -111,15 +111,13 @@ def _drawn(text: str, n: int, steps: int, eta: float, seed: int, progress: bool)
 
 def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[ImageSet | Pixels, dict[str, Any] | None]:
     """Images and their sampling record (None where another program made them) from an .npz file or a folder."""
-    options = dict(reading or {})
+    path = path.expanduser()
     if not path.exists():
         raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
-    if path.suffix != ".npz" and not (path / "record.json").exists():
-        return load(str(path), **options), None
-    try:
-        made = Samples.load(path if path.suffix == ".npz" else f"{path}/")
-    except (ValueError, KeyError, BadZipFile):  # an .npz of another program: it has no record, or not one of ours
-        return load(str(path), **options), None
+    npz = path.suffix == ".npz" and not path.is_dir()
+    if not ({"images", "record"} <= npz_names(path) if npz else (path / "record.json").exists()):
+        return load(str(path), **dict(reading or {})), None  # images of another program
+    made = Samples.load(path if npz else f"{path}/")
     if made.record.get("n") not in (None, len(made.images)):
         raise ValueError(
             f"{path} holds {len(made.images)} images, but its record is of {made.record['n']}: images were removed or "

@@ -1,7 +1,6 @@
 """Samples: images with the record of how they were made, in an .npz file or a folder of PNGs."""
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from alphabar.core.checked import MAX_JSON, Checked, naming, parse_object, read_object
+from alphabar.core.checked import MAX_NUMBER, Checked, naming, parse_object, read_object
 from alphabar.core.files import write_atomically, write_npz
-from alphabar.core.npz import read_npz
+from alphabar.core.npz import npz_names, read_npz
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.formats import write_png
@@ -109,17 +108,14 @@ class Samples:
         if not target.exists():
             raise FileNotFoundError(f"no samples at {target}: make some with `alphabar sample RUN --out {path}`")
         arrays = read_npz(target, ("images", "record", "x0"))
-        if missing := [name for name in ("images", "record") if name not in arrays]:
-            raise ValueError(f"{target} has no {missing[0]!r}: samples have `images` and `record`")
+        if not {"images", "record"} <= arrays.keys():
+            raise ValueError(f"{target} holds {', '.join(sorted(npz_names(target)))}: samples have `images` and `record`")
         images, text, x0 = arrays["images"], arrays["record"], arrays.get("x0")
         if images.dtype.name not in SCALE or images.ndim != 4 or 0 in images.shape:
-            raise ValueError(
-                f"{target}: images is {images.dtype} of shape {images.shape}; wanted uint8, uint16 or float32, n h w c"
-            )
+            wanted = f"{', '.join(SCALE)} of shape (n, h, w, c)"
+            raise ValueError(f"{target}: images is {images.dtype} of shape {images.shape}; wanted {wanted}")
         if text.dtype.kind != "U" or text.ndim:
-            raise ValueError(
-                f"{target}: record is {text.dtype} of shape {text.shape}; wanted a text, as `Samples.save` writes it"
-            )
+            raise ValueError(f"{target}: record is {text.dtype} of shape {text.shape}; wanted a text of JSON")
         if x0 is not None and (x0.dtype != images.dtype or x0.shape[1:] != images.shape):
             raise ValueError(f"{target}: x0 is {x0.dtype} of shape {x0.shape}; wanted steps of {images.dtype} {images.shape}")
         where = f"{target}: record"
@@ -132,9 +128,9 @@ def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
     for key in c.values.keys() & {"n", "batch", "steps", "seed", "first_index"}:
         c.whole(key, 0, 2**64)
     for key in c.values.keys() & {"nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"}:
-        c.number(key, -math.inf, math.inf)
+        c.number(key, -MAX_NUMBER, MAX_NUMBER)
     for key in c.values.keys() & {"value_range", "grid", "guidance_interval", "x0_steps", "image_shape", "indices", "classes"}:
-        c.numbers(key, -math.inf, math.inf, MAX_JSON)
+        c.numbers(key, 10**7)
     for key in c.values.keys() & {"sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device"}:
         c.text(key)
     for key in c.values.keys() & {"versions", "tuned", "options", "calls", "fast"}:
