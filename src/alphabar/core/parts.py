@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.checked import read_object
 from alphabar.core.files import write_atomically, write_npz
+from alphabar.core.stored_values import read_object
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

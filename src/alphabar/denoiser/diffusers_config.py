@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.checked import Checked, read_object
+from alphabar.core.stored_values import MAX_SIDE, StoredValues, is_whole, read_object
 from alphabar.denoiser.unet import unet2d_class
 from alphabar.schedule.betas import CURVES, MOST_STEPS, Betas
 
@@ -76,13 +76,13 @@ def read_scheduler(
         raise ValueError(
             f"{file} belongs to a {own!r:.60}, but model_index.json names a {scheduler}: {' and '.join(SCHEDULERS)} can be read"
         )
-    c = Checked(DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}, str(file))
+    c = StoredValues(DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}, str(file))
     schedule = _schedule(c)
     prediction = PREDICTIONS[c.one_of("prediction_type", PREDICTIONS)]
     return schedule, prediction, _sampling_defaults(c, scheduler, pipeline)
 
 
-def _schedule(c: Checked) -> Betas:
+def _schedule(c: StoredValues) -> Betas:
     steps = c.whole("num_train_timesteps", 2, MOST_STEPS)
     given, curve, ends, zero_snr = c.values["trained_betas"], "given", (0.1, 0.1), c.flag("rescale_betas_zero_snr")
     if given is None:
@@ -98,7 +98,7 @@ def _schedule(c: Checked) -> Betas:
         raise ValueError(f"{c.where}: {e}") from e
 
 
-def _sampling_defaults(c: Checked, scheduler: str, pipeline: str) -> SamplingDefaults:
+def _sampling_defaults(c: StoredValues, scheduler: str, pipeline: str) -> SamplingDefaults:
     if c.values["variance_type"] in ("learned", "learned_range"):
         raise ValueError(
             f"{c.where}: variance_type {c.values['variance_type']!r}: the network also predicts the variance of every step, "
@@ -126,13 +126,13 @@ def _sampling_defaults(c: Checked, scheduler: str, pipeline: str) -> SamplingDef
 
 # ---- the network
 
-MAX_SIDE = MAX_CHANNELS = 65536
-MAX_LEVELS, MAX_BLOCKS = 16, 64
+MAX_WIDTH, MAX_LEVELS, MAX_BLOCKS = 65536, 16, 64  # of a network in a file: channels, levels, blocks of a level
 # Keys that do not change the network: written by diffusers' `save_pretrained` and EMAModel.
 IGNORED_UNET_KEYS = frozenset([
     "_class_name", "_diffusers_version", "_name_or_path", "_use_default_values", "decay", "inv_gamma", "power", "min_decay",
     "optimization_step", "update_after_step", "use_ema_warmup",
 ])  # fmt: skip
+NULLABLE = ("time_embedding_dim", "attention_head_dim", "attn_norm_num_groups", "num_class_embeds", "num_train_timesteps")
 OTHER_EMBEDDINGS = "fourier belongs to variance-exploding models and has no timestep 0, learned has no time between timesteps"
 
 
@@ -157,10 +157,9 @@ def read_unet_config(file: Path, variance: str) -> dict[str, Any]:
     if (embedding := config.get("time_embedding_type", "positional")) != "positional":
         raise ValueError(f"{file}: time_embedding_type is {embedding!r:.60}; only 'positional' can be read ({OTHER_EMBEDDINGS})")
     network = {k: v for k, v in config.items() if k in known}
-    _check_sizes(network, file)
-    checked = Checked({"in_channels": 3, "out_channels": 3, "layers_per_block": 2} | network, str(file))
-    for key, most in (("in_channels", MAX_CHANNELS), ("out_channels", MAX_CHANNELS), ("layers_per_block", MAX_BLOCKS)):
-        network[key] = checked.whole(key, 1, most)
+    checked = StoredValues({"in_channels": 3, "out_channels": 3, "layers_per_block": 2} | network, str(file))
+    check_unet2d(checked)
+    network = {**checked.values}
     c, out = network["in_channels"], network["out_channels"]
     if out == 2 * c:
         raise ValueError(
@@ -174,13 +173,33 @@ def read_unet_config(file: Path, variance: str) -> dict[str, Any]:
     return network
 
 
-def _check_sizes(network: Mapping[str, Any], file: Path) -> None:
-    levels, size = network.get("block_out_channels", (0,) * 4), network.get("sample_size")
+def check_unet2d(c: StoredValues, shape: list[int] | None = None) -> None:
+    """Raises ValueError, naming the key, for arguments that no UNet2DModel has; those that are absent have its defaults.
+
+    shape: [channels, height, width] of the images, where the arguments are not the only place that says it.
+    """
+    given = {key for key, value in c.values.items() if value is not None or key not in NULLABLE}
+    for key in given & {"in_channels", "out_channels", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups"}:
+        c.whole(key, 1, MAX_WIDTH)
+    for key in given & {"time_embedding_dim", "num_class_embeds", "num_train_timesteps"}:
+        c.whole(key, 1, MOST_STEPS)
+    for key in given & {"center_input_sample", "flip_sin_to_cos", "add_attention"}:
+        c.flag(key)
+    for key in given & {"down_block_types", "up_block_types"}:
+        c.texts(key, MAX_LEVELS)
+    for key, low, most in (("layers_per_block", 1, MAX_BLOCKS), ("downsample_padding", 0, 1)):
+        if key in given:
+            c.whole(key, low, most)
+    for key, high in (("dropout", 1), ("norm_eps", 1), ("mid_block_scale_factor", 1e6), ("freq_shift", 64)):
+        if key in given:
+            c.number(key, 0, high)
+    size = c.values.get("sample_size")
     sides = [size, size] if isinstance(size, int) else size
-    if not (isinstance(sides, list) and len(sides) == 2 and all(type(k) is int and 0 < k <= MAX_SIDE for k in sides)):
-        raise ValueError(f"{file}: sample_size is {size!r:.60}; give the images' side in pixels, or [height, width]")
-    if not isinstance(levels, (list, tuple)) or not 1 <= len(levels) <= MAX_LEVELS:
-        raise ValueError(f"{file}: block_out_channels is {levels!r:.60}; wanted a list of numbers of channels")
-    divisor = 2 ** (len(levels) - 1)
-    if any(k % divisor for k in sides):
-        raise ValueError(f"{file}: sample_size {size}: a network of {len(levels)} levels needs sides divisible by {divisor}")
+    if not (isinstance(sides, list) and len(sides) == 2 and all(is_whole(k, 1, MAX_SIDE) for k in sides)):
+        raise ValueError(f"{c.where}: sample_size is {size!r:.60}; give the images' side in pixels, or [height, width]")
+    if shape is not None and [c.values.get("in_channels", 3), *sides] != shape:
+        raise ValueError(f"{c.where}: image_shape is {shape}, and the network is for {sides}")
+    widths = c.wholes("block_out_channels", 1, MAX_WIDTH, MAX_LEVELS) if "block_out_channels" in c.values else (0,) * 4
+    divisor = 2 ** max(len(widths) - 1, 0)
+    if not widths or any(k % divisor for k in sides):
+        raise ValueError(f"{c.where}: sample_size {size}: a network of {len(widths)} levels needs sides divisible by {divisor}")

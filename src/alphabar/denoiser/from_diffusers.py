@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from alphabar.core.checked import naming, read_object
+from alphabar.core.stored_values import naming, read_object
 from alphabar.core.weights import fill, read_tensors
 from alphabar.denoiser.diffusers_config import SCHEDULERS, SamplingDefaults, read_scheduler, read_unet_config
 from alphabar.denoiser.model import Model

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.core.checked import naming, parse_object
+from alphabar.core.stored_values import naming, parse_object
 from alphabar.core.weights import fill, read_tensors
 from alphabar.denoiser.model_spec import ModelRecipe, check_spec, model_spec
 from alphabar.denoiser.precondition import Preconditioned

@@ -1,12 +1,13 @@
 """The model as data: the recipe that describes a new one, and the specification from which it can be made again, which is stored
 in the header of its weight file."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from alphabar.core.stored_values import StoredValues, is_image_shape
 from alphabar.data.values import check_range, scale_of
+from alphabar.denoiser.diffusers_config import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH, check_unet2d
 from alphabar.schedule.kinds import schedule_from
 from alphabar.schedule.noising import Prediction
 
@@ -15,10 +16,6 @@ FORMAT = 1
 # uint8 of the usual range, and for a class-conditional model.
 FORMATS = (1, 2, 3)
 MAX_CLASSES = 100_000
-MAX_SIDE = 65536
-_TYPES = {
-    "network": str, "arguments": dict, "schedule": dict, "prediction": str, "data_range": (int, float), "image_shape": list
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,22 +108,34 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     """Raises ValueError, naming the key, for a specification (read from a file) that describes no model."""
     if spec.get("format") not in FORMATS:
         raise ValueError(f"model description of format {spec.get('format')!r}: this release reads formats {FORMATS}")
-    for key, kind in _TYPES.items():
-        if not isinstance(spec.get(key), kind):  # type: ignore[arg-type]
-            raise ValueError(f"model description: {key} is {spec.get(key)!r}")
-    if spec["network"] not in ("unet", "unet2d"):
-        raise ValueError(f"network {spec['network']!r} is unknown: use unet or unet2d")
-    shape = spec["image_shape"]
-    if len(shape) != 3 or not all(isinstance(k, int) and 0 < k <= MAX_SIDE for k in shape):
-        raise ValueError(f"model description: image_shape is {shape!r}; wanted [channels, height, width]")
-    scale_of(spec.get("pixels", "uint8"))  # raises ValueError for a type that images are not stored in
+    c = StoredValues({"crop": 0, "pixels": "uint8", "classes": [], **spec}, "model description")
+    network, arguments = c.one_of("network", ("unet", "unet2d"), ": use unet or unet2d"), c.table("arguments")
+    c.table("schedule"), c.text("prediction"), c.number("data_range", 1e-6, 1e6)
+    shape = channels, height, width = c.value("image_shape", is_image_shape, "wanted [channels, height, width]")
+    c.whole("crop", 0, (min(height, width) - 1) // 2)
+    scale_of(c.text("pixels"))  # raises ValueError for a type that images are not stored in
     if spec.get("value_range") is not None:
-        check_range(spec["value_range"])
-    names = spec.get("classes", [])
-    if not isinstance(names, list) or len(names) > MAX_CLASSES or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"model description: classes is {names!r:.60}; wanted a list of names")
-    known = spec["arguments"].get("classes", (spec["arguments"].get("num_class_embeds") or 1) - 1)
+        check_range(c.numbers("value_range", 2))
+    names = c.texts("classes", MAX_CLASSES)
+    check_unet(arguments, channels) if network == "unet" else check_unet2d(arguments, [*shape])
+    known = arguments.values.get("classes", (arguments.values.get("num_class_embeds") or 1) - 1)
     if known != len(names):
         raise ValueError(f"model description: it names {len(names)} classes, and the network has {known}")
-    if not math.isfinite(spec["data_range"]):
-        raise ValueError(f"model description: data_range is {spec['data_range']!r}")
+
+
+def check_unet(c: StoredValues, channels: int) -> None:
+    """Raises ValueError, naming the key, for arguments that no `UNet` for images of so many channels has."""
+    if c.values.get("in_channels", 1) != channels:
+        raise ValueError(f"{c.where}: in_channels is {c.values.get('in_channels')!r:.60}, and images have {channels} channels")
+    for key in c.values.keys() & {"in_channels", "embedding", "group_size"}:
+        c.whole(key, 1, MAX_WIDTH)
+    for key, low, most in (("patch", 1, 64), ("blocks", 1, MAX_BLOCKS), ("classes", 0, MAX_CLASSES), ("augment", 0, 64)):
+        if key in c.values:
+            c.whole(key, low, most)
+    if "channels" in c.values and not c.wholes("channels", 1, MAX_WIDTH, MAX_LEVELS):
+        raise ValueError(f"{c.where}: channels is empty; wanted a number for each level")
+    if "attention" in c.values:
+        c.wholes("attention", 0, MAX_LEVELS, MAX_LEVELS)
+    for key, low, high in (("dropout", 0, 1), ("t_scale", 1e-6, 1e6)):
+        if key in c.values:
+            c.number(key, low, high)

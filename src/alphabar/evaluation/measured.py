@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphabar.core.checked import naming, parse_object
 from alphabar.core.files import write_npz
 from alphabar.core.npz import read_npz
+from alphabar.core.stored_values import naming, parse_object
 from alphabar.evaluation.estimate import Estimate, Expansion
 from alphabar.evaluation.score import Score
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alphabar.core.checked import Checked, is_image_shape, naming, parse_object
 from alphabar.core.files import write_atomically
 from alphabar.core.stored_names import EXTRACTOR, renamed
+from alphabar.core.stored_values import StoredValues, is_image_shape, naming, parse_object
 from alphabar.core.types import Features, Images, Pixels
 from alphabar.core.weights import fill, read_tensors
 from alphabar.data.images import to_model
@@ -157,7 +157,7 @@ def read_extractor(path: str | Path) -> Extractor:
         raise ValueError(
             f"{path} holds weights but no extractor (its header lacks 'alphabar_extractor'): give a file made by `{_TRAIN}`"
         )
-    header = Checked(renamed(parse_object(texts["alphabar_extractor"], f"{path}: its description"), EXTRACTOR), str(path))
+    header = StoredValues(renamed(parse_object(texts["alphabar_extractor"], f"{path}: its description"), EXTRACTOR), str(path))
     if (version := header.whole("format", 1, 2**31)) > FORMAT:
         raise ValueError(f"{path} has format {version}, this alphabar reads up to {FORMAT}: update alphabar")
     shape, described = header.value("image_shape", is_image_shape, "wanted [channels, height, width]"), _described(header)
@@ -174,7 +174,7 @@ def read_extractor(path: str | Path) -> Extractor:
     return extractor
 
 
-def _architecture(c: Checked) -> dict[str, Any]:
+def _architecture(c: StoredValues) -> dict[str, Any]:
     """The arguments of a `Classifier`. Raises ValueError for those that none has."""
     known = {
         "in_channels": c.whole("in_channels", 1, MAX_WIDTH), "widths": c.wholes("widths", 1, MAX_WIDTH, 16),
@@ -185,7 +185,7 @@ def _architecture(c: Checked) -> dict[str, Any]:
     return known
 
 
-def _described(header: Checked) -> dict[str, Any]:
+def _described(header: StoredValues) -> dict[str, Any]:
     """The names of classes, the training and the check of an extractor's header, each of which may be null or absent."""
     given = {key: header.values.get(key) for key in ("classes", "training", "check")}
     if given["classes"] is not None:

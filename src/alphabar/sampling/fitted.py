@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from alphabar.core.checked import MAX_NUMBER, Checked, naming, read_object
 from alphabar.core.files import write_atomically
 from alphabar.core.stored_names import FITTED, renamed
+from alphabar.core.stored_values import MAX_NUMBER, StoredValues, naming, read_object
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.schedule.grid import check_grid
 
@@ -106,9 +106,9 @@ class Tuned:
         """The sampler of which `to_json` made the data. Raises ValueError for any other data."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"{where} is not a fitted sampler of format {FORMAT}, as `alphabar tune` writes them")
-        c = Checked(renamed(data, FITTED), where)
+        c = StoredValues(renamed(data, FITTED), where)
         rows = c.value("mix", lambda v: isinstance(v, list) and len(v) <= MOST, f"wanted a list of at most {MOST} rows")
-        mix = Checked({f"mix[{k}]": row for k, row in enumerate(rows)}, where)
+        mix = StoredValues({f"mix[{k}]": row for k, row in enumerate(rows)}, where)
         threshold, most = (
             None if c.values.get(k) is None else c.number(k, 0, MAX_NUMBER) for k in ("threshold", "threshold_max")
         )
@@ -121,7 +121,7 @@ class Tuned:
             return Tuned(*values)
 
 
-def _numbers(c: Checked, key: str) -> tuple[float, ...]:
+def _numbers(c: StoredValues, key: str) -> tuple[float, ...]:
     return c.numbers(key, MOST)
 
 

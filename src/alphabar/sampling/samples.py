@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from alphabar.core.checked import MAX_NUMBER, Checked, naming, parse_object, read_object
 from alphabar.core.files import write_atomically, write_npz
 from alphabar.core.npz import npz_names, read_npz
+from alphabar.core.stored_values import MAX_NUMBER, StoredValues, naming, parse_object, read_object
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.formats import write_png
@@ -124,7 +124,7 @@ class Samples:
 
 def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
     """The record. Raises ValueError, beginning with `where`, for a value that no sampling writes; any may be absent or null."""
-    c = Checked({key: value for key, value in record.items() if value is not None}, where)
+    c = StoredValues({key: value for key, value in record.items() if value is not None}, where)
     for key in c.values.keys() & {"n", "batch", "steps", "seed", "first_index"}:
         c.whole(key, 0, 2**64)
     for key in c.values.keys() & {"nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"}:

@@ -17,8 +17,8 @@ from jaxtyping import Float64
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from alphabar.core.checked import parse_object
 from alphabar.core.files import replacing
+from alphabar.core.stored_values import parse_object
 from alphabar.core.weights import read_tensors
 from alphabar.training.shard import gathered_state, shard_like
 

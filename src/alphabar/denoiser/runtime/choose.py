@@ -11,12 +11,13 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import machine
+from alphabar.core.stored_values import is_number, read_object
 from alphabar.denoiser.runtime.job import Job
 from alphabar.denoiser.runtime.methods import METHODS, prepare, unavailable
 
@@ -80,12 +81,18 @@ class TimingFile:
 
     def _all(self) -> dict[str, dict[str, dict[str, float]]]:
         try:
-            return {
-                key: {m: {k: float(v[k]) for k in Timing._fields} for m, v in methods.items() if m in METHODS}
-                for key, methods in json.loads(self.file.read_text()).items()
-            }
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            stored = read_object(self.file)
+        except (OSError, ValueError):
             return {}
+        return {
+            key: {m: {k: float(v[k]) for k in Timing._fields} for m, v in methods.items() if m in METHODS and _is_timing(v)}
+            for key, methods in stored.items()
+            if isinstance(methods, dict)
+        }
+
+
+def _is_timing(stored: Any) -> bool:
+    return isinstance(stored, dict) and all(is_number(stored.get(k), 0, 1e6) for k in Timing._fields)
 
 
 def _key(job: Job) -> str:

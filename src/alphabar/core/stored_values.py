@@ -49,7 +49,7 @@ def naming(where: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Checked:
+class StoredValues:
     """Values by key, with one method per kind of value. Each raises ValueError, naming the file and the key."""
 
     values: Mapping[str, Any]
@@ -90,10 +90,10 @@ class Checked:
                 raise ValueError(f"{self.where}: {key}[{k}] is {value!r:.60}; {wanted}")
         return list(values)
 
-    def table(self, key: str) -> "Checked":
+    def table(self, key: str) -> "StoredValues":
         """The object under a key, to be checked in turn."""
         found = self.value(key, lambda v: isinstance(v, dict), "wanted an object of keys and values")
-        return Checked(found, f"{self.where}: {key}")
+        return StoredValues(found, f"{self.where}: {key}")
 
     def value(self, key: str, good: Callable[[Any], bool], wanted: str) -> Any:
         """The value under a key, where it is good."""
