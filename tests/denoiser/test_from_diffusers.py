@@ -205,7 +205,8 @@ REFUSED = {
     "odd size": ("unet/config.json", {"sample_size": 15}, "divisible by 2"),
     "unknown of network": ("unet/config.json", {"use_flash": True}, "use_flash is unknown to UNet2DModel"),
     "unknown block": ("unet/config.json", {"down_block_types": ["DownBlock2D", "MyBlock"]}, "cannot be made from it"),
-    "wider": ("unet/config.json", {"block_out_channels": [8, 10**7]}, "does not match config.json"),
+    "wider": ("unet/config.json", {"block_out_channels": [8, 10**4]}, "does not match config.json"),
+    "too wide": ("unet/config.json", {"block_out_channels": [8, 10**7]}, r"channels\[1\] is 10000000; wanted a whole number"),
     "deeper": ("unet/config.json", {"layers_per_block": 10**9}, "layers_per_block is 1000000000"),
 }  # fmt: skip
 

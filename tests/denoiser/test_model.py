@@ -124,7 +124,7 @@ def test_classes_are_required_or_refused() -> None:
 def test_invalid_classes_are_refused(tmp_path: Path) -> None:
     spec = build(replace(SMALL, conditional=True), {"kind": "cosine"}, (1, 8, 8), classes=("a", "b")).spec
     for change, message in (
-        ({"classes": "ab"}, "wanted a list of names"), ({"classes": [1, 2]}, "wanted a list of names"),
+        ({"classes": "ab"}, "classes is 'ab'; wanted a list"), ({"classes": [1, 2]}, r"classes\[0\] is 1; wanted a text"),
         ({"classes": ["a"]}, "it names 1 classes, and the network has 2"),
     ):  # fmt: skip
         save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"alphabar": json.dumps({**spec, **change})})

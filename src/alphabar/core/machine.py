@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,3 +45,34 @@ def best_device() -> str:
         rank = os.environ.get("LOCAL_RANK")
         return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_of(name: Any = None) -> Any:
+    """The torch.device of that name (None: `best_device`). Raises ValueError, with those that are here, for another."""
+    import torch
+
+    there = [
+        "cpu",
+        *(f"cuda:{k}" for k in range(torch.cuda.device_count())),
+        *(f"xpu:{k}" for k in range(torch.xpu.device_count())),
+    ]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        device = torch.device(best_device() if name is None else name)
+        if any(known in (str(device), f"{device}:0") or known.startswith(f"{device}:") for known in there):
+            return device
+    except (RuntimeError, TypeError):  # no name of a device
+        pass
+    raise ValueError(f"device {str(name)!r} is not on this machine, which has {', '.join(there)}: leave it out for the fastest")
+
+
+@contextmanager
+def memory_for(what: str, less: str) -> Iterator[None]:
+    """Makes an error of too little memory a ValueError, with `what` does not fit and how to take `less`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:  # torch raises RuntimeError on the CPU, and a subclass of it on a GPU
+        line = (str(e).splitlines() or ["out of memory"])[0]
+        if not isinstance(e, MemoryError) and "out of memory" not in line.lower() and "can't allocate memory" not in line:
+            raise
+        raise ValueError(f"{what} does not fit into memory ({line:.120}): {less}") from e

@@ -44,7 +44,7 @@ class DiffusersModel(Model):
 def pipeline_folder(run: str | Path) -> Path | None:
     """PATH of `diffusers:PATH`, or None for any other run."""
     text = str(run)
-    return Path(text.removeprefix(PREFIX)) if text.startswith(PREFIX) else None
+    return Path(text.removeprefix(PREFIX)).expanduser() if text.startswith(PREFIX) else None
 
 
 def read_diffusers(folder: str | Path) -> DiffusersModel:

@@ -78,10 +78,20 @@ class Preconditioned(nn.Module):
 
     def output(self, x: Images, sigma: Levels, labels: Labels | None = None, augment: Tensor | None = None) -> Images:
         """The network's own output at x = x0 + sigma * noise. Its input scale and time are computed in float64."""
+        if x.ndim != 4 or x.shape[1] != self.image_shape[0] or not x.is_floating_point() or sigma.shape != x.shape[:1]:
+            came = f"{x.dtype} of shape {tuple(x.shape)} with levels of shape {tuple(sigma.shape)}"
+            wanted = f"(n, {', '.join(map(str, self.image_shape))}) with n levels"
+            raise ValueError(f"noisy images came as {came}: wanted floats of shape {wanted}")
         s = sigma.detach().to("cpu", torch.float64) * self.data_range
         t = self.own_schedule.t(s)
         c_in = self.data_range * input_scale(self.prediction, s)
         more: list[Tensor | None] = []
+        if labels is not None and labels.shape != x.shape[:1]:
+            raise ValueError(f"labels of shape {tuple(labels.shape)} for {len(x)} images: give one per image")
+        if labels is not None and labels.device.type == "cpu" and not 0 <= int(labels.min()) <= int(labels.max()) <= self.classes:
+            raise ValueError(
+                f"labels from {int(labels.min())} to {int(labels.max())}: give 0 to {self.classes} ({self.classes}: none)"
+            )
         if self.classes:
             more.append(self.no_class(len(x)).to(x.device) if labels is None else labels.to(x.device))
         elif labels is not None:

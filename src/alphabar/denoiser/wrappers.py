@@ -34,7 +34,14 @@ class CountCalls:
     def __call__(self, x: Images, sigma: Levels, *more: Any) -> Images:
         self.calls += 1
         self.images += len(x)
-        return self.denoise(x, sigma, *more)
+        out = self.denoise(x, sigma, *more)
+        if not isinstance(out, Tensor) or out.shape != x.shape or not out.is_floating_point():
+            came = f"{out.dtype} of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"the denoiser gave {came} for images of shape {tuple(x.shape)}: wanted floats of that shape")
+        if self.calls == 1 and not bool(torch.isfinite(out).all()):  # once: a GPU waits for the answer
+            level = float(sigma.flatten()[0])
+            raise ValueError(f"the denoiser gave NaN or infinity at its first call (sigma = {level:.4g}): its training diverged")
+        return out
 
 
 class Labelled:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from alphabar.features.stats import FeatureStats, same_extractor
+from alphabar.features.stats import FeatureStats, check_stats, same_extractor
 
 Matrix = Float64[Tensor, "d d"]
 _EPS = torch.finfo(torch.float64).eps
@@ -33,6 +33,8 @@ def frechet(a: FeatureStats, b: FeatureStats) -> float:
     >>> round(frechet(FeatureStats.of(x, "e"), FeatureStats.of(x + 0.5, "e")), 6)  # 4 means differ by 0.5
     1.0
     """
+    check_stats(a)
+    check_stats(b)
     same_extractor(a, b)
     cov_a, cov_b = a.cov, b.cov
     apart = float((a.mean - b.mean).square().sum())

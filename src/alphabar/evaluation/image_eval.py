@@ -71,6 +71,8 @@ class ImageEval:
         cache: str | PathLike[str] | bool | None = None,
     ) -> None:
         self.extractor: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
+        if not isinstance(self.extractor, FeatureExtractor):
+            raise ValueError(f"the extractor is {type(extractor).__name__}: give a name, a path, or what load_extractor returns")
         self.real: Real = real_images(reference, floor_images)
         self.seed = seed
         self.progress = progress

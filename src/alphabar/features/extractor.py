@@ -106,6 +106,8 @@ class Extractor(nn.Module):
 
     def _run(self, pixels: Pixels, *, logits: bool, batch: int) -> Tensor:
         c, h, w = self.image_shape
+        if not isinstance(pixels, np.ndarray):
+            raise ValueError(f"images came as {type(pixels).__name__}: check_images(images) makes pixels of them")
         if pixels.dtype.name not in SCALE or pixels.ndim != 4 or pixels.shape[1:] != (h, w, c):
             raise ValueError(
                 f"extractor {self.name!r} was given {pixels.dtype} images of shape {tuple(pixels.shape)}; it wants uint8, uint16 "

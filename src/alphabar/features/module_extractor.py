@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from alphabar.core.machine import best_device
+from alphabar.core.machine import device_of
 from alphabar.core.types import Features, Pixels
 from alphabar.data.images import to_model
 from alphabar.features.extractor import fingerprint
@@ -59,7 +59,7 @@ class ModuleExtractor:
             "resize": resize and RESIZES[resize], "size": size and list(size), "mean": self.mean, "std": self.std,
             **dict(preprocessing or {}),
         }  # fmt: skip
-        self.device = torch.device(best_device() if device is None else device)
+        self.device = device_of(device)
         self.fingerprint = fingerprint(self.preprocessing, _plain(module.state_dict() if weights is None else weights))
         self.network = copy.deepcopy(module).requires_grad_(False).eval()
         self.network.to(device=self.device)

@@ -80,6 +80,22 @@ class FeatureStats:
         return FeatureStats(self.extractor, n, self.mean + delta * (other.n / n), scatter)
 
 
+def check_stats(stats: FeatureStats) -> None:
+    """Raise ValueError for statistics that no features have, as those that were not made by `FeatureStats.of` may be."""
+    mean, scatter = stats.mean, stats.scatter
+    if not isinstance(mean, Tensor) or not isinstance(scatter, Tensor) or not mean.dtype == scatter.dtype == torch.float64:
+        raise ValueError("mean and scatter of features: wanted tensors of float64, as FeatureStats.of makes them")
+    if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)):
+        raise ValueError(f"mean of shape {tuple(mean.shape)}, scatter of {tuple(scatter.shape)}: wanted (d,) and (d, d)")
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(scatter).all()):
+        raise ValueError("NaN or infinity in mean or scatter of features: look at the features, or compute the statistics again")
+    largest = float(scatter.abs().max()) if len(mean) else 0.0
+    if (off := float((scatter - scatter.T).abs().max()) if len(mean) else 0.0) > 1e-6 * largest:
+        raise ValueError(
+            f"the scatter of features is not symmetric (by {off:.3g} of {largest:.3g}): compute the statistics again"
+        )
+
+
 def same_extractor(a: FeatureStats, b: FeatureStats) -> None:
     """Raise ValueError when two statistics come from different extractors."""
     if a.extractor != b.extractor or a.dim != b.dim:
@@ -154,6 +170,8 @@ def check_finite(features: Features, first: int = 0) -> None:
 
 def as_features(features: Float[Tensor, "n d"] | NDArray[np.floating]) -> Features:
     """Features as a tensor of shape (n, d), or a ValueError."""
+    if not isinstance(features, (Tensor, np.ndarray)):
+        raise ValueError(f"features came as {type(features).__name__}: wanted floats of shape (n, d)")
     f = torch.as_tensor(features)
     if f.ndim != 2 or not f.is_floating_point():
         raise ValueError(f"features of type {f.dtype} and shape {tuple(f.shape)}: wanted floats of shape (n, d)")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar.core import seeds
+from alphabar.core.machine import device_of
 from alphabar.core.options import takes
 from alphabar.core.progress import track
 from alphabar.core.types import Pixels
@@ -50,7 +51,7 @@ def split(image_set: "ImageSet", options: ExtractorOptions) -> tuple[Indices, In
 
 def pick_device(device: str | torch.device | None) -> torch.device:
     """The given device; None means CUDA where there is a GPU, else the CPU."""
-    return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    return device_of(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run_epochs(

@@ -1,6 +1,7 @@
 """Classes and classifier-free guidance of a class-conditional model."""
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,17 +31,27 @@ def class_numbers(classes: int | str | Sequence[int | str], model: object) -> li
     if not known:
         raise ValueError("this model was trained without classes: leave them out, or train one with --model.conditional")
     names = [str(name) for name in getattr(model, "class_names", ())]
-    words = [classes] if isinstance(classes, int | str) else list(classes)
+    single = isinstance(classes, str) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) == 0
+    words = [classes] if single else list(classes)  # type: ignore[arg-type, list-item]
     if words == ["all"]:
         return list(range(known))
-    numbers = []
-    for word in words:
-        if isinstance(word, str) and word not in names and not (word.isdecimal() and int(word) < known):
-            raise ValueError(f"class {word!r} is unknown to this model: {did_you_mean(word, names, 0.3)}")
-        numbers.append(names.index(word) if isinstance(word, str) and word in names else int(word))
+    numbers = [_class_number(word, names, known) for word in words]
     if not numbers or min(numbers) < 0 or max(numbers) >= known:
         raise ValueError(f"classes = {numbers}: give numbers from 0 to {known - 1}, the classes of this model")
     return numbers
+
+
+def _class_number(word: Any, names: Sequence[str], known: int) -> int:
+    """The number of a class that is given by its name or number. Where classes are called by numbers, a text is a name."""
+    if not isinstance(word, str):
+        if isinstance(word, bool) or not hasattr(word, "__index__"):
+            raise ValueError(f"class {word!r:.60}: give the name of a class, or a whole number from 0 to {known - 1}")
+        return operator.index(word)
+    if word in names:
+        return names.index(word)
+    if word.isdecimal() and len(word) < 9 and int(word) < known and not any(name.isdecimal() for name in names):
+        return int(word)
+    raise ValueError(f"class {word!r} is unknown to this model: {did_you_mean(word, names, 0.3)}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from alphabar.core.machine import device_of
 from alphabar.core.types import Images, Levels
 from alphabar.schedule.base import Schedule
 
@@ -44,6 +45,7 @@ def fingerprint(model: object) -> str | None:
 
 def move_model(model: Model, device: torch.device | str | None, channels_last: bool) -> torch.device:
     """Moves a module to a device (None: leaves it) and a memory layout. Returns the device on which images are made."""
+    device = None if device is None else device_of(device)
     if isinstance(model, nn.Module):
         if device is not None:
             model.to(device)

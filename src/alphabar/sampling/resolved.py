@@ -100,6 +100,10 @@ def resolve_options(model: Model, options: SampleOptions) -> ResolvedOptions:
     grid = pipeline.grid if options.grid is None and pipeline is not None else options.grid
     sigmas, grid_name = _levels(model.schedule, options.steps, grid)
     plan = parse_plan(options.plan) if isinstance(options.plan, str) else options.plan
+    if not isinstance(plan, Plan | Adaptive | None):
+        raise ValueError(
+            f"plan is {type(plan).__name__}: give a text, as every(3), or from Python predicate(lambda step, t: ...)"
+        )
     clipping = Clipping(float(options.clip or 0), options.threshold)
     if options.clip is None and options.threshold is None and pipeline is not None:
         clipping = Clipping(float(pipeline.clip or 0), pipeline.threshold, pipeline.threshold_max)
@@ -150,6 +154,8 @@ def _sampler_arguments(entry: Entry, model: Model, options: SampleOptions) -> di
             known = [k for k in entry.options if k != "data_range"]
             hint = f"leave it out, or use {', '.join(having)}" if having else did_you_mean(name, known)
             raise ValueError(f"{name} = {value!r}, but the options of {entry.name} are: {', '.join(known) or 'none'}; {hint}")
+        if isinstance(value, str) and isinstance(arguments.get(name), int | float):
+            raise ValueError(f"{name} = {value!r:.60}: {entry.name} takes a number, as its default, {arguments[name]!r}")
     if options.eta is not None and not 0 <= options.eta <= 1:
         raise ValueError(f"eta = {options.eta}: give 0 (deterministic) to 1 (DDPM's noise)")
     if "data_range" in arguments:

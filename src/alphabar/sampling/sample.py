@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphabar.core.machine import versions
+from alphabar.core.machine import memory_for, versions
 from alphabar.core.options import takes
 from alphabar.core.parts import Parts
 from alphabar.core.progress import track
@@ -70,6 +70,10 @@ def sample(
     indices = range(n) if indices is None else indices
     if len(indices) != n:
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
+    if bad := [k for k in indices if isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= int(k) < 2**64]:
+        raise ValueError(f"index = {bad[0]}: give whole numbers from 0, the numbers of the images of the seed")
+    if not isinstance(model, Model):
+        raise ValueError(f"the model is {type(model).__name__}, without schedule and image_shape: give what load_model returns")
     resolved = resolve_options(model, options)
     x0_steps = chosen(keep_x0, resolved.steps)
     pixels = np.dtype(getattr(model, "pixels", "uint8"))
@@ -91,7 +95,8 @@ def sample(
 
     title = f"sampling, {resolved.sampler.name} {resolved.steps}"
     bar = track(n, title, unit="images", done=done, show=progress)
-    with bar as advance, eval_mode(model), torch.inference_mode():
+    memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch (batch=)")
+    with bar as advance, eval_mode(model), torch.inference_mode(), memory:
         sampler = BatchSampler(
             network, resolved, options.seed, model.image_shape, x0_steps, int(getattr(model, "crop", 0)), pixels, device,
             channels_last, advance, on_step,

@@ -73,7 +73,7 @@ def open_samples(
     """
     text = str(samples)
     part = None if Path(text).exists() else _PART.fullmatch(text)
-    path = Path(part[1] if part else text)
+    path = Path(part[1] if part else text).expanduser()
     if n is not None and n < 1:
         raise ValueError(f"n = {n}: give the number of images, 1 or more, or leave it out")
     if home_of(path) is not None or path.suffix == ".safetensors":

@@ -17,6 +17,8 @@ def chosen(keep: bool | Sequence[int], steps: int) -> tuple[int, ...]:
     """
     if isinstance(keep, bool):
         return tuple(range(steps)) if keep else ()
+    if not isinstance(keep, Sequence) or any(type(k) is not int for k in keep):
+        raise ValueError(f"keep_x0 = {keep!r:.60}: give True for all steps, or a list of their numbers")
     if bad := [k for k in keep if not -steps <= k < steps]:
         raise ValueError(f"keep x0_hat at step {bad[0]}: there are steps 0 to {steps - 1}")
     return tuple(sorted({k % steps for k in keep}))

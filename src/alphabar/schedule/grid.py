@@ -14,6 +14,10 @@ from alphabar.schedule.base import Schedule
 
 def check_grid(sigmas: Grid) -> None:
     """Raises ValueError unless `sigmas` is a float64 vector that falls strictly and ends in 0."""
+    if not isinstance(sigmas, torch.Tensor):
+        raise ValueError(
+            f"a grid is a float64 tensor of levels, not {type(sigmas).__name__}: torch.tensor(levels, dtype=torch.float64)"
+        )
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(f"a grid is a vector of at least 2 levels; this one has shape {tuple(sigmas.shape)}")
     if sigmas.dtype != torch.float64:

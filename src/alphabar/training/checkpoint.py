@@ -202,7 +202,7 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     (1, 28, 28)
     """
     if which.startswith("ema:"):
-        model = _averaged_model(Path(run_or_file), which)
+        model = _averaged_model(Path(run_or_file).expanduser(), which)
     elif (folder := pipeline_folder(run_or_file)) is not None:
         model = read_diffusers(folder)
     else:
@@ -227,15 +227,18 @@ def home_of(run: str | Path) -> Path | None:
         return BUNDLED.with_suffix("")
     if (folder := pipeline_folder(run)) is not None:
         return folder / "alphabar"
-    return Path(run) if (Path(run) / "checkpoints").is_dir() else None
+    path = Path(run).expanduser()
+    return path if (path / "checkpoints").is_dir() else None
 
 
 def _weights(run_or_file: str | Path, which: str) -> Path:
-    if str(run_or_file) == "bundled":
-        return BUNDLED
-    path = Path(run_or_file)
+    path = BUNDLED if str(run_or_file) == "bundled" else Path(run_or_file).expanduser()
     if path.is_file():
+        if which not in ("last", "best"):
+            raise ValueError(f"checkpoint {which!r} of {run_or_file}, which is one file of weights: leave the checkpoint out")
         return path
+    if Path(which).name != which:
+        raise ValueError(f"checkpoint {which!r}: give the name of a folder in {path / 'checkpoints'}, as last or best")
     if not path.exists():
         raise FileNotFoundError(f"there is no run at {path}: give a run folder, a .safetensors file, bundled, or diffusers:PATH")
     if (path / "model_index.json").exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import write_atomically
-from alphabar.core.machine import best_device
+from alphabar.core.machine import device_of
 from alphabar.core.options import takes
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
@@ -89,7 +89,7 @@ def choose_length(
 
 def _samples(run: str | Path, checkpoint: str, folder: Path, options: EmaOptions, progress: bool) -> Path:
     """The file of the images that a checkpoint draws; it is made where it does not exist."""
-    model = load_model(run, checkpoint).to(options.device or best_device())
+    model = load_model(run, checkpoint).to(device_of(options.device))
     name = f"{checkpoint.replace(':', '-')}-{model.fingerprint}-{options.sampler}-{options.steps}-seed{options.seed}-{options.n}"
     path = folder / f"{name}.npz"
     if not path.exists():

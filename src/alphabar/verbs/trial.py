@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from alphabar.core.files import write_atomically
-from alphabar.core.machine import best_device, machine
+from alphabar.core.machine import device_of, machine
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
@@ -77,7 +77,7 @@ def finish(job: TrialJob) -> None:
         _copy_training(run, job)
     if not _trained(run, job.recipe):
         train(job.recipe, run.path, resume=run.recipe.exists(), progress=job.progress)
-    model = load_model(run.path).to(job.device or best_device())
+    model = load_model(run.path).to(device_of(job.device))
     path = run.samples / f"experiment-{scoring.n}.npz"
     samples = Samples.load(path) if path.exists() else sample(
         model, scoring.n, sampler=scoring.sampler, steps=scoring.steps, eta=scoring.eta, batch=scoring.batch,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.machine import best_device, versions
+from alphabar.core.machine import device_of, versions
 from alphabar.core.options import takes
 from alphabar.evaluation.compare import Comparison
 from alphabar.fitting.coefficients import Coefficients
@@ -82,7 +82,7 @@ def tune(
             for fitting and scoring, or with too few images.
         FileExistsError: if a sampler of that name and number of calls exists and `overwrite` is False.
     """
-    model = load_model(run, checkpoint).to(device or best_device())
+    model = load_model(run, checkpoint).to(device_of(device))
     model.requires_grad_(False)
     _check_calls(calls, FINE, "")
     _check_calls(calls, len(fine_grid(model.schedule)) - 1, ", the levels of this model's fine trajectory")
