@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from alphabar.core.types import Times
 from alphabar.schedule.base import Schedule
 
+MOST_STEPS = 100_000  # a file that asks for a longer table is damaged or hostile
+
 
 class Table(Schedule):
     """Integer timesteps 0 .. steps - 1 with one sigma each; log sigma is interpolated linearly between them, so that t(sigma)
@@ -64,8 +66,8 @@ class Linear(Table):
         low, high = self.beta_min, self.beta_max
         if not 0 < low <= high < 1:
             raise ValueError(f"betas {low}..{high}: give 0 < beta_min <= beta_max < 1, as in Linear(1e-4, 0.02)")
-        if self.steps < 2:
-            raise ValueError(f"steps = {self.steps}: a schedule needs at least 2, as in Linear(steps=1000)")
+        if not 2 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps = {self.steps}: a schedule has 2 to {MOST_STEPS} timesteps, as in Linear(steps=1000)")
 
     @cached_property
     def betas(self) -> Times:
@@ -78,7 +80,6 @@ class Linear(Table):
 
 
 CURVES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "given")
-MOST_STEPS = 100_000  # a file that asks for a longer table is damaged or hostile
 LAST_ALPHABAR = 2.0**-64  # replaces 0 at zero terminal SNR, so that sigma_max is 2^32
 
 

@@ -49,6 +49,8 @@ class Cosine(_Interval):
     def __post_init__(self) -> None:
         if not 0 <= self.t_start < self.t_end < 1:
             raise ValueError(f"times {self.t_start}..{self.t_end}: give 0 <= t_start < t_end < 1, as in Cosine()")
+        if not 0 <= self.s <= 1:
+            raise ValueError(f"s = {self.s}: give an offset from 0 to 1, as in Cosine(s=0.008)")
 
     def _f(self, t: Times) -> Times:
         return torch.cos((t + self.s) / (1 + self.s) * torch.pi / 2) ** 2
@@ -77,8 +79,8 @@ class LogSigma(Schedule):
     kind: ClassVar[str] = "log_sigma"
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high:
-            raise ValueError(f"levels {self.low}..{self.high}: give 0 < low < high, as in LogSigma(0.004, 160)")
+        if not 1e-9 <= self.low < self.high <= 1e9:
+            raise ValueError(f"levels {self.low}..{self.high}: give 1e-9 <= low < high <= 1e9, as in LogSigma(0.004, 160)")
 
     @property
     def t_min(self) -> float:
