@@ -25,6 +25,13 @@ def begin() -> None:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+def off() -> None:
+    """Leaves the rest of a test unchecked: for tests that pass what the annotations forbid, as a user's script may."""
+    global _left
+    _left = 0
+    jaxtyping.config.update("jaxtyping_disable", True)
+
+
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     if function.__qualname__.endswith("Options.__init__"):  # annotated with what a command line can give: Python accepts more
         return function

@@ -107,9 +107,9 @@ def test_a_schedule_is_rebuilt_from_its_specification(schedule):
     ("make", "message"),
     [
         (lambda: Linear(0.02, 1e-4), "0 < beta_min <= beta_max < 1"),
-        (lambda: Linear(steps=1), "at least 2"),
+        (lambda: Linear(steps=1), "has 2 to 100000 timesteps"),
         (lambda: Cosine(t_end=1.0), "t_start < t_end < 1"),
-        (lambda: LogSigma(1.0, 0.5), "0 < low < high"),
+        (lambda: LogSigma(1.0, 0.5), "1e-9 <= low < high"),
         (lambda: schedule_from({"kind": "cosin"}), "cosin.*linear, cosine, log_sigma"),
         (lambda: schedule_from({"kind": "linear", "beta_end": 1}), "has no beta_end: it takes beta_min"),
     ],

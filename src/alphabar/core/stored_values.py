@@ -71,8 +71,11 @@ class StoredValues:
         return int(self.value(key, lambda v: is_whole(v, low, high), f"wanted a whole number from {low} to {high}"))
 
     def wholes(self, key: str, low: int, high: int, most: int) -> list[int]:
-        """A list of at most `most` whole numbers."""
-        return self.items(key, most, lambda v: is_whole(v, low, high), f"wanted a whole number from {low} to {high}")
+        """A list of 1 to `most` whole numbers."""
+        found = self.items(key, most, lambda v: is_whole(v, low, high), f"wanted a whole number from {low} to {high}")
+        if not found:
+            raise ValueError(f"{self.where}: {key} is empty; wanted 1 to {most} whole numbers")
+        return found
 
     def numbers(self, key: str, most: int) -> tuple[float, ...]:
         """A list of at most `most` finite numbers."""
@@ -107,6 +110,11 @@ class StoredValues:
 def is_number(value: Any, low: float, high: float) -> bool:
     """Whether it is a number, but no bool and not NaN, from low to high."""
     return type(value) in (int, float) and low <= value <= high
+
+
+def is_real(value: Any) -> bool:
+    """Whether it is a number, but no bool; NaN and infinity are numbers."""
+    return type(value) in (int, float)
 
 
 def is_whole(value: Any, low: int, high: int) -> bool:

@@ -200,6 +200,6 @@ def check_unet2d(c: StoredValues, shape: list[int] | None = None) -> None:
     if shape is not None and [c.values.get("in_channels", 3), *sides] != shape:
         raise ValueError(f"{c.where}: image_shape is {shape}, and the network is for {sides}")
     widths = c.wholes("block_out_channels", 1, MAX_WIDTH, MAX_LEVELS) if "block_out_channels" in c.values else (0,) * 4
-    divisor = 2 ** max(len(widths) - 1, 0)
-    if not widths or any(k % divisor for k in sides):
+    divisor = 2 ** (len(widths) - 1)
+    if any(k % divisor for k in sides):
         raise ValueError(f"{c.where}: sample_size {size}: a network of {len(widths)} levels needs sides divisible by {divisor}")

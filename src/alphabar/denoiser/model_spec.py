@@ -132,9 +132,9 @@ def check_unet(c: StoredValues, channels: int) -> None:
     for key, low, most in (("patch", 1, 64), ("blocks", 1, MAX_BLOCKS), ("classes", 0, MAX_CLASSES), ("augment", 0, 64)):
         if key in c.values:
             c.whole(key, low, most)
-    if "channels" in c.values and not c.wholes("channels", 1, MAX_WIDTH, MAX_LEVELS):
-        raise ValueError(f"{c.where}: channels is empty; wanted a number for each level")
-    if "attention" in c.values:
+    if "channels" in c.values:
+        c.wholes("channels", 1, MAX_WIDTH, MAX_LEVELS)
+    if c.values.get("attention", []) != []:
         c.wholes("attention", 0, MAX_LEVELS, MAX_LEVELS)
     for key, low, high in (("dropout", 0, 1), ("t_scale", 1e-6, 1e6)):
         if key in c.values:

@@ -1,16 +1,18 @@
 """What `ImageEval.measure` returns: scores, with the expansions that a comparison needs, in memory and in a file."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alphabar.core.files import write_npz
 from alphabar.core.npz import read_npz
-from alphabar.core.stored_values import naming, parse_object
+from alphabar.core.stored_values import StoredValues, is_real, naming, parse_object
 from alphabar.evaluation.estimate import Estimate, Expansion
 from alphabar.evaluation.score import Score
 
@@ -57,12 +59,17 @@ def load_measured(path: Path) -> Measured:
         raise ValueError(f"{path} holds {', '.join(arrays)}, but no scores: measure the images again")
     about = parse_object(str(arrays["about"]), str(path))
     with naming(f"{path} is incomplete: measure the images again"):
-        expansions = {
-            metric: Expansion(
-                **numbers,
-                influence_x=torch.from_numpy(arrays[f"{metric}.influence_x"]),
-                influence_y=torch.from_numpy(arrays[f"{metric}.influence_y"]),
-            )
-            for metric, numbers in about["expansions"].items()
-        }
+        expansions = {metric: _expansion(metric, numbers, arrays) for metric, numbers in about["expansions"].items()}
         return Measured({m: Score.from_json(s) for m, s in about["scores"].items()}, expansions, about["images"])
+
+
+def _expansion(metric: str, numbers: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Expansion:
+    nullable = {f.name for f in fields(Expansion) if f.default is None}
+    c = StoredValues({key: v for key, v in numbers.items() if v is not None or key not in nullable}, metric)
+    c.whole("n", 1, 10**12), c.whole("m", 1, 10**12)
+    for key in c.values:
+        c.text(key) if key == "trouble" else c.value(key, is_real, "wanted a number")
+    x, y = (arrays[f"{metric}.influence_{side}"] for side in "xy")
+    if not x.dtype == y.dtype == np.float64 or not x.ndim == y.ndim == 1:
+        raise ValueError(f"influences of {metric} are {x.dtype} {x.shape} and {y.dtype} {y.shape}; wanted vectors of float64")
+    return Expansion(**numbers, influence_x=torch.from_numpy(x), influence_y=torch.from_numpy(y))

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from alphabar.core.stored_names import SCORE, renamed
+from alphabar.core.stored_values import StoredValues, is_real
 from alphabar.evaluation.estimate import LEVEL
+from alphabar.sampling.samples import check_record
 
 # Fields that two scores must share before their values may be compared. Sampler, nfe and seeds are what is compared.
 PROTOCOL = ("metric", "options", "extractor", "preprocessing", "reference", "n", "n_reference")
@@ -24,6 +26,11 @@ _SAMPLER_KEYS = (  # of a sampling record, kept in the score
     "sampler", "eta", "steps", "grid_name", "plan", "clip", "threshold", "variance", "options", "tuned", "calls",
     "precision", "model", "seconds_per_image",
 )  # fmt: skip
+
+
+_NUMBERS = {
+    "value", "n", "n_reference", "floor", "floor_n", "se", "level", "bias", "floor_seed", "floor_sets", "nfe"
+}  # fmt: skip
 
 
 class ProtocolError(ValueError):
@@ -97,9 +104,16 @@ class Score:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"a score record has no {unknown[0]!r}: its keys are {', '.join(sorted(known))}")
-        for name in ("interval", "floor_interval"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
+        c = StoredValues({key: value for key, value in values.items() if value is not None}, "a score record")
+        for name in c.values.keys() & _NUMBERS:
+            c.value(name, is_real, "wanted a number")
+        for name in c.values.keys() & {"metric", "floor_source", "extractor", "reference", "reference_name", "note"}:
+            c.text(name)
+        for name in c.values.keys() & {"interval", "floor_interval"}:
+            ends = c.value(
+                name, lambda v: isinstance(v, list | tuple) and len(v) == 2 and all(map(is_real, v)), "wanted two numbers"
+            )
+            values[name] = tuple(ends)
         try:
             return cls(**values)
         except TypeError as error:
@@ -123,6 +137,9 @@ def sampling_fields(record: Mapping[str, Any] | None) -> dict[str, Any]:
     """The fields nfe, seeds and sampler of a Score, from a sampling record."""
     if record is None:
         return {}
+    if not isinstance(record, Mapping):
+        raise ValueError(f"the record of samples is {type(record).__name__}: give the one of Samples, or None")
+    record = check_record(dict(record), "the record of samples")
     seeds = {k: int(record[k]) for k in ("seed", "first_index") if record.get(k) is not None}
     sampler = {k: record[k] for k in _SAMPLER_KEYS if k in record}
     nfe = record.get("nfe")

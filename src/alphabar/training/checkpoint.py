@@ -237,7 +237,7 @@ def _weights(run_or_file: str | Path, which: str) -> Path:
         if which not in ("last", "best"):
             raise ValueError(f"checkpoint {which!r} of {run_or_file}, which is one file of weights: leave the checkpoint out")
         return path
-    if Path(which).name != which:
+    if not which or Path(which).name != which:
         raise ValueError(f"checkpoint {which!r}: give the name of a folder in {path / 'checkpoints'}, as last or best")
     if not path.exists():
         raise FileNotFoundError(f"there is no run at {path}: give a run folder, a .safetensors file, bundled, or diffusers:PATH")
