@@ -3,7 +3,11 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test test-slow test-all lint site figures
+LOWEST := .venv-lowest/bin/python
+# torch's earlier CPU builds are on pytorch.org alone: where pip finds them, `make test-lowest KEEP=` takes torch's lowest version too.
+KEEP := --keep torch
+
+.PHONY: demo test test-slow test-lowest test-all lint site figures
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
@@ -34,7 +38,17 @@ test: .venv/installed-test
 test-slow: .venv/installed-dev
 	ALPHABAR_CHECKED_CALLS=all $(PYTEST) -m slow
 
-test-all: test test-slow
+# `make test` with the lowest version of every dependency; what old versions warn of as deprecated is no error.
+.venv-lowest/installed: pyproject.toml constraints.txt benchmarks/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) benchmarks/lowest.py test $(KEEP) > .venv-lowest/lowest.txt
+	$(LOWEST) -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/lowest.txt --editable '.[test]'
+	touch $@
+
+test-lowest: .venv-lowest/installed
+	$(subst $(BIN)/python,$(LOWEST),$(PYTEST)) -m "not slow" -W default::DeprecationWarning
+
+test-all: test test-slow test-lowest
 
 site: .venv/installed-dev
 	$(BIN)/python docs/build_site.py

@@ -62,5 +62,12 @@ def test_clear_deletes_the_folder_and_may_be_repeated(parts):
     parts.clear()
 
 
+def test_the_field_of_a_dictionary_is_named(parts):
+    parts.claim({"seed": 0, "versions": {"python": "3.11.7", "numpy": "2.0.0"}})
+    parts.save("a.json", {})
+    with pytest.raises(ValueError, match=r"differ in versions\.numpy \(versions\.numpy was '2\.0\.0', is now '2\.4\.6'\)"):
+        parts.claim({"seed": 0, "versions": {"python": "3.11.7", "numpy": "2.4.6"}})
+
+
 def test_differing_fields():
     assert differing({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b", "c"]

@@ -93,7 +93,7 @@ def test_the_band_is_left_out_where_it_is_unknown() -> None:
     known = [None if k < n // 2 else (k - 1.0, k + 1.0) for k in range(n)]
     made = plot("p", "alt", [Line("a", list(range(n)), [float(k) for k in range(n)], known)])
     assert made is not None
-    band = str(made.svg).split("FillBetween")[-1].split("</g>")[0]
+    band = str(made.svg).split("PolyCollection")[-1].split("</g>")[0]
     line = re.findall(r'd="M ([-\d.]+)[^"]*L ([-\d.]+) [-\d.]+ \n" clip-path', str(made.svg))[-1]
     left, right = (float(v) for v in line)
     found = [float(v) for v in re.findall(r"[ML] ([-\d.]+) ", band)]

@@ -16,6 +16,13 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [key for key in {**a, **b} if a.get(key) != b.get(key)]
 
 
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The fields of a protocol, those of a dictionary in it as "versions.numpy"."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key in value for k, v in _flat(value[key], f"{name}.{key}".lstrip(".")).items()}
+
+
 @dataclass(frozen=True)
 class Parts:
     """A folder with finished items (.npz with arrays, .json with plain data) and protocol.json, which decides what they are.
@@ -47,9 +54,9 @@ class Parts:
         if self._used():
             if not self._note.exists():
                 raise ValueError(f"{self.folder} holds files that are no {self.what}: choose an empty folder")
-            stored = self.protocol()
-            if fields := differing(stored, wanted):
-                was, now = (f"{p.get(fields[0])!r:.60}" for p in (stored, wanted))
+            stored, asked = _flat(self.protocol()), _flat(wanted)
+            if fields := differing(stored, asked):
+                was, now = (f"{p.get(fields[0])!r:.60}" for p in (stored, asked))
                 raise ValueError(
                     f"{self.folder} holds {self.what} that differ in {', '.join(fields)} ({fields[0]} was {was}, is now {now}): "
                     "continue with the earlier arguments, choose another place, or delete the folder"
