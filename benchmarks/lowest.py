@@ -1,6 +1,6 @@
-"""Print the lowest versions that pyproject.toml allows, as constraints for pip: `python benchmarks/lowest.py test fast > lowest.txt`.
+"""Print the lowest versions that pyproject.toml allows, as constraints for pip: `python benchmarks/lowest.py test fast`.
 
-The arguments are extras. `--keep NAME` prints the version of constraints.txt instead (torch: its earlier CPU builds are on an index of PyTorch alone).
+The arguments are extras. `--keep NAME` takes the version of constraints.txt instead.
 """
 
 import argparse
