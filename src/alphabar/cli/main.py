@@ -3,18 +3,22 @@
 The modules of this package import torch only when a command runs, so that --help is fast.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cyclopts import App, Parameter
 
 from alphabar.cli import extractor, images, runs, samplers, scores, train
+from alphabar.core.messages import console, expanded, explain, open_streams, printable, say
 
 app = App(
     name="alphabar",
-    help="A laboratory for image diffusion models.\n\n```\nalphabar demo\nalphabar train fashion_mnist --out runs/garments\n```",
+    help="A laboratory for image diffusion models.\n\n```\nalphabar demo\nalphabar train fashion_mnist --out runs/garments\n```"
+    "\n\n--debug, after any command, shows the traceback of an error.",
     help_format="markdown",
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
@@ -30,25 +34,50 @@ def main(words: Sequence[str] | None = None) -> None:
     """Runs the command line, or `words` in its place.
 
     A wrong input ends in one line that says what to type, a diverged training (FloatingPointError) in one line that says what to
-    try, both with exit code 2. Any other error is shown with its traceback.
+    try, both with exit code 2. Any other error is a fault of alphabar: one line and exit code 70. --debug, anywhere in the
+    command, or ALPHABAR_DEBUG=1 shows the traceback of either.
     """
+    given = list(sys.argv[1:] if words is None else words)
+    end = given.index("--") if "--" in given else len(given)
+    if "--debug" in given[:end]:
+        os.environ["ALPHABAR_DEBUG"] = "1"  # child processes see it as well
+        given = [word for k, word in enumerate(given) if k >= end or word != "--debug"]
     before = warnings.formatwarning
 
     def brief(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
         """A warning of alphabar without the line of code that issued it."""
         ours = category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1])
-        return f"alphabar: {message}\n" if ours else before(message, category, filename, lineno, line)
+        return f"alphabar: {printable(message)}\n" if ours else before(message, category, filename, lineno, line)
 
+    open_streams()
     warnings.formatwarning = brief
     try:
-        app(words)
-    except (ValueError, OSError, ImportError, FloatingPointError) as e:
-        print(f"alphabar: {e}", file=sys.stderr)
-        raise SystemExit(2) from None
+        try:
+            app([expanded(word) for word in given], console=console(), error_console=console(stderr=True))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        _drop_output()
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        message, code = explain(error)
+        with suppress(OSError):  # standard error may be a full disk too
+            say(f"alphabar: {message}", sys.stderr)
+        if isinstance(error, OSError):
+            _drop_output()
+        raise SystemExit(code) from None
     finally:
         warnings.formatwarning = before
+
+
+def _drop_output() -> None:
+    """Standard output that cannot be written gets nothing more, so that the interpreter does not fail on it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from cyclopts import App
 
 from alphabar.cli import show
 from alphabar.cli.options import Json
+from alphabar.core.messages import say
 
 STATES = ("finished", "stopped", "diverged", "open", "empty")
 app = App(
@@ -58,7 +59,7 @@ def list_runs(
         show.as_json_line([r.to_json() for r in rows])
         return
     if not rows:
-        print(f"no {'matching ' if paths else ''}runs below {', '.join(map(str, roots)) or 'this folder'}")
+        say(f"no {'matching ' if paths else ''}runs below {', '.join(map(str, roots)) or 'this folder'}")
         return
     show.table(
         ("run", "state", "images", "hours", "TFLOP", "best FID", "what differs"),
@@ -83,9 +84,9 @@ def _origin(paths: Sequence[Path], model: str, as_json: bool) -> None:
         show.as_json_line(found)
         return
     for row in found:
-        print(f"{row['run']}, checkpoint {row['checkpoint']}, {row['images']} images" + ("" if row["there"] else "; removed"))
+        say(f"{row['run']}, checkpoint {row['checkpoint']}, {row['images']} images" + ("" if row["there"] else "; removed"))
     if not found:
-        print(f"none of {len(paths)} runs has or had the model {model}")
+        say(f"none of {len(paths)} runs has or had the model {model}")
 
 
 def _images(images: int | None, budget: int | None) -> str:
@@ -117,22 +118,22 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
         raise ValueError("name a run folder, as in `alphabar runs prune runs/garments --keep best`")
     planned = plan_removals(runs, () if keep == ("none",) else keep)
     if not planned:
-        print("there is nothing to remove", file=sys.stderr)
+        say("there is nothing to remove", sys.stderr)
         return
     for r in planned:
         what = f"{r.run}: {r.name}, {r.size / 2**20:.1f} MiB" + (f", {r.images:,} images" if r.images is not None else "")
-        print(what + (f"; {r.loses}" if r.loses else ""), file=sys.stderr)
+        say(what + (f"; {r.loses}" if r.loses else ""), sys.stderr)
     if not yes:
         if not sys.stdin.isatty():
             raise ValueError("there is no terminal to ask in: read the list, and add --yes")
         if input("remove these? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("nothing was removed", file=sys.stderr)
+            say("nothing was removed", sys.stderr)
             return
     freed = remove(planned)
     if as_json:
         show.as_json_line({"freed": freed, "removed": [[r.run, r.name, r.model] for r in planned]})
         return
-    print(f"{freed / 2**20:.1f} MiB freed; their record is in lineage.jsonl of each run")
+    say(f"{freed / 2**20:.1f} MiB freed; their record is in lineage.jsonl of each run")
 
 
 def report(*runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...] = (), trajectory: bool | None = None) -> None:
@@ -157,7 +158,7 @@ def report(*runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...]
 
     if not runs:
         raise ValueError("name at least one run, as in: alphabar report runs/garments")
-    print(write_report(list(runs), out, sweeps=sweep, draw=trajectory))
+    say(write_report(list(runs), out, sweeps=sweep, draw=trajectory))
 
 
 def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
@@ -191,7 +192,7 @@ def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
         return
     for run, trackers in found.items():
         for name, result in trackers.items():
-            print(f"{run}: {result['sent']} events to {name}. Look at it: {result['where']}")
+            say(f"{run}: {result['sent']} events to {name}. Look at it: {result['where']}")
 
 
 def export(
@@ -225,11 +226,11 @@ def export(
         text = json.dumps(fitted_timesteps(model), indent=1)
         if out is not None:
             write_atomically(out, text + "\n")
-        print(text if out is None else out)
+        say(text if out is None else out)
         return
     if out is None:
         raise ValueError("name the folder to write: --out FOLDER")
     notes = export_diffusers(model, out, pipeline=pipeline)
-    print(f"{out}: {pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar, as {to}:{out}")
+    say(f"{out}: {pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar, as {to}:{out}")
     for note in notes:
-        print(f"- {note}")
+        say(f"- {note}")

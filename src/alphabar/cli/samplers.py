@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json, Reading
+from alphabar.core.messages import console, printable, say
 from alphabar.fitting.options import TuneOptions
 from alphabar.verbs.options import SweepOptions
 
@@ -76,8 +77,8 @@ def tune(
         title = f"root mean square, images in [-1, 1], noise that was not fitted to{far}"
         show.table((f"{t.fit.calls} calls", "distance from the fine trajectory"), rows, title)
         for c in t.compared:
-            print(c.words)
-        print(f"{t.path}; levels: {picture}")
+            say(c.words)
+        say(f"{t.path}; levels: {picture}")
 
 
 def sweep(
@@ -116,15 +117,13 @@ def sweep(
     if as_json:
         show.as_json_line(done.to_json())
         return
-    from rich.console import Console
-
     from alphabar.report.sweep_page import explanations, sweep_table
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(sweep_table(done, options.metrics))
+    wide = console(None if sys.stdout.isatty() else 160)
+    wide.print(sweep_table(done, options.metrics))
     for sentence in explanations(done, options.metrics):
-        console.print(sentence, highlight=False, markup=False)
-    console.print(f"page: {done.page}", highlight=False, markup=False, soft_wrap=True)
+        wide.print(printable(sentence))
+    say(f"page: {done.page}")
 
 
 def _show_planned(run: str, options: SweepOptions, as_json: bool) -> None:
@@ -140,6 +139,6 @@ def _show_planned(run: str, options: SweepOptions, as_json: bool) -> None:
     rows_shown = [(f"{c:g}", s.method, str(s.steps)) for s, c in found]
     show.table(("calls", "setting", "steps"), rows_shown, "settings that the sweep would sample")
     total = options.n * sum(c for _, c in found)
-    print(f"{len(found)} settings of {options.n:,} images: {total:,.0f} network calls")
+    say(f"{len(found)} settings of {options.n:,} images: {total:,.0f} network calls")
     for one in left_out:
-        print(f"left out: {one}")
+        say(f"left out: {one}")

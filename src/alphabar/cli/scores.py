@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
+from alphabar.core.messages import say
 from alphabar.verbs.options import CompareOptions, EmaOptions, ScoreReportOptions
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ def score(
         columns = ("metric", "images", "mean of parts", "parts", "interval of one", "floor")
         show.table(columns, rows, "score against the number of images")
     if report.copies is not None:
-        print(f"copies of {options.trained_on}, by features: {report.copies.features}")
-        print(f"copies of {options.trained_on}, by pixels: {report.copies.pixels}")
+        say(f"copies of {options.trained_on}, by features: {report.copies.features}")
+        say(f"copies of {options.trained_on}, by pixels: {report.copies.pixels}")
     for what, path in report.pictures.items():
-        print(f"{what}: {path}")
+        say(f"{what}: {path}")
 
 
 def _scores(scores: "Sequence[Score]") -> None:
@@ -73,13 +74,13 @@ def _scores(scores: "Sequence[Score]") -> None:
     title = f"{first.n:,} images against {first.n_reference:,} real ones{calls}; floor: the score of as many real images"
     show.table(("metric", "value", "95 % interval", "floor", "better"), rows, title)
     for note in dict.fromkeys(s.note for s in scores if s.note and s.interval is None):
-        print(note)
+        say(note)
     for what in dict.fromkeys(INTERVALS[s.metric] for s in scores if s.interval is not None):
-        print(f"interval of {names([s for s in scores if INTERVALS[s.metric] == what])}: for {what}")
+        say(f"interval of {names([s for s in scores if INTERVALS[s.metric] == what])}: for {what}")
     found = dict.fromkeys(s.check_result for s in scores if s.check_result)
     if checked := "; ".join(f"{names([s for s in scores if s.check_result == w])}: {w}" for w in found):
-        print(f"result of the extractor's check (alphabar extractor check): {checked}")
-    print(f"extractor {first.extractor}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}")
+        say(f"result of the extractor's check (alphabar extractor check): {checked}")
+    say(f"extractor {first.extractor}, reference {first.reference_name} {first.reference}, floor: {first.floor_source}")
 
 
 def compare(
@@ -113,7 +114,7 @@ def compare(
         from alphabar.tracking.wandb_report import comparison_report
 
         saved = comparison_report(found, names, [Path(x) for x in (a, b) if Path(x).is_dir()]).save()
-        print(f"Weights & Biases: {saved.url}", file=sys.stderr)
+        say(f"Weights & Biases: {saved.url}", sys.stderr)
     if as_json:
         show.as_json_line([c.to_json() for c in found])
         return
@@ -123,8 +124,8 @@ def compare(
         f"{found[0].a.n:,} images each, " + ("the same noise" if found[0].paired else "unlike noise"),
     )
     for c in found:
-        print(c.words)
-    print(f"picture: {options.picture}")
+        say(c.words)
+    say(f"picture: {options.picture}")
 
 
 def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = None, as_json: Json = False) -> None:
@@ -155,7 +156,7 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
         ("sigma", "held out", "trained on", "gap"), [(f"{sigma:.3g}", *map(str, losses)) for sigma, *losses in rows],
         "mean squared error of x0_hat a pixel, images in [-1, 1]",
     )  # fmt: skip
-    print(f"relative gap over all levels: {found.relative_gap}\npicture: {path}")
+    say(f"relative gap over all levels: {found.relative_gap}\npicture: {path}")
 
 
 def ema(
@@ -187,6 +188,6 @@ def ema(
         f"{options.n:,} images each; last is the average that the run samples with",
     )
     for c in found.against_last:
-        print(c.words)
-    print(f"best by FID: --checkpoint ema:{found.best:g} (the best of several is biased low; score it again with another seed)")
-    print(f"picture: {found.picture}")
+        say(c.words)
+    say(f"best by FID: --checkpoint ema:{found.best:g} (the best of several is biased low; score it again with another seed)")
+    say(f"picture: {found.picture}")

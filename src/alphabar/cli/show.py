@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from alphabar.core.messages import cells, console, printable, say
+
 
 def as_json_line(value: Any) -> None:
     print(json.dumps(value))
@@ -13,20 +15,17 @@ def as_json_line(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
     """A table for the terminal, with a header unless all names of columns are empty."""
-    from rich.console import Console
     from rich.table import Table
 
-    made = Table(*columns, title=title, title_justify="left", show_header=any(columns))
+    made = Table(*cells(columns), title=printable(title), title_justify="left", show_header=any(columns))
     for row in rows:
-        made.add_row(*row)
-    Console().print(made)
+        made.add_row(*cells(row))
+    console().print(made)
 
 
 def line(text: str) -> None:
     """A sentence, wrapped at the width of the terminal."""
-    from rich.console import Console
-
-    Console().print(text, markup=False, highlight=False)
+    console().print(printable(text))
 
 
 def record(values: Mapping[str, Any], as_json: bool, title: str) -> None:
@@ -49,5 +48,5 @@ def stopped_by_ctrl_c(words: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        print(words.format(stop), file=sys.stderr)
+        say(words.replace("{}", str(stop)), sys.stderr)
         raise SystemExit(130) from None

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
+from alphabar.core.messages import console, say
 from alphabar.verbs.options import ExperimentOptions
 
 
@@ -73,7 +74,7 @@ def train(
     settings += [] if seed is None else ["--train.seed", str(seed)]
     resolved = resolve(source, settings)
     if dry_run:
-        print(resolved.toml())
+        say(resolved.toml())
         show.record(cost(resolved), False, "cost")
         return
     with show.stopped_by_ctrl_c(f"{{}}\ncontinue with: alphabar train {image_set} --out {out} --resume"):
@@ -103,7 +104,7 @@ def experiment(
 
     definition = read_experiment(file)
     if dry_run:
-        print(json.dumps(definition.to_json(), indent=None if as_json else 1))
+        say(json.dumps(definition.to_json(), indent=None if as_json else 1))
         return
     from alphabar.report.experiment_page import experiment_table
     from alphabar.verbs.experiment import experiment as run_experiment
@@ -113,7 +114,5 @@ def experiment(
     if as_json:
         show.as_json_line(outcome.to_json())
         return
-    from rich.console import Console
-
-    Console().print(experiment_table(outcome))
-    print(f"{outcome.verdict}: {outcome.words}\n{outcome.page}")
+    console().print(experiment_table(outcome))
+    say(f"{outcome.verdict}: {outcome.words}\n{outcome.page}")

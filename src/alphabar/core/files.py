@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.messages import say
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -27,9 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all. Text is encoded as UTF-8."""
+    """Writes a file whole or not at all. Text is encoded as UTF-8; file names that are not UTF-8 keep their bytes."""
     with replacing(path) as part:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -61,4 +63,4 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            print(f"{path}: line {number} is truncated and was skipped", file=sys.stderr)
+            say(f"{path}: line {number} is truncated and was skipped", sys.stderr)

@@ -4,6 +4,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+
+from alphabar.core.messages import console, printable, say
 
 
 @contextmanager
@@ -23,19 +26,19 @@ def track(
     if not show:
         yield lambda amount, note="": None
         return
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield from _lines(total, description, unit, done, every)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    text = partial(TextColumn, markup=False)
     start = time.monotonic()
     columns = (
-        "{task.description}", BarColumn(), TaskProgressColumn(), f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}",
-        "{task.fields[rate]}", TimeElapsedColumn(), "left", TimeRemainingColumn(), "{task.fields[note]}",
+        text("{task.description}"), BarColumn(), TaskProgressColumn(), text("{task.completed:.0f}/{task.total:.0f}"), text(unit),
+        text("{task.fields[rate]}"), TimeElapsedColumn(), "left", TimeRemainingColumn(), text("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
-        task = bar.add_task(description, total=total, completed=int(done), rate="", note="")
+    with Progress(*columns, console=console(stderr=True), refresh_per_second=4) as bar:
+        task = bar.add_task(printable(description), total=total, completed=int(done), rate="", note="")
 
         def advance(amount: float, note: str = "") -> None:
             bar.advance(task, amount)
@@ -53,7 +56,7 @@ def _lines(total: float, description: str, unit: str, done: float, every: float)
         rate = (amount - done) / max(now - start, 1e-9)
         left = (total - amount) / rate if rate > 0 else float("inf")
         text = f"{description}: {amount:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left:.0f} s left{tail}"
-        print(text, file=sys.stderr, flush=True)
+        say(text, sys.stderr)
 
     def advance(more: float, note: str = "") -> None:
         nonlocal last, amount, tail

@@ -9,6 +9,7 @@ from typing import Any
 
 from alphabar.core.files import append_jsonl, write_atomically
 from alphabar.core.machine import machine
+from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
 
 ENDS = ("finished", "stopped", "diverged")  # events that end a session of training
@@ -26,7 +27,7 @@ class Run:
     """The folder of a run: where its files are, and how events are written."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         self.recipe = self.path / "recipe.toml"
         self.events = self.path / "events.jsonl"
         self.scores = self.path / "scores.jsonl"
@@ -39,7 +40,7 @@ class Run:
 
     def recipe_keys(self) -> dict[str, Any]:
         """The resolved recipe with flat keys ("train.lr"), under their present names. Raises OSError or ValueError."""
-        return renamed(flat(tomllib.loads(self.recipe.read_text(encoding="utf-8"))), RECIPE)
+        return renamed(flat(tomllib.loads(self.recipe.read_text(encoding="utf-8", errors="surrogateescape"))), RECIPE)
 
     def start(self, recipe_toml: str) -> None:
         """Creates the folder and writes the resolved recipe and the machine."""

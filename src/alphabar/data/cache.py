@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from alphabar.core.messages import as_path
 from alphabar.core.progress import track
 from alphabar.core.types import Pixels
 from alphabar.data.split import image_hashes
@@ -63,7 +64,7 @@ class Entry:
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     """`cache` if given, else the environment variable ALPHABAR_CACHE, else ~/.cache/alphabar."""
-    return Path(cache or os.environ.get("ALPHABAR_CACHE") or Path.home() / ".cache" / "alphabar").expanduser()
+    return as_path(cache or os.environ.get("ALPHABAR_CACHE") or "~/.cache/alphabar")
 
 
 def content_key(kind: str, files: Sequence[tuple[str, Path]], extra: Sequence[str] = ()) -> str:
@@ -71,7 +72,7 @@ def content_key(kind: str, files: Sequence[tuple[str, Path]], extra: Sequence[st
     may stay the same when pixels change), and of `extra`, all other that decides the result, such as options of reading."""
     key = _started(kind, extra)
     for name, path in files:
-        key.update(_framed(name.encode()))
+        key.update(_framed(name.encode(errors="surrogateescape")))
         with path.open("rb") as file:
             key.update(file_digest(file, lambda: blake2b(digest_size=32)).digest())
     return key.hexdigest()
@@ -88,7 +89,7 @@ def blob_key(kind: str, blobs: Iterable[bytes], extra: Sequence[str] = ()) -> st
 def _started(kind: str, extra: Sequence[str]) -> blake2b:
     key = blake2b(f"{VERSION} {kind}".encode(), digest_size=16)
     for text in extra:
-        key.update(_framed(text.encode()))
+        key.update(_framed(text.encode(errors="surrogateescape")))
     return key
 
 

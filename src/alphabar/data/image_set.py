@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alphabar.core.messages import as_path, say
 from alphabar.core.types import Pixels
 from alphabar.data.cache import SPLITS, Entry, cache_folder, fingerprint_of, open_or_build
 from alphabar.data.named_sets import NAMED, open_named
@@ -117,7 +118,7 @@ def load(
         raise ValueError(f"split {split!r} of {name} is unknown: use train or test, as in {name}:test")
     reading = reading_of(value_range, alpha, skip_broken, axes)
     data = root or os.environ.get("ALPHABAR_DATA")
-    data_root = Path(data).expanduser() if data else None
+    data_root = as_path(data) if data else None
     folder = cache_folder(cache)
     if name in NAMED:
         place, entry = open_named(name, split, data_root, folder, reading)
@@ -125,7 +126,7 @@ def load(
     if name.startswith("hf:"):
         found = find_on_hub(name.removeprefix("hf:"), split, None, reading)
         return _image_set(name, split, found.place, open_or_build(found.key(), found.build, folder), reading)
-    for path in (Path(name).expanduser(), *([data_root / name] if data_root else [])):
+    for path in (as_path(name), *([data_root / name] if data_root else [])):
         if path.exists():
             if (at_path := find_source(path, split, reading)) is None:
                 raise FileNotFoundError(nothing_found(path, split))
@@ -140,7 +141,7 @@ def load(
 def _image_set(name: str, split: str, place: str, entry: Entry, reading: Reading) -> ImageSet:
     if entry.skipped:  # at every load, also from the cache
         n = len(entry.pixels) + len(entry.skipped)
-        print(f"{len(entry.skipped)} of {n} images of {place} are broken and left out:{listed(entry.skipped)}", file=sys.stderr)
+        say(f"{len(entry.skipped)} of {n} images of {place} are broken and left out:{listed(entry.skipped)}", sys.stderr)
     fingerprint = fingerprint_of(entry.pixels.shape[1:], entry.hashes)
     return ImageSet(
         name, split, entry.pixels, entry.labels, entry.classes, fingerprint, entry.hashes, place, reading.value_range,

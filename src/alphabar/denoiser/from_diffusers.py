@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 
+from alphabar.core.messages import as_path
 from alphabar.core.stored_values import naming, read_object
 from alphabar.core.weights import fill, read_tensors
 from alphabar.denoiser.diffusers_config import SCHEDULERS, SamplingDefaults, read_scheduler, read_unet_config
@@ -44,7 +45,7 @@ class DiffusersModel(Model):
 def pipeline_folder(run: str | Path) -> Path | None:
     """PATH of `diffusers:PATH`, or None for any other run."""
     text = str(run)
-    return Path(text.removeprefix(PREFIX)).expanduser() if text.startswith(PREFIX) else None
+    return as_path(text.removeprefix(PREFIX)) if text.startswith(PREFIX) else None
 
 
 def read_diffusers(folder: str | Path) -> DiffusersModel:
@@ -54,7 +55,7 @@ def read_diffusers(folder: str | Path) -> DiffusersModel:
         FileNotFoundError: for a missing folder or file.
         ValueError: naming the file and the key, for a setting that cannot be reproduced here.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     index_file = folder / "model_index.json"
     if not folder.is_dir():
         raise FileNotFoundError(

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from alphabar.core.files import write_atomically
+from alphabar.core.messages import as_path
 from alphabar.denoiser.diffusers_config import PREDICTIONS
 from alphabar.denoiser.from_diffusers import WEIGHTS, DiffusersModel
 from alphabar.denoiser.model import Model
@@ -40,7 +41,7 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
     Raises:
         ValueError: for a model that diffusers cannot represent, and for a folder that is not empty.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     _check_model(model)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty: choose another folder")

@@ -4,6 +4,7 @@ import sys
 
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
+from alphabar.core.messages import say
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
@@ -40,4 +41,4 @@ class ScoreSamples(Hook):
                     training.improved("fid", score.value)
         training.report("score", scores=[s.to_json() for s in scores])
         line = ", ".join(f"{s.metric.upper()} {s.value:.4g} (floor {s.floor:.4g})" for s in scores)
-        print(f"after {training.images} images, {self.n} samples, {self.steps} calls: {line}", file=sys.stderr)
+        say(f"after {training.images} images, {self.n} samples, {self.steps} calls: {line}", sys.stderr)

@@ -96,7 +96,7 @@ def entry_folder(cache: str | os.PathLike[str] | None, about: Mapping[str, Any])
 
     def plain(text: str) -> str:  # a fingerprint that cannot be a file name is replaced by its hash
         fits = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", text)
-        return text if fits else blake2b(text.encode(), digest_size=8).hexdigest()
+        return text if fits else blake2b(text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
     return cache_folder(cache) / "features" / f"{plain(about['images'])}-{plain(about['extractor'])}"
 

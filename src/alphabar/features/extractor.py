@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.core.files import write_atomically
+from alphabar.core.messages import as_path
 from alphabar.core.stored_names import EXTRACTOR, renamed
 from alphabar.core.stored_values import StoredValues, is_image_shape, naming, parse_object
 from alphabar.core.types import Features, Images, Pixels
@@ -134,8 +135,8 @@ class Extractor(nn.Module):
             "training": self.training_record, "check": self.check,
         }  # fmt: skip
         weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        write_atomically(Path(path), save(weights, metadata={"alphabar_extractor": json.dumps(header)}))
-        return Path(path)
+        write_atomically(as_path(path), save(weights, metadata={"alphabar_extractor": json.dumps(header)}))
+        return as_path(path)
 
 
 def fingerprint(preprocessing: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
@@ -148,7 +149,7 @@ def fingerprint(preprocessing: Mapping[str, Any], weights: Mapping[str, Tensor])
 
 def read_extractor(path: str | Path) -> Extractor:
     """Read a file that `Extractor.save` wrote. Raises what `load_extractor` raises."""
-    path = Path(path).expanduser()
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"no extractor at {path}: give 'bundled', or the path of a .safetensors file made by "

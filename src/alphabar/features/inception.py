@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alphabar.core.messages import as_path
 from alphabar.core.types import Features, Images
 from alphabar.core.weights import fill
 from alphabar.data.cache import cache_folder
@@ -243,7 +244,7 @@ def load_inception(name: str, *, show: bool = True) -> InceptionExtractor:
 def weights_path(given: str | None = None, *, show: bool = True) -> Path:
     """The file of weights: the given path, or that of ALPHABAR_INCEPTION, or the cache, into which they are downloaded."""
     if chosen := given or os.environ.get("ALPHABAR_INCEPTION"):
-        path = Path(chosen).expanduser()
+        path = as_path(chosen)
         if not path.is_file():
             whose = "the name of the extractor" if given else "the variable ALPHABAR_INCEPTION"
             raise FileNotFoundError(f"no weights at {path}, which {whose} gives: download them, curl -L -o {path} {URL}")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphabar.core.messages import as_path
 from alphabar.core.weights import read_tensors
 
 
@@ -25,7 +26,7 @@ def read_weights(path: str | os.PathLike[str], part: str | None = None) -> dict[
     part: key of the weights in a .pth that holds more than one dict ("state_dict", "model"); None means a file of one dict.
     Raises FileNotFoundError, and ValueError for a file that is damaged, of another kind, or holds other objects.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}: give the path of a .safetensors or .pth file")
     with path.open("rb") as file:
@@ -103,7 +104,7 @@ def fetch(url: str, path: str | os.PathLike[str], sha256: str, *, show: bool = T
 
     Raises OSError, with advice how to download it by hand, and ValueError for a file with another hash.
     """
-    path = Path(path)
+    path = as_path(path)
     by_hand = f"Download it elsewhere (curl -L -o {path.name} {url}) and put it at {path}"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -117,5 +118,5 @@ def fetch(url: str, path: str | os.PathLike[str], sha256: str, *, show: bool = T
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """The sha256 of a file, in hex digits."""
-    with Path(path).open("rb") as file:
+    with as_path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

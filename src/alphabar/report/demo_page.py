@@ -3,11 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alphabar.core.files import write_atomically
+from alphabar.core.messages import console, say
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.score import TITLES, Score
@@ -92,18 +94,15 @@ def table(demo: Demo) -> "Table":
 
 def print_demo(demo: Demo, page: Path) -> None:
     """Prints the table, what its intervals are, where the page is, and what to try next."""
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=100)
-    console.print(table(demo))
+    out = console(None if sys.stdout.isatty() else 100)
+    out.print(table(demo))
     if any(not r.setting.scored for r in demo.results):
-        console.print(f"few: {demo.few} images are too few for a score.", highlight=False)
+        out.print(f"few: {demo.few} images are too few for a score.")
     for sentence in intervals_in_words(demo):
-        console.print(sentence, highlight=False, markup=False)
-    console.print(f"\nThe page, with all images, is [bold]{page}[/bold] ({demo.seconds / 60:.1f} minutes).\n", highlight=False)
-    console.print("What next:", highlight=False)
-    for command, why in NEXT:
-        console.print(f"  {command.replace('OUT', str(page.parent))}\n      {why}", highlight=False, markup=False, soft_wrap=True)
+        out.print(sentence)
+    say(f"\nThe page, with all images, is {page} ({demo.seconds / 60:.1f} minutes).\n\nWhat next:")
+    for line, why in NEXT:
+        say(f"  {line.replace('OUT', quote(str(page.parent)))}\n      {why}")
 
 
 def write_demo(demo: Demo, out: Path) -> Path:
@@ -129,7 +128,7 @@ def write_demo(demo: Demo, out: Path) -> Path:
         plot=_plot(lines, real), barred=any(ends is not None for line in lines for ends in line.interval or ()),
         best=min(scored, key=lambda row: row["fid"], default=None), real=real, sentences=intervals_in_words(demo),
         slow=next((row for row in table_rows if not row["scored"] and not row["real"]), None),
-        path=_trajectory(demo.trajectory), commands=[(c.replace("OUT", str(out)), why) for c, why in NEXT],
+        path=_trajectory(demo.trajectory), commands=[(c.replace("OUT", quote(str(out))), why) for c, why in NEXT],
         score=next((r.scores[0] for r in demo.results if r.scores), None),
     )  # fmt: skip
 

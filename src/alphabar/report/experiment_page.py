@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from alphabar.core.files import write_atomically
+from alphabar.core.messages import cells, printable
 from alphabar.core.run import flat
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown as as_shown
@@ -101,15 +102,17 @@ def experiment_table(outcome: Outcome) -> "Table":
     from rich import box
     from rich.table import Table
 
-    out = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, title=outcome.experiment.hypothesis, title_justify="left")
+    out = Table(
+        box=box.SIMPLE, show_edge=False, pad_edge=False, title=printable(outcome.experiment.hypothesis), title_justify="left"
+    )
     for name in ("variant", "seeds", "images", "minutes each"):
         out.add_column(name, justify="left" if name == "variant" else "right")
     for m in outcome.metrics:
         out.add_column(f"{column(m)}, mean", overflow="fold")
-        out.add_column(f"minus {outcome.experiment.than}", overflow="fold")
+        out.add_column(*cells([f"minus {outcome.experiment.than}"]), overflow="fold")
     for variant in outcome.means:
         trials = outcome.of(variant)
-        cells = [cell for pair in _values(outcome, variant) for cell in pair]
+        values = [cell for pair in _values(outcome, variant) for cell in pair]
         minutes = fmean(t.seconds for t in trials) / 60
-        out.add_row(variant, str(len(trials)), f"{trials[0].images:,}", f"{minutes:.1f}", *cells)
+        out.add_row(*cells([variant, len(trials), f"{trials[0].images:,}", f"{minutes:.1f}", *values]))
     return out

@@ -1,5 +1,6 @@
 """PNG figures of scores and losses: a card, a comparison, curves, and the noise levels of a fitted sampler."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alphabar.core.messages import as_path
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.evaluation.check_result import CheckResult, CorruptionResult
@@ -15,7 +17,7 @@ from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.heldout import DenoisingLoss
 from alphabar.evaluation.measured import CurvePoint
 from alphabar.evaluation.score import HIGHER, TITLES, Score
-from alphabar.report.words import FLOOR, INTERVAL
+from alphabar.report.words import FLOOR, INTERVAL, as_drawn
 from alphabar.sampling.fitted import Tuned
 from alphabar.schedule.base import Schedule
 from alphabar.schedule.grid import GRIDS, make_grid
@@ -179,7 +181,7 @@ def _sheet(axes: Any, sets: Sequence[Pixels], names: Sequence[str]) -> None:
     sheets = [np.asarray(contact_sheet(np.asarray(images), columns=columns)) for images in sets]
     axes.imshow(np.concatenate(sheets), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     starts = np.cumsum([0] + [s.shape[0] for s in sheets])
-    axes.set_yticks([(a + b) / 2 for a, b in pairwise(starts)], names, fontsize=9)
+    axes.set_yticks([(a + b) / 2 for a, b in pairwise(starts)], [as_drawn(name) for name in names], fontsize=9)
     axes.set_xticks([])
     without_frame(axes)
 
@@ -205,9 +207,15 @@ def _finish(axes: Any, title: str = "", x_label: str = "", *, legend: bool = Fal
 
 def save(figure: Any, path: str | Path, dpi: int = 100) -> Path:
     """Writes a figure as a PNG without a record of the software, so that equal figures are equal files."""
-    path = Path(path)
+    from matplotlib.text import Text
+
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})
+    for text in figure.findobj(Text):
+        text.set_text(as_drawn(text.get_text()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name in a script that the font lacks
+        figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})
     return path
 
 

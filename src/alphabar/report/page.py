@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import write_atomically
+from alphabar.core.messages import printable
 from alphabar.report import words
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -24,5 +25,5 @@ def write_page(path: Path, template: str, /, **context: Any) -> Path:
         "kid": words.kid,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    write_atomically(path, environment.get_template(template).render(**context))
+    write_atomically(path, printable(environment.get_template(template).render(**context)))
     return path

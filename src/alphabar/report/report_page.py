@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.messages import as_path
 from alphabar.evaluation.score import INTERVALS
 from alphabar.report import comparisons, sheets, sweep_page, trajectory
 from alphabar.report.page import write_page
@@ -40,7 +41,7 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     """
     if not runs:
         raise ValueError("a report is about runs: name at least one, as in `alphabar report runs/garments`")
-    loaded = [load_run(path) for path in with_trainings([Path(run) for run in runs])]
+    loaded = [load_run(path) for path in with_trainings([as_path(run) for run in runs])]
     titles = names(loaded)
     several = len(loaded) > 1
     most = WHOLE_SHEETS // (len(loaded) if several else 3)
@@ -50,9 +51,9 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     ]
     compared, unread_comparisons = comparisons.comparisons(loaded)
     experiments, unread_experiments = comparisons.experiments(loaded)
-    fronts, unread = sweep_sections(loaded, [Path(folder) for folder in sweeps])
+    fronts, unread = sweep_sections(loaded, [as_path(folder) for folder in sweeps])
     return write_page(
-        Path(out), "report.html.j2", title=f"{len(titles)} runs" if several else titles[0], runs=sections, names=titles,
+        as_path(out), "report.html.j2", title=f"{len(titles)} runs" if several else titles[0], runs=sections, names=titles,
         folded=len(sections) > OPEN,
         differing=[(key, [as_toml(v) for v in values]) for key, values in differing(loaded)] if several else [],
         grid=sheets.side_by_side(loaded), trajectories=trajectory.trajectories(loaded, titles, draw),

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from alphabar.report.words import short
+from alphabar.report.words import as_drawn, short
 
 COLOURS = 6  # --c1 .. --c6 in the page's style sheet
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"  # placeholders, replaced by the colours of the page
@@ -98,12 +99,14 @@ def plot(
             axes.axhline(level.y, color=_colour(level.colour), linestyle=(0, (4, 3)), linewidth=1.2)
         _scale(axes, log_x, log_y, x_ticks, from_zero)
         if x_names is not None:
-            axes.set_xticks(range(len(x_names)), [n if len(n) <= 14 else n[:13] + "…" for n in x_names])
+            axes.set_xticks(range(len(x_names)), [as_drawn(n if len(n) <= 14 else n[:13] + "…") for n in x_names])
             axes.set_xlim(-0.3, len(x_names) - 0.7)
         if near is not None:
             _signed(axes, near, min(values), max(values))
         out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name in a script that the font lacks
+            figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     legend = [(*swatch(line.colour), line.label) for line in drawn if line.label]
     legend += [(swatch(level.colour)[0], "dashed", level.label) for level in levels]
     return Plot(_inline(out.getvalue(), name, alt), legend)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphabar.core.messages import cells
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown_note
 from alphabar.evaluation.estimate import LEVEL
@@ -235,8 +236,9 @@ def sweep_table(sweep: Sweep, metrics: Sequence[str]) -> "Table":
         out.add_column(name, justify="left" if left else "right", no_wrap=name != "setting")
     for row in sweep.rows:
         standings = row.standings[first]
-        cells = [score_words(row.scores[m]) for m in metrics] + [mark(standings[cost]) for cost in COSTS]
-        out.add_row(sig(row.calls), row.setting.method, sig(row.seconds), *cells, style="bold" if standings["calls"].on else None)
+        values = [score_words(row.scores[m]) for m in metrics] + [mark(standings[cost]) for cost in COSTS]
+        words = cells([sig(row.calls), row.setting.method, sig(row.seconds), *values])
+        out.add_row(*words, style="bold" if standings["calls"].on else None)
     scores = sweep.rows[0].scores
     out.add_row("", "real images (the floor)", "", *(value_words(m, scores[m].floor) for m in metrics), "", "", style="dim")
     return out

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+from alphabar.core.messages import say
 from alphabar.core.run import Run
 from alphabar.report.png import EDGES, Picture, picture, png, smaller, strip
 from alphabar.report.words import duration, sig
@@ -121,7 +122,7 @@ def _sample(run: RunData, name: str, seconds: float | None) -> Samples | str:
         try:
             samples.save(Run(run.path).trajectory)
         except OSError as e:  # a read-only folder: the page has the trajectory all the same
-            print(f"{name}: the trajectory could not be saved in the run ({e})", file=sys.stderr)
+            say(f"{name}: the trajectory could not be saved in the run ({e})", sys.stderr)
     return samples
 
 

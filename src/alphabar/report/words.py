@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from alphabar.core.messages import printable
 from alphabar.evaluation.estimate import LEVEL
 from alphabar.evaluation.score import INTERVALS, TITLES
 
@@ -101,6 +102,11 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def as_drawn(name: str) -> str:
+    """A name as text of matplotlib, which would read what is between two dollars as a formula."""
+    return printable(name).replace("$", r"\$")
 
 
 def pretty(value: Any) -> str:

@@ -24,6 +24,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.evaluation.score import METRICS
 from alphabar.sampling.catalogue import find
@@ -115,11 +116,11 @@ def read_experiment(path: str | Path) -> Experiment:
     >>> experiment.variants["eps"].model.prediction
     'eps'
     """
-    file = shipped_experiments().get(str(path), Path(path))
+    file = shipped_experiments().get(str(path), as_path(path))
     if not file.is_file():
         raise ValueError(f"experiment {path} is neither a file nor one of {', '.join(shipped_experiments())}")
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{file} is not a TOML file: {e}") from e
     check_keys(values, _File, str(file))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from alphabar.core.files import write_atomically
+from alphabar.core.messages import as_path
 from alphabar.core.stored_names import FITTED, renamed
 from alphabar.core.stored_values import MAX_NUMBER, StoredValues, naming, read_object
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
@@ -163,7 +164,7 @@ PRIORITY = ("features", "images", "solver", "grid")  # the order of preference a
 def folders_of(model: object) -> list[Path]:
     """The folders that may hold fitted samplers of a model: tuned/ in its run folder, and tuned/ in the current folder."""
     home = getattr(model, "home", None)
-    return [Path("tuned")] if home is None else [Path(home) / "tuned", Path("tuned")]
+    return [Path("tuned")] if home is None else [as_path(home) / "tuned", Path("tuned")]
 
 
 def path_of(folder: Path, model: str, name: str, calls: int) -> Path:
@@ -182,7 +183,7 @@ def save_tuned(fit: Tuned, folder: Path, overwrite: bool = False) -> Path:
 
 def load_tuned(path: str | Path) -> Tuned:
     """Reads a fitted sampler. Raises FileNotFoundError, or ValueError for any other file."""
-    path = Path(path).expanduser()
+    path = as_path(path)
     return Tuned.from_json(read_object(path, 2**26), str(path))
 
 

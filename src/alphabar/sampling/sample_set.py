@@ -8,6 +8,7 @@ from typing import Any
 
 from alphabar.core import processes
 from alphabar.core.machine import best_device
+from alphabar.core.messages import as_path
 from alphabar.core.npz import npz_names
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
@@ -72,8 +73,8 @@ def open_samples(
         ValueError: for a part that is empty, a part of a run, or fewer images than n.
     """
     text = str(samples)
-    part = None if Path(text).exists() else _PART.fullmatch(text)
-    path = Path(part[1] if part else text).expanduser()
+    part = None if as_path(text).exists() else _PART.fullmatch(text)
+    path = as_path(part[1] if part else text)
     if n is not None and n < 1:
         raise ValueError(f"n = {n}: give the number of images, 1 or more, or leave it out")
     if home_of(path) is not None or path.suffix == ".safetensors":
@@ -111,7 +112,7 @@ def _drawn(text: str, n: int, steps: int, eta: float, seed: int, progress: bool)
 
 def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[ImageSet | Pixels, dict[str, Any] | None]:
     """Images and their sampling record (None where another program made them) from an .npz file or a folder."""
-    path = path.expanduser()
+    path = as_path(path)
     if not path.exists():
         raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
     npz = path.suffix == ".npz" and not path.is_dir()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from alphabar.core.files import write_atomically, write_npz
+from alphabar.core.messages import as_path
 from alphabar.core.npz import npz_names, read_npz
 from alphabar.core.stored_values import MAX_NUMBER, StoredValues, naming, parse_object, read_object
 from alphabar.core.types import Pixels
@@ -76,7 +77,7 @@ class Samples:
             write_npz(target, {"images": self.images, "record": np.array(json.dumps(self.record)), **x0})
             return target
         check_target(path, self.images.shape[-1], self.images.dtype)
-        folder = Path(path)
+        folder = as_path(path)
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("[0-9]*.png"):
             stale.unlink()
@@ -93,7 +94,7 @@ class Samples:
             FileNotFoundError: if there is nothing at the path.
             ValueError: for files that `save` did not write.
         """
-        folder = Path(path).expanduser()
+        folder = as_path(path)
         if folder.is_dir():
             if not (folder / "record.json").exists():
                 raise ValueError(f"{folder}/ has no record.json: it was not written by alphabar")
@@ -143,7 +144,7 @@ def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
 
 def check_target(path: str | Path, channels: int, dtype: DTypeLike = np.uint8) -> None:
     """Raises ValueError if samples cannot be saved at a path, before any of them is made."""
-    folder = Path(path)
+    folder = as_path(path)
     if not _is_folder(path):
         return
     if channels not in (1, 3):
@@ -156,13 +157,13 @@ def check_target(path: str | Path, channels: int, dtype: DTypeLike = np.uint8) -
 
 def parts_folder(path: str | Path) -> Path:
     """Where finished batches are kept until the samples at `path` are complete."""
-    base = Path(path) if _is_folder(path) else npz_path(path).with_suffix("")
+    base = as_path(path) if _is_folder(path) else npz_path(path).with_suffix("")
     return base.with_name(base.name + ".part")
 
 
 def npz_path(path: str | Path) -> Path:
     """The path with the suffix .npz."""
-    return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
+    return as_path(path) if str(path).endswith(".npz") else as_path(f"{path}.npz")
 
 
 def _is_folder(path: str | Path) -> bool:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from alphabar.core.messages import command, say
 from alphabar.core.run import Run
 from alphabar.tracking.outbox import Outbox
 from alphabar.training.hooks import Hook, Training
@@ -43,19 +44,19 @@ class Tracking(Hook):
                 if last:
                     where = box.tracker.where()
                     box.close()
-                    print(f"{box.name}: {where}", file=sys.stderr)
+                    say(f"{box.name}: {where}", sys.stderr)
                     self.failing.discard(box.name)
                     return
                 if box.name in self.failing:
                     self.failing.discard(box.name)
-                    print(f"{box.name} responds again and has received the whole record", file=sys.stderr)
+                    say(f"{box.name} responds again and has received the whole record", sys.stderr)
                 retry = FIRST_RETRY
                 self.ending.wait(POLL_SECONDS)
             except (Exception, SystemExit) as e:  # no failure of a tracker may stop training
                 if box.name not in self.failing:
                     line = (str(e).strip() or type(e).__name__).splitlines()[0]
                     then = f"training continues, the record stays in {self.run.path}, and sending is tried again"
-                    print(f"{box.name} does not respond ({type(e).__name__}: {line:.200}): {then}", file=sys.stderr)
+                    say(f"{box.name} does not respond ({type(e).__name__}: {line:.200}): {then}", sys.stderr)
                 self.failing.add(box.name)
                 if last:
                     return
@@ -70,9 +71,9 @@ class Tracking(Hook):
         for _, thread in started:
             thread.join(min(NOTICE_SECONDS, max(0.0, until - time.monotonic())))
         if sending := [name for name, thread in started if thread.is_alive()]:
-            print(f"sending the rest to {', '.join(sending)}; Ctrl-C leaves it for later", file=sys.stderr)
+            say(f"sending the rest to {', '.join(sending)}; Ctrl-C leaves it for later", sys.stderr)
         for _, thread in started:
             thread.join(max(0.0, until - time.monotonic()))
         if late := [name for name, thread in started if thread.is_alive() or name in self.failing]:
-            command = f"alphabar sync {self.run.path} --to {' '.join(late)}"
-            print(f"{', '.join(late)}: not everything was sent; send the rest with: {command}", file=sys.stderr)
+            again = command("alphabar", "sync", self.run.path, "--to", *late)
+            say(f"{', '.join(late)}: not everything was sent; send the rest with: {again}", sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import write_atomically
+from alphabar.core.messages import as_path
 from alphabar.core.run import ENDS, Run
 from alphabar.core.stored_names import TRACKING, renamed
 from alphabar.tracking.messages import Message, configuration, read_messages
@@ -129,7 +130,7 @@ def _copied_weights(checkpoint: Path, scratch: Path) -> Iterator[tuple[Path | No
     """(a copy of the averaged weights, images they were trained on), which training cannot replace during the upload; (None, -1)
     where there is no checkpoint."""
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".sending-") as folder:
-        weights, images = Path(folder) / "ema.safetensors", -1
+        weights, images = as_path(folder) / "ema.safetensors", -1
         for _ in range(5):  # training may replace the checkpoint between two lines
             before = _images_of(checkpoint)
             with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alphabar.core.messages import as_path
 from alphabar.core.run import Run
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 from alphabar.denoiser.model import Model, load_weights, model_of, save_weights
@@ -202,7 +203,7 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     (1, 28, 28)
     """
     if which.startswith("ema:"):
-        model = _averaged_model(Path(run_or_file).expanduser(), which)
+        model = _averaged_model(as_path(run_or_file), which)
     elif (folder := pipeline_folder(run_or_file)) is not None:
         model = read_diffusers(folder)
     else:
@@ -227,12 +228,12 @@ def home_of(run: str | Path) -> Path | None:
         return BUNDLED.with_suffix("")
     if (folder := pipeline_folder(run)) is not None:
         return folder / "alphabar"
-    path = Path(run).expanduser()
+    path = as_path(run)
     return path if (path / "checkpoints").is_dir() else None
 
 
 def _weights(run_or_file: str | Path, which: str) -> Path:
-    path = BUNDLED if str(run_or_file) == "bundled" else Path(run_or_file).expanduser()
+    path = BUNDLED if str(run_or_file) == "bundled" else as_path(run_or_file)
     if path.is_file():
         if which not in ("last", "best"):
             raise ValueError(f"checkpoint {which!r} of {run_or_file}, which is one file of weights: leave the checkpoint out")

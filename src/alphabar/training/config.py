@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
+from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.core.suggest import did_you_mean
 from alphabar.data.split import HOLDOUT
@@ -232,11 +233,11 @@ def resolve(name_or_file: str | Path = "garments", tokens: Sequence[str] = ()) -
     >>> resolve("garments", ["--train.lr", "1e-3"]).train.lr
     0.001
     """
-    path = shipped().get(str(name_or_file), Path(name_or_file))
+    path = shipped().get(str(name_or_file), as_path(name_or_file))
     if not path.is_file():
         raise ValueError(f"recipe {name_or_file} is neither a file nor one of {', '.join(shipped())}")
     try:
-        values = renamed(tomllib.loads(path.read_text(encoding="utf-8")), RECIPE)
+        values = renamed(tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape")), RECIPE)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is not a TOML file: {e}") from e
     check_keys(values, Recipe, str(path))

@@ -14,6 +14,7 @@ import numpy as np
 
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device
+from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.progress import track
 from alphabar.core.types import Features, Pixels
@@ -63,7 +64,7 @@ def demo(
         ValueError: if n is too small for FID.
     """
     start = time.monotonic()
-    out = Path(options.out)
+    out = as_path(options.out)
     network: Any = load_model(model) if isinstance(model, str | Path) else model
     features: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
     real = bundled_images() if images is None else as_image_set(images)
@@ -209,4 +210,4 @@ def _score_all(demo: Demo, extractor: FeatureExtractor) -> None:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import device_of
+from alphabar.core.messages import as_path
 from alphabar.core.options import takes
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
@@ -68,7 +69,7 @@ def choose_length(
         FileNotFoundError: for a run without snapshots.
         ValueError: for a length that they cannot make.
     """
-    folder = Path(run) / SNAPSHOTS
+    folder = as_path(run) / SNAPSHOTS
     snapshots(folder)  # raises now what it would raise after the first sampling
     lengths, n = options.lengths, options.n
     if not lengths or len(set(lengths)) < len(lengths):

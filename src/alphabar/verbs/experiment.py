@@ -11,6 +11,7 @@ from pathlib import Path
 from alphabar.core.cluster import import_ray, joined
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import versions
+from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.progress import track
 from alphabar.data.image_set import ImageSet, load
@@ -49,9 +50,9 @@ def experiment(
         FileNotFoundError: where `reuse` names a folder without an experiment.
         KeyboardInterrupt: at Ctrl-C, after the page of the finished trials was written.
     """
-    folder = Path(out)
+    folder = as_path(out)
     for other in options.reuse:
-        if not (Path(other) / "experiment.json").is_file():
+        if not (as_path(other) / "experiment.json").is_file():
             raise FileNotFoundError(f"{other} is not the folder of an experiment: --reuse takes folders of `alphabar experiment`")
     _claim(folder, definition)
     jobs, real = _plan(folder, definition, options, progress)
@@ -102,7 +103,7 @@ def _plan(folder: Path, definition: Experiment, options: ExperimentOptions, prog
     jobs = [
         TrialJob(
             folder.resolve(), name, replace(recipe, train=replace(recipe.train, seed=seed)), definition.scoring, metrics,
-            options.device, show, tuple(Path(r).resolve() for r in options.reuse),
+            options.device, show, tuple(as_path(r).resolve() for r in options.reuse),
         )
         for seed in definition.seeds
         for name, recipe in recipes.items()
@@ -123,7 +124,7 @@ def _run_all(jobs: Sequence[TrialJob], options: ExperimentOptions, progress: boo
     else:
         for k, job in enumerate(todo, len(jobs) - len(todo) + 1):
             if progress:
-                print(f"{job.variant}, seed {job.seed}: {k} of {len(jobs)}", flush=True)
+                say(f"{job.variant}, seed {job.seed}: {k} of {len(jobs)}")
             finish(job)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alphabar.core import seeds
 from alphabar.core.machine import best_device
+from alphabar.core.messages import as_path
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet, load, parse_set
@@ -65,7 +66,7 @@ def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> 
         progress: show a progress bar.
     """
     model = load_model(run)
-    images, trained, heldout, _ = training_images(Path(run), trained_on, {"value_range": model.value_range})
+    images, trained, heldout, _ = training_images(as_path(run), trained_on, {"value_range": model.value_range})
     chosen = [np.sort(seeds.generator(0, stream=seeds.SUBSET).permutation(rows)[:n]) for rows in (heldout, trained)]
     unseen, seen = (np.asarray(images.pixels[rows]) for rows in chosen)
     labels = None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from alphabar.core import processes
+from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.progress import track
 from alphabar.report.sweep_page import write_page
@@ -84,14 +85,14 @@ def sweep(
 
 def _print_left_out(left_out: Sequence[LeftOut], show: bool) -> None:
     for one in left_out if show else ():
-        print(f"left out: {one}", file=sys.stderr)
+        say(f"left out: {one}", sys.stderr)
 
 
 def _place(loaded: LoadedJob) -> Path:
     """The folder of the sweep."""
     options, name = loaded.job.options, loaded.job.options.name
     if options.out is not None:
-        return Path(options.out)
+        return as_path(options.out)
     if not name or Path(name).name != name:
         raise ValueError(f"name = {name!r}: give a plain name, for a folder in sweeps/ of the run; use out for any other place")
     home = None if loaded.job.run == "bundled" else getattr(loaded.model, "home", None)

@@ -15,6 +15,7 @@ import torch
 
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import device_of, machine
+from alphabar.core.messages import say
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
@@ -135,7 +136,7 @@ def with_budget(folder: Path, experiment: Experiment, images: Mapping[str, Image
     known = json.loads(path.read_text()) if path.exists() else {}
     if missing := {k: r for k, r in variants.items() if k not in known}:
         if progress:
-            print(f"timing {', '.join(missing)}", flush=True)
+            say(f"timing {', '.join(missing)}")
         # in turns, so that a busy minute of the machine affects all variants
         rates = [{k: images_per_second(r, images[k]) for k, r in missing.items()} for _ in range(2)]
         for k, recipe in missing.items():

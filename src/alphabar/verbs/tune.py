@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.machine import device_of, versions
+from alphabar.core.messages import as_path
 from alphabar.core.options import takes
 from alphabar.evaluation.compare import Comparison
 from alphabar.fitting.coefficients import Coefficients
@@ -87,7 +88,7 @@ def tune(
     _check_calls(calls, FINE, "")
     _check_calls(calls, len(fine_grid(model.schedule)) - 1, ", the levels of this model's fine trajectory")
     starts = _given_starts(model, calls, options)
-    folder = Path(out) if out is not None else folders_of(model)[-1 if str(run) == "bundled" else 0]
+    folder = as_path(out) if out is not None else folders_of(model)[-1 if str(run) == "bundled" else 0]
     name = check_name(options.name or options.fit)
     _refuse_existing([path_of(folder, model.fingerprint, name, k) for k in calls], overwrite)
     real = RealImages.of(model, options, reading, progress) if options.fit == "features" else None

@@ -4,9 +4,10 @@ import base64
 import html
 import io
 import math
-import traceback
+import sys
 from typing import TYPE_CHECKING
 
+from alphabar.core.messages import FAULT_CODE, explain, printable, say
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet, shown
 from alphabar.evaluation.score import TITLES
@@ -79,8 +80,8 @@ def scores(found: SettingScores) -> str:
 
 
 def error_words(error: BaseException) -> str:
-    """An error for a visitor. One that no wrong input explains is printed with its traceback in the terminal as well."""
-    if isinstance(error, ValueError | OSError | ImportError | FloatingPointError):
-        return str(error)
-    traceback.print_exception(error)
-    return f"this failed, and the terminal says more: {type(error).__name__}: {error}"[:500]
+    """An error for a visitor. A fault of alphabar is named in the terminal as well."""
+    words, code = explain(error)
+    if code == FAULT_CODE:
+        say(f"alphabar app: {words}", sys.stderr)
+    return printable(words)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from alphabar.core.machine import best_device
+from alphabar.core.messages import as_path
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.training.checkpoint import BUNDLED, find_checkpoint, has_checkpoint, load_model
 from alphabar.web.request import choice, short
@@ -25,7 +26,7 @@ class RunsFolder:
     """The runs below `root`. Raises NotADirectoryError where there is no such folder."""
 
     def __init__(self, root: str | Path) -> None:
-        self.typed = Path(root)  # messages and commands repeat it
+        self.typed = as_path(root)  # messages and commands repeat it
         if not self.typed.is_dir():
             raise NotADirectoryError(
                 f"there is no folder {root}: give the one that holds your run folders, as: alphabar app runs"

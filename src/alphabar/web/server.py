@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from alphabar.core.messages import say
 from alphabar.web.page import build
 from alphabar.web.playground import Playground
 
@@ -42,10 +43,10 @@ def serve(playground: Playground, *, host: str = "127.0.0.1", port: int = 7860) 
     check_address(host, port)
     root = playground.runs.typed
     if not is_loopback(host):
-        print(
+        say(
             f"alphabar: warning: {host} is more than this machine: everyone who reaches it over the network can use the page, "
             f"make this machine compute, and see the names of the runs under {root}. There is no password",
-            file=sys.stderr,
+            sys.stderr,
         )
 
     def stop(*_: Any) -> None:
@@ -60,10 +61,10 @@ def serve(playground: Playground, *, host: str = "127.0.0.1", port: int = 7860) 
                 local = is_loopback(host)
                 page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **launch_options(local))
                 at = f"[{host}]" if ":" in host else host
-                print(f"alphabar app: http://{at}:{port}, runs under {root}; Ctrl-C stops it", flush=True)
+                say(f"alphabar app: http://{at}:{port}, runs under {root}; Ctrl-C stops it")
                 signal.pause() if hasattr(signal, "pause") else page.block_thread()
             except KeyboardInterrupt:
-                print("alphabar app: stopped", file=sys.stderr)
+                say("alphabar app: stopped", sys.stderr)
             finally:
                 page.close(verbose=False)
     finally:

@@ -1,0 +1,129 @@
+"""Text for people: names as data, commands to type, what an error says, and streams of any encoding."""
+
+import codecs
+import errno
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)  # of a wrong input or machine: the message says what to do
+EXPECTED_CODE, FAULT_CODE = 2, 70  # exit codes
+_TWINS = {"–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "→": "->", "’": "'", "ᾱ": "alphabar", "σ": "sigma"}
+# what would move the cursor, change colours, or turn the direction of the text round; and bytes that are not UTF-8
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_ADVICE = {
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.EROFS: "name another place",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name another place",
+    errno.ENOSPC: "free some space, or name another place",
+    errno.EDQUOT: "free some space, or name another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit with ulimit -n",
+}
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it: ~ is the home folder."""
+    return Path(os.path.expanduser(path))
+
+
+def expanded(word: str) -> str:
+    """A word of a command line with ~ as the home folder, at its start, after --option= or after a prefix like diffusers:."""
+    head, tilde, rest = word.partition("~")
+    inside = re.fullmatch(r"|--[\w.-]+=|(--[\w.-]+=)?(diffusers|inception):", head)
+    return head + os.path.expanduser(tilde + rest) if tilde and inside else word
+
+
+def command(*words: object) -> str:
+    """A command to type: words with spaces, brackets and other special characters are quoted."""
+    return shlex.join(f"./{w}" if isinstance(w, Path) and str(w).startswith("-") else str(w) for w in words)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def printable(text: object) -> str:
+    """Text whose control characters, and bytes that are not UTF-8, are written as \\x1b; lines stay lines."""
+    return _HIDDEN.sub(lambda found: _escape(found[0]), str(text))
+
+
+def cells(values: Iterable[object]) -> list[str]:
+    """The cells of a row of a table, each in one line."""
+    return [printable(value).replace("\n", "\\n").replace("\t", "\\t") for value in values]
+
+
+def say(text: object, file: Any = None) -> None:
+    """Prints a message in which names may hold anything."""
+    print(printable(text), file=file, flush=True)
+
+
+def console(width: int | None = None, stderr: bool = False) -> "Console":
+    """Where tables and progress bars are drawn: square brackets and colons in names are text, not markup."""
+    from rich.console import Console
+
+    return Console(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def open_streams() -> None:
+    """Makes standard output and error print every text in any encoding, and stand in for streams that are closed."""
+    codecs.register_error("alphabar", _encoded)
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="alphabar")
+
+
+def _encoded(error: UnicodeError) -> tuple[str, int]:
+    """For characters that a stream cannot encode: ASCII that means the same, else an escape."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_TWINS.get(c) or _escape(c) for c in error.object[error.start : error.end]), error.end
+
+
+def debugging() -> bool:
+    """Whether errors are shown with their tracebacks: --debug, or ALPHABAR_DEBUG=1."""
+    return os.environ.get("ALPHABAR_DEBUG", "") not in ("", "0")
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """What an error says in a line, and the exit code: 2 for what was to be expected, 70 for a fault of alphabar.
+
+    The traceback is printed on standard error where `debugging`.
+    """
+    if debugging():
+        traceback.print_exception(error)
+    words = str(error).strip()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in words:
+        return (
+            f"out of memory ({words.partition(chr(10))[0] or 'no more could be had'}): use a smaller --batch or --n",
+            EXPECTED_CODE,
+        )
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        what = " and ".join(repr(os.fsdecode(f)) if isinstance(f, str | bytes) else str(f) for f in _files(error))
+        advice = f": {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+        return f"{what + ': ' if what else ''}{error.strerror.lower()}{advice}", EXPECTED_CODE
+    if isinstance(error, EXPECTED) and words and not isinstance(error, UnicodeError):
+        return words, EXPECTED_CODE
+    what = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    hint = "" if debugging() else ". Run again with --debug for the traceback, and report it"
+    return f"unexpected {' '.join(what.split())[:500]} (this is a fault of alphabar){hint}", FAULT_CODE
+
+
+def _files(error: OSError) -> list[object]:
+    return [f for f in (error.filename, error.filename2) if f is not None]
