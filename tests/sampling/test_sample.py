@@ -229,10 +229,10 @@ def test_fewer_images_leave_no_old_ones_in_a_folder(network, tmp_path):
     assert len(Samples.load(f"{tmp_path}/a/").images) == 2
     (tmp_path / "b").mkdir()
     (tmp_path / "b/holiday.png").touch()
-    with pytest.raises(ValueError, match="holds files that are not samples"):
+    with pytest.raises(FileExistsError, match="holds files that are not samples"):
         quick(network, 2).save(f"{tmp_path}/b/")
     untouched = Tired(network, 0)
-    with pytest.raises(ValueError, match="holds files that are not samples"):
+    with pytest.raises(FileExistsError, match="holds files that are not samples"):
         quick(untouched, 2, out=f"{tmp_path}/b/")  # refused before any network call
     with pytest.raises(ValueError, match="2 channels do not fit PNG"):
         quick(tiny_network((2, 8, 8)), 2, out=f"{tmp_path}/c/")

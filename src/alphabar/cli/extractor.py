@@ -64,12 +64,14 @@ def train(
         out: the file to write.
         self_supervised: train on the images alone (SimCLR); needs pip install 'alphabar[selfsup]'.
     """
+    from alphabar.core.outputs import check_output
     from alphabar.data.image_set import load, parse_set
     from alphabar.features.simclr import train_self_supervised
     from alphabar.features.train import train_extractor
 
     chosen = options.chosen(self_supervised)
     name, split = parse_set(image_set)
+    check_output(out, "extractor", [name])
     images = load(name, split, **asdict(reading))
     with show.stopped_by_ctrl_c("stopped; an extractor is written when its training ends, so nothing was written"):
         if self_supervised:
@@ -110,17 +112,21 @@ def check(
         mark: write the result into the file; --no-mark leaves the file alone. It is never written for the bundled extractor, or
             where only some corruptions were tested.
     """
+    from alphabar.core.outputs import check_output
+    from alphabar.data.image_set import parse_set
     from alphabar.evaluation.corruption_check import check
     from alphabar.features import extractor as files
     from alphabar.report.figures import check_table, draw_check
 
+    path = Path(extractor)
+    target = out or Path(f"{path.stem}_check.png")
+    check_output(target, "picture", [extractor, parse_set(against)[0]])
     with show.stopped_by_ctrl_c("stopped; no result was written into the extractor's file"):
         found = check(extractor, against, n=n, seed=seed, corruptions=corruptions or None, progress=True)
-    path = Path(extractor)
     marked = mark and found.complete and path.is_file()
     if marked:
         files.write_check_result(path, found.summary())
-    picture = draw_check(found, out or Path(f"{path.stem}_check.png")) if found.corruptions else None
+    picture = draw_check(found, target) if found.corruptions else None
     if as_json:
         show.as_json_line({**found.to_json(), "marked": marked, "picture": picture and str(picture)})
         return

@@ -28,18 +28,20 @@ def data(image_set: str, *, sheet: Path | None = None, n: int = 100, reading: Re
     """
     import numpy as np
 
+    from alphabar.core.outputs import check_output, save_picture
     from alphabar.core.seeds import generator
     from alphabar.data.card import data_card
     from alphabar.data.contact_sheet import contact_sheet, shown_note
     from alphabar.data.image_set import load, parse_set
 
-    images = load(*parse_set(image_set), **asdict(reading))
+    name, split = parse_set(image_set)
+    images = load(name, split, **asdict(reading))
+    path = sheet or Path(f"{images.name}_{split}.png")
+    check_output(path, "picture", [name])
     card = data_card(images)
     chosen = np.sort(generator(0).permutation(len(images))[:n])
-    path = sheet or Path(f"{images.name}_{images.split}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.asarray(images.pixels[chosen])
-    contact_sheet(pixels, scale=2 if images.image_shape[1] < 64 else 1).save(path)
+    save_picture(contact_sheet(pixels, scale=2 if images.image_shape[1] < 64 else 1), path)
     show.record(card | {"sheet": str(path), "sheet_note": shown_note(pixels)}, as_json, f"{images.name}:{images.split}")
 
 
@@ -74,15 +76,18 @@ def sample(
         device: cpu, cuda or mps; the fastest there is if left out.
     """
     from alphabar.core.machine import best_device
+    from alphabar.core.outputs import check_output, save_picture
     from alphabar.data.contact_sheet import contact_sheet
     from alphabar.sampling.sample import sample
+    from alphabar.sampling.samples import sheet_path
     from alphabar.training.checkpoint import load_model
 
+    sheet = sheet_path(out)
+    check_output(sheet, "picture", [run])
     model = load_model(run, checkpoint)
     with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
         samples = sample(model, n, options=options, out=out, device=device or best_device(), channels_last=True)
-    sheet = Path(out.rstrip("/") + ".png") if out.endswith("/") else Path(out).with_suffix(".png")
-    contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1).save(sheet)
+    save_picture(contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1), sheet)
     record = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
     show.record({**record, "sheet": str(sheet)}, as_json, out)
 

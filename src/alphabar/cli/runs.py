@@ -217,12 +217,15 @@ def export(
         checkpoint: last or best.
     """
     from alphabar.core.files import write_atomically
+    from alphabar.core.outputs import check_output
     from alphabar.denoiser.to_diffusers import export_diffusers
     from alphabar.sampling.timesteps import fitted_timesteps
     from alphabar.training.checkpoint import load_model
 
     model = load_model(run, checkpoint)
     if to == "timesteps":
+        if out is not None:
+            check_output(out, "list of timesteps")
         text = json.dumps(fitted_timesteps(model), indent=1)
         if out is not None:
             write_atomically(out, text + "\n")

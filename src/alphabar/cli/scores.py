@@ -142,12 +142,15 @@ def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = Non
         n: images of either kind.
         picture: the plot to write; in the run's folder, or next to its file, if left out.
     """
+    from alphabar.core.outputs import check_output
     from alphabar.report.figures import draw_losses
     from alphabar.verbs.memorisation import loss
     from alphabar.verbs.score import picture_path
 
+    path = picture or picture_path(run, "loss.png")
+    check_output(path, "picture", [run, trained_on])
     found = loss(run, trained_on, n=n)
-    path = draw_losses(found, picture or picture_path(run, "loss.png"))
+    draw_losses(found, path)
     if as_json:
         show.as_json_line(found.to_json())
         return

@@ -1,7 +1,7 @@
 """Export of a model as a folder of diffusers (`alphabar export`)."""
 
 import json
-import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alphabar.core.files import write_atomically
 from alphabar.core.messages import as_path
+from alphabar.core.outputs import check_folder
 from alphabar.denoiser.diffusers_config import PREDICTIONS
 from alphabar.denoiser.from_diffusers import WEIGHTS, DiffusersModel
 from alphabar.denoiser.model import Model
@@ -39,12 +40,12 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
         Notes on what to do in diffusers for the same images (such as cropping padded ones), also written to README.md.
 
     Raises:
-        ValueError: for a model that diffusers cannot represent, and for a folder that is not empty.
+        ValueError: for a model that diffusers cannot represent.
+        OSError: for a folder that is not empty.
     """
     folder = as_path(folder)
     _check_model(model)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty: choose another folder")
+    check_folder(folder, "export", ours=())
     try:
         import diffusers
     except ImportError as e:
@@ -54,24 +55,25 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
     config = _scheduler_config(model, pipeline)
     notes = _notes(model, config)
     unet = cast(DiffusersUNet, model.network).unet
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "unet").mkdir(parents=True)
-    unet.save_config(part / "unet")
-    weights: dict[str, Tensor] = {k: v.detach().cpu().contiguous() for k, v in unet.state_dict().items()}
-    save_file(weights, part / "unet" / WEIGHTS, metadata={"format": "pt"})
-    pipeline_class, scheduler_class = CLASSES[pipeline]
-    version = {"_diffusers_version": diffusers.__version__}
-    parts = {"scheduler": ["diffusers", scheduler_class], "unet": ["diffusers", "UNet2DModel"]}
-    for file, values in {
-        "scheduler/scheduler_config.json": {"_class_name": scheduler_class, **version, **config},
-        "model_index.json": {"_class_name": pipeline_class, **version, **parts},
-    }.items():
-        write_atomically(part / file, json.dumps(values, indent=2) + "\n")
-    write_atomically(part / "README.md", _readme(model, pipeline_class, notes))
-    if folder.exists():
-        folder.rmdir()
-    part.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        part = Path(scratch) / "part"
+        (part / "unet").mkdir(parents=True)
+        unet.save_config(part / "unet")
+        weights: dict[str, Tensor] = {k: v.detach().cpu().contiguous() for k, v in unet.state_dict().items()}
+        save_file(weights, part / "unet" / WEIGHTS, metadata={"format": "pt"})
+        pipeline_class, scheduler_class = CLASSES[pipeline]
+        version = {"_diffusers_version": diffusers.__version__}
+        parts = {"scheduler": ["diffusers", scheduler_class], "unet": ["diffusers", "UNet2DModel"]}
+        for file, values in {
+            "scheduler/scheduler_config.json": {"_class_name": scheduler_class, **version, **config},
+            "model_index.json": {"_class_name": pipeline_class, **version, **parts},
+        }.items():
+            write_atomically(part / file, json.dumps(values, indent=2) + "\n")
+        write_atomically(part / "README.md", _readme(model, pipeline_class, notes))
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
     return notes
 
 

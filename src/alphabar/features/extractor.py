@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from alphabar.core.files import write_atomically
 from alphabar.core.messages import as_path
+from alphabar.core.outputs import check_output
 from alphabar.core.stored_names import EXTRACTOR, renamed
 from alphabar.core.stored_values import StoredValues, is_image_shape, naming, parse_object
 from alphabar.core.types import Features, Images, Pixels
@@ -126,9 +127,10 @@ class Extractor(nn.Module):
         return out
 
     def save(self, path: str | Path) -> Path:
-        """Write weights and description to one safetensors file."""
+        """Write weights and description to one safetensors file. Raises OSError where another file stands at the path."""
         from safetensors.torch import save
 
+        check_output(path, "extractor")
         header = {
             "format": FORMAT, "name": self.name, "architecture": self.architecture, "image_shape": self.image_shape,
             "classes": self.classes, "preprocessing": self.preprocessing, "fingerprint": self.fingerprint,

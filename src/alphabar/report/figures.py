@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from alphabar.core.messages import as_path
+from alphabar.core.outputs import SOFTWARE, check_output
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.evaluation.check_result import CheckResult, CorruptionResult
@@ -206,16 +207,17 @@ def _finish(axes: Any, title: str = "", x_label: str = "", *, legend: bool = Fal
 
 
 def save(figure: Any, path: str | Path, dpi: int = 100) -> Path:
-    """Writes a figure as a PNG without a record of the software, so that equal figures are equal files."""
+    """Writes a figure as a PNG without version or date, so that equal figures are equal files. Raises as `check_output`."""
     from matplotlib.text import Text
 
     path = as_path(path)
+    check_output(path, "picture")
     path.parent.mkdir(parents=True, exist_ok=True)
     for text in figure.findobj(Text):
         text.set_text(as_drawn(text.get_text()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name in a script that the font lacks
-        figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=dpi, metadata=SOFTWARE)
     return path
 
 

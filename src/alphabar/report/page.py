@@ -6,6 +6,7 @@ from typing import Any
 
 from alphabar.core.files import write_atomically
 from alphabar.core.messages import printable
+from alphabar.core.outputs import check_output
 from alphabar.report import words
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -16,6 +17,7 @@ def write_page(path: Path, template: str, /, **context: Any) -> Path:
     """Fills in a template of templates/, which escapes all text, and writes the page, whole or not at all. Returns `path`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    check_output(path, "page")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

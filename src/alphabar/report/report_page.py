@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.messages import as_path
+from alphabar.core.outputs import check_output
 from alphabar.evaluation.score import INTERVALS
 from alphabar.report import comparisons, sheets, sweep_page, trajectory
 from alphabar.report.page import write_page
@@ -41,6 +42,7 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     """
     if not runs:
         raise ValueError("a report is about runs: name at least one, as in `alphabar report runs/garments`")
+    check_output(out, "page")
     loaded = [load_run(path) for path in with_trainings([as_path(run) for run in runs])]
     titles = names(loaded)
     several = len(loaded) > 1

@@ -20,6 +20,7 @@ import torch
 
 from alphabar.core.files import write_atomically
 from alphabar.core.messages import as_path
+from alphabar.core.outputs import check_output
 from alphabar.core.stored_names import FITTED, renamed
 from alphabar.core.stored_values import MAX_NUMBER, StoredValues, naming, read_object
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
@@ -177,6 +178,7 @@ def save_tuned(fit: Tuned, folder: Path, overwrite: bool = False) -> Path:
     path = path_of(folder, fit.model, fit.name, fit.calls)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already: pass another --name, or --overwrite")
+    check_output(path, "fitted sampler")
     write_atomically(path, json.dumps(fit.to_json(), indent=1) + "\n")
     return path
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from alphabar.core.outputs import save_picture
 from alphabar.data.contact_sheet import shown
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.model import Model
@@ -39,9 +40,8 @@ class Preview(Hook):
             rest = _drawn(training.ema, range(first, self.n), self.steps, self.seed)
             images = np.concatenate([images, rest.images])
         folder = training.run.samples
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"preview_{training.images:010d}.png"
-        Samples(images, some.record).sheet(scale=SCALE, pad=PAD).save(path)
+        save_picture(Samples(images, some.record).sheet(scale=SCALE, pad=PAD), path)
         Samples(some.images, some.record | {"images_seen": training.images}, some.x0).save(training.run.trajectory)
         training.report(
             "preview", path=str(path.relative_to(training.run.path)), steps=self.steps, seed=self.seed, n=len(images),

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from alphabar.core.files import write_atomically, write_npz
 from alphabar.core.messages import as_path
 from alphabar.core.npz import npz_names, read_npz
+from alphabar.core.outputs import check_output, check_sample_folder
 from alphabar.core.stored_values import MAX_NUMBER, StoredValues, naming, parse_object, read_object
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
@@ -69,21 +70,24 @@ class Samples:
             Where the samples are.
 
         Raises:
-            ValueError: for a folder with other files in it, and for floats or a number of channels that PNG does not hold.
+            OSError: for a path with a file, or in the folder with files, that are not samples.
+            ValueError: for floats or a number of channels that PNG does not hold.
         """
         if not _is_folder(path):
             target = npz_path(path)
+            check_output(target, "samples")
             x0 = {} if self.x0 is None else {"x0": np.stack(self.x0)}
             write_npz(target, {"images": self.images, "record": np.array(json.dumps(self.record)), **x0})
             return target
         check_target(path, self.images.shape[-1], self.images.dtype)
         folder = as_path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("[0-9]*.png"):
+        for stale in check_sample_folder(folder):
             stale.unlink()
+        # before the images: a folder whose writing was interrupted is still one of samples
+        write_atomically(folder / "record.json", json.dumps({**self.record, "n": len(self.images)}, indent=1) + "\n")
         for k, image in enumerate(self.images):
             write_png(folder / f"{k:06d}.png", image)
-        write_atomically(folder / "record.json", json.dumps(self.record, indent=1) + "\n")
         return folder
 
     @staticmethod
@@ -143,22 +147,26 @@ def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def check_target(path: str | Path, channels: int, dtype: DTypeLike = np.uint8) -> None:
-    """Raises ValueError if samples cannot be saved at a path, before any of them is made."""
-    folder = as_path(path)
+    """Raises ValueError or OSError if samples cannot be saved at a path, before any of them is made."""
     if not _is_folder(path):
+        check_output(npz_path(path), "samples")
         return
     if channels not in (1, 3):
         raise ValueError(f"{channels} channels do not fit PNG, which takes 1 or 3: save to a .npz")
     if np.dtype(dtype).kind == "f":
         raise ValueError(f"{np.dtype(dtype)} images do not fit PNG, which holds 8 or 16 bits a channel: save to a .npz")
-    if folder.exists() and not (folder / "record.json").exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder}/ holds files that are not samples: choose an empty folder")
+    check_sample_folder(Path(path))
 
 
 def parts_folder(path: str | Path) -> Path:
     """Where finished batches are kept until the samples at `path` are complete."""
     base = as_path(path) if _is_folder(path) else npz_path(path).with_suffix("")
     return base.with_name(base.name + ".part")
+
+
+def sheet_path(path: str | Path) -> Path:
+    """Where the contact sheet of the samples at `path` goes: OUT.png, whatever dots OUT has."""
+    return Path(f"{str(path).rstrip('/').removesuffix('.npz')}.png")
 
 
 def npz_path(path: str | Path) -> Path:

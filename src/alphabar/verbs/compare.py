@@ -7,8 +7,9 @@ from typing import Any
 
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
+from alphabar.core.outputs import check_output
 from alphabar.core.run import Run
-from alphabar.data.image_set import ImageSet
+from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import METRICS, ProtocolError
@@ -67,6 +68,7 @@ def compare_report(
         from alphabar.tracking.wandb_report import check_server
 
         check_server()  # before the features are computed
+    check_output(options.picture, "picture", [a, b, parse_set(against)[0]])
     evaluator, real = make_evaluator(against, options.extractor, reading=reading)
     first, second = (open_samples(x, n=options.n, steps=options.steps, eta=options.eta, reading=reading) for x in (a, b))
     label_a, label_b = (Path(x.rstrip("/")).name.removesuffix(".npz") for x in (a, b))

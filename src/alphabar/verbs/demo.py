@@ -16,6 +16,7 @@ from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
+from alphabar.core.outputs import check_folder, check_output
 from alphabar.core.progress import track
 from alphabar.core.types import Features, Pixels
 from alphabar.data.cache import fingerprint_of
@@ -60,11 +61,14 @@ def demo(
         The path of the page.
 
     Raises:
-        FileNotFoundError: if the bundled files are missing.
+        OSError: if the bundled files are missing, or OUT holds files that are not of a demo.
         ValueError: if n is too small for FID.
     """
     start = time.monotonic()
     out = as_path(options.out)
+    check_folder(out, "demo", ours=("unfinished.json", "results.json"))
+    for path, kind in ((out / "index.html", "page"), (out / "results.json", "results of a demo")):
+        check_output(path, kind)
     network: Any = load_model(model) if isinstance(model, str | Path) else model
     features: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
     real = bundled_images() if images is None else as_image_set(images)

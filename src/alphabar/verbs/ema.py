@@ -10,6 +10,7 @@ from alphabar.core.files import write_atomically
 from alphabar.core.machine import device_of
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
+from alphabar.core.outputs import check_output
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
 from alphabar.report.figures import draw_lengths
@@ -74,6 +75,8 @@ def choose_length(
     lengths, n = options.lengths, options.n
     if not lengths or len(set(lengths)) < len(lengths):
         raise ValueError(f"lengths = {list(lengths)}: give different ones, as 0.03 0.05 0.1")
+    picture = folder / f"lengths-{n}.png"
+    check_output(picture, "picture")
     evaluator, real = make_evaluator(against, options.extractor, reading=reading, progress=progress)
     measured = {}
     for checkpoint in ("last", *(f"ema:{k:g}" for k in lengths)):
@@ -82,7 +85,7 @@ def choose_length(
     scores = {k: list(measured[f"ema:{k:g}"].scores.values()) for k in lengths}
     best = min(lengths, key=lambda k: measured[f"ema:{k:g}"].scores["fid"].value)
     compared = compare_measured(measured[f"ema:{best:g}"], measured["last"], names=(f"ema:{best:g}", "last"))
-    picture = draw_lengths({k: v[0] for k, v in scores.items()}, measured["last"].scores["fid"], folder / f"lengths-{n}.png")
+    draw_lengths({k: v[0] for k, v in scores.items()}, measured["last"].scores["fid"], picture)
     found = Lengths(scores, list(measured["last"].scores.values()), best, compared, folder / f"lengths-{n}.json", picture)
     write_atomically(found.table, json.dumps(found.to_json(), indent=1) + "\n")
     return found

@@ -10,6 +10,7 @@ import numpy as np
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.core.options import takes
+from alphabar.core.outputs import check_output, save_picture
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.evaluation.image_eval import ImageEval
@@ -93,6 +94,9 @@ def score_report(
 
     Under torchrun all processes share the work, and the first one writes the pictures.
     """
+    picture = options.picture or picture_path(samples, "score.png")
+    for path in (picture, *_further(picture).values()):
+        check_output(path, "picture", [samples, parse_set(against)[0], *filter(None, [options.trained_on])])
     evaluator, real = make_evaluator(against, options.extractor, reading=reading)
     opened = open_samples(samples, n=options.n, steps=options.steps, eta=options.eta, reading=reading)
     report = ScoreReport(
@@ -101,7 +105,7 @@ def score_report(
         find_copies(evaluator, opened, options.trained_on, reading=reading) if options.trained_on else None,
     )
     if processes.world()[0] == 0:
-        _draw(report, opened, options.picture or picture_path(samples, "score.png"))
+        _draw(report, opened, picture)
     return report
 
 
@@ -109,12 +113,16 @@ def _draw(report: ScoreReport, samples: SampleSet, path: Path) -> None:
     report.pictures["picture"] = draw_card(report.scores, samples.pixels, path)
     if report.curve:
         limit = next((s for s in report.scores if s.metric == "fid_infinity"), None)
-        report.pictures["curve"] = draw_curve(report.curve, path.with_name(f"{path.stem}.curve.png"), limit)
+        report.pictures["curve"] = draw_curve(report.curve, _further(path)["curve"], limit)
     if report.copies is not None:
         for kind, found in (("features", report.copies.features), ("pixels", report.copies.pixels)):
-            sheet = path.with_name(f"{path.stem}.pairs_{kind}.png")
-            pairs_sheet(found, np.asarray(samples.pixels), report.copies.train).save(sheet)
-            report.pictures[f"nearest pairs, {kind}"] = sheet
+            sheet = pairs_sheet(found, np.asarray(samples.pixels), report.copies.train)
+            report.pictures[f"nearest pairs, {kind}"] = save_picture(sheet, _further(path)[f"pairs_{kind}"])
+
+
+def _further(picture: Path) -> dict[str, Path]:
+    """The pictures next to that of the scores, which some options ask for."""
+    return {k: picture.with_name(f"{picture.stem}.{k}.png") for k in ("curve", "pairs_features", "pairs_pixels")}
 
 
 def picture_path(samples: str, ending: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from alphabar.core.machine import device_of, versions
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
+from alphabar.core.outputs import check_output
 from alphabar.evaluation.compare import Comparison
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.fitting.options import TuneOptions
@@ -186,3 +187,6 @@ def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
     there = [str(p) for p in paths if p.exists()]
     if there and not overwrite:
         raise FileExistsError(f"{', '.join(there)} exists already: pass another --name, or --overwrite")
+    for path in paths:
+        check_output(path, "fitted sampler")
+        check_output(path.with_suffix(".png"), "picture")
