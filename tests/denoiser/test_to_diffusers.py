@@ -113,7 +113,7 @@ def test_a_model_that_diffusers_cannot_represent_is_refused(tmp_path, folder):
             export_diffusers(model, tmp_path / "out")
     with pytest.raises(ValueError, match="needs no export"):
         export_diffusers(read_diffusers(folder), tmp_path / "out")
-    with pytest.raises(ValueError, match="not empty"):
+    with pytest.raises(FileExistsError, match="holds files"):
         export_diffusers(trained(), folder)
 
 

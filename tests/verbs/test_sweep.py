@@ -280,7 +280,7 @@ def test_another_model_and_a_folder_of_other_files_are_refused(done: Sweep, plac
     named: dict[str, Any] = {**FEW, "extractor": place / "extractor.safetensors"}
     with pytest.raises(ValueError, match="differ in model"):
         sweep(tmp_path / "other.safetensors", str(place / "real.npy"), out=done.folder, **named)
-    with pytest.raises(ValueError, match="holds files that are no settings of a sweep"):
+    with pytest.raises(FileExistsError, match="holds files, and no sweep"):
         swept(place, place)
 
 

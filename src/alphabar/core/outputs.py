@@ -1,11 +1,11 @@
 """Outputs: what alphabar wrote bears a mark, only that is ever replaced, and what is refused is refused before work begins."""
 
-import json
 import os
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from alphabar.core.stored_values import parse_object, read_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -101,14 +101,14 @@ def check_sample_folder(folder: Path) -> list[Path]:
 
 def _record(path: Path) -> Any:
     """The sampling record in an .npz file or in a folder; None where there is none."""
+    from alphabar.core.npz import npz_names, read_npz
+
     try:
         if path.is_dir():
-            return json.loads((path / "record.json").read_text(encoding="utf-8"))
-        import numpy as np
-
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return json.loads(str(file["record"])) if "images" in file.files else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile):
+            return read_object(path / "record.json")
+        own = {"images", "record"} <= npz_names(path)
+        return parse_object(str(read_npz(path, ["record"])["record"]), str(path)) if own else None
+    except (OSError, ValueError, KeyError):
         return None
 
 

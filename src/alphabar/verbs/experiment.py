@@ -13,6 +13,7 @@ from alphabar.core.files import write_atomically
 from alphabar.core.machine import versions
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
+from alphabar.core.outputs import check_folder
 from alphabar.core.progress import track
 from alphabar.data.image_set import ImageSet, load
 from alphabar.report.experiment_page import write_page
@@ -54,6 +55,7 @@ def experiment(
     for other in options.reuse:
         if not (as_path(other) / "experiment.json").is_file():
             raise FileNotFoundError(f"{other} is not the folder of an experiment: --reuse takes folders of `alphabar experiment`")
+    check_folder(folder, "experiment", [r.data.set for r in definition.variants.values()])
     _claim(folder, definition)
     jobs, real = _plan(folder, definition, options, progress)
     shown = real.pixels[: options.shown], options.shown

@@ -15,7 +15,9 @@ import numpy as np
 from alphabar.core import processes
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
+from alphabar.core.outputs import check_folder
 from alphabar.core.progress import track
+from alphabar.data.image_set import parse_set
 from alphabar.report.sweep_page import write_page
 from alphabar.results.sweeps import Row, Sweep, SweepFolder, with_standings
 from alphabar.sampling.settings import LeftOut, Setting, settings
@@ -55,12 +57,14 @@ def sweep(
         raise ValueError("torchrun and Ray both divide the settings: use one of them")
     show = progress and rank == 0
     loaded = LoadedJob.load(Job(str(run), against, tuple(sorted((reading or {}).items())), options), progress)
+    place = _place(loaded)
+    check_folder(place, "sweep", [parse_set(against)[0]], ours=("protocol.json",))
     wanted, left_out = settings(loaded.model, **options.tried())
     _print_left_out(left_out, show)
     if not wanted:
         raise ValueError(f"no setting is left: {'; '.join(str(one) for one in left_out) or 'name samplers and calls'}")
     loaded.check()
-    folder = SweepFolder(_place(loaded))
+    folder = SweepFolder(place)
     with processes.rank_zero_first():
         folder.claim(loaded.protocol(), [s for s, _ in wanted])
     todo = [(setting, cost) for setting, cost in wanted if not folder.finished(setting, options.metrics)]

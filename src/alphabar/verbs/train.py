@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from alphabar.core import processes
 from alphabar.core.files import write_atomically
+from alphabar.core.outputs import check_run_folder
 from alphabar.core.run import Run
 from alphabar.data.card import unused_depth
 from alphabar.data.image_set import ImageSet, load
@@ -52,7 +53,7 @@ def train(
         The averaged model (EMA), ready to sample.
 
     Raises:
-        FileExistsError: where `out` already holds a run and resume is False.
+        FileExistsError: where `out` already holds a run and resume is False, or other files of the names that a run has.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; the run has a checkpoint and can be resumed.
         alphabar.training.stopping.Diverged: when the loss is NaN or explodes.
 
@@ -66,6 +67,8 @@ def train(
     """
     run, first = Run(out), processes.world()[0] == 0  # of several processes, the first one writes
     resume = _resuming(run, resume, first)
+    if first and not run.recipe.exists():
+        check_run_folder(run.path, [recipe.data.set] if images is None else [])
     tracking = Tracking(run, recipe.track) if first and recipe.track else None
     image_set = recipe_images(recipe, images)
     if (note := unused_depth(image_set)) is not None:
