@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphabar.core.messages import as_path
 from alphabar.core.stored_values import parse_object, read_object
 
 if TYPE_CHECKING:

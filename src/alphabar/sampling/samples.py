@@ -155,7 +155,7 @@ def check_target(path: str | Path, channels: int, dtype: DTypeLike = np.uint8) -
         raise ValueError(f"{channels} channels do not fit PNG, which takes 1 or 3: save to a .npz")
     if np.dtype(dtype).kind == "f":
         raise ValueError(f"{np.dtype(dtype)} images do not fit PNG, which holds 8 or 16 bits a channel: save to a .npz")
-    check_sample_folder(Path(path))
+    check_sample_folder(as_path(path))
 
 
 def parts_folder(path: str | Path) -> Path:
@@ -166,7 +166,7 @@ def parts_folder(path: str | Path) -> Path:
 
 def sheet_path(path: str | Path) -> Path:
     """Where the contact sheet of the samples at `path` goes: OUT.png, whatever dots OUT has."""
-    return Path(f"{str(path).rstrip('/').removesuffix('.npz')}.png")
+    return as_path(f"{str(path).rstrip('/').removesuffix('.npz')}.png")
 
 
 def npz_path(path: str | Path) -> Path:
