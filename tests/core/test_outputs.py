@@ -160,3 +160,11 @@ def test_a_log_may_lie_in_the_folder_of_a_new_run(folder: Path) -> None:
     (folder / "runs/new").mkdir()
     (folder / "runs/new/log.txt").write_text("mine")
     check_run_folder(folder / "runs/new")
+
+
+def test_reading_passes_over_pictures_of_alphabar() -> None:
+    from alphabar.data.image_set import load
+
+    before = load("photos").fingerprint
+    works(["sample", "bundled", *FEW, "--out", "photos/drawn.npz"])
+    assert Path("photos/drawn.png").exists() and load("photos").fingerprint == before

@@ -19,6 +19,9 @@ EXPECTED_CODE, FAULT_CODE = 2, 70  # exit codes
 _TWINS = {"–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "→": "->", "’": "'", "ᾱ": "alphabar", "σ": "sigma"}
 # what would move the cursor, change colours, or turn the direction of the text round; and bytes that are not UTF-8
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LOGIN = re.compile(r"(?<=://)[^\s'\"<>]*@(?=[\w.\[-])")  # user:password@, also where the password holds / or @
+_TOKEN = re.compile(r"(?i)(?<=[?&])((?:access_|api_?|auth_?)?(?:token|key|password|secret)=)[^&\s'\"<>]+")
+_SECRET = re.compile(r"(?i)(token|api_?key|password|secret)$")  # names of environment variables
 _ADVICE = {
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",
@@ -57,8 +60,18 @@ def _escape(character: str) -> str:
 
 
 def printable(text: object) -> str:
-    """Text whose control characters, and bytes that are not UTF-8, are written as \\x1b; lines stay lines."""
-    return _HIDDEN.sub(lambda found: _escape(found[0]), str(text))
+    """Text whose control characters, and bytes that are not UTF-8, are written as \\x1b; lines stay lines. Without secrets."""
+    return _HIDDEN.sub(lambda found: _escape(found[0]), without_secrets(str(text)))
+
+
+def without_secrets(text: str) -> str:
+    """Text without user and password in addresses, and without the tokens and passwords of environment variables."""
+    if "@" in text or "=" in text:
+        text = _TOKEN.sub(r"\1***", _LOGIN.sub("", text))
+    for name, value in os.environ.items():
+        if len(value) >= 6 and value in text and _SECRET.search(name):
+            text = text.replace(value, "***")
+    return text
 
 
 def cells(values: Iterable[object]) -> list[str]:
@@ -107,7 +120,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     The traceback is printed on standard error where `debugging`.
     """
     if debugging():
-        traceback.print_exception(error)
+        print(printable("".join(traceback.format_exception(error))), file=sys.stderr)
     words = str(error).strip()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in words:
         return (

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from alphabar.core.messages import command, say
 from alphabar.core.run import Run
 from alphabar.tracking.outbox import Outbox
+from alphabar.tracking.trackers import error_line
 from alphabar.training.hooks import Hook, Training
 
 POLL_SECONDS = 1.0  # between two looks at the record
@@ -54,9 +55,8 @@ class Tracking(Hook):
                 self.ending.wait(POLL_SECONDS)
             except (Exception, SystemExit) as e:  # no failure of a tracker may stop training
                 if box.name not in self.failing:
-                    line = (str(e).strip() or type(e).__name__).splitlines()[0]
                     then = f"training continues, the record stays in {self.run.path}, and sending is tried again"
-                    say(f"{box.name} does not respond ({type(e).__name__}: {line:.200}): {then}", sys.stderr)
+                    say(f"{box.name} does not respond ({error_line(e)}): {then}", sys.stderr)
                 self.failing.add(box.name)
                 if last:
                     return

@@ -15,7 +15,7 @@ from alphabar.core.messages import as_path
 from alphabar.core.run import ENDS, Run
 from alphabar.core.stored_names import TRACKING, renamed
 from alphabar.tracking.messages import Message, configuration, read_messages
-from alphabar.tracking.trackers import Tracker, read_picture, tracker_factory
+from alphabar.tracking.trackers import Tracker, error_line, read_picture, tracker_factory
 
 CHECKPOINT_SECONDS = 600.0  # between two checkpoints sent, except for the last one and the best one
 
@@ -161,7 +161,8 @@ def sync(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         By tracker: "sent", the number of events and checkpoints, and "where", the place to look.
 
     Raises:
-        FileNotFoundError: if the folder has no record. A tracker that does not respond raises its own error.
+        FileNotFoundError: if the folder has no record.
+        ConnectionError: if a tracker does not respond.
     """
     run = Run(path)
     if not run.events.exists():
@@ -176,7 +177,9 @@ def sync(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         try:
             box.open()
             box.send_new(last=True)
-        finally:
             box.close()
+        except (Exception, SystemExit) as e:
+            again = "nothing is lost: the same command sends the rest"
+            raise ConnectionError(f"{box.name} does not respond ({error_line(e)}); {again}") from e
         found[box.name] = {"sent": before - box.unsent(), "where": box.tracker.where()}
     return found

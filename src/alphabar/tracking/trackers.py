@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from alphabar.core.messages import without_secrets
 from alphabar.core.run import Run
 from alphabar.core.suggest import did_you_mean
 
@@ -209,7 +210,7 @@ class MLflow(Tracker):
         self.mlflow.end_run({"diverged": "FAILED", "stopped": "KILLED", "open": "KILLED"}.get(state, "FINISHED"))
 
     def where(self) -> str:
-        return f"MLflow run {self.tracked_run.get('run_id')} at {self.mlflow.get_tracking_uri()}"
+        return without_secrets(f"MLflow run {self.tracked_run.get('run_id')} at {self.mlflow.get_tracking_uri()}")
 
 
 class Trackio(Tracker):
@@ -284,6 +285,12 @@ def tracker_factory(name: str) -> Callable[[Run, dict[str, Any]], Tracker]:
     if not (isinstance(own, type) and issubclass(own, GeneralTracker)):
         raise ValueError(f"track {name!r}: {attribute} is no subclass of accelerate.tracking.GeneralTracker")
     return lambda run, tracked_run: Other(run, tracked_run, re.sub(r"[^A-Za-z0-9_.-]", "_", name), own)
+
+
+def error_line(error: BaseException) -> str:
+    """An error of a tracker's library in one line, without secrets."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {without_secrets(first):.200}"
 
 
 def read_picture(path: Path) -> Sheet:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alphabar.core.outputs import written_by_alphabar
 from alphabar.data.cache import SPLITS, Decoded, Source, content_key
 from alphabar.data.decode import SUFFIXES
 from alphabar.data.readers.arrays import read_npy, read_npz
@@ -104,8 +105,9 @@ def _check_split_folders(path: Path) -> None:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Image files sorted by path, without hidden ones, such as the ._x.png that macOS writes."""
+    """Image files sorted by path, without hidden ones, such as the ._x.png of macOS, and without pictures of alphabar."""
     found = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES | _UNREAD and f.is_file())
+    found = (f for f in found if not written_by_alphabar(f, "picture"))  # a contact sheet is no image of the set
     files = [f for f in found if not any(part.startswith(".") for part in f.relative_to(folder).parts)]
     if unread := next((f for f in files if f.suffix.lower() in _UNREAD), None):  # leaving it out would change the set silently
         raise ValueError(f"{unread} is of a format that is not read: convert it to PNG, or move it away")
