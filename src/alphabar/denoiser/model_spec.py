@@ -136,6 +136,6 @@ def check_unet(c: StoredValues, channels: int) -> None:
         c.wholes("channels", 1, MAX_WIDTH, MAX_LEVELS)
     if c.values.get("attention", []) != []:
         c.wholes("attention", 0, MAX_LEVELS, MAX_LEVELS)
-    for key, low, high in (("dropout", 0, 1), ("t_scale", 1e-6, 1e6)):
+    for key, least, highest in (("dropout", 0.0, 1.0), ("t_scale", 1e-6, 1e6)):
         if key in c.values:
-            c.number(key, low, high)
+            c.number(key, least, highest)

@@ -51,7 +51,7 @@ def split(image_set: "ImageSet", options: ExtractorOptions) -> tuple[Indices, In
 
 def pick_device(device: str | torch.device | None) -> torch.device:
     """The given device; None means CUDA where there is a GPU, else the CPU."""
-    return device_of(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device_of(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def run_epochs(

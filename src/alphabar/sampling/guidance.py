@@ -32,7 +32,7 @@ def class_numbers(classes: int | str | Sequence[int | str], model: object) -> li
         raise ValueError("this model was trained without classes: leave them out, or train one with --model.conditional")
     names = [str(name) for name in getattr(model, "class_names", ())]
     single = isinstance(classes, str) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) == 0
-    words = [classes] if single else list(classes)  # type: ignore[arg-type, list-item]
+    words = [classes] if single else list(classes)  # type: ignore[arg-type]
     if words == ["all"]:
         return list(range(known))
     numbers = [_class_number(word, names, known) for word in words]

@@ -104,11 +104,11 @@ class Samples:
                 raise ValueError(f"{folder}/ has no record.json: it was not written by alphabar")
             record = check_record(read_object(folder / "record.json"), str(folder / "record.json"))
             blobs = [(f.read_bytes(), str(f)) for f in sorted(folder.glob("[0-9]*.png"))]
-            images = [decode(data, where, probe(data, where).c) for data, where in blobs]
-            if len(shapes := {(image.shape, image.dtype.name) for image in images}) != 1:
+            each = [decode(data, where, probe(data, where).c) for data, where in blobs]
+            if len(shapes := {(image.shape, image.dtype.name) for image in each}) != 1:
                 kinds = ", ".join(sorted(f"{dtype} {shape}" for shape, dtype in shapes)) or "no images"
                 raise ValueError(f"{folder}/ holds {kinds}; samples have one size and type: draw them again")
-            return Samples(np.stack(images), record)
+            return Samples(np.stack(each), record)
         target = npz_path(folder)
         if not target.exists():
             raise FileNotFoundError(f"no samples at {target}: make some with `alphabar sample RUN --out {path}`")
