@@ -194,7 +194,7 @@ GONE = object()
         ({"keep": [0.5, 0.5]}, "3 levels, 2 keep, 3 fresh"),
         ({"mix": [[1.0], [0.0, 1.0], [0.0, 1.0]]}, r"rows of mix of \[1, 2, 2\]"),
         ({"mix": [1.0, 2.0, 3.0]}, r"mix\[0\] is 1\.0; wanted a list"),
-        ({"mix": {"0": [1.0]}}, r"mix is \{'0': \[1\.0\]\}; wanted a list of at most 1000"),
+        ({"mix": {"0": [1.0]}}, r"mix is \{'0': \[1\.0\]\}; wanted a list of at most 1,000"),
         ({"keep": "0.5"}, "keep is '0.5'; wanted a list of at most 1,000"),
         ({"keep": [0.5, "a half", 0.0]}, "a half"),
         ({"keep": [0.5, None, 0.0]}, r"keep\[1\] is None; wanted a number"),

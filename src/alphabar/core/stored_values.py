@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 MAX_JSON, MAX_DEPTH = 2**24, 64  # bytes, and lists within lists
 MAX_SIDE = 65536  # of an image
-MAX_NUMBER = 1e300
 
 
 def parse_object(text: str | bytes, where: str, most: int = MAX_JSON) -> dict[str, Any]:
@@ -49,79 +48,77 @@ def naming(where: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A kind of value: a test of a value, and words for the message. With `most`, a list of `least` to `most` such values."""
+
+    good: Callable[[Any], bool]
+    wanted: str
+    most: int | None = None
+    least: int = 0
+
+
+def number(low: float, high: float) -> Kind:
+    return Kind(lambda v: type(v) in (int, float) and low <= v <= high, f"a number from {low:g} to {high:g}")  # False for NaN
+
+
+def whole(low: int, high: int) -> Kind:
+    return Kind(lambda v: type(v) is int and low <= v <= high, f"a whole number from {low} to {high}")
+
+
+def one_of(known: Collection[str], hint: str = "") -> Kind:
+    return Kind(lambda v: isinstance(v, str) and v in known, f"one of {', '.join(known)}{hint}")
+
+
+def listed(kind: Kind, most: int, least: int = 0) -> Kind:
+    return replace(kind, most=most, least=least)
+
+
+TEXT = Kind(lambda v: isinstance(v, str), "a text")
+FLAG = Kind(lambda v: isinstance(v, bool), "true or false")
+TABLE = Kind(lambda v: isinstance(v, dict), "an object of keys and values")
+REAL = Kind(lambda v: type(v) in (int, float), "a number")  # or NaN or infinity
+FINITE = Kind(number(-1e300, 1e300).good, "a number")
+PAIR = Kind(lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(map(REAL.good, v)), "two numbers")
+_SIDE = whole(1, MAX_SIDE)
+SHAPE = Kind(
+    lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(map(_SIDE.good, v)), "[channels, height, width]"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class StoredValues:
-    """Values by key, with one method per kind of value. Each raises ValueError, naming the file and the key."""
+    """Values by key. The methods raise ValueError, naming the file and the key, for a value of another kind."""
 
     values: Mapping[str, Any]
     where: str
 
-    def one_of(self, key: str, known: Collection[str], hint: str = "") -> str:
-        return str(self.value(key, lambda v: isinstance(v, str) and v in known, f"known are {', '.join(known)}{hint}"))
+    def get(self, key: str, kind: Kind) -> Any:
+        """The value under a key, which must be there."""
+        value = self.values.get(key, _GONE)
+        short = [value] if kind.most is None else value
+        if not isinstance(short, (list, tuple)) or not kind.least <= len(short) <= (kind.most or 1):
+            lengths = f"at most {kind.most:,}" if not kind.least else f"{kind.least} to {kind.most:,}"
+            raise ValueError(f"{self.where}: {key} is {_short(value)}; wanted a list of {lengths}")
+        for k, item in enumerate(short):
+            if not kind.good(item):
+                place = key if kind.most is None else f"{key}[{k}]"
+                raise ValueError(f"{self.where}: {place} is {_short(item)}; wanted {kind.wanted}")
+        return value
 
-    def flag(self, key: str) -> bool:
-        return bool(self.value(key, lambda v: isinstance(v, bool), "wanted true or false"))
-
-    def text(self, key: str) -> str:
-        return str(self.value(key, lambda v: isinstance(v, str), "wanted a text"))
-
-    def number(self, key: str, low: float, high: float) -> float:
-        return float(self.value(key, lambda v: is_number(v, low, high), f"wanted a number from {low:g} to {high:g}"))
-
-    def whole(self, key: str, low: int, high: int) -> int:
-        return int(self.value(key, lambda v: is_whole(v, low, high), f"wanted a whole number from {low} to {high}"))
-
-    def wholes(self, key: str, low: int, high: int, most: int) -> list[int]:
-        """A list of 1 to `most` whole numbers."""
-        found = self.items(key, most, lambda v: is_whole(v, low, high), f"wanted a whole number from {low} to {high}")
-        if not found:
-            raise ValueError(f"{self.where}: {key} is empty; wanted 1 to {most} whole numbers")
-        return found
-
-    def numbers(self, key: str, most: int) -> tuple[float, ...]:
-        """A list of at most `most` finite numbers."""
-        return tuple(map(float, self.items(key, most, lambda v: is_number(v, -MAX_NUMBER, MAX_NUMBER), "wanted a number")))
-
-    def texts(self, key: str, most: int) -> list[str]:
-        """A list of at most `most` texts."""
-        return self.items(key, most, lambda v: isinstance(v, str), "wanted a text")
-
-    def items(self, key: str, most: int, good: Callable[[Any], bool], wanted: str) -> list[Any]:
-        """A list of at most `most` values, all good."""
-        values = self.value(key, lambda v: isinstance(v, (list, tuple)) and len(v) <= most, f"wanted a list of at most {most:,}")
-        for k, value in enumerate(values):
-            if not good(value):
-                raise ValueError(f"{self.where}: {key}[{k}] is {value!r:.60}; {wanted}")
-        return list(values)
+    def check(self, kinds: Mapping[str, Kind], null: Collection[str] = ()) -> "StoredValues":
+        """Checks the values under these keys, those of `null` unless they are null. Keys may be absent."""
+        for key in self.values.keys() & kinds.keys():
+            if key not in null or self.values[key] is not None:
+                self.get(key, kinds[key])
+        return self
 
     def table(self, key: str) -> "StoredValues":
         """The object under a key, to be checked in turn."""
-        found = self.value(key, lambda v: isinstance(v, dict), "wanted an object of keys and values")
-        return StoredValues(found, f"{self.where}: {key}")
-
-    def value(self, key: str, good: Callable[[Any], bool], wanted: str) -> Any:
-        """The value under a key, where it is good."""
-        if key not in self.values:
-            raise ValueError(f"{self.where}: {key} is missing; {wanted}")
-        if not good(value := self.values[key]):
-            raise ValueError(f"{self.where}: {key} is {value!r:.60}; {wanted}")
-        return value
+        return StoredValues(self.get(key, TABLE), f"{self.where}: {key}")
 
 
-def is_number(value: Any, low: float, high: float) -> bool:
-    """Whether it is a number, but no bool and not NaN, from low to high."""
-    return type(value) in (int, float) and low <= value <= high
+_GONE = object()
 
 
-def is_real(value: Any) -> bool:
-    """Whether it is a number, but no bool; NaN and infinity are numbers."""
-    return type(value) in (int, float)
-
-
-def is_whole(value: Any, low: int, high: int) -> bool:
-    """Whether it is a whole number, but no bool and no float, from low to high."""
-    return type(value) is int and low <= value <= high
-
-
-def is_image_shape(value: Any) -> bool:
-    """Whether it is a list [channels, height, width]."""
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(is_whole(k, 1, MAX_SIDE) for k in value)
+def _short(value: Any) -> str:
+    return "missing" if value is _GONE else f"{value!r:.60}"

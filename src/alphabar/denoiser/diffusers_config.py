@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.stored_values import MAX_SIDE, StoredValues, is_whole, read_object
+from alphabar.core.stored_values import FLAG, MAX_SIDE, TEXT, StoredValues, listed, number, one_of, read_object, whole
 from alphabar.denoiser.unet import unet2d_class
 from alphabar.schedule.betas import CURVES, MOST_STEPS, Betas
 
@@ -78,17 +78,17 @@ def read_scheduler(
         )
     c = StoredValues(DEFAULTS | {k: v for k, v in config.items() if k in DEFAULTS}, str(file))
     schedule = _schedule(c)
-    prediction = PREDICTIONS[c.one_of("prediction_type", PREDICTIONS)]
+    prediction = PREDICTIONS[c.get("prediction_type", one_of(PREDICTIONS))]
     return schedule, prediction, _sampling_defaults(c, scheduler, pipeline)
 
 
 def _schedule(c: StoredValues) -> Betas:
-    steps = c.whole("num_train_timesteps", 2, MOST_STEPS)
-    given, curve, ends, zero_snr = c.values["trained_betas"], "given", (0.1, 0.1), c.flag("rescale_betas_zero_snr")
+    steps = c.get("num_train_timesteps", whole(2, MOST_STEPS))
+    given, curve, ends, zero_snr = c.values["trained_betas"], "given", (0.1, 0.1), c.get("rescale_betas_zero_snr", FLAG)
     if given is None:
         curves = [k for k in CURVES if k != "given"]
-        curve = c.one_of("beta_schedule", curves, "; write any other as trained_betas, a list of betas")
-        ends = c.number("beta_start", 0, 1), c.number("beta_end", 0, 1)
+        curve = c.get("beta_schedule", one_of(curves, "; write any other as trained_betas, a list of betas"))
+        ends = float(c.get("beta_start", number(0, 1))), float(c.get("beta_end", number(0, 1)))
     elif not isinstance(given, list) or len(given) != steps or not all(type(beta) in (int, float) for beta in given):
         length = f"a list of {len(given)}" if isinstance(given, list) else repr(given)[:60]
         raise ValueError(f"{c.where}: trained_betas is {length}; wanted null or as many numbers as num_train_timesteps, {steps}")
@@ -104,20 +104,21 @@ def _sampling_defaults(c: StoredValues, scheduler: str, pipeline: str) -> Sampli
             f"{c.where}: variance_type {c.values['variance_type']!r}: the network also predicts the variance of every step, "
             "which no sampler here uses. Only networks of a fixed variance can be read"
         )
-    variance = VARIANCES[c.one_of("variance_type", VARIANCES)]
+    variance = VARIANCES[c.get("variance_type", one_of(VARIANCES))]
     ddim = pipeline == "DDIMPipeline" or scheduler == "DDIMScheduler"  # a DDIMPipeline converts any scheduler to DDIM
-    if ddim and not c.flag("set_alpha_to_one"):
+    if ddim and not c.get("set_alpha_to_one", FLAG):
         raise ValueError(
             f"{c.where}: set_alpha_to_one is false, which ends sampling at the noise level of timestep 0; samplers here end "
             "at the clean image: set it to true"
         )
-    clip = c.number("clip_sample_range", 1e-6, 1e6) if c.flag("clip_sample") else None
+    clip = float(c.get("clip_sample_range", number(1e-6, 1e6))) if c.get("clip_sample", FLAG) else None
     threshold, most = None, None
-    if c.flag("thresholding"):
-        clip, threshold, most = None, c.number("dynamic_thresholding_ratio", 0.5, 1), c.number("sample_max_value", 1, 1e6)
+    if c.get("thresholding", FLAG):
+        clip, threshold = None, float(c.get("dynamic_thresholding_ratio", number(0.5, 1)))
+        most = float(c.get("sample_max_value", number(1, 1e6)))
         if most == 1:  # the limit is then 1 for every quantile: plain clipping
             clip, threshold, most = 1.0, None, None
-    grid, offset = c.one_of("timestep_spacing", SPACINGS), c.whole("steps_offset", 0, MOST_STEPS)
+    grid, offset = c.get("timestep_spacing", one_of(SPACINGS)), c.get("steps_offset", whole(0, MOST_STEPS))
     if grid == "leading" and offset:  # the other spacings ignore the offset
         grid = f"leading+{offset}"
     steps = 50 if pipeline == "DDIMPipeline" else 1000
@@ -132,6 +133,16 @@ IGNORED_UNET_KEYS = frozenset([
     "_class_name", "_diffusers_version", "_name_or_path", "_use_default_values", "decay", "inv_gamma", "power", "min_decay",
     "optimization_step", "update_after_step", "use_ema_warmup",
 ])  # fmt: skip
+WIDTH = whole(1, MAX_WIDTH)
+UNET2D = {  # arguments of a UNet2DModel
+    **dict.fromkeys(("in_channels", "out_channels", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups"), WIDTH),
+    **dict.fromkeys(("time_embedding_dim", "num_class_embeds", "num_train_timesteps"), whole(1, 100_001)),
+    **dict.fromkeys(("center_input_sample", "flip_sin_to_cos", "add_attention"), FLAG),
+    **dict.fromkeys(("down_block_types", "up_block_types"), listed(TEXT, MAX_LEVELS)),
+    **dict.fromkeys(("dropout", "norm_eps"), number(0, 1)), "block_out_channels": listed(WIDTH, MAX_LEVELS, 1),
+    "layers_per_block": whole(1, MAX_BLOCKS), "downsample_padding": whole(0, 1), "mid_block_scale_factor": number(0, 1e6),
+    "freq_shift": number(0, 64),
+}  # fmt: skip
 NULLABLE = ("time_embedding_dim", "attention_head_dim", "attn_norm_num_groups", "num_class_embeds", "num_train_timesteps")
 OTHER_EMBEDDINGS = "fourier belongs to variance-exploding models and has no timestep 0, learned has no time between timesteps"
 
@@ -157,9 +168,8 @@ def read_unet_config(file: Path, variance: str) -> dict[str, Any]:
     if (embedding := config.get("time_embedding_type", "positional")) != "positional":
         raise ValueError(f"{file}: time_embedding_type is {embedding!r:.60}; only 'positional' can be read ({OTHER_EMBEDDINGS})")
     network = {k: v for k, v in config.items() if k in known}
-    checked = StoredValues({"in_channels": 3, "out_channels": 3, "layers_per_block": 2} | network, str(file))
-    check_unet2d(checked)
-    network = {**checked.values}
+    network = {"in_channels": 3, "out_channels": 3, "layers_per_block": 2} | network
+    check_unet2d(StoredValues(network, str(file)))
     c, out = network["in_channels"], network["out_channels"]
     if out == 2 * c:
         raise ValueError(
@@ -178,28 +188,14 @@ def check_unet2d(c: StoredValues, shape: list[int] | None = None) -> None:
 
     shape: [channels, height, width] of the images, where the arguments are not the only place that says it.
     """
-    given = {key for key, value in c.values.items() if value is not None or key not in NULLABLE}
-    for key in given & {"in_channels", "out_channels", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups"}:
-        c.whole(key, 1, MAX_WIDTH)
-    for key in given & {"time_embedding_dim", "num_class_embeds", "num_train_timesteps"}:
-        c.whole(key, 1, MOST_STEPS)
-    for key in given & {"center_input_sample", "flip_sin_to_cos", "add_attention"}:
-        c.flag(key)
-    for key in given & {"down_block_types", "up_block_types"}:
-        c.texts(key, MAX_LEVELS)
-    for key, low, most in (("layers_per_block", 1, MAX_BLOCKS), ("downsample_padding", 0, 1)):
-        if key in given:
-            c.whole(key, low, most)
-    for key, high in (("dropout", 1), ("norm_eps", 1), ("mid_block_scale_factor", 1e6), ("freq_shift", 64)):
-        if key in given:
-            c.number(key, 0, high)
+    c.check(UNET2D, NULLABLE)
     size = c.values.get("sample_size")
     sides = [size, size] if isinstance(size, int) else size
-    if not (isinstance(sides, list) and len(sides) == 2 and all(is_whole(k, 1, MAX_SIDE) for k in sides)):
+    if not (isinstance(sides, list) and len(sides) == 2 and all(map(whole(1, MAX_SIDE).good, sides))):
         raise ValueError(f"{c.where}: sample_size is {size!r:.60}; give the images' side in pixels, or [height, width]")
     if shape is not None and [c.values.get("in_channels", 3), *sides] != shape:
         raise ValueError(f"{c.where}: image_shape is {shape}, and the network is for {sides}")
-    widths = c.wholes("block_out_channels", 1, MAX_WIDTH, MAX_LEVELS) if "block_out_channels" in c.values else (0,) * 4
+    widths = c.values.get("block_out_channels", (0,) * 4)
     divisor = 2 ** (len(widths) - 1)
     if any(k % divisor for k in sides):
         raise ValueError(f"{c.where}: sample_size {size}: a network of {len(widths)} levels needs sides divisible by {divisor}")

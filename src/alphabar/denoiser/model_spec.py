@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alphabar.core.stored_values import StoredValues, is_image_shape
+from alphabar.core.stored_values import PAIR, SHAPE, TEXT, StoredValues, listed, number, one_of, whole
 from alphabar.data.values import check_range, scale_of
-from alphabar.denoiser.diffusers_config import MAX_BLOCKS, MAX_LEVELS, MAX_WIDTH, check_unet2d
+from alphabar.denoiser.diffusers_config import MAX_BLOCKS, MAX_LEVELS, WIDTH, check_unet2d
 from alphabar.schedule.kinds import schedule_from
 from alphabar.schedule.noising import Prediction
 
@@ -16,6 +16,12 @@ FORMAT = 1
 # uint8 of the usual range, and for a class-conditional model.
 FORMATS = (1, 2, 3)
 MAX_CLASSES = 100_000
+NAMES = listed(TEXT, MAX_CLASSES)
+UNET = {  # arguments of a `UNet`
+    **dict.fromkeys(("in_channels", "embedding", "group_size"), WIDTH), "channels": listed(WIDTH, MAX_LEVELS, 1),
+    "patch": whole(1, 64), "blocks": whole(1, MAX_BLOCKS), "attention": listed(whole(0, MAX_LEVELS), MAX_LEVELS),
+    "dropout": number(0, 1), "t_scale": number(1e-6, 1e6), "classes": whole(0, MAX_CLASSES), "augment": whole(0, 64),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,33 +115,17 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     if spec.get("format") not in FORMATS:
         raise ValueError(f"model description of format {spec.get('format')!r}: this release reads formats {FORMATS}")
     c = StoredValues({"crop": 0, "pixels": "uint8", "classes": [], **spec}, "model description")
-    network, arguments = c.one_of("network", ("unet", "unet2d"), ": use unet or unet2d"), c.table("arguments")
-    c.table("schedule"), c.text("prediction"), c.number("data_range", 1e-6, 1e6)
-    shape = channels, height, width = c.value("image_shape", is_image_shape, "wanted [channels, height, width]")
-    c.whole("crop", 0, (min(height, width) - 1) // 2)
-    scale_of(c.text("pixels"))  # raises ValueError for a type that images are not stored in
+    network, arguments, names = c.get("network", one_of(("unet", "unet2d"))), c.table("arguments"), c.get("classes", NAMES)
+    c.table("schedule"), c.get("prediction", TEXT), c.get("data_range", number(1e-6, 1e6))
+    channels, height, width = c.get("image_shape", SHAPE)
+    c.get("crop", whole(0, (min(height, width) - 1) // 2))
+    scale_of(c.get("pixels", TEXT))  # raises ValueError for a type that images are not stored in
     if spec.get("value_range") is not None:
-        check_range(c.numbers("value_range", 2))
-    names = c.texts("classes", MAX_CLASSES)
-    check_unet(arguments, channels) if network == "unet" else check_unet2d(arguments, [*shape])
+        check_range(c.get("value_range", PAIR))
+    if network == "unet2d":
+        check_unet2d(arguments, [channels, height, width])
+    elif (given := arguments.check(UNET).values.get("in_channels", 1)) != channels:
+        raise ValueError(f"model description: in_channels is {given}, and images have {channels}")
     known = arguments.values.get("classes", (arguments.values.get("num_class_embeds") or 1) - 1)
     if known != len(names):
         raise ValueError(f"model description: it names {len(names)} classes, and the network has {known}")
-
-
-def check_unet(c: StoredValues, channels: int) -> None:
-    """Raises ValueError, naming the key, for arguments that no `UNet` for images of so many channels has."""
-    if c.values.get("in_channels", 1) != channels:
-        raise ValueError(f"{c.where}: in_channels is {c.values.get('in_channels')!r:.60}, and images have {channels} channels")
-    for key in c.values.keys() & {"in_channels", "embedding", "group_size"}:
-        c.whole(key, 1, MAX_WIDTH)
-    for key, low, most in (("patch", 1, 64), ("blocks", 1, MAX_BLOCKS), ("classes", 0, MAX_CLASSES), ("augment", 0, 64)):
-        if key in c.values:
-            c.whole(key, low, most)
-    if "channels" in c.values:
-        c.wholes("channels", 1, MAX_WIDTH, MAX_LEVELS)
-    if c.values.get("attention", []) != []:
-        c.wholes("attention", 0, MAX_LEVELS, MAX_LEVELS)
-    for key, least, highest in (("dropout", 0.0, 1.0), ("t_scale", 1e-6, 1e6)):
-        if key in c.values:
-            c.number(key, least, highest)

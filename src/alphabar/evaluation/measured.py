@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from alphabar.core.files import write_npz
 from alphabar.core.npz import read_npz
-from alphabar.core.stored_values import StoredValues, is_real, naming, parse_object
+from alphabar.core.stored_values import REAL, TEXT, StoredValues, naming, parse_object, whole
 from alphabar.evaluation.estimate import Estimate, Expansion
 from alphabar.evaluation.score import Score
 
@@ -65,10 +65,8 @@ def load_measured(path: Path) -> Measured:
 
 def _expansion(metric: str, numbers: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Expansion:
     nullable = {f.name for f in fields(Expansion) if f.default is None}
-    c = StoredValues({key: v for key, v in numbers.items() if v is not None or key not in nullable}, metric)
-    c.whole("n", 1, 10**12), c.whole("m", 1, 10**12)
-    for key in c.values:
-        c.text(key) if key == "trouble" else c.value(key, is_real, "wanted a number")
+    kinds = dict.fromkeys(numbers, REAL) | {"n": whole(1, 10**12), "m": whole(1, 10**12), "trouble": TEXT}
+    StoredValues(numbers, metric).check(kinds, nullable)
     x, y = (arrays[f"{metric}.influence_{side}"] for side in "xy")
     if not x.dtype == y.dtype == np.float64 or not x.ndim == y.ndim == 1:
         raise ValueError(f"influences of {metric} are {x.dtype} {x.shape} and {y.dtype} {y.shape}; wanted vectors of float64")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from alphabar.core.stored_names import SCORE, renamed
-from alphabar.core.stored_values import StoredValues, is_real
+from alphabar.core.stored_values import PAIR, REAL, TEXT, StoredValues
 from alphabar.evaluation.estimate import LEVEL
 from alphabar.sampling.samples import check_record
 
@@ -28,8 +28,10 @@ _SAMPLER_KEYS = (  # of a sampling record, kept in the score
 )  # fmt: skip
 
 
-_NUMBERS = {
-    "value", "n", "n_reference", "floor", "floor_n", "se", "level", "bias", "floor_seed", "floor_sets", "nfe"
+_NUMBERS = ("value", "n", "n_reference", "floor", "floor_n", "se", "level", "bias", "floor_seed", "floor_sets", "nfe")
+_KINDS = {
+    **dict.fromkeys(_NUMBERS, REAL), "interval": PAIR, "floor_interval": PAIR,
+    **dict.fromkeys(("metric", "floor_source", "extractor", "reference", "reference_name", "note"), TEXT),
 }  # fmt: skip
 
 
@@ -104,16 +106,8 @@ class Score:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"a score record has no {unknown[0]!r}: its keys are {', '.join(sorted(known))}")
-        c = StoredValues({key: value for key, value in values.items() if value is not None}, "a score record")
-        for name in c.values.keys() & _NUMBERS:
-            c.value(name, is_real, "wanted a number")
-        for name in c.values.keys() & {"metric", "floor_source", "extractor", "reference", "reference_name", "note"}:
-            c.text(name)
-        for name in c.values.keys() & {"interval", "floor_interval"}:
-            ends = c.value(
-                name, lambda v: isinstance(v, list | tuple) and len(v) == 2 and all(map(is_real, v)), "wanted two numbers"
-            )
-            values[name] = tuple(ends)
+        StoredValues(values, "a score record").check(_KINDS, null=_KINDS)
+        values |= {name: tuple(values[name]) for name in ("interval", "floor_interval") if values.get(name) is not None}
         try:
             return cls(**values)
         except TypeError as error:

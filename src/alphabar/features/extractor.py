@@ -18,7 +18,7 @@ from alphabar.core.files import write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_output
 from alphabar.core.stored_names import EXTRACTOR, renamed
-from alphabar.core.stored_values import StoredValues, is_image_shape, naming, parse_object
+from alphabar.core.stored_values import SHAPE, TABLE, TEXT, StoredValues, listed, naming, parse_object, whole
 from alphabar.core.types import Features, Images, Pixels
 from alphabar.core.weights import fill, read_tensors
 from alphabar.data.images import to_model
@@ -27,7 +27,9 @@ from alphabar.features.classifier import Classifier
 
 FORMAT = 1  # version of the file format; later ones are refused
 NOT_CHECKED = "not checked"
-MAX_WIDTH = 65536  # of a network in a file
+_WIDTH = whole(1, 65536)
+ARCHITECTURE = {"in_channels": _WIDTH, "widths": listed(_WIDTH, 16, 1), "dim": _WIDTH, "classes": whole(0, 10**6)}  # of a file
+DESCRIBED = {"classes": listed(TEXT, 10**6), "training": TABLE, "check": TABLE}  # of a file, where they may be null or absent
 BUNDLED = Path(__file__).parents[1] / "assets" / "fashion_mnist_extractor.safetensors"
 _TRAIN = "alphabar extractor train SET --out PATH"
 
@@ -163,12 +165,21 @@ def read_extractor(path: str | Path) -> Extractor:
             f"{path} holds weights but no extractor (its header lacks 'alphabar_extractor'): give a file made by `{_TRAIN}`"
         )
     header = StoredValues(renamed(parse_object(texts["alphabar_extractor"], f"{path}: its description"), EXTRACTOR), str(path))
-    if (version := header.whole("format", 1, 2**31)) > FORMAT:
+    if (version := header.get("format", whole(1, 2**31))) > FORMAT:
         raise ValueError(f"{path} has format {version}, this alphabar reads up to {FORMAT}: update alphabar")
-    shape, described = header.value("image_shape", is_image_shape, "wanted [channels, height, width]"), _described(header)
-    name, architecture, stored = header.text("name"), _architecture(header.table("architecture")), header.text("fingerprint")
+    name, shape, stored = header.get("name", TEXT), header.get("image_shape", SHAPE), header.get("fingerprint", TEXT)
+    architecture = header.table("architecture")
+    for key, kind in ARCHITECTURE.items():
+        architecture.get(key, kind)
+    described = {key: header.values.get(key) for key in DESCRIBED}
+    header.check(DESCRIBED, null=DESCRIBED)
+    if described["check"] is not None:
+        header.table("check").get("verdict", TEXT)
+        results = header.table("check").table("corruptions")
+        for corruption in results.values:
+            results.table(corruption).table("ranked")
     with naming(str(path)):
-        extractor = Extractor(name, architecture, weights, image_shape=tuple(shape), **described)
+        extractor = Extractor(name, architecture.values, weights, image_shape=tuple(shape), **described)
     if extractor.fingerprint != stored:
         raise ValueError(
             f"{path} says that its fingerprint is {stored:.40}, its content gives {extractor.fingerprint}: "
@@ -177,33 +188,6 @@ def read_extractor(path: str | Path) -> Extractor:
     if extractor.check is not None and extractor.check.get("extractor") != extractor.fingerprint:
         extractor.check = None  # the check was of other weights
     return extractor
-
-
-def _architecture(c: StoredValues) -> dict[str, Any]:
-    """The arguments of a `Classifier`. Raises ValueError for those that none has."""
-    known = {
-        "in_channels": c.whole("in_channels", 1, MAX_WIDTH), "widths": c.wholes("widths", 1, MAX_WIDTH, 16),
-        "dim": c.whole("dim", 1, MAX_WIDTH), "classes": c.whole("classes", 0, 10**6),
-    }  # fmt: skip
-    if unknown := sorted(set(c.values) - set(known)):
-        raise ValueError(f"{c.where} has the unknown {unknown[0]!r:.60}: this alphabar reads {', '.join(known)}")
-    return known
-
-
-def _described(header: StoredValues) -> dict[str, Any]:
-    """The names of classes, the training and the check of an extractor's header, each of which may be null or absent."""
-    given = {key: header.values.get(key) for key in ("classes", "training", "check")}
-    if given["classes"] is not None:
-        header.texts("classes", 10**6)
-    if given["training"] is not None:
-        header.table("training")
-    if given["check"] is not None:
-        check = header.table("check")
-        check.text("verdict")
-        results = check.table("corruptions")
-        for name in results.values:
-            results.table(name).table("ranked")
-    return given
 
 
 def write_check_result(path: str | Path, check: Mapping[str, Any]) -> Extractor:

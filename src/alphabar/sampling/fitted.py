@@ -22,7 +22,7 @@ from alphabar.core.files import write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_output
 from alphabar.core.stored_names import FITTED, renamed
-from alphabar.core.stored_values import MAX_NUMBER, StoredValues, naming, read_object
+from alphabar.core.stored_values import FINITE, TEXT, Kind, StoredValues, listed, naming, number, read_object
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
 from alphabar.schedule.grid import check_grid
 
@@ -109,14 +109,13 @@ class Tuned:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"{where} is not a fitted sampler of format {FORMAT}, as `alphabar tune` writes them")
         c = StoredValues(renamed(data, FITTED), where)
-        rows = c.value("mix", lambda v: isinstance(v, list) and len(v) <= MOST, f"wanted a list of at most {MOST} rows")
+        rows = c.get("mix", listed(Kind(lambda v: isinstance(v, list), "a list"), MOST))
         mix = StoredValues({f"mix[{k}]": row for k, row in enumerate(rows)}, where)
-        threshold, most = (
-            None if c.values.get(k) is None else c.number(k, 0, MAX_NUMBER) for k in ("threshold", "threshold_max")
-        )
+        limit = number(0, 1e300)
+        threshold, most = (None if c.values.get(k) is None else float(c.get(k, limit)) for k in ("threshold", "threshold_max"))
         values = (
-            c.text("name"), c.text("model"), _numbers(c, "sigmas"), _numbers(c, "keep"),
-            tuple(_numbers(mix, row) for row in mix.values), _numbers(c, "fresh"), c.number("clip", 0, MAX_NUMBER),
+            c.get("name", TEXT), c.get("model", TEXT), _numbers(c, "sigmas"), _numbers(c, "keep"),
+            tuple(_numbers(mix, row) for row in mix.values), _numbers(c, "fresh"), float(c.get("clip", limit)),
             threshold, most, dict(c.table("how").values),
         )  # fmt: skip
         with naming(where):
@@ -124,7 +123,7 @@ class Tuned:
 
 
 def _numbers(c: StoredValues, key: str) -> tuple[float, ...]:
-    return c.numbers(key, MOST)
+    return tuple(float(v) for v in c.get(key, listed(FINITE, MOST)))
 
 
 def check_name(name: str) -> str:

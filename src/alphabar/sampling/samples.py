@@ -13,7 +13,7 @@ from alphabar.core.files import write_atomically, write_npz
 from alphabar.core.messages import as_path
 from alphabar.core.npz import npz_names, read_npz
 from alphabar.core.outputs import check_output, check_sample_folder
-from alphabar.core.stored_values import MAX_NUMBER, StoredValues, naming, parse_object, read_object
+from alphabar.core.stored_values import FINITE, PAIR, TABLE, TEXT, StoredValues, listed, naming, parse_object, read_object, whole
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.formats import write_png
@@ -21,6 +21,15 @@ from alphabar.data.values import SCALE, check_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+RECORD = {  # kinds of the values of a sampling record
+    **dict.fromkeys(("n", "batch", "steps", "seed", "first_index"), whole(0, 2**64)),
+    **dict.fromkeys(("nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"), FINITE),
+    **dict.fromkeys(("grid", "guidance_interval", "x0_steps", "image_shape", "indices", "classes"), listed(FINITE, 10**7)),
+    **dict.fromkeys(("sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device"), TEXT),
+    **dict.fromkeys(("versions", "tuned", "options", "calls", "fast"), TABLE), "value_range": PAIR,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,18 +138,8 @@ class Samples:
 
 def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
     """The record. Raises ValueError, beginning with `where`, for a value that no sampling writes; any may be absent or null."""
-    c = StoredValues({key: value for key, value in record.items() if value is not None}, where)
-    for key in c.values.keys() & {"n", "batch", "steps", "seed", "first_index"}:
-        c.whole(key, 0, 2**64)
-    for key in c.values.keys() & {"nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"}:
-        c.number(key, -MAX_NUMBER, MAX_NUMBER)
-    for key in c.values.keys() & {"value_range", "grid", "guidance_interval", "x0_steps", "image_shape", "indices", "classes"}:
-        c.numbers(key, 10**7)
-    for key in c.values.keys() & {"sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device"}:
-        c.text(key)
-    for key in c.values.keys() & {"versions", "tuned", "options", "calls", "fast"}:
-        c.table(key)
-    if "value_range" in c.values:
+    StoredValues(record, where).check(RECORD, null=RECORD)
+    if record.get("value_range") is not None:
         with naming(where):
             check_range(record["value_range"])
     return record

@@ -17,7 +17,7 @@ import torch
 
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import machine
-from alphabar.core.stored_values import is_number, read_object
+from alphabar.core.stored_values import number, read_object
 from alphabar.denoiser.runtime.job import Job
 from alphabar.denoiser.runtime.methods import METHODS, prepare, unavailable
 
@@ -92,7 +92,7 @@ class TimingFile:
 
 
 def _is_timing(stored: Any) -> bool:
-    return isinstance(stored, dict) and all(is_number(stored.get(k), 0, 1e6) for k in Timing._fields)
+    return isinstance(stored, dict) and all(number(0, 1e6).good(stored.get(k)) for k in Timing._fields)
 
 
 def _key(job: Job) -> str:
