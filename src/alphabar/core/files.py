@@ -1,14 +1,43 @@
-"""Files that are written whole or not at all, and JSON lines that survive a crash."""
+"""Files that are written whole or not at all, JSON lines that survive a crash, and folders that one process writes at a time."""
 
+import errno
 import json
 import os
+import platform
+import re
+import shutil
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from alphabar.core.messages import say
+
+_TEMPORARY = re.compile(r"\..*\.(\d+)-([0-9a-f]{8})")
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_WORDS = re.compile(r"os error (\d+)|\d+ requested and \d+ written|No space left")  # safetensors, NumPy, Pillow
+
+
+def temporary(name: str) -> str:
+    """The name of a temporary file or folder of this process, which `remove_leftovers` recognises."""
+    return f".{name}.{os.getpid()}-{_HOST}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files and folders that killed processes of this machine have left in a folder."""
+    from psutil import pid_exists
+
+    with suppress(OSError):
+        for path in folder.iterdir():
+            made = _TEMPORARY.fullmatch(path.name)
+            if made and made[2] == _HOST and not pid_exists(int(made[1])):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -16,16 +45,89 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` that takes its place when the block ends without an error.
 
     The file is synchronised to disk before it is renamed, so that `path` is either the old file or the complete new one.
+    Raises OSError, naming the file, where the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield part
-        with part.open("rb+") as file:
+    part = path.with_name(temporary(path.name))
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            sync(part)
+            os.replace(part, path)
+            sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Synchronises a file to disk, or the names in a folder where the system can (Windows cannot)."""
+    if path.is_file():
+        with path.open("rb+") as file:  # Windows synchronises no file that was opened for reading
             os.fsync(file.fileno())
-        os.replace(part, path)
+    elif os.name != "nt":
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some file systems synchronise no folder
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def room_for(path: Path, kept: str = "") -> Iterator[None]:
+    """Makes the error of a full disk an OSError that names the file, the free space and what to do. kept: what is still there."""
+    try:
+        yield
+    except Exception as e:  # safetensors raises its own type, NumPy an OSError without a number
+        if (code := _full(e)) is None:
+            raise
+        folder = next(p for p in path.absolute().parents if p.exists())
+        free = f"{os.strerror(code)}, {shutil.disk_usage(folder).free / 2**20:.0f} MiB free"
+        advice = "Make room, then give the same command again (a training with --resume)"
+        full = OSError(f"{path} was not written: the disk is full ({free}){kept and ', '}{kept}. {advice}")
+        full.errno = code
+        raise full from e
+
+
+def _full(e: Exception) -> int | None:
+    """The number of the error where a disk, a quota or a limit on files is full."""
+    code = getattr(e, "errno", None)
+    if code is None and (found := _FULL_WORDS.search(str(e))):
+        code = int(found[1] or errno.ENOSPC)
+    return code if code in _FULL and "the disk is full" not in str(e) else None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one process at a time is in such a block for a folder, which is made where it does not exist.
+
+    The operating system ends the lock with the process, also with a killed one, whose temporary files are then deleted.
+    Raises OSError, naming the folder and where known the process, where another process is in the block.
+    """
+    from filelock import FileLock, Timeout
+
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".lock"
+    lock = FileLock(file)
+    try:
+        holder = file.read_text(encoding="utf-8", errors="replace")[:99].strip() if file.exists() else ""
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = f" ({holder})" if holder else ""
+        raise OSError(f"{folder} is being written by another process{who}: wait until it ends, or name another place") from None
+    try:
+        with suppress(OSError):  # Windows writes nothing into a locked file
+            file.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        remove_leftovers(folder)
+        yield
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
+        if made:
+            with suppress(OSError):  # it holds files
+                folder.rmdir()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -43,24 +145,29 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends one line of JSON. A line that a crash has truncated is kept, and `read_jsonl` skips it."""
+    """Appends one line of JSON, or nothing where the disk is full. `read_jsonl` skips a line that a crash has truncated."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        if file.tell():
+    with room_for(path), path.open("ab+", buffering=0) as file:
+        end, line = file.seek(0, os.SEEK_END), json.dumps(row).encode() + b"\n"
+        if end:
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(json.dumps(row).encode() + b"\n")
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSON-lines file. A truncated line, as a crash leaves it, is skipped with a message on stderr."""
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
         try:
             yield json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             say(f"{path}: line {number} is truncated and was skipped", sys.stderr)

@@ -2,7 +2,6 @@
 
 import json
 import time
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from alphabar.core.files import append_jsonl, write_atomically
 from alphabar.core.machine import machine
 from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
+from alphabar.core.stored_values import read_toml
 
 ENDS = ("finished", "stopped", "diverged")  # events that end a session of training
 
@@ -40,7 +40,7 @@ class Run:
 
     def recipe_keys(self) -> dict[str, Any]:
         """The resolved recipe with flat keys ("train.lr"), under their present names. Raises OSError or ValueError."""
-        return renamed(flat(tomllib.loads(self.recipe.read_text(encoding="utf-8", errors="surrogateescape"))), RECIPE)
+        return renamed(flat(read_toml(self.recipe)), RECIPE)
 
     def start(self, recipe_toml: str) -> None:
         """Creates the folder and writes the resolved recipe and the machine."""

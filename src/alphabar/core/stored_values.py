@@ -1,13 +1,15 @@
 """Values that were read from a file, checked key by key: a file may be damaged or hostile."""
 
 import json
+import re
+import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-MAX_JSON, MAX_DEPTH = 2**24, 64  # bytes, and lists within lists
+MAX_JSON, MAX_TOML, MAX_DEPTH = 2**24, 2**20, 64  # bytes, bytes, and lists within lists
 MAX_SIDE = 65536  # of an image
 
 
@@ -34,6 +36,22 @@ def read_object(path: Path, most: int = MAX_JSON) -> dict[str, Any]:
     """The object in a JSON file of at most `most` bytes. Raises OSError, or ValueError, naming the file, as `parse_object`."""
     with path.open("rb") as file:
         return parse_object(file.read(most + 1), str(path), most)
+
+
+def read_toml(path: Path, most: int = MAX_TOML) -> dict[str, Any]:
+    """The table in a TOML file of at most `most` bytes. Raises OSError, or ValueError, naming the file."""
+    with path.open("rb") as file:
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise ValueError(f"{path} has more than {most >> 20} MiB of TOML: it is no recipe or experiment")
+    try:
+        plain = text.decode(errors="surrogateescape")
+        keys = (re.split("[=,]", line, maxsplit=1)[0] for line in plain.splitlines())
+        if any(key.count(".") > MAX_DEPTH for key in keys):  # tomllib would take minutes
+            raise ValueError(f"a key of more than {MAX_DEPTH} parts")
+        return tomllib.loads(plain)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path} is not a TOML file: {e}") from e
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from alphabar.core.messages import as_path
 from alphabar.core.progress import track
+from alphabar.core.stored_values import read_object
 from alphabar.core.types import Pixels
 from alphabar.data.split import image_hashes
 from alphabar.data.values import SCALE
@@ -127,7 +128,7 @@ def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry
 def open_entry(place: Path) -> Entry | None:
     """The entry at `place`, or None if it is absent or damaged."""
     try:
-        meta = json.loads((place / "meta.json").read_text())
+        meta = read_object(place / "meta.json")
         pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
         hashes = np.load(place / "hashes.npy", allow_pickle=False)
         labels = np.load(place / "labels.npy", allow_pickle=False) if meta["labels"] else None

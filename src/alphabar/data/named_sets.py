@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alphabar.core.files import write_atomically
+from alphabar.core.stored_values import read_object
 from alphabar.data.cache import Entry, open_entry, open_or_build
 from alphabar.data.readers.find import find_source
 from alphabar.data.readers.hub import find_on_hub
@@ -78,7 +79,7 @@ def _ways(name: str, split: str, known: Named, places: list[Path], error: Except
 
 def _follow(pointer: Path, cache: Path) -> Entry | None:
     try:
-        key = json.loads(pointer.read_text())["key"]
+        key = read_object(pointer)["key"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return open_entry(cache / "sets" / key) if isinstance(key, str) and key.isalnum() else None

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from alphabar.core.files import replacing, write_atomically, write_npz
 from alphabar.core.parts import Parts
+from alphabar.core.stored_values import read_object
 from alphabar.core.types import Features
 from alphabar.data.cache import cache_folder
 from alphabar.features.stats import FeatureStats, read_rows
@@ -108,7 +109,7 @@ def open_entry(folder: Path, about: Mapping[str, Any], *, verify: bool) -> Entry
     another number of images.
     """
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_object(folder / "meta.json")
         known = {key: meta[key] for key in about}
         sums, chunk = [str(s) for s in meta["sums"]], int(meta["chunk"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from alphabar.core.stored_values import read_object
 from alphabar.evaluation.score import HIGHER, Score
 from alphabar.report.words import column, estimate_words
 from alphabar.results.runs import OUTCOME, RunData
@@ -125,7 +126,7 @@ def experiments(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[str
     found, notes = [], []
     for folder in dict.fromkeys(run.experiment for run in runs if run.experiment is not None):
         try:
-            found.append(_experiment(folder, json.loads((folder / OUTCOME).read_text(encoding="utf-8"))))
+            found.append(_experiment(folder, read_object(folder / OUTCOME)))
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
             notes.append(f"{folder / OUTCOME} cannot be read ({type(e).__name__}: {e}).")
     return found, notes

@@ -1,6 +1,5 @@
 """How a run's images form: x0_hat from noise to image, as the run kept it during training, or sampled now."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from alphabar.report.png import EDGES, Picture, picture, png, smaller, strip
 from alphabar.report.words import duration, sig
 from alphabar.results.runs import BUNDLED, RunData
 from alphabar.sampling.samples import Samples
+from alphabar.training.checkpoint import read_state
 
 STEPS = 25  # network calls of a trajectory that is sampled for the page
 PATIENCE = 15.0  # seconds that a page may spend on sampling unless more is allowed
@@ -142,7 +142,7 @@ def _seconds_a_call(model: Any, n: int, enough: float) -> float:
 
 def _images_seen(run: Path) -> int | None:
     try:
-        return int(json.loads((Run(run).checkpoint() / "state.json").read_text(encoding="utf-8"))["images"])
+        return int(read_state(Run(run).checkpoint())["images"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
+from alphabar.core.stored_values import read_toml
 from alphabar.evaluation.score import METRICS
 from alphabar.sampling.catalogue import find
 from alphabar.training.config import Recipe, check_keys, parse, resolve
@@ -119,10 +120,7 @@ def read_experiment(path: str | Path) -> Experiment:
     file = shipped_experiments().get(str(path), as_path(path))
     if not file.is_file():
         raise ValueError(f"experiment {path} is neither a file nor one of {', '.join(shipped_experiments())}")
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{file} is not a TOML file: {e}") from e
+    values = read_toml(file)
     check_keys(values, _File, str(file))
     if missing := [k for k in ("hypothesis", "better", "than", "seeds", "budget", "variants") if k not in values]:
         raise ValueError(f"{file} has no {', '.join(missing)}: see `alphabar experiment --help`")

@@ -1,6 +1,5 @@
 """Checkpoints of runs: their sizes, their removal, and the record by which samples can still be traced to a removed one."""
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from alphabar.core.files import append_jsonl, read_jsonl
 from alphabar.core.run import Run
 from alphabar.results.runs import load_run, state
-from alphabar.training.checkpoint import SNAPSHOTS, load_model
+from alphabar.training.checkpoint import SNAPSHOTS, load_model, read_state
 
 LINEAGE = "lineage.jsonl"  # in a run: the removed checkpoints, one a line
 LOSES = {"last": "training cannot be resumed", "snapshots": "no average of another length can be made"}
@@ -59,7 +58,7 @@ def plan_removals(paths: Sequence[Path], keep: Sequence[str]) -> list[Removal]:
 def _identity(path: Path, name: str) -> tuple[int | None, str | None]:
     """(images seen, fingerprint of the model) of a checkpoint."""
     try:
-        images = json.loads((path / "checkpoints" / name / "state.json").read_text(encoding="utf-8")).get("images")
+        images = read_state(path / "checkpoints" / name)["images"]
         return images, load_model(path, name).fingerprint
     except (OSError, ValueError, KeyError, AttributeError):
         return None, None

@@ -1,6 +1,5 @@
 """Tolerant reader of run folders: files that are missing or truncated become messages, not errors."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any
 
 from alphabar.core.files import read_jsonl
 from alphabar.core.run import ENDS, Run
+from alphabar.core.stored_values import read_object
 from alphabar.results.series import number, rewound
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
@@ -86,14 +86,11 @@ def _read(path: Path, name: str) -> RunData:
 def read_record(path: Path, missing: list[str], absent: str = "") -> dict[str, Any]:
     """A JSON object; {} for a file that is missing (then `absent` is added to `missing`) or cannot be read (then why)."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value, dict):
-            return value
-        missing.append(f"{path.name} holds no record.")
+        return read_object(path)
     except FileNotFoundError:
         missing += [absent] if absent else []
     except (OSError, ValueError) as e:
-        missing.append(f"{path.name} cannot be read ({e}).")
+        missing.append(f"{path.name} cannot be read ({e}).".replace(str(path), path.name))
     return {}
 
 

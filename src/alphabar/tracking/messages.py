@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.run import ENDS, Run, flat
+from alphabar.core.stored_values import read_object
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def read_messages(run: Run, offset: int = 0) -> Iterator[Message]:
             offset += len(line)
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and isinstance(row.get("event"), str) and isinstance(row.get("images"), int):
                 yield _message(run, row, offset)
@@ -76,5 +77,5 @@ def configuration(run: Run) -> dict[str, bool | int | float | str]:
     found = run.recipe_keys()
     for file, key in (("data.json", "data_seen"), ("machine.json", "machine")):
         if (path := run.path / file).exists():
-            found |= flat({key: json.loads(path.read_text(encoding="utf-8"))})
+            found |= flat({key: read_object(path)})
     return {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in found.items()}

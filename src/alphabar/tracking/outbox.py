@@ -14,8 +14,10 @@ from alphabar.core.files import write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.run import ENDS, Run
 from alphabar.core.stored_names import TRACKING, renamed
+from alphabar.core.stored_values import read_object
 from alphabar.tracking.messages import Message, configuration, read_messages
 from alphabar.tracking.trackers import Tracker, error_line, read_picture, tracker_factory
+from alphabar.training.checkpoint import read_state
 
 CHECKPOINT_SECONDS = 600.0  # between two checkpoints sent, except for the last one and the best one
 
@@ -29,7 +31,7 @@ class Outbox:
         self.file = run.path / "tracking" / f"{make(run, {}).name}.json"
         self.position: dict[str, Any] = {"offset": 0, "sent": {}, "tracked_run": {}, "sending": None}
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):  # absent or damaged: from the start
-            self.position |= renamed(json.loads(self.file.read_text(encoding="utf-8")), TRACKING)
+            self.position |= renamed(read_object(self.file), TRACKING)
         self.tracker: Tracker = make(run, self.position["tracked_run"])
         self.opened = False
         self.last_checkpoint = -CHECKPOINT_SECONDS
@@ -45,7 +47,7 @@ class Outbox:
         if not self.position.get("configured"):
             self.tracker.configure(configuration(self.run))
             if (data := self.run.path / "data.json").exists():
-                about = json.loads(data.read_text(encoding="utf-8"))
+                about = read_object(data)
                 self.tracker.files("dataset", f"data-{about['fingerprint']}", [data], (), about)
             self.position["configured"] = True
             self._save()
@@ -114,7 +116,7 @@ class Outbox:
                 return images
             about: dict[str, Any] = {k: v for k, v in notes.items() if k not in ("event", "time")} | {"images": images}
             with contextlib.suppress(OSError, ValueError):
-                about["data"] = json.loads((self.run.path / "data.json").read_text(encoding="utf-8"))["fingerprint"]
+                about["data"] = read_object(self.run.path / "data.json")["fingerprint"]
             if scores := [e for e in read_messages(self.run) if e.kind == "score" and e.images <= images]:
                 about["score"] = {"images": scores[-1].images, **scores[-1].values}
             name = re.sub(r"[^A-Za-z0-9_.-]", "_", self.tracker.title)  # characters that all trackers accept
@@ -145,8 +147,8 @@ def _copied_weights(checkpoint: Path, scratch: Path) -> Iterator[tuple[Path | No
 def _images_of(checkpoint: Path) -> int:
     """Images that a checkpoint was trained on; -1 where there is none."""
     try:
-        return int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8")).get("images", 0))
-    except (OSError, ValueError, AttributeError):
+        return int(read_state(checkpoint)["images"])
+    except (OSError, ValueError):
         return -1
 
 

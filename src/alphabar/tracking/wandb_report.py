@@ -1,6 +1,5 @@
 """A comparison as a report in Weights & Biases: verdicts, scores with intervals, and the curves of the runs."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.stored_names import TRACKING, renamed
+from alphabar.core.stored_values import read_object
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.score import TITLES
 from alphabar.tracking.trackers import PROJECT, wandb_key
@@ -65,7 +65,7 @@ def _ends(interval: tuple[float, float] | None) -> str:
 
 def _tracked_run(run: Path) -> dict[str, Any]:
     try:
-        state = json.loads((run / "tracking" / "wandb.json").read_text(encoding="utf-8"))
+        state = read_object(run / "tracking" / "wandb.json")
         found = renamed(state, TRACKING)["tracked_run"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -5,7 +5,6 @@ optimizer.safetensors  moments of the optimiser   state.json        images seen,
 averages.safetensors   power-function averages, where the run keeps snapshots of them
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -21,8 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alphabar.core.files import room_for, sync
 from alphabar.core.messages import as_path
 from alphabar.core.run import Run
+from alphabar.core.stored_values import read_object
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 from alphabar.denoiser.model import Model, load_weights, model_of, save_weights
 from alphabar.training.ema import post_hoc
@@ -30,7 +31,9 @@ from alphabar.training.shard import gathered_state, shard_like
 
 MODEL, EMA, OPTIMIZER = FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 AVERAGES = "averages.safetensors"
+STATE = "state.json"
 SNAPSHOTS = "averages"  # folder of a run
+_ADVICE = "Resume from another checkpoint, or start a new run in another folder"
 BUNDLED = Path(__file__).parent.parent / "assets" / "garments.safetensors"
 
 
@@ -60,19 +63,9 @@ def save_checkpoint(
     files = {name: gathered_state(tensors) for name, tensors in sharded.items()}
     if not write:
         return
-    try:
-        with _replacing_folder(folder) as part:
-            _write(part, model, files, state)
-    except Exception as e:  # safetensors raises its own type for a full disk
-        if not _disk_full(e):
-            raise
-        free = shutil.disk_usage(folder.parent).free
-        kept = f"the last good one is kept in {folder}" if (folder / "state.json").exists() else "there is none before it"
-        raise OSError(
-            errno.ENOSPC,
-            f"the disk is full ({free / 2**20:.0f} MiB free): the checkpoint of image {state.get('images')} was not written, "
-            f"{kept}. Make room and continue with --resume",
-        ) from e
+    kept = f"the last good one is kept in {folder}" if (folder / STATE).exists() else "there is none before it"
+    with room_for(folder, f"{kept}; it is the checkpoint of image {state.get('images')}"), _replacing_folder(folder) as part:
+        _write(part, model, files, state)
 
 
 def _write(folder: Path, model: Model, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
@@ -81,16 +74,19 @@ def _write(folder: Path, model: Model, files: Mapping[str, Mapping[str, Tensor]]
             save_weights(folder / name, model, tensors)
         else:
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / name)
-    digests = {name: _digest(folder / name) for name in files}
-    (folder / "state.json").write_text(json.dumps({**state, "sha256": digests}, indent=1))
-    for name in (*files, "state.json"):
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
+    written = {**state, "sha256": {name: _digest(folder / name) for name in files}}
+    (folder / STATE).write_text(json.dumps({**written, "checksum": _checksum(written)}, indent=1), encoding="utf-8")
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """The SHA-256 of the content of state.json, all but the checksum."""
+    plain = {k: v for k, v in state.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Makes `target` a copy of the checkpoint `source`, whole or not at all."""
-    with _replacing_folder(target) as part:
+    with room_for(target), _replacing_folder(target) as part:
         shutil.copytree(source, part, dirs_exist_ok=True)
     shutil.rmtree(_earlier(target), ignore_errors=True)
 
@@ -106,18 +102,18 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+    for file in part.iterdir():
+        sync(file)
+    sync(part)
     if folder.exists():  # otherwise FOLDER.old may be the only checkpoint, after a crash between the next two renames
         shutil.rmtree(earlier, ignore_errors=True)
         os.replace(folder, earlier)
     os.replace(part, folder)
+    sync(folder.parent)
 
 
 def _earlier(folder: Path) -> Path:
     return folder.with_name(folder.name + ".old")
-
-
-def _disk_full(e: Exception) -> bool:
-    return getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e) or "os error 28" in str(e)
 
 
 def _digest(path: Path) -> str:
@@ -144,43 +140,61 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether `find_checkpoint` finds one."""
-    return any((f / "state.json").exists() for f in (folder, _earlier(folder)))
+    return any((f / STATE).exists() for f in (folder, _earlier(folder)))
 
 
 def find_checkpoint(folder: Path) -> Path:
     """The checkpoint at `folder`, or FOLDER.old where a crash left only that. Raises FileNotFoundError where there is none."""
     for candidate in (folder, _earlier(folder)):
-        if (candidate / "state.json").exists():
+        if (candidate / STATE).exists():
             return candidate
     raise FileNotFoundError(f"no checkpoint at {folder}: train a run first, or leave --resume out to start a new one")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint folder. Raises ValueError, naming it, where it was changed or truncated."""
+    file = folder / STATE
+    state = read_object(file)
+    if (
+        type(state.get("images")) is not int
+        or not isinstance(state.get("sha256", {}), dict)
+        or state.get("checksum", known := _checksum(state)) != known
+    ):
+        raise ValueError(f"{file} is not what was written: the file was changed or truncated. {_ADVICE}")
+    return state
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Reads a checkpoint folder. Raises ValueError, naming the file, where one was changed or truncated since it was written."""
     folder = find_checkpoint(folder)
-    state = json.loads((folder / "state.json").read_text())
-    for name in dict.fromkeys([*FILES, *state["sha256"]]):
-        if Path(name).name != name or _digest(folder / name) != state["sha256"].get(name):
-            raise ValueError(
-                f"{folder / name} is not what was written (its SHA-256 differs): the file was changed or truncated. "
-                "Resume from another checkpoint, or start a new run in another folder"
-            )
+    state = read_state(folder)
+    digests = state.get("sha256", {})
+    for name in dict.fromkeys([*FILES, *digests]):
+        if Path(name).name != name or _digest(folder / name) != digests.get(name):
+            why = "is not what was written (its SHA-256 differs): the file was changed or truncated"
+            raise ValueError(f"{folder / name} {why}. {_ADVICE}")
     model, ema = load_weights(folder / MODEL), load_weights(folder / EMA).state_dict()
-    averages = load_file(folder / AVERAGES) if AVERAGES in state["sha256"] else None
+    averages = load_file(folder / AVERAGES) if AVERAGES in digests else None
     return Checkpoint(model, ema, load_file(folder / OPTIMIZER), averages, state)
 
 
 def last_good(run: Run) -> Checkpoint:
-    """A run's last checkpoint; where it is damaged, the one before it, with a warning. Training repeats the steps in between."""
-    folder = find_checkpoint(run.checkpoint())
-    try:
-        return load_checkpoint(folder)
-    except (ValueError, OSError, KeyError) as damage:
-        if not (_earlier(folder) / "state.json").exists():
-            raise
-        found = load_checkpoint(_earlier(folder))
-        warnings.warn(f"{damage}. Resuming from the checkpoint before it, at image {found.state['images']}", stacklevel=2)
-        return found
+    """A run's last checkpoint; where it is damaged, the one before it, else the best one, with a warning. Training repeats the
+    steps in between."""
+    last, best = run.checkpoint(), run.checkpoint("best")
+    found = [folder for folder in (last, _earlier(last), best, _earlier(best)) if (folder / STATE).exists()]
+    damages: list[Exception] = []
+    for folder in found or [find_checkpoint(last)]:
+        try:
+            checkpoint = load_checkpoint(folder)
+        except (ValueError, OSError, KeyError) as damage:
+            damages.append(damage)
+            continue
+        if damages:
+            which = "the checkpoint before it" if folder == _earlier(last) else f"checkpoints/{folder.name}"
+            warnings.warn(f"{damages[0]}. Resuming from {which}, at image {checkpoint.state['images']}", stacklevel=2)
+        return checkpoint
+    raise damages[-1]
 
 
 def load_model(run_or_file: str | Path, which: str = "last") -> Model:

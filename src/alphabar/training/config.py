@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
+from alphabar.core.stored_values import read_toml
 from alphabar.core.suggest import did_you_mean
 from alphabar.data.split import HOLDOUT
 from alphabar.denoiser.model_spec import ModelRecipe
@@ -236,10 +236,7 @@ def resolve(name_or_file: str | Path = "garments", tokens: Sequence[str] = ()) -
     path = shipped().get(str(name_or_file), as_path(name_or_file))
     if not path.is_file():
         raise ValueError(f"recipe {name_or_file} is neither a file nor one of {', '.join(shipped())}")
-    try:
-        values = renamed(tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape")), RECIPE)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is not a TOML file: {e}") from e
+    values = renamed(read_toml(path), RECIPE)
     check_keys(values, Recipe, str(path))
     return parse(values, tokens, str(path))
 

@@ -18,6 +18,7 @@ from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_folder, check_output
 from alphabar.core.progress import track
+from alphabar.core.stored_values import read_object
 from alphabar.core.types import Features, Pixels
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.image_set import ImageSet
@@ -131,7 +132,7 @@ def _speed(
     }  # fmt: skip
     unfinished = out / "unfinished.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
-        found = json.loads(unfinished.read_text(encoding="utf-8"))
+        found = read_object(unfinished)
         if found["wanted"] == json.loads(json.dumps(wanted)):
             _print(f"continuing the demo that was stopped in {out}")
             return dict(found["pace"])

@@ -15,6 +15,7 @@ from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_folder
 from alphabar.core.progress import track
+from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import ImageSet, load
 from alphabar.report.experiment_page import write_page
 from alphabar.results.experiments import Experiment
@@ -79,7 +80,7 @@ def _claim(folder: Path, definition: Experiment) -> None:
     path = folder / "experiment.json"
     now = json.loads(json.dumps({**definition.to_json(), "versions": versions()}))
     if path.exists():
-        there = json.loads(path.read_text())
+        there = read_object(path)
         differ = [k for k in ("budget", "scoring", "metric") if there.get(k) != now[k]]
         stored = {k: parse(tomllib.loads(text), (), f"{path}, variant {k}") for k, text in there["variants"].items()}
         differ += [f"variants.{k}" for k, recipe in definition.variants.items() if stored.get(k, recipe) != recipe]

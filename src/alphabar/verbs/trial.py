@@ -17,6 +17,7 @@ from alphabar.core.files import write_atomically
 from alphabar.core.machine import device_of, machine
 from alphabar.core.messages import say
 from alphabar.core.run import Run
+from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
 from alphabar.evaluation.image_eval import ImageEval
@@ -28,7 +29,7 @@ from alphabar.sampling.sample import sample
 from alphabar.sampling.sample_set import SampleSet
 from alphabar.sampling.samples import Samples
 from alphabar.training import loop
-from alphabar.training.checkpoint import load_model
+from alphabar.training.checkpoint import load_model, read_state
 from alphabar.training.config import Recipe
 from alphabar.training.hooks import Hook, Training
 from alphabar.training.initial_model import initial_model
@@ -64,7 +65,7 @@ class TrialJob:
 
     def trial(self) -> Trial:
         """The finished trial."""
-        row, measured = json.loads(self.row.read_text()), load_measured(self.row.with_suffix(".npz"))
+        row, measured = read_object(self.row), load_measured(self.row.with_suffix(".npz"))
         return Trial(
             row["variant"], int(row["seed"]), self.folder / row["run"], int(row["images"]), float(row["seconds"]),
             self.folder / row["samples"], row["machine"], measured,
@@ -90,7 +91,7 @@ def finish(job: TrialJob) -> None:
     save_measured(job.row.with_suffix(".npz"), measured)
     row = {
         "variant": job.variant, "seed": job.seed, "run": job.name, "images": job.recipe.train.images,
-        "seconds": json.loads((run.checkpoint() / "state.json").read_text())["seconds"],
+        "seconds": read_state(run.checkpoint())["seconds"],
         "samples": str(path.relative_to(job.folder)), "record": samples.record, "machine": machine(),
         "scores": [s.to_json() for s in measured.scores.values()],
     }  # fmt: skip
@@ -108,7 +109,7 @@ def _copy_training(run: Run, job: TrialJob) -> None:
     wanted = job.recipe.fingerprint(recipe_images(job.recipe).fingerprint)
     for state in sorted(s for other in job.reuse for s in other.glob("*-seed*/checkpoints/last/state.json")):
         source = Run(state.parents[2])
-        if json.loads(state.read_text()).get("fingerprint") == wanted and _trained(source, job.recipe):
+        if _state(source).get("fingerprint") == wanted and _trained(source, job.recipe):
             part = run.path.with_name(f".{run.path.name}.part")
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(source.path, part, ignore=shutil.ignore_patterns("samples", "tracking", "last.old"))
@@ -118,8 +119,15 @@ def _copy_training(run: Run, job: TrialJob) -> None:
 
 def _trained(run: Run, recipe: Recipe) -> bool:
     """Whether the last checkpoint has seen all images of the budget."""
-    state = run.checkpoint() / "state.json"
-    return state.exists() and bool(json.loads(state.read_text())["images"] >= recipe.train.images)
+    return bool(_state(run).get("images", -1) >= recipe.train.images)
+
+
+def _state(run: Run) -> dict[str, Any]:
+    """What the last checkpoint says of itself; {} where there is none or it is damaged."""
+    try:
+        return read_state(run.checkpoint())
+    except (OSError, ValueError):
+        return {}
 
 
 WARM, TIMED = 3, 8  # training steps before the measurement and in it
@@ -133,7 +141,7 @@ def with_budget(folder: Path, experiment: Experiment, images: Mapping[str, Image
     variants, budget, path = experiment.variants, experiment.budget, folder / "budget.json"
     if budget.images:
         return {k: replace(r, train=replace(r.train, images=budget.images)) for k, r in variants.items()}
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_object(path) if path.exists() else {}
     if missing := {k: r for k, r in variants.items() if k not in known}:
         if progress:
             say(f"timing {', '.join(missing)}")
