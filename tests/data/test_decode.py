@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from alphabar.data.decode import decode, probe
 from alphabar.data.formats import BrokenError, png_16
@@ -311,3 +311,44 @@ def test_other_formats_are_refused() -> None:
 
 def test_the_png_helper_of_these_tests() -> None:
     np.testing.assert_array_equal(read(png(COLOUR)), COLOUR)
+
+
+def swapped_primaries() -> bytes:
+    """An RGB profile, valid, whose red is green and whose green is red."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(profile[128:132], "big")
+    tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * count, 12)}
+    red, green = tags[b"rXYZ"] + 4, tags[b"gXYZ"] + 4
+    profile[red : red + 8], profile[green : green + 8] = profile[green : green + 8], profile[red : red + 8]
+    return bytes(profile)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "RGB"), ("TIFF", "RGB"), ("WEBP", "RGB")]
+)
+def test_colours_of_another_profile_are_converted_to_srgb(kind: str, mode: str) -> None:
+    red = Image.new("RGB", (16, 16), (250, 10, 10))
+    red = red.quantize() if mode == "P" else red.convert(mode)
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    buffer = io.BytesIO()
+    red.save(buffer, kind, icc_profile=swapped_primaries(), **lossless)
+    values = decode(buffer.getvalue(), "a", 3)
+    assert np.abs(values[0, 0].astype(int) - (10, 250, 10)).max() <= 3, "as a viewer shows it"
+
+
+def test_values_with_the_profile_of_srgb_and_grey_values_are_those_of_the_file() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for values, profile in (
+        (colours, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        (colours[..., 0], swapped_primaries()),
+    ):
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, "PNG", icc_profile=profile)
+        assert np.array_equal(decode(buffer.getvalue(), "a", values.ndim if values.ndim == 3 else 1).squeeze(), values)
+
+
+def test_a_damaged_profile_is_named() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "PNG", icc_profile=b"no profile at all")
+    with pytest.raises(BrokenError, match=r"a\.png is damaged.*profile"):
+        decode(buffer.getvalue(), "a.png", 3)

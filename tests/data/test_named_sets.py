@@ -81,7 +81,7 @@ def test_labels_that_do_not_fit_are_refused(garments: tuple[Path, Array, Array],
     with pytest.raises(ValueError, match=r"train-labels.*from 10 to 10, wanted 0\.\.9"):
         load("fashion_mnist", root=root, cache=cache)
     labels.write_bytes(gzip.compress(idx_bytes(np.zeros(39, dtype=np.uint8))))
-    with pytest.raises(ValueError, match=r"one whole number for each of 40 images"):
+    with pytest.raises(ValueError, match=r"one whole number or one name for each of 40 images"):
         load("fashion_mnist", root=root, cache=cache)
 
 

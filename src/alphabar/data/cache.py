@@ -27,7 +27,7 @@ from alphabar.data.values import SCALE
 SPLITS = ("train", "test")
 BLOCK = 1024  # images that are decoded between two writes, fewer if they are large
 _BLOCK_BYTES = 1 << 26
-VERSION = 2  # part of every key: raise it when decoding changes, so that old entries are not found
+VERSION = 3  # part of every key: raise it when decoding changes, so that old entries are not found
 
 
 @dataclass(frozen=True)
@@ -196,16 +196,3 @@ def _header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int
 
 def rows_per_block(image_bytes: int) -> int:
     return max(1, min(BLOCK, _BLOCK_BYTES // max(image_bytes, 1)))
-
-
-def check_labels(labels: NDArray[Any], n: int, classes: tuple[str, ...] | None, where: str) -> NDArray[np.int64]:
-    """Labels as int64. Raises ValueError unless there is one whole number per image, each the number of a class."""
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (n,):
-        raise ValueError(f"{where}: {labels.dtype} of shape {labels.shape}, wanted one whole number for each of {n} images")
-    if n == 0:
-        return labels.astype(np.int64)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (classes is not None and high >= len(classes)):
-        top = "" if classes is None else f"..{len(classes) - 1}, one of {len(classes)} classes"
-        raise ValueError(f"{where}: labels from {low} to {high}, wanted 0{top}")
-    return labels.astype(np.int64)

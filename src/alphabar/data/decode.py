@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from alphabar.data import formats
 from alphabar.data.formats import CHANNELS, DAMAGE, BrokenError, RefusedError, Shape, short
@@ -22,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats with 8
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"})
 _COLOURS = {"1": 1, "L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "P": 3, "PA": 3}  # Pillow's modes with 8 bits or fewer
 _DEFAULT = Reading()
+_PROBE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), -1).reshape(12, 18, 3))
 
 
 def probe(data: bytes, where: str, reading: Reading = _DEFAULT) -> Shape:
@@ -167,7 +168,7 @@ def _values(im: Image.Image, data: bytes, shape: Shape) -> NDArray[Any]:
             values = _with_key(values, (int(im.info["transparency"]),))
         return formats.turned(values, _orientation(im, data))
     im.load()
-    image = ImageOps.exif_transpose(im)
+    image = ImageOps.exif_transpose(_in_srgb(im))
     if shape.alpha:
         rgba = np.asarray(image.convert("RGBA"))
         return rgba if shape.c == 3 else rgba[..., [0, 3]]
@@ -175,6 +176,26 @@ def _values(im: Image.Image, data: bytes, shape: Shape) -> NDArray[Any]:
         image = image.convert("L" if shape.c == 1 else "RGB")
     out = np.asarray(image, dtype=np.uint8)
     return out[..., None] if out.ndim == 2 else out
+
+
+def _in_srgb(im: Image.Image) -> Image.Image:
+    """An image in colour, whose profile is another than sRGB, with its colours converted to sRGB, as viewers show it.
+
+    Grey values are those of the file, whatever its profile. A damaged profile raises OSError.
+    """
+    profile = im.info.get("icc_profile")
+    if not profile or im.mode not in ("RGB", "RGBA", "P", "PA"):
+        return im
+    try:
+        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        if source.profile.xcolor_space.strip() != "RGB":
+            return im
+        if np.abs(np.subtract(ImageCms.profileToProfile(_PROBE, source, srgb), _PROBE, dtype=np.int16)).max() <= 2:
+            return im  # sRGB itself, but for rounding: the values of the file
+        colour = im.convert("RGBA" if im.has_transparency_data else "RGB")
+        return ImageCms.profileToProfile(colour, source, srgb) or colour
+    except ImageCms.PyCMSError as error:
+        raise OSError(f"its colour profile: {short(error)}") from error
 
 
 def _with_key(a: NDArray[Any], key: tuple[int, ...]) -> NDArray[Any]:

@@ -41,7 +41,7 @@ class DataRecipe:
     holdout: float = HOLDOUT
     """Share of the training images, chosen by their content, that is never trained on (the validation images)."""
     limit: int = 0
-    """Train on the first so many images only; 0 is all of them."""
+    """Train on so many images only, spread evenly over the set; 0 is all of them."""
     range: tuple[float, ...] = ()
     """Bottom and top of the scale, as 0 4095 for 12-bit images; none: 0..255, 0..65535, or 0..1 for floats."""
     alpha: str = "refuse"

@@ -101,10 +101,15 @@ def train(
 
 
 def recipe_images(recipe: Recipe, images: ImageSet | None = None) -> ImageSet:
-    """The images that a recipe trains on and holds out: its set (or `images`), or the first `data.limit` of it."""
+    """The images that a recipe trains on and holds out: its set (or `images`), or `data.limit` of it.
+
+    Those are spread evenly over the set, in which the images of a class may stand next to each other.
+    """
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
     limit = recipe.data.limit
-    return image_set.subset(range(min(limit, len(image_set)))) if limit else image_set
+    if not limit or limit >= len(image_set):
+        return image_set
+    return image_set.subset(np.arange(limit) * len(image_set) // limit)
 
 
 def _resuming(run: Run, resume: bool, first: bool) -> bool:

@@ -4,7 +4,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alphabar.data.cache import Decoded, check_labels, rows_per_block
+from alphabar.data.cache import Decoded, rows_per_block
 from alphabar.data.images import as_pixels, channels_last, layout, stored_for
+from alphabar.data.labels import NAMES, numbered
 from alphabar.data.values import Reading, Survey
 
 _FAULTS = (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
@@ -39,30 +40,58 @@ def read_npy(files: list[Path], classes: tuple[str, ...] | None, reading: Readin
     return decoded_from_array(array, None, None, reading, str(path))
 
 
-def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Reading) -> Decoded:
-    """The member `images` of an .npz file, or its only array, with `labels` and `classes` if it has them. Others are ignored."""
+def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Reading, split: str = "train") -> Decoded:
+    """The images in an .npz file, with its labels and the names of its classes if it has them.
+
+    The members are called images, x or arr_0 and labels, label, y, ... or arr_1; train_ or test_ may stand before, _train or
+    _test behind, as in MedMNIST's and Keras' files. A single member holds images, whatever its name.
+    """
     (path,) = files
     try:
         with zipfile.ZipFile(path) as archive:
             members = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
-        others = [k for k in members if k not in ("labels", "classes", "record")]
-        if "images" not in members and len(others) != 1:
-            raise ValueError(f"it holds {', '.join(members) or 'nothing'}: name the images `images`")
+        image, label = _members(members, split)
 
         @contextmanager
         def opened(member: str) -> Iterator[Any]:
             with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
                 yield file
 
-        array = _array(partial(opened, "images" if "images" in members else others[0]), None)
-        labels, names = (_whole(partial(opened, k)) if k in members else None for k in ("labels", "classes"))
+        array = _array(partial(opened, image), None)
+        labels = None if label is None else _whole(partial(opened, label))
+        names = _whole(partial(opened, "classes")) if "classes" in members else None
     except _FAULTS as error:
         wanted = "np.savez(path, images=array of shape (n, h, w, c), labels=optional whole numbers)"
         raise ValueError(f"{path} cannot be read ({error}): wanted {wanted}") from error
     found = None if names is None else tuple(str(c) for c in np.atleast_1d(names).tolist())
     n = array.shape[0] if array.shape else 0
-    checked = None if labels is None else check_labels(labels, n, found, f"labels in {path}")
+    checked, found = (None, None) if labels is None else numbered(labels, n, found, f"{label} in {path}")
     return decoded_from_array(array, checked, found, reading, str(path))
+
+
+def has_split(path: Path, split: str) -> bool:
+    """Whether an .npz file names the images of that split, as test_images or x_test."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [n.removesuffix(".npy").lower() for n in archive.namelist() if n.endswith(".npy")]
+    except (OSError, zipfile.BadZipFile):
+        return False  # its reader says what is wrong
+    return bool({f"{split}_images", f"x_{split}", f"{split}_x", f"images_{split}"} & {*members})
+
+
+def _members(members: Sequence[str], split: str) -> tuple[str, str | None]:
+    """The members of an .npz file that hold the images and the labels of a split; those without a split are of train."""
+    plain = {k.lower(): k for k in members}
+    forms = [f"{split}_{{}}", f"{{}}_{split}"] + (["{}"] if split == "train" else [])
+    known = {form.format(name): form for form in forms for name in ("images", "image", "x", "imgs", "arr_0")}
+    image = next((k for k in known if k in plain), None)
+    if image is None:
+        rest = [k for k in members if k.lower() not in (*NAMES, "classes", "record")]
+        if split != "train" or len(rest) != 1:
+            raise ValueError(f"it holds {', '.join(members) or 'nothing'}: name the images `images`")
+        return rest[0], next((plain[k] for k in NAMES if k in plain), None)
+    wanted = ["arr_1"] if image == "arr_0" else [known[image].format(name) for name in NAMES]
+    return plain[image], next((plain[k] for k in wanted if k in plain), None)
 
 
 def slices(array: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 from alphabar.core.outputs import written_by_alphabar
 from alphabar.data.cache import SPLITS, Decoded, Source, content_key
 from alphabar.data.decode import SUFFIXES
-from alphabar.data.readers.arrays import read_npy, read_npz
+from alphabar.data.readers.arrays import has_split, read_npy, read_npz
 from alphabar.data.readers.encoded import decoded_from_blobs
 from alphabar.data.readers.hub import read_parquet
 from alphabar.data.readers.idx import find_idx
@@ -29,6 +29,9 @@ def find_source(path: Path, split: str, reading: Reading, classes: tuple[str, ..
     FileNotFoundError for the test split of a single file, ValueError if it is unclear which files or classes are meant.
     """
     if path.is_file():
+        if path.suffix.lower() == ".npz" and has_split(path, split):
+            key = partial(content_key, f".npz {split}", [("0", path)], [*(classes or ()), *reading.key()])
+            return Source(str(path), key, partial(read_npz, [path], classes, reading, split))
         if split != "train":
             names = f"train{path.suffix} and test{path.suffix}"
             advice = f"ask for {path}:train, or put {names} in a folder and name the folder"

@@ -1,13 +1,13 @@
 """Sets of the Hugging Face hub, and the parquet files with a column of encoded images in which they are stored."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from alphabar.data.cache import Decoded, Source, blob_key, check_labels
+from alphabar.data.cache import Decoded, Source, blob_key
+from alphabar.data.labels import column_of_labels, numbered
 from alphabar.data.readers.encoded import decoded_from_blobs
 from alphabar.data.values import Reading
 
@@ -25,9 +25,10 @@ def find_on_hub(repo: str, split: str, known: tuple[str, ...] | None, reading: R
         why = f"{type(error).__name__}: {error}. Check the name, the split and the network"
         raise FileNotFoundError(f"{place} ({split}) could not be fetched: {why}") from error
     image = _image_column([k for k, v in rows.features.items() if isinstance(v, Image)], place, rows.column_names)
-    label = _label_column([k for k, v in rows.features.items() if isinstance(v, ClassLabel)])
-    classes = known or (tuple(rows.features[label].names) if label else None)
-    labels = None if label is None else np.asarray(rows.with_format("numpy")[label][:], dtype=np.int64)
+    named = {k: tuple(v.names) for k, v in rows.features.items() if isinstance(v, ClassLabel)}
+    label = column_of_labels(named) or next(iter(named), None) or column_of_labels(rows.column_names)
+    classes = known or named.get(label or "")
+    labels = None if label is None else rows.with_format(None)[label][:]
     encoded = rows.select_columns([image]).cast_column(image, Image(decode=False))
 
     def blobs() -> Iterator[tuple[str, bytes]]:
@@ -38,12 +39,13 @@ def find_on_hub(repo: str, split: str, known: tuple[str, ...] | None, reading: R
             yield f"{place}, row {i}", _image_bytes(cell, f"{place}, row {i}")
 
     def key() -> str:
-        extra = [*(classes or ()), "" if labels is None else labels.tobytes().hex(), *reading.key()]
+        extra = [*(classes or ()), "" if labels is None else repr(labels), *reading.key()]
         return blob_key("hub", (data for _, data in blobs()), extra)
 
     def build() -> Decoded:
-        checked = None if labels is None else check_labels(labels, len(encoded), classes, f"labels of {place}")
-        return decoded_from_blobs(blobs, checked, classes, place, reading)
+        if labels is None:
+            return decoded_from_blobs(blobs, None, None, place, reading)
+        return decoded_from_blobs(blobs, *numbered(labels, len(encoded), classes, f"column {label} of {place}"), place, reading)
 
     return Source(place, key, build)
 
@@ -58,7 +60,7 @@ def read_parquet(files: list[Path], known: tuple[str, ...] | None, reading: Read
         image, label, named = _columns(schema, str(files[0]))
         labels = None
         if label is not None:
-            labels = np.concatenate([pq.read_table(f, columns=[label]).column(label).to_numpy() for f in files])
+            labels = [value for f in files for value in pq.read_table(f, columns=[label]).column(label).to_pylist()]
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{files[0]} cannot be read as parquet ({error}): it is damaged; fetch it again") from error
 
@@ -77,8 +79,10 @@ def read_parquet(files: list[Path], known: tuple[str, ...] | None, reading: Read
     classes = known or named
     if labels is not None:
         rows = sum(pq.read_metadata(f).num_rows for f in files)
-        labels = check_labels(labels, rows, classes, f"column {label} of {files[0]}")
-    return decoded_from_blobs(blobs, labels, classes, str(files[0]), reading)
+        return decoded_from_blobs(
+            blobs, *numbered(labels, rows, classes, f"column {label} of {files[0]}"), str(files[0]), reading
+        )
+    return decoded_from_blobs(blobs, None, None, str(files[0]), reading)
 
 
 def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] | None]:
@@ -90,30 +94,28 @@ def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] 
     plain = {k: v for k, v in features.items() if isinstance(v, dict) and k in schema.names}
     images = [k for k, v in plain.items() if v.get("_type") == "Image"]
     # without such a note: images are stored as a struct with a field `bytes`
-    images = images or [f.name for f in schema if str(f.type).startswith("struct<") and "bytes: binary" in str(f.type)]
+    images = images or [f.name for f in schema if re.match(r"struct<.*\bbytes: (large_)?binary", str(f.type))]
+    images = images or [f.name for f in schema if str(f.type) in ("binary", "large_binary", "binary_view")]
     image = _image_column(images, where, list(schema.names))
     labels = {k: v["names"] for k, v in plain.items() if v.get("_type") == "ClassLabel" and isinstance(v.get("names"), list)}
-    if (label := _label_column(list(labels))) is not None:
+    if labels:
+        label = column_of_labels(labels) or next(iter(labels))
         return image, label, tuple(str(c) for c in labels[label])
-    numbered = "label" in schema.names and str(schema.field("label").type).startswith("int")
-    return image, "label" if numbered else None, None
+    return image, column_of_labels(k for k in schema.names if k != image), None
 
 
 def _image_column(images: list[str], where: str, columns: list[str]) -> str:
     """Which of several image columns is read: `image`, `img`, or the first one."""
     if not images:
-        wanted = "wanted Hugging Face's image column, a struct of bytes and path"
+        wanted = "wanted encoded images: a binary column, or Hugging Face's struct of bytes and path"
         raise ValueError(f"{where} has no column of images, only {', '.join(columns)}: {wanted}")
     return next((k for k in ("image", "img") if k in images), images[0])
 
 
-def _label_column(labels: list[str]) -> str | None:
-    """Which of several label columns is read: `label`, or the first one."""
-    return "label" if "label" in labels else next(iter(labels), None)
-
-
 def _image_bytes(cell: Any, where: str) -> bytes:
     """The encoded image in a cell; b"" for an empty cell, which is reported with the broken images."""
+    if isinstance(cell, bytes):
+        return cell
     cell = cell if isinstance(cell, dict) else {}
     if isinstance(cell.get("bytes"), bytes):
         return bytes(cell["bytes"])

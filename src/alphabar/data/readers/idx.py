@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alphabar.data.cache import Decoded, Source, check_labels, content_key
+from alphabar.data.cache import Decoded, Source, content_key
+from alphabar.data.labels import numbered
 from alphabar.data.readers.arrays import Array, decoded_from_array, slices
 from alphabar.data.values import Reading
 
@@ -38,7 +39,7 @@ def _idx_file(folder: Path, prefix: str, kind: str) -> Path | None:
 
 def _build(images: Path, labels: Path | None, classes: tuple[str, ...] | None, reading: Reading) -> Decoded:
     pixels = read_idx(images, 3)[..., None]
-    found = None if labels is None else check_labels(read_idx(labels, 1), len(pixels), classes, str(labels))
+    found = None if labels is None else numbered(read_idx(labels, 1), len(pixels), classes, str(labels))[0]
     return decoded_from_array(Array(pixels.shape, pixels.dtype, partial(slices, pixels)), found, classes, reading, str(images))
 
 
