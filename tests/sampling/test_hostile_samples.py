@@ -174,6 +174,33 @@ def test_mutated_fitted_samplers(tmp_path: Path) -> None:
     assert faults_of(cases, file, lambda: load_tuned(file)) == []
 
 
+def test_damaged_batches_of_an_interrupted_sampling(model: Model, tmp_path: Path) -> None:
+    def interrupt(step: Any) -> None:
+        if step.first == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "s.npz"
+    with pytest.raises(KeyboardInterrupt):
+        sample(model, 4, steps=2, batch=2, out=out, progress=False, on_step=interrupt)
+    (file,) = (tmp_path / "s.part").glob("*.npz")
+    good = file.read_bytes()
+
+    def again() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            sample(model, 4, steps=2, batch=2, out=out, progress=False, on_step=interrupt)
+
+    assert faults(good, file, again, 100) == []
+    for arrays in (
+        {},
+        {"images": np.zeros((2, 8, 8, 1), np.float32), "x0": np.zeros(0), "calls": np.array(1), "seconds": np.array(1)},
+    ):
+        file.write_bytes(npz(**arrays))
+        with pytest.raises(ValueError, match=r"00000000\.npz is damaged: delete it, and the batch is made again"):
+            sample(model, 4, steps=2, batch=2, out=out, progress=False)
+    file.write_bytes(good)
+    assert len(sample(model, 4, steps=2, batch=2, out=out, progress=False).images) == 4
+
+
 # ---- from Python
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphabar.core import processes, seeds
-from alphabar.core.machine import versions
+from alphabar.core.machine import memory_for, versions
 from alphabar.core.progress import track
 from alphabar.core.types import Features, Pixels
 from alphabar.data.cache import fingerprint_of
@@ -233,7 +233,8 @@ def _extracted(
 
 
 def _features(extractor: FeatureExtractor, block: Pixels) -> Features:
-    features = extractor.features(block).detach()
+    with memory_for(f"a chunk of {len(block)} images", "pass a smaller chunk, or an extractor with a smaller batch"):
+        features = extractor.features(block).detach()
     if tuple(features.shape) != (len(block), extractor.dim):
         raise ValueError(
             f"extractor {extractor.name!r} gave features of shape {tuple(features.shape)} for {len(block)} images; its dim "

@@ -62,10 +62,12 @@ class Batch:
         return arrays if self.each is None else arrays | {"each": self.each}
 
     @staticmethod
-    def of_arrays(arrays: Mapping[str, Any]) -> "Batch":
-        """The batch of which an .npz file holds these arrays."""
-        calls, seconds = int(arrays["calls"]), float(arrays["seconds"])
-        return Batch(arrays["images"], list(arrays["x0"]), calls, seconds, arrays.get("each"))
+    def of_arrays(arrays: Mapping[str, Any], n: int, pixels: DTypeLike) -> "Batch":
+        """The batch of n images of which an .npz file holds these arrays. Raises ValueError or KeyError for those of no batch."""
+        images, x0, each = arrays["images"], arrays["x0"], arrays.get("each")
+        if images.dtype != pixels or images.ndim != 4 or len(images) != n or x0.shape[1:] != images.shape:
+            raise ValueError(f"images {images.dtype} {images.shape} and x0 {x0.shape}, wanted {n} images of {pixels}")
+        return Batch(images, list(x0), int(arrays["calls"]), float(arrays["seconds"]), each)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from alphabar.core.machine import memory_for, versions
 from alphabar.core.options import takes
 from alphabar.core.parts import Parts
 from alphabar.core.progress import track
+from alphabar.core.stored_values import naming
 from alphabar.core.types import Denoiser
 from alphabar.denoiser.adaptive import call_statistics
 from alphabar.denoiser.precondition import eval_mode
@@ -85,7 +86,7 @@ def sample(
     protocol = _protocol(model, indices, options, resolved, x0_steps, pixels)
     parts = None if out is None else _unfinished(out, protocol)
     batches = {first: indices[first : first + options.batch] for first in range(0, n, options.batch)}
-    finished = {} if parts is None else {k: Batch.of_arrays(a) for k in batches if (a := parts.load(_name(k))) is not None}
+    finished = {k: b for k in batches if parts is not None and (b := _finished(parts, k, len(batches[k]), pixels)) is not None}
     done = sum(len(batch.images) for batch in finished.values())
     network: Denoiser = model
     if fast is not None or options.precision != "float32":
@@ -143,6 +144,13 @@ def _unfinished(out: str | Path, protocol: Mapping[str, Any]) -> Parts:
         parts.clear()  # a model without a fingerprint: the batches may be another model's
     parts.claim(protocol)
     return parts
+
+
+def _finished(parts: Parts, first: int, n: int, pixels: np.dtype[Any]) -> Batch | None:
+    """A batch that an earlier call has finished. Raises ValueError, naming its file, where that is damaged."""
+    with naming(f"{parts.path(_name(first))} is damaged: delete it, and the batch is made again"):
+        arrays = parts.load(_name(first))
+        return None if arrays is None else Batch.of_arrays(arrays, n, pixels)
 
 
 def _name(first: int) -> str:
