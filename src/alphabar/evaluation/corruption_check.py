@@ -51,16 +51,10 @@ _SHOWN = 9  # images of every severity for the picture
 
 
 def check(
-    extractor: FeatureExtractor | str | Path,
-    reference: ImageSet | Any | str,
-    *,
-    floor_images: ImageSet | Any | None = None,
-    n: int = 2000,
-    seed: int = 0,
-    corruptions: Sequence[str] | None = None,
-    progress: bool = False,
+    extractor: FeatureExtractor | str | Path, reference: ImageSet | Any | str, *, floor_images: ImageSet | Any | None = None,
+    n: int = 2000, seed: int = 0, corruptions: Sequence[str] | None = None, progress: bool = False,
     on_result: Callable[[CorruptionResult], None] | None = None,
-) -> CheckResult:
+) -> CheckResult:  # fmt: skip
     """FID and KID of corrupted real images against uncorrupted ones, for every corruption (after Heusel et al. 2017, fig. 3).
 
     Args:

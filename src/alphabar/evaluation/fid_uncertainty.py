@@ -121,14 +121,9 @@ class _Side:
 
     @staticmethod
     def of(
-        stats: FeatureStats,
-        rows: Features,
-        live: Bool[Tensor, " d"],
-        to_w: Float[Tensor, "l l"],
-        s: Float64[Tensor, " l"],
-        half_inverse: Float[Tensor, "l r"],
-        apart: Float64[Tensor, " d"],
-    ) -> "_Side":
+        stats: FeatureStats, rows: Features, live: Bool[Tensor, " d"], to_w: Float[Tensor, "l l"], s: Float64[Tensor, " l"],
+        half_inverse: Float[Tensor, "l r"], apart: Float64[Tensor, " d"],
+    ) -> "_Side":  # fmt: skip
         x = rows.to(torch.float64) - stats.mean
         z = (x.float() if bool(live.all()) else x[:, live].float()) @ (to_w / s.sqrt().float())
         few = np.linspace(0, len(x) - 1, min(len(x), FEW)).astype(np.int64)  # from all over a set that may be sorted

@@ -92,13 +92,9 @@ def _open(images: ImageSet | Any, name: str, depth: DTypeLike | None = None) -> 
 
 
 def _disjoint(
-    pixels: Pixels,
-    name: str,
-    hashes: NDArray[np.uint64],
-    pool: Shaped[np.ndarray, "m h w c"],
-    pool_hashes: NDArray[np.uint64],
-    source: str,
-) -> Real:
+    pixels: Pixels, name: str, hashes: NDArray[np.uint64], pool: Shaped[np.ndarray, "m h w c"],
+    pool_hashes: NDArray[np.uint64], source: str,
+) -> Real:  # fmt: skip
     new = ~np.isin(pool_hashes, hashes)
     if not new.any():
         raise ValueError(

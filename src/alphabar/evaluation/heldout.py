@@ -70,19 +70,11 @@ class DenoisingLoss:
 
 
 def heldout_loss(
-    denoise: Denoiser,
-    heldout: Pixels,
-    train: Num[np.ndarray, "t ht wt ct"] | None = None,
-    *,
-    levels: Sequence[float] | None = None,
-    draws: int = 2,
-    seed: int = 0,
-    batch: int = 128,
-    device: torch.device | str | None = None,
-    level: float = LEVEL,
-    progress: bool = False,
+    denoise: Denoiser, heldout: Pixels, train: Num[np.ndarray, "t ht wt ct"] | None = None, *,
+    levels: Sequence[float] | None = None, draws: int = 2, seed: int = 0, batch: int = 128,
+    device: torch.device | str | None = None, level: float = LEVEL, progress: bool = False,
     labels: tuple[Int64[Tensor, " n"], Int64[Tensor, " t"] | None] | None = None,
-) -> DenoisingLoss:
+) -> DenoisingLoss:  # fmt: skip
     """Denoising loss of held-out images at several levels and, where given, that of training images and the gap between them.
 
     Standard errors are over images; more draws of noise reduce the part that the noise contributes. Image k of both sets has the
@@ -126,16 +118,10 @@ def heldout_loss(
 
 
 def losses_by_level(
-    denoise: Denoiser,
-    pixels: Pixels,
-    sigmas: Sequence[float],
-    draws: int = 2,
-    seed: int = 0,
-    batch: int = 128,
-    device: torch.device | str | None = None,
-    advance: Callable[..., None] = lambda amount: None,
+    denoise: Denoiser, pixels: Pixels, sigmas: Sequence[float], draws: int = 2, seed: int = 0, batch: int = 128,
+    device: torch.device | str | None = None, advance: Callable[..., None] = lambda amount: None,
     labels: Labels | None = None,
-) -> Float64[Tensor, "levels n"]:
+) -> Float64[Tensor, "levels n"]:  # fmt: skip
     """The mean loss of every image over its draws, one row per level; arguments as for `heldout_loss`."""
     crop = int(getattr(denoise, "crop", 0))
     padded = pad_pixels(pixels, crop)

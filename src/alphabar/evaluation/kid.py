@@ -18,13 +18,9 @@ FEW = 160  # images per side whose pairs show along which directions the samples
 
 
 def kid(
-    x: Float[Tensor, "n dx"] | NDArray[np.floating],
-    y: "Float[Tensor, 'm dy'] | NDArray[np.floating] | Within",
-    *,
-    degree: int = 3,
-    block: int = 1024,
-    dtype: torch.dtype = torch.float32,
-) -> Expansion:
+    x: Float[Tensor, "n dx"] | NDArray[np.floating], y: "Float[Tensor, 'm dy'] | NDArray[np.floating] | Within", *,
+    degree: int = 3, block: int = 1024, dtype: torch.dtype = torch.float32,
+) -> Expansion:  # fmt: skip
     """Unbiased estimate of MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) with k(x, y) = (x . y / d + 1)^degree.
 
     It is the U-statistic over all pairs (Gretton et al. 2012, eq. 3; Bińkowski et al. 2018), without random subsets. For equal
@@ -108,13 +104,9 @@ class Within:
 
 
 def within(
-    y: Float[Tensor, "m d"],
-    *,
-    centre: Float64[Tensor, " d"] | None = None,
-    degree: int = 3,
-    block: int = 1024,
+    y: Float[Tensor, "m d"], *, centre: Float64[Tensor, " d"] | None = None, degree: int = 3, block: int = 1024,
     dtype: torch.dtype = torch.float32,
-) -> Within:
+) -> Within:  # fmt: skip
     """The sums over pairs within y, for many calls of `kid`.
 
     Args:

@@ -105,15 +105,10 @@ class Memorisation:
 
 
 def memorisation(
-    *,
-    generated: Float[Tensor, "n d"] | NDArray[np.floating],
-    train: Float[Tensor, "t d"] | NDArray[np.floating],
-    heldout: Float[Tensor, "m d"] | NDArray[np.floating],
-    k: int = K,
-    tails: Sequence[float] = TAILS,
-    tolerance: float = TOLERANCE,
-    level: float = LEVEL,
-) -> Memorisation:
+    *, generated: Float[Tensor, "n d"] | NDArray[np.floating], train: Float[Tensor, "t d"] | NDArray[np.floating],
+    heldout: Float[Tensor, "m d"] | NDArray[np.floating], k: int = K, tails: Sequence[float] = TAILS,
+    tolerance: float = TOLERANCE, level: float = LEVEL,
+) -> Memorisation:  # fmt: skip
     """Tests whether generated images are copies of training images, by comparison with held-out images.
 
     The verdict, with every interval at `level`:
@@ -165,15 +160,9 @@ def memorisation(
 
 
 def from_distances(
-    generated: Float64[Tensor, "n k"],
-    which: Int64[Tensor, " n"],
-    heldout: Float64[Tensor, "m k"],
-    *,
-    n_train: int,
-    tails: Sequence[float] = TAILS,
-    tolerance: float = TOLERANCE,
-    level: float = LEVEL,
-) -> Memorisation:
+    generated: Float64[Tensor, "n k"], which: Int64[Tensor, " n"], heldout: Float64[Tensor, "m k"], *, n_train: int,
+    tails: Sequence[float] = TAILS, tolerance: float = TOLERANCE, level: float = LEVEL,
+) -> Memorisation:  # fmt: skip
     """`memorisation` from distances that `nearest` computed, so that those of the held-out images can be used many times.
 
     Args:

@@ -47,14 +47,9 @@ class PRDC:
 
 
 def prdc(
-    *,
-    real: "Float[Tensor, 'n dr'] | NDArray[np.floating] | Balls",
-    generated: Float[Tensor, "m dg"] | NDArray[np.floating],
-    k: int = 5,
-    block: int = 2048,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> PRDC:
+    *, real: "Float[Tensor, 'n dr'] | NDArray[np.floating] | Balls", generated: Float[Tensor, "m dg"] | NDArray[np.floating],
+    k: int = 5, block: int = 2048, seed: int = 0, level: float = LEVEL,
+) -> PRDC:  # fmt: skip
     """Precision, recall, density and coverage of generated images, each with an interval.
 
     A ball around every image of a set reaches to the k-th nearest other image of that set. With B(x_i) the balls of the n real

@@ -120,15 +120,9 @@ def sample_rows(n: int, limit: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def extract(
-    images: ImageSet | Pixels,
-    extractor: FeatureExtractor,
-    *,
-    fingerprint: str | None = None,
-    cache: str | os.PathLike[str] | bool | None = None,
-    chunk: int = 1024,
-    progress: bool = False,
-    what: str = "features",
-) -> FeatureStore:
+    images: ImageSet | Pixels, extractor: FeatureExtractor, *, fingerprint: str | None = None,
+    cache: str | os.PathLike[str] | bool | None = None, chunk: int = 1024, progress: bool = False, what: str = "features",
+) -> FeatureStore:  # fmt: skip
     """Features of images; where the cache holds them, they are read and the extractor is not called.
 
     Under torchrun every process calls this with the same images. The chunks are divided among the processes, no image is

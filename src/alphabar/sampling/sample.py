@@ -26,18 +26,11 @@ from alphabar.sampling.trajectory import chosen
 
 @takes(SampleOptions)
 def sample(
-    model: Model,
-    n: int,
-    options: SampleOptions = SampleOptions(),
-    *,
-    out: str | Path | None = None,
-    indices: Sequence[int] | None = None,
-    keep_x0: bool | Sequence[int] = False,
-    progress: bool = True,
-    on_step: Callable[[SamplingStep], None] | None = None,
-    device: torch.device | str | None = None,
+    model: Model, n: int, options: SampleOptions = SampleOptions(), *, out: str | Path | None = None,
+    indices: Sequence[int] | None = None, keep_x0: bool | Sequence[int] = False, progress: bool = True,
+    on_step: Callable[[SamplingStep], None] | None = None, device: torch.device | str | None = None,
     channels_last: bool = False,
-) -> Samples:
+) -> Samples:  # fmt: skip
     """Makes n images with a model. Image k of a seed is the same whatever n, the batch and the order of the images.
 
     >>> from alphabar import load_model, sample

@@ -87,17 +87,10 @@ class LeftOut:
 
 
 def settings(
-    model: Model,
-    *,
-    samplers: Sequence[str] | None = None,
-    calls: Sequence[int] = CALLS,
-    steps: Sequence[int] = (),
-    etas: Sequence[float | None] | None = None,
-    plans: Sequence[str | None] = (None,),
-    grids: Sequence[str | None] = (None,),
-    clip: bool | None = None,
-    threshold: float | None = None,
-) -> tuple[list[tuple[Setting, float]], list[LeftOut]]:
+    model: Model, *, samplers: Sequence[str] | None = None, calls: Sequence[int] = CALLS, steps: Sequence[int] = (),
+    etas: Sequence[float | None] | None = None, plans: Sequence[str | None] = (None,), grids: Sequence[str | None] = (None,),
+    clip: bool | None = None, threshold: float | None = None,
+) -> tuple[list[tuple[Setting, float]], list[LeftOut]]:  # fmt: skip
     """Every combination that the model and the samplers accept.
 
     Network calls are counted in a dry run on an image of one pixel, in which `sample` also refuses what it does not accept.
@@ -206,13 +199,9 @@ def _parse(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
 
 
 def _of_sampler(
-    name: str,
-    options: tuple[tuple[str, Any], ...],
-    etas: Sequence[float | None] | None,
-    plans: Sequence[str | None],
-    grids: Sequence[str | None],
-    left: list[LeftOut],
-) -> list[Setting]:
+    name: str, options: tuple[tuple[str, Any], ...], etas: Sequence[float | None] | None, plans: Sequence[str | None],
+    grids: Sequence[str | None], left: list[LeftOut],
+) -> list[Setting]:  # fmt: skip
     """The settings of one sampler with 0 steps, which the caller replaces."""
     if _fitted(name):
         return [Setting(name, 0, options=options)]
