@@ -79,9 +79,7 @@ def test_an_extractor_gives_the_scores_that_it_gave(stored: Path) -> None:
 def test_a_sweep_is_complete_and_draws_nothing_again(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = sorted(Path("sweep/rows").glob("*.npz"))
     times = [row.stat().st_mtime_ns for row in rows]
-    protocol = Path(
-        "sweep/protocol.json"
-    )  # numbers of other versions are refused: this sweep counts as made with the present ones
+    protocol = Path("sweep/protocol.json")  # a sweep by other versions is refused: take it as made with the present ones
     protocol.write_text(json.dumps(json.loads(protocol.read_text()) | {"versions": versions()}))
     alphabar_command(
         "sweep", "run", "--against", "squares_test.npz", "--extractor", "extractor.safetensors", "--samplers", "ddim", "dpmpp_2m",
