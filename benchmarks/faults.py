@@ -1,8 +1,8 @@
-"""Runs a folder of small inputs that once failed, and prints what each gives today: `python benchmarks/faults.py FOLDER [CASE...]`.
+"""Runs a folder of small inputs that once failed, and prints what each gives today: `python benchmarks/faults.py FOLDER`.
 
 A case is a folder with run.sh, which makes its input and runs `alphabar` in its own work/. Each is copied to a temporary folder,
-which also is its home, and run with the alphabar that this Python imports. What is right stands here, in CASES, by the number that
-the case's name begins with; a case without a line in it is run and counted as unknown. Ends with the number of cases that are wrong.
+which also is its home, and run with the alphabar of this source tree. What is right stands here, in CASES, by the number that the
+case's name begins with; a case without a line in it counts as wrong. The exit status is the number of wrong cases.
 """
 
 import argparse
@@ -15,10 +15,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import requires
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
+RENAMED = {"from alphabar.cli import main\n": "from alphabar.cli.main import main\n", "-m alphabar.cli ": "-m alphabar "}
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,6 @@ def _number(text: str) -> float:
     return float(text) if re.fullmatch(r"[\d.e+-]+", text) else float("nan")
 
 
-def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0]
-
-
 def _labels(r: Result) -> bool:
     named = ("int64", "uint8", "string", "dictionary", "named_labels", "polars", "hf")
     return all(r.classes(f"{name}: ") == [2, 2, 2] for name in named) and r.classes("npz: ") == [1] * 6 and r.checkpoint("run")
@@ -65,12 +61,11 @@ def _unchanged(r: Result) -> bool:
 
 
 def _refused_starts(r: Result) -> bool:
-    refused = all(re.search(rf"^{re.escape(o)} rc 2$", r.out, re.MULTILINE) for o in ("--train.batch -4", "--images 0", "--images -5"))
-    return refused and r.checkpoint("run") and r.checkpoint("lr") and _last_line(r.out) == "0"
-
-
-def _last_line(text: str) -> str:
-    return (text.splitlines() or [""])[-1]
+    """Wrong numbers are refused without a folder, so that the corrected command trains."""
+    refused = all(
+        re.search(rf"^{re.escape(o)} rc 2$", r.out, re.MULTILINE) for o in ("--train.batch -4", "--images 0", "--images -5")
+    )
+    return refused and r.checkpoint("run") and r.checkpoint("lr") and r.out.splitlines()[-1:] == ["0"]
 
 
 def _two_processes(r: Result) -> bool:
@@ -95,19 +90,22 @@ CASES: dict[str, tuple[str, Callable[[Result], bool]]] = {
     "04": ("11 images, cat 6, dog 5", lambda r: r.has(r"^11 \{'cat': 6, 'dog': 5\}")),
     "05": ("8 or 9 images", lambda r: r.has(r"^[89]$")),
     "06": ("3 classes of 2 everywhere", _labels),
-    "07": ("8 training images of a and b, 6 test images", lambda r: r.has(r"^8 \{'a': \d, 'b': \d\}") and not r.has(r"^alphabar:")),
-    "08": ("labels of dataset.json and metadata.csv", lambda r: r.has(r"^\{'0': 3, '1': 3\}") and r.has(r"^\{'cat': 2, 'dog': 1\}")),
+    "07": (
+        "8 training images of a and b, 6 test images",
+        lambda r: r.has(r"^8 \{'a': \d, 'b': \d\}") and not r.has("^alphabar:"),
+    ),
+    "08": ("dataset.json and metadata.csv", lambda r: r.has(r"^\{'0': 3, '1': 3\}") and r.has(r"^\{'cat': 2, 'dog': 1\}")),
     "09": ("nothing is overwritten", _unchanged),
     "11": ("rc 0 and a checkpoint", lambda r: r.has(r"^rc 0$") and r.has(r"^last$")),
     "12": ("the rate of the recipe is reached", lambda r: _number(r.after("highest rate ")) >= 0.99 * _number(r.after("lr = "))),
     "13": ("refused before a folder is made", _refused_starts),
-    "14": ("cyclopts>=5.3 in the metadata", lambda r: "cyclopts>=5.3" in (requires("alphabar") or [])),
+    "14": ("cyclopts>=5.3 in the metadata", lambda r: "cyclopts>=5.3" in (SOURCE.parent / "pyproject.toml").read_text()),
     "15": ("a.png is converted to sRGB", lambda r: r.has(r"alphabar \[ *10 250 +10\]")),
-    "17": ("one line that says what to do", lambda r: r.has(r"^alphabar: ", 5) and r.has(r"--batch|accumulate") and not r.has(r"Error:")),
+    "17": ("what to do, in one line", lambda r: r.has("^alphabar: ", 5) and r.has("--batch|accumulate") and not r.has("Error:")),
     "18": ("one line that names the file", lambda r: r.has(r"^alphabar: .*damaged\.npz") and r.has(r"^alphabar: .*zero\.npz")),
-    "19": ("names in full", lambda r: all(n in r.out for n in ("tabby [new]", "tabby [old]", "photos [final]")) and "Markup" not in r.out),
+    "19": ("names in full", lambda r: all(n in r.out for n in ("tabby [new]", "tabby [old]", "photos [final]", "x[/b]"))),
     "21": ("read, or the file is named", lambda r: r.has(r"^rc 0$") or (r.has(r"caf") and not r.has("surrogates"))),
-    "22": ("~ is the home", lambda r: (r.work.parent / "tilde_case.npz").exists() and not r.has(r"^\./~") and not r.has(r"at ~/")),
+    "22": ("~ is the home", lambda r: (r.work.parents[1] / "tilde_case.npz").exists() and not r.has(r"^\./~|at ~/")),
     "23": ("0 and 0.5 are refused, numeric order", lambda r: r.has(r"--classes 0: .*(Error|$)") and r.has(r"Python is 2;")),
     "25": ("trains", lambda r: (r.work / "e.safetensors").exists()),
     "26": ("no standard error: null", lambda r: r.has(r'^"se": null') and not r.has(r"(?i)\bnan\b")),
@@ -122,6 +120,10 @@ def run(case: Path, timeout: float) -> Result:
     home = Path(tempfile.mkdtemp(prefix="case-"))
     copy = home / case.name
     shutil.copytree(case, copy)
+    script = (copy / "run.sh").read_text()
+    for old, new in RENAMED.items():
+        script = script.replace(old, new)
+    (copy / "run.sh").write_text(script)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "HOME": str(home), "PATH": path, "PYTHONPATH": str(SOURCE)}
     with (home / "out.txt").open("wb") as out:

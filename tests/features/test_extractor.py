@@ -116,6 +116,20 @@ def test_sets_that_cannot_train_an_extractor_are_refused() -> None:
         train_extractor(toy, progress=False)
 
 
+@pytest.mark.parametrize(("epochs", "batch"), [(1, 24), (5, 24), (1, 4), (1, 5), (6, 24)])
+def test_few_steps_train_an_extractor(epochs: int, batch: int) -> None:
+    """The learning rate rises in a fifth of the steps, which is exactly one of five."""
+    images = stripes(30, 0)  # of which 28 are trained on
+    made = train_extractor(images, epochs=epochs, batch=batch, widths=(4, 4), dim=4, progress=False)
+    assert torch.isfinite(made.features(images.pixels)).all()
+
+
+def test_a_batch_of_one_image_that_ends_as_one_pixel_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch = 1: .*to one pixel.*--batch 2"):
+        train_extractor(stripes(30, 0, (4, 4, 3)), epochs=1, batch=1, widths=(4, 4), dim=4, progress=False)
+    train_extractor(stripes(30, 0, (5, 4, 3)), epochs=1, batch=1, widths=(4, 4), dim=4, progress=False)
+
+
 def test_training_is_repeatable_and_leaves_the_global_generator_alone() -> None:
     epochs: list[Epoch] = []
     torch.manual_seed(5)

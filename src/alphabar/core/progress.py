@@ -54,8 +54,8 @@ def _lines(total: float, description: str, unit: str, done: float, every: float)
 
     def line(now: float) -> None:
         rate = (amount - done) / max(now - start, 1e-9)
-        left = (total - amount) / rate if rate > 0 else float("inf")
-        text = f"{description}: {amount:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left:.0f} s left{tail}"
+        left = f"{(total - amount) / rate:.0f} s left" if rate > 0 else "time left unknown"
+        text = f"{description}: {amount:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left}{tail}"
         say(text, sys.stderr)
 
     def advance(more: float, note: str = "") -> None:

@@ -74,8 +74,8 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
     upper = hashes >= middle
     if upper.all():
         raise ValueError(
-            f"the reference ({len(pixels)} images) cannot be halved for the floor, because they are copies of one "
-            "image: pass floor_images, real images that are not in the reference"
+            f"the reference ({len(pixels)} images) cannot be halved for the floor, because it holds one image alone, "
+            "or copies of one: pass floor_images, real images that are not in the reference"
         )
     half = pixels[upper]
     source = f"half of the reference ({name}), by content"

@@ -1,5 +1,6 @@
 """Training of extractors: of labelled images (`train_extractor`), and the loop that `simclr`, without labels, shares."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,10 +43,15 @@ class Epoch:
 
 
 def split(image_set: "ImageSet", options: ExtractorOptions) -> tuple[Indices, Indices]:
-    """Indices of the images to train on and of the held-out ones. Raises ValueError for less than one batch."""
+    """Indices of the images to train on and of the held-out ones.
+
+    Raises ValueError for less than one batch, or a batch that leaves one number per channel, which has no variance.
+    """
     kept, heldout = holdout(image_set.pixels, options.holdout, hashes=image_set.hashes)
     if len(kept) < options.batch:
         raise ValueError(f"{len(kept)} training images are fewer than one batch of {options.batch}: pass a smaller batch")
+    if options.batch == 1 and max(image_set.image_shape[1:]) <= 2 ** len(options.widths):
+        raise ValueError(f"batch = 1: {len(options.widths)} halvings bring such images to one pixel; pass --batch 2 or more")
     return kept, heldout
 
 
@@ -71,25 +77,25 @@ def run_epochs(
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ])  # fmt: skip
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optim, max_lr=options.lr, total_steps=options.epochs * steps, pct_start=warmup, cycle_momentum=False
-    )
+    total = options.epochs * steps
+    rise = warmup if warmup * total != 1 else math.nextafter(warmup, 1)  # the scheduler divides by warmup * total - 1
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optim, max_lr=options.lr, total_steps=total, pct_start=rise, cycle_momentum=False)
     mean = float("nan")
-    with track(options.epochs * steps * options.batch, description, unit="images", show=progress) as advance:
+    with track(total * options.batch, description, unit="images", show=progress) as advance:
         for epoch in range(options.epochs):
             trained.train()
             rng = seeds.generator(options.seed, epoch, stream=seeds.TRAIN)
             order = kept[seeds.permutation(options.seed, epoch, len(kept))]
-            total = torch.zeros((), device=parameters[0].device)
+            losses = torch.zeros((), device=parameters[0].device)
             for batch in order[: steps * options.batch].reshape(steps, options.batch):
                 loss = loss_of(np.sort(batch), rng)  # sorted: a memory map is read forwards
                 optim.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optim.step()
                 cycle.step()
-                total += loss.detach()
+                losses += loss.detach()
                 advance(options.batch)
-            mean = float(total) / steps
+            mean = float(losses) / steps
             if not np.isfinite(mean):
                 raise RuntimeError(f"the loss became {mean} in epoch {epoch + 1}: train with a smaller lr than {options.lr}")
             if on_epoch is not None:

@@ -1,7 +1,7 @@
 """Generated images to be scored: from an .npz file, a folder of images, or drawn from a run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import check_images
+from alphabar.denoiser.model import Model
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
@@ -54,7 +55,7 @@ class SampleSet:
 
 def open_samples(
     samples: str | Path, *, n: int | None = None, steps: int = 50, eta: float = 0.0, seed: int = 0,
-    reading: Mapping[str, Any] | None = None, progress: bool = True,
+    reading: Mapping[str, Any] | None = None, progress: bool = True, check: Callable[[Model, int], None] | None = None,
 ) -> SampleSet:  # fmt: skip
     """The images that `score` and `compare` are given.
 
@@ -67,6 +68,7 @@ def open_samples(
         seed: of the noise, where images are drawn.
         reading: options of `load` for images of another program. Samples of alphabar are read as they were stored.
         progress: show a progress bar while images are drawn.
+        check: called with the model and the number of images before any is drawn, which may take hours; it may raise.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
@@ -83,7 +85,7 @@ def open_samples(
                 f"{text}: a part can be taken of stored images only, not of a model; pass the number of images (--n), or draw "
                 f"them with `alphabar sample {path} --out PATH` and take a part of PATH"
             )
-        return _drawn(text, n or DRAWN, steps, eta, seed, progress)
+        return _drawn(text, n or DRAWN, steps, eta, seed, progress, check)
     opened = SampleSet(text, *load_samples(path, reading))
     if part:
         whole = len(opened.pixels)
@@ -94,9 +96,13 @@ def open_samples(
     return opened.first(n)
 
 
-def _drawn(text: str, n: int, steps: int, eta: float, seed: int, progress: bool) -> SampleSet:
+def _drawn(
+    text: str, n: int, steps: int, eta: float, seed: int, progress: bool, check: Callable[[Model, int], None] | None
+) -> SampleSet:
     """n images of a run by DDIM, read from its samples/ where they were drawn before."""
     model = load_model(text)
+    if check is not None:
+        check(model, n)
     home = None if text == "bundled" else model.home
     name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
     out = None if home is None else Run(home).samples / f"{name}.npz"

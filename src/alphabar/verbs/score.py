@@ -49,7 +49,7 @@ def score(
         ValueError: for too few images, an unknown metric, or samples in another value range than the real images.
     """
     evaluator, real = make_evaluator(against, extractor or options.extractor, reading=reading, progress=progress)
-    opened = open_samples(samples, n=options.n, steps=options.steps, eta=options.eta, reading=reading, progress=progress)
+    opened = open_scored(samples, evaluator, options, reading, progress)
     return tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values())
 
 
@@ -59,6 +59,16 @@ def make_evaluator(
     """An ImageEval against SET[:SPLIT], and those real images."""
     real = load(*parse_set(against), **dict(reading or {}))
     return ImageEval(load_extractor(extractor), real, progress=progress and processes.world()[0] == 0), real
+
+
+def open_scored(
+    samples: str | Path, evaluator: ImageEval, options: ScoreOptions, reading: Mapping[str, Any] | None, progress: bool = True
+) -> SampleSet:
+    """`open_samples`, which draws nothing from a run that the evaluator could not score."""
+    return open_samples(
+        samples, n=options.n, steps=options.steps, eta=options.eta, reading=reading, progress=progress,
+        check=lambda model, n: evaluator.check_model(model, n, options.metrics or METRICS),
+    )  # fmt: skip
 
 
 def measure(evaluator: ImageEval, real: ImageSet, samples: SampleSet, metrics: Sequence[str] = METRICS) -> Measured:
@@ -98,7 +108,7 @@ def score_report(
     for path in (picture, *_further(picture).values()):
         check_output(path, "picture", [samples, parse_set(against)[0], *filter(None, [options.trained_on])])
     evaluator, real = make_evaluator(against, options.extractor, reading=reading)
-    opened = open_samples(samples, n=options.n, steps=options.steps, eta=options.eta, reading=reading)
+    opened = open_scored(samples, evaluator, options, reading)
     report = ScoreReport(
         tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values()),
         evaluator.curve(opened.images) if options.curve else (),
