@@ -7,7 +7,8 @@ from cyclopts import App
 
 from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json, Reading
-from alphabar.features.options import SimCLROptions, SupervisedOptions
+from alphabar.core.bounds import Batch, Count, Seed, checks_numbers
+from alphabar.features.options import Decay, Epochs, Rate, SimCLROptions, SupervisedOptions
 
 app = App(
     name="extractor",
@@ -22,17 +23,14 @@ app = App(
 class TrainOptions(SupervisedOptions, SimCLROptions):
     """The options of both ways to train; None stands for the default of the chosen way, where the two differ."""
 
-    epochs: int | None = None  # type: ignore[assignment]
+    epochs: Epochs | None = None  # type: ignore[assignment]
     """Passes over the training images; 16 if left out, 30 without labels."""
-    batch: int | None = None  # type: ignore[assignment]
+    batch: Batch | None = None  # type: ignore[assignment]
     """Images in a training step; 128 if left out, 256 without labels."""
-    lr: float | None = None  # type: ignore[assignment]
+    lr: Rate | None = None  # type: ignore[assignment]
     """Highest learning rate of the one-cycle schedule; 0.1 if left out, 0.002 without labels."""
-    weight_decay: float | None = None  # type: ignore[assignment]
+    weight_decay: Decay | None = None  # type: ignore[assignment]
     """Weight decay of the convolutions and matrices; 0.0005 if left out, 0.01 without labels."""
-
-    def __post_init__(self) -> None:
-        """The values are checked by `chosen`."""
 
     def chosen(self, self_supervised: bool) -> SupervisedOptions | SimCLROptions:
         """The options of the chosen way. Raises ValueError for an option of the other way."""
@@ -88,8 +86,9 @@ def train(
 
 
 @app.command
+@checks_numbers
 def check(
-    extractor: str, *, against: str, n: int = 2000, corruptions: tuple[str, ...] = (), seed: int = 0, out: Path | None = None,
+    extractor: str, *, against: str, n: Count = 2000, corruptions: tuple[str, ...] = (), seed: Seed = 0, out: Path | None = None,
     mark: bool = True, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Corrupt real images in ten known ways, and test whether an extractor's FID and KID rise with the severity.

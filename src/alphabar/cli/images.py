@@ -8,12 +8,15 @@ from cyclopts import Parameter
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
 from alphabar.cli.runs import runs_folder
+from alphabar.core.bounds import Count
 from alphabar.sampling.options import SampleOptions
 from alphabar.verbs.options import DemoOptions
 from alphabar.web.options import AppOptions
 
 
-def data(image_set: str, *, sheet: Path | None = None, n: int = 100, reading: Reading = Reading(), as_json: Json = False) -> None:
+def data(
+    image_set: str, *, sheet: Path | None = None, n: Count = 100, reading: Reading = Reading(), as_json: Json = False
+) -> None:
     """Print the data card of a set and write a contact sheet.
 
     ```
@@ -54,7 +57,7 @@ class CommandOptions(SampleOptions):
 
 
 def sample(
-    run: str, *, out: str, n: int = 64, options: CommandOptions = CommandOptions(), checkpoint: str = "last",
+    run: str, *, out: str, n: Count = 64, options: CommandOptions = CommandOptions(), checkpoint: str = "last",
     device: str | None = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw images from a run.

@@ -13,6 +13,7 @@ from pathlib import Path
 from cyclopts import App, Parameter
 
 from alphabar.cli import extractor, images, runs, samplers, scores, train
+from alphabar.core.bounds import checks_numbers, exact
 from alphabar.core.messages import console, expanded, explain, open_streams, printable, say
 
 app = App(
@@ -20,14 +21,14 @@ app = App(
     help="A laboratory for image diffusion models.\n\n```\nalphabar demo\nalphabar train fashion_mnist --out runs/garments\n```"
     "\n\n--debug, after any command, shows the traceback of an error.",
     help_format="markdown",
-    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), converter=exact),
 )
 for command in (
     images.demo, images.data, train.train, images.sample, scores.ema, train.experiment, samplers.samplers, samplers.tune,
     scores.score, scores.compare, samplers.sweep, runs.export, scores.loss, images.app, runs.sync, runs.report, runs.app,
     extractor.app,
 ):  # fmt: skip
-    app.command(command)
+    app.command(command if isinstance(command, App) else checks_numbers(command))
 
 
 def main(words: Sequence[str] | None = None) -> None:

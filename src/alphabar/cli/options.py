@@ -5,7 +5,10 @@ from typing import Annotated, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from alphabar.core.bounds import Bounds, Checked
+
 T = TypeVar("T")
+Ends = Annotated[tuple[float, float], Bounds(-1e9, 1e9)]
 Flat = Annotated[T, Parameter(name="*")]  # a dataclass whose fields are options of the command
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of a table.")]
 Flag = Annotated[bool, Parameter(negative="")]  # an option that is only ever switched on
@@ -13,10 +16,10 @@ Flag = Annotated[bool, Parameter(negative="")]  # an option that is only ever sw
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Reading:
+class Reading(Checked):
     """How images are read, as `alphabar.load` takes it."""
 
-    value_range: Annotated[tuple[float, float] | None, Parameter(name="--range", allow_leading_hyphen=True)] = None
+    value_range: Annotated[Ends | None, Parameter(name="--range", allow_leading_hyphen=True)] = None
     """LOW HIGH: the values at the bottom and the top of the scale. None: 0 255, 0 65535, or 0 1 for floats."""
     alpha: str = "refuse"
     """Transparent images: refuse, keep (one more channel), or the background: white, black, R,G,B."""

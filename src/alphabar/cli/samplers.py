@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json, Reading
+from alphabar.core.bounds import Steps
 from alphabar.core.messages import console, printable, say
 from alphabar.fitting.options import TuneOptions
 from alphabar.verbs.options import SweepOptions
@@ -36,7 +37,7 @@ def samplers(*, as_json: Json = False) -> None:
 
 
 def tune(
-    run: str, *, calls: tuple[int, ...], options: Flat[TuneOptions] = TuneOptions(), out: Path | None = None,
+    run: str, *, calls: tuple[Steps, ...], options: Flat[TuneOptions] = TuneOptions(), out: Path | None = None,
     overwrite: Flag = False, checkpoint: str = "last", device: str | None = None, reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
+from alphabar.core.bounds import Count
 from alphabar.core.messages import say
 from alphabar.verbs.options import CompareOptions, EmaOptions, ScoreReportOptions
 
@@ -128,7 +129,7 @@ def compare(
     say(f"picture: {options.picture}")
 
 
-def loss(run: str, *, trained_on: str, n: int = 1000, picture: Path | None = None, as_json: Json = False) -> None:
+def loss(run: str, *, trained_on: str, n: Count = 1000, picture: Path | None = None, as_json: Json = False) -> None:
     """Denoising loss by noise level on held-out and on training images: a cheap early sign of a model that memorises.
 
     ```

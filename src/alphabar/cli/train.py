@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
+from alphabar.core.bounds import Count, Seed
 from alphabar.core.messages import console, say
 from alphabar.verbs.options import ExperimentOptions
 
@@ -34,8 +35,8 @@ def train(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     out: Path,
     recipe: str = "garments",
-    images: int | None = None,
-    seed: int | None = None,
+    images: Count | None = None,
+    seed: Seed | None = None,
     resume: bool = False,
     dry_run: bool = False,
     reading: ReadingOfRecipe = ReadingOfRecipe(),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, TypeVar, get_type_hints
 
+from alphabar.core.bounds import checks_numbers
 from alphabar.core.suggest import did_you_mean
 
 R = TypeVar("R")
@@ -15,12 +16,13 @@ def takes(kind: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorator for a function with a parameter `options: kind`: callers may pass the fields of `kind` as keywords.
 
     `sample(model, 8, steps=5)` is `sample(model, 8, options=SampleOptions(steps=5))`; with both, keywords replace fields of
-    `options`. The signature that `help` and editors show lists every field with its default. `kind` is a frozen dataclass whose
-    fields all have defaults. An unknown keyword raises TypeError, naming the most similar one.
+    `options`. Numbers are checked (`checks_numbers`). The signature that `help` and editors show lists every field with its
+    default. `kind` is a frozen dataclass whose fields all have defaults. An unknown keyword raises TypeError, naming the most
+    similar one.
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
-        own = inspect.signature(function)
+        own, checked = inspect.signature(function), checks_numbers(function)
         # a field that is also a parameter is left to the function; one called `options` is passed by keyword
         names = [f.name for f in fields(kind) if f.name == "options" or f.name not in own.parameters]
         accepted = [*own.parameters, *names]
@@ -35,7 +37,7 @@ def takes(kind: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
             bound = own.bind(*args, **keywords)
             if changes or "options" not in bound.arguments:
                 bound.arguments["options"] = replace(bound.arguments.get("options", kind()), **changes)
-            return function(*bound.args, **bound.kwargs)
+            return checked(*bound.args, **bound.kwargs)
 
         hints = get_type_hints(kind)
         flat = [

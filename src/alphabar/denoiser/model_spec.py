@@ -3,8 +3,9 @@ in the header of its weight file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from alphabar.core.bounds import Bounds, Checked
 from alphabar.core.stored_values import PAIR, SHAPE, TEXT, StoredValues, listed, number, one_of, whole
 from alphabar.data.values import check_range, scale_of
 from alphabar.denoiser.diffusers_config import MAX_BLOCKS, MAX_LEVELS, WIDTH, check_unet2d
@@ -22,33 +23,37 @@ UNET = {  # arguments of a `UNet`
     "patch": whole(1, 64), "blocks": whole(1, MAX_BLOCKS), "attention": listed(whole(0, MAX_LEVELS), MAX_LEVELS),
     "dropout": number(0, 1), "t_scale": number(1e-6, 1e6), "classes": whole(0, MAX_CLASSES), "augment": whole(0, 64),
 }  # fmt: skip
+Width = Annotated[int, Bounds(1, 65_536)]  # of a layer
+Level = Annotated[int, Bounds(0, 15)]
 
 
 @dataclass(frozen=True)
-class ModelRecipe:
+class ModelRecipe(Checked):
     """The network, what it predicts, and the range of its input."""
+
+    section = "model."
 
     network: Literal["unet", "unet2d"] = "unet"
     """"unet": our own compact U-Net. "unet2d": diffusers' UNet2DModel (extra `diffusers`)."""
-    channels: tuple[int, ...] = (64, 96)
+    channels: tuple[Width, ...] = (64, 96)
     """Channels of each level; every level below the first halves the size."""
-    blocks: int = 1
+    blocks: Annotated[int, Bounds(1, 64)] = 1
     """Residual blocks per level (layers_per_block of UNet2DModel)."""
-    patch: int = 2
+    patch: Annotated[int, Bounds(1, 64)] = 2
     """Side of the pixel-unshuffle before the first level; 1 is none. Only for "unet"."""
-    attention: tuple[int, ...] = ()
+    attention: tuple[Level, ...] = ()
     """Levels with self-attention; 0 is the finest."""
-    embedding: int = 128
+    embedding: Width = 128
     """Width of the time embedding. Only for "unet"."""
-    groups: int = 16
+    groups: Width = 16
     """Channels per group of group norm ("unet"); number of groups ("unet2d")."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Bounds(0, 1, below=True)] = 0.0
     """Share of activations dropped in every residual block during training."""
     init: Literal["default", "lesson"] = "default"
     """"lesson": second convolution of every residual block and last convolution zero, down-samplers orthogonal."""
     prediction: Prediction = "v"
     """What the network predicts: eps, x0, v, or flow (the velocity eps - x0 of flow matching)."""
-    data_range: float = 1.0
+    data_range: Annotated[float, Bounds(0, 1e4, above=True)] = 1.0
     """Half the width of the network's input range: 1.0 is -1..1, 0.5 is -0.5..0.5; EDM's is 1 / sigma_data, 2.0."""
     conditional: bool = False
     """Condition the network on the class of each image; the set needs labels. --train.label-dropout hides some, for guidance."""

@@ -1,9 +1,12 @@
 """The options of `sample`, which are also those of `alphabar sample`. Imports no torch, so that --help stays fast."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from alphabar.core.bounds import UNCHECKED, Batch, Bounds, Checked, Seed, Share, Steps
 
 if TYPE_CHECKING:
     from alphabar.core.types import Grid
@@ -19,27 +22,30 @@ if TYPE_CHECKING:
 else:  # What can be typed on a command line, which reads these annotations. Python callers may pass the types above.
     GridName = PlanName = str
     TunedFile = Path
-    Classes = tuple[str, ...]
+    Classes = Annotated[tuple[str, ...], UNCHECKED]
     SamplerOptions = dict[str, int | float | str]
-    Limit = bool
+    Limit = Annotated[bool, Bounds(0, 1e6)]
+
+Weight = Annotated[float, Bounds(-1e4, 1e4)]  # of guidance
+Threshold = Annotated[float, Bounds(0.5, 1, above=True)]
 
 
 @dataclass(frozen=True)
-class SampleOptions:
+class SampleOptions(Checked):
     """Every option that decides which images `sample` makes. None leaves a choice to the model or the sampler."""
 
     sampler: str = "ddim"
     """Name of a sampler (`alphabar samplers` lists them); "tuned", the one that `alphabar tune` fitted to this run for that
     number of steps; or "tuned:NAME", where several were fitted."""
-    steps: int = 50
+    steps: Steps = 50
     """Steps of the sampler. Each costs a network call (some samplers: two), unless a call plan skips it."""
-    eta: float | None = None
+    eta: Share | None = None
     """Share of fresh noise, from 0 (deterministic) to 1 (DDPM's). None: the sampler's default."""
     options: SamplerOptions | None = None
     """Further options of the sampler by name: --options.s_churn 40, in Python {"s_churn": 40.0}."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of all noise. Image k of a seed is the same whatever the number of images and the batch."""
-    batch: int = 64
+    batch: Batch = 64
     """Images in one network call."""
     grid: GridName | None = None
     """Noise levels: leading, trailing, linspace (integer timesteps), time, log_sigma, karras, or karras_few (for at most 20
@@ -51,7 +57,7 @@ class SampleOptions:
     clip: Limit | None = None
     """Clip x0_hat to [-1, 1] at every step; in Python, a number clips to [-number, number]. None: no clipping, but a diffusers
     pipeline is clipped as its scheduler says."""
-    threshold: float | None = None
+    threshold: Threshold | None = None
     """Dynamic thresholding of x0_hat: the share of pixels that is kept unclipped, such as 0.995."""
     variance: str | None = None
     """Variance of ddpm: posterior or beta. None: posterior, or that of the diffusers pipeline."""
@@ -60,9 +66,9 @@ class SampleOptions:
     classes: Classes | None = None
     """For a class-conditional run: names or numbers of classes, which the images take in turns, or all. Image k of the seed gets
     class k modulo their number. None: no class."""
-    guidance: float | None = None
+    guidance: Weight | None = None
     """Weight of classifier-free guidance: 1 is none, 2 follows the class more closely and doubles the network calls."""
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: Annotated[tuple[float, float], Bounds(0, math.inf)] | None = None
     """Lowest and highest noise level (sigma) at which guidance acts. None: all levels."""
     fast: str | None = None
     """How the network is run: auto (the way that finishes soonest here, by measurement), none, channels_last, compile,

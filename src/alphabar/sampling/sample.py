@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alphabar.core.bounds import Count
 from alphabar.core.machine import memory_for, versions
 from alphabar.core.options import takes
 from alphabar.core.parts import Parts
@@ -26,7 +27,7 @@ from alphabar.sampling.trajectory import chosen
 
 @takes(SampleOptions)
 def sample(
-    model: Model, n: int, options: SampleOptions = SampleOptions(), *, out: str | Path | None = None,
+    model: Model, n: Count, options: SampleOptions = SampleOptions(), *, out: str | Path | None = None,
     indices: Sequence[int] | None = None, keep_x0: bool | Sequence[int] = False, progress: bool = True,
     on_step: Callable[[SamplingStep], None] | None = None, device: torch.device | str | None = None,
     channels_last: bool = False,
@@ -59,8 +60,6 @@ def sample(
         ValueError: for n < 1, an unknown name, an option that the sampler does not have, levels outside those that the model
             was trained on, or an `out` that holds unfinished samples of other options.
     """
-    if n < 1 or options.batch < 1:
-        raise ValueError(f"{n} images in batches of {options.batch}: give 1 or more of each")
     indices = range(n) if indices is None else indices
     if len(indices) != n:
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")

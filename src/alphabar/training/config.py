@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
+from alphabar.core.bounds import Batch, Bounds, Checked, Count, CountOrZero, NotNegative, Positive, Seed, Share, Steps, exact
 from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.core.stored_values import read_toml
@@ -27,22 +28,29 @@ ADDED_LATER = {
 }
 NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate")  # keys of [train]
 
+Beta = Annotated[float, Bounds(0, 1, above=True, below=True)]
+Sigma = Annotated[float, Bounds(0, 1e6, above=True)]
 Policy = Literal["constant", "cosine", "one_cycle"]
 
 
 @dataclass(frozen=True)
-class DataRecipe:
+class DataRecipe(Checked):
     """Which images are trained on, and how they reach the network."""
+
+    section = "data."
 
     set: str = "fashion_mnist"
     """fashion_mnist, cifar10, a path, or hf:owner/name."""
-    pad: int = 0
+    pad: Annotated[int, Bounds(0, 1024)] = 0
     """Black pixels added on every side in training and cut off after sampling: 2 makes 32x32 of 28x28."""
-    holdout: float = HOLDOUT
+    holdout: Annotated[float, Bounds(0, 1, below=True)] = HOLDOUT
     """Share of the training images, chosen by their content, that is never trained on (the validation images)."""
     limit: int = 0
     """Train on so many images only, spread evenly over the set; 0 is all of them."""
     range: tuple[float, ...] = ()
+    limit: CountOrZero = 0
+    """Train on the first so many images only; 0 is all of them."""
+    range: Annotated[tuple[float, ...], Bounds(-1e9, 1e9)] = ()
     """Bottom and top of the scale, as 0 4095 for 12-bit images; none: 0..255, 0..65535, or 0..1 for floats."""
     alpha: str = "refuse"
     """What to do with transparent images: refuse, keep (one more channel), or a background: white, black, or R,G,B."""
@@ -58,22 +66,24 @@ class DataRecipe:
 
 
 @dataclass(frozen=True)
-class ScheduleRecipe:
+class ScheduleRecipe(Checked):
     """The noise schedule."""
+
+    section = "schedule."
 
     kind: Literal["linear", "cosine", "log_sigma", "flow"] = "cosine"
     """linear (DDPM), cosine, log_sigma (EDM's coordinate), or flow (the straight path; with --model.prediction flow)."""
-    beta_min: float = 1e-4
+    beta_min: Beta = 1e-4
     """linear: beta of the first timestep."""
-    beta_max: float = 0.02
+    beta_max: Beta = 0.02
     """linear: beta of the last timestep; 0.02 is DDPM's, 0.01 keeps some signal to the end."""
-    steps: int = 1000
+    steps: Annotated[int, Bounds(2, 100_000)] = 1000
     """linear: number of timesteps."""
-    s: float = 0.008
+    s: Annotated[float, Bounds(0, 10)] = 0.008
     """cosine: offset near t = 0."""
-    low: float = 0.004
+    low: Sigma = 0.004
     """log_sigma: lowest sigma, in units of the network's range."""
-    high: float = 160.0
+    high: Sigma = 160.0
     """log_sigma: highest sigma."""
 
     def spec(self) -> dict[str, Any]:
@@ -83,66 +93,67 @@ class ScheduleRecipe:
 
 
 @dataclass(frozen=True)
-class TrainRecipe:
+class TrainRecipe(Checked):
     """How a model is trained. Amounts are counted in images seen, so that they mean the same at every batch size."""
 
-    images: int = 1_600_000
+    section = "train."
+    images: Count = 1_600_000
     """Length of the training: images seen, repeated ones included."""
-    batch: int = 64
+    batch: Batch = 64
     """Images per optimiser step, over all processes together."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the initial weights, the order of images, their flips, noise levels and noise."""
     init_from: str = ""
     """Initialise with the averaged weights of this run, file, diffusers:PATH or bundled (fine-tuning), instead of randomly."""
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     """All from torch; muon updates the weight matrices, and adamw everything else."""
-    lr: float = 2e-3
+    lr: Annotated[float, Bounds(0, 1e3, above=True)] = 2e-3
     """Highest learning rate."""
     policy: Policy = "cosine"
     """Learning rate over the training: constant, cosine (both after a warm-up) or one_cycle."""
-    warmup: int = 12_800
+    warmup: CountOrZero = 12_800
     """Images over which the learning rate rises from 0 (not used by one_cycle)."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: Annotated[tuple[float, float], Bounds(0, 1, below=True)] = (0.9, 0.99)
     """betas of the optimiser; one_cycle sets the first one itself."""
-    eps: float = 1e-8
+    eps: Annotated[float, Bounds(0, 1, above=True)] = 1e-8
     """eps of the optimiser."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Bounds(0, 1e3)] = 0.01
     """Weight decay of the optimiser."""
-    clip: float = 1.0
+    clip: Annotated[float, Bounds(0, note="0 does not clip")] = 1.0
     """Largest norm of the gradient; 0 does not clip."""
     weighting: Weighting = "plain"
     """Weighting of the loss by noise level: plain, min_snr or soft_min_snr."""
-    gamma: float = 5.0
+    gamma: Positive = 5.0
     """min_snr and soft_min_snr: the signal-to-noise ratio above which the weight of an error in x0 grows no more."""
     density: Literal["time", "log_normal"] = "time"
     """Distribution of noise levels in training: uniform in the schedule's time, or log sigma normal."""
-    density_mean: float = -1.2
+    density_mean: Annotated[float, Bounds(-20, 20)] = -1.2
     """log_normal: mean of log sigma."""
-    density_std: float = 1.2
+    density_std: Annotated[float, Bounds(0, 20, above=True)] = 1.2
     """log_normal: standard deviation of log sigma."""
     stratified: bool = True
     """Spread the noise levels of a batch evenly over the distribution."""
-    label_dropout: float = 0.1
+    label_dropout: Share = 0.1
     """Share of images whose class is hidden from a conditional model, which guidance needs (Ho & Salimans 2022)."""
-    augment: float = 0.0
+    augment: Share = 0.0
     """Probability of each of mirrors, scaling, rotation, stretching, shift; samples show none of it. EDM: 0.12."""
     flip: bool = False
     """Mirror every second image. The model then generates mirrored images too: every shoe of Fashion-MNIST points left."""
-    ema_half_life: float = 100_000.0
+    ema_half_life: NotNegative = 100_000.0
     """Half-life of the moving average of the weights (EMA), in images."""
-    ema_ramp: float = 0.05
+    ema_ramp: NotNegative = 0.05
     """The half-life is at most this share of the images seen."""
-    ema_snapshots: int = 0
+    ema_snapshots: Annotated[int, Bounds(0, 10_000)] = 0
     """Snapshots kept over the training, from which `alphabar ema` makes an average of any length; 0 keeps none."""
-    heldout_every: int = 50_000
+    heldout_every: CountOrZero = 50_000
     """Images between two measurements of the held-out loss (the validation loss)."""
-    checkpoint_every: int = 50_000
+    checkpoint_every: CountOrZero = 50_000
     """Images between two checkpoints."""
-    log_every: int = 6_400
+    log_every: CountOrZero = 6_400
     """Images between two records of the training loss."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: ddp gives each all weights; fsdp a part of weights, gradients, moments and averages."""
-    accumulate: int = 1
+    accumulate: Batch = 1
     """Micro-batches: number of parts into which each process splits its share of a batch, to save memory."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision, by accelerate. Noise and loss stay in float32."""
@@ -157,25 +168,26 @@ class TrainRecipe:
 
 
 @dataclass(frozen=True)
-class WatchRecipe:
+class WatchRecipe(Checked):
     """What is measured and shown during training. It changes no weight."""
 
-    preview_every: int = 100_000
+    section = "watch."
+    preview_every: CountOrZero = 100_000
     """Images between two sheets of samples, always from the same seeds; 0 makes none."""
-    preview_n: int = 64
+    preview_n: Annotated[int, Bounds(1, 10_000)] = 64
     """Samples on a sheet."""
-    preview_steps: int = 25
+    preview_steps: Steps = 25
     """Steps of DDIM for a preview, and for a score during training."""
-    score_every: int = 400_000
+    score_every: CountOrZero = 400_000
     """Images between two scores (FID and KID); 0 makes none."""
-    score_n: int = 1024
+    score_n: Annotated[int, Bounds(2, 10**7)] = 1024
     """Samples for a score during training; must be more than the extractor has features."""
     extractor: str = "auto"
     """A path, bundled, none, or auto: the bundled one for fashion_mnist, none for other sets."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """Everything that decides a run. A key is set in TOML, on the command line, or with `dataclasses.replace`.
 
     >>> from alphabar import Recipe
@@ -248,7 +260,7 @@ def parse(values: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:
     from cyclopts.config import Dict
 
     config = Dict(renamed(values, RECIPE), source=source, use_commands_as_keys=False)
-    app = App(default_parameter=Parameter(consume_multiple=True), help_flags=[], version_flags=[], config=config)
+    app = App(default_parameter=Parameter(consume_multiple=True, converter=exact), help_flags=[], version_flags=[], config=config)
 
     @app.default
     def collect(recipe: Annotated[Recipe, Parameter(name="*")] = Recipe()) -> Recipe:
@@ -258,6 +270,11 @@ def parse(values: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:
         recipe: Recipe = app(list(tokens), exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as e:
         raise ValueError(f"{source}: {e}") from e
+    except ValueError as e:
+        if not tokens:
+            raise ValueError(f"{source}: {e}") from e
+        parse(values, (), source)  # names the file, if the value stands there
+        raise
     return recipe
 
 

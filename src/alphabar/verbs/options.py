@@ -1,23 +1,28 @@
 """Options of the verbs that score, compare and measure: once for Python and the command line. Imports no torch."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from alphabar.core.bounds import Batch, Bounds, Checked, Count, Seed, Share, Steps
+from alphabar.sampling.options import Threshold, Weight
+
+Shown = Annotated[int, Bounds(1, 10_000)]  # images of a sheet or a page
+
 
 @dataclass(frozen=True)
-class ScoreOptions:
+class ScoreOptions(Checked):
     """How images are scored."""
 
     extractor: str = "bundled"
     """bundled (garments), the path of one that `alphabar extractor train` wrote, inception:original or inception:clean."""
-    n: int | None = None
+    n: Count | None = None
     """Score the first N images; of a run, the number of images to draw (2,000 if left out)."""
-    steps: int = 50
+    steps: Steps = 50
     """Steps of DDIM, where images are drawn from a run."""
-    eta: float = 0.0
+    eta: Share = 0.0
     """Eta of DDIM, where images are drawn from a run."""
     metrics: tuple[str, ...] | None = None
     """Which of fid, fid_infinity, kid, precision, recall, density, coverage; all of them if left out."""
@@ -48,78 +53,77 @@ class CompareOptions(ScoreOptions):
 
 
 @dataclass(frozen=True)
-class EmaOptions:
+class EmaOptions(Checked):
     """How averages of the weights are compared."""
 
-    lengths: tuple[float, ...] = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
+    lengths: Annotated[tuple[float, ...], Bounds(0, 0.289, above=True, below=True)] = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
     """Lengths to try, relative to the whole training: more than 0 and less than 0.289."""
     extractor: str = "bundled"
     """Extractor of the features: bundled, or a path."""
-    n: int = 1000
+    n: Count = 1000
     """Images drawn with each average."""
     sampler: str = "unipc"
     """Name of a sampler (`alphabar samplers` lists them)."""
-    steps: int = 20
+    steps: Steps = 20
     """Steps of the sampler."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise, the same for each average."""
     device: str | None = None
     """cpu, cuda or mps; the fastest there is if left out."""
 
 
 @dataclass(frozen=True)
-class DemoOptions:
+class DemoOptions(Checked):
     """Where the demo goes, and how long it takes."""
 
     out: Path = Path("demo")
     """Folder for the page, the sheets and the results."""
-    minutes: float = 2.5
+    minutes: Annotated[float, Bounds(0, 1e5, above=True)] = 2.5
     """Minutes of sampling and scoring; more minutes, more images."""
-    n: int | None = None
+    n: Count | None = None
     """Images of a scored setting, in place of the number that fits into the minutes."""
-    few: int = 8
+    few: Shown = 8
     """Images of a setting that is too slow to be scored, and images in a row of the page."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise."""
     device: str | None = None
     """cpu, cuda or mps; the fastest there is if left out."""
 
 
 @dataclass(frozen=True)
-class ExperimentOptions:
+class ExperimentOptions(Checked):
     """How the trainings of an experiment are carried out; none of this changes their results."""
 
     reuse: tuple[Path, ...] = ()
     """Folders of other experiments: finished trainings of the same recipe, seed, budget and images are copied from them."""
-    at_once: int = 1
+    at_once: Annotated[int, Bounds(1, 1024)] = 1
     """Trainings that run side by side here, each in its own process: small networks leave a GPU idle most of the time."""
     ray: str | None = None
     """local, or the address of a Ray cluster whose machines all see the folder of the experiment under the same name."""
     device: str | None = None
     """Device for sampling: cpu, cuda or mps. None: the fastest there is."""
-    shown: int = 16
+    shown: Shown = 16
     """Images of every variant on the page."""
 
     def __post_init__(self) -> None:
-        if self.at_once < 1 or (self.ray is not None and self.at_once > 1):
-            raise ValueError(
-                f"at_once = {self.at_once}: give 1 or more, and leave it out with ray, which has its own share of machines"
-            )
+        super().__post_init__()
+        if self.ray is not None and self.at_once > 1:
+            raise ValueError(f"at_once = {self.at_once}: leave it out with ray, which has its own share of machines")
 
 
 @dataclass(frozen=True)
-class SweepOptions:
+class SweepOptions(Checked):
     """Which settings a sweep tries, and how each of them is sampled and scored."""
 
     samplers: tuple[str, ...] | None = None
     """Names of samplers (`alphabar samplers` lists them), tuned, or tuned:NAME; with options as "heun(s_churn=40)". None: ddim,
     the usual fast samplers, and tuned where the run has fitted samplers."""
-    calls: tuple[int, ...] | None = None
+    calls: tuple[Steps, ...] | None = None
     """The most network calls an image; each sampler takes as many steps as they pay for. None: 5 8 10 15 20 50, or none of them
     where steps are given."""
-    steps: tuple[int, ...] = ()
+    steps: tuple[Steps, ...] = ()
     """Numbers of steps to try in addition to those that follow from calls."""
-    etas: Annotated[tuple[float, ...] | None, Parameter(alias="--eta")] = None
+    etas: Annotated[tuple[Share, ...] | None, Parameter(alias="--eta")] = None
     """Values of eta for the samplers that take it. None: 0 and 1 for ddim and samplers like it, 1 for stochastic ones."""
     plans: tuple[str, ...] = ("full",)
     """Call plans: full calls the network at every step, "every(3)" at every third. A plan takes as many steps as calls allow."""
@@ -127,16 +131,16 @@ class SweepOptions:
     """Grids of noise levels, named as for `sample`; default is the model's."""
     clip: bool | None = None
     """Clip x0_hat to [-1, 1] at every step. None: as the model says."""
-    threshold: float | None = None
+    threshold: Threshold | None = None
     """Dynamic thresholding of x0_hat: the share of pixels that is kept unclipped, such as 0.995."""
-    guidance: float = 1.0
+    guidance: Weight = 1.0
     """Weight of classifier-free guidance of a class-conditional model, which samples all classes in turns. 1 is none; any other
     doubles the network calls."""
-    n: int = 2000
+    n: Count = 2000
     """Images a setting."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise, the same under every setting."""
-    batch: int = 64
+    batch: Batch = 64
     """Images in one network call."""
     extractor: str | Path = "bundled"
     """Feature extractor of the scores: bundled, a path, inception:original or inception:clean."""
@@ -155,15 +159,11 @@ class SweepOptions:
     ray: str | None = None
     """local, or the address of a Ray cluster, whose machines sample and score the settings. They must find run, extractor and
     real images under the names given here. Needs pip install 'alphabar[ray]'."""
-    shown: int = 16
+    shown: Shown = 16
     """Images of every setting on the page."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # a worker caches by options, so they must be hashable
-            if isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))
-        if self.n < 1 or self.batch < 1 or self.shown < 1:
-            raise ValueError(f"n = {self.n}, batch = {self.batch}, shown = {self.shown}: give 1 or more of each")
+        super().__post_init__()
         if not self.metrics:
             raise ValueError("no metrics were named: give at least one, as fid")
 
