@@ -26,7 +26,7 @@ from alphabar.web.options import AppOptions
 KINDS = [
     Recipe, DataRecipe, ModelRecipe, ScheduleRecipe, TrainRecipe, WatchRecipe, SampleOptions, CommandOptions, TuneOptions,
     ExtractorOptions, SupervisedOptions, SimCLROptions, TrainOptions, AppOptions, Reading, ReadingOfRecipe,
-    *(k for k in vars(verbs).values() if is_dataclass(k)),
+    *(k for k in vars(verbs).values() if is_dataclass(k) and k is not Bounds),
 ]  # fmt: skip
 
 
@@ -103,8 +103,11 @@ def test_a_number_out_of_bounds_is_refused_by_its_name(kind: type, name: str, va
         assert getattr(replace(good, **{name: None}), name) is None
         return
     given = [value, *(before or (value, value))[1:]] if several else value
+    made = object.__new__(kind)  # the tests' own checks of types would refuse some of these values first
+    for key, present in (vars(good) | {name: given}).items():
+        object.__setattr__(made, key, present)
     with pytest.raises(ValueError, match=rf"^{kind.section}{name} = .*: give "):  # type: ignore[attr-defined]
-        replace(good, **{name: given})
+        made.__post_init__()
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Bounds:
 
     def fit(self, value: float) -> bool:
         good = self.low < value if self.above else self.low <= value
+        good = good and (not isinstance(value, int) or value.bit_length() <= 1000)  # a larger one is no float
         return good and (value < self.high if self.below else value <= self.high)  # NaN fails the comparison
 
     def __str__(self) -> str:
