@@ -302,5 +302,5 @@ def test_a_folder_of_other_files_is_not_touched(place: Path) -> None:
 
 
 def test_at_once_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="at_once = 0: give 1 or more"):
+    with pytest.raises(ValueError, match="at_once = 0: give a whole number from 1 to"):
         run(read_experiment("definition.toml"), at_once=0)
