@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from alphabar.cli import extractor, images, runs, samplers, scores, train
 from alphabar.core.bounds import checks_numbers, exact
-from alphabar.core.messages import console, expanded, explain, open_streams, printable, say
+from alphabar.core.messages import console, expanded, explain, open_streams, printable, say, signals_to
 
 app = App(
     name="alphabar",
@@ -54,7 +54,8 @@ def main(words: Sequence[str] | None = None) -> None:
     warnings.formatwarning = brief
     try:
         try:
-            app([expanded(word) for word in given], console=console(), error_console=console(stderr=True))
+            with signals_to(_interrupt):
+                app([expanded(word) for word in given], console=console(), error_console=console(stderr=True))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
@@ -71,6 +72,11 @@ def main(words: Sequence[str] | None = None) -> None:
         raise SystemExit(code) from None
     finally:
         warnings.formatwarning = before
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM and SIGHUP stop what runs as Ctrl-C does: what is finished is kept."""
+    raise KeyboardInterrupt
 
 
 def _drop_output() -> None:

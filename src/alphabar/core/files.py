@@ -116,14 +116,16 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout:
         who = f" ({holder})" if holder else ""
         raise OSError(f"{folder} is being written by another process{who}: wait until it ends, or name another place") from None
+    own = file.stat()
     try:
         with suppress(OSError):  # Windows writes nothing into a locked file
             file.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         remove_leftovers(folder)
         yield
     finally:
-        with suppress(OSError):
-            file.unlink()
+        with suppress(OSError):  # gone with its folder; a new file may be another process's
+            if os.path.samestat(own, file.stat()):
+                file.unlink()
         lock.release()
         if made:
             with suppress(OSError):  # it holds files

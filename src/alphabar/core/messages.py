@@ -1,13 +1,17 @@
 """Text for people: names as data, commands to type, what an error says, and streams of any encoding."""
 
+import _thread
 import codecs
 import errno
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +84,37 @@ def cells(values: Iterable[object]) -> list[str]:
 
 
 def say(text: object, file: Any = None) -> None:
-    """Prints a message in which names may hold anything."""
-    print(printable(text), file=file, flush=True)
+    """Prints a message in which names may hold anything.
+
+    Standard error that cannot be written loses the message; one that is closed (`2>&1 | head`) stops the work as Ctrl-C does.
+    """
+    try:
+        print(printable(text), file=file, flush=True)
+    except OSError as error:
+        if file is None or file is not sys.stderr:
+            raise
+        if error.errno in (errno.EPIPE, errno.EIO):
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), sys.stderr.fileno())
+            _thread.interrupt_main()
+
+
+@contextmanager
+def signals_to(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside the block, Ctrl-C, SIGTERM and SIGHUP (a closed terminal) call `handle`, but no SIGHUP that nohup ignores.
+
+    Changes nothing in a thread other than the main one, which cannot handle signals.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()
+    earlier = {n: signal.getsignal(n) for n in numbers if main and (n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN)}
+    for number in earlier:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def console(width: int | None = None, stderr: bool = False) -> "Console":

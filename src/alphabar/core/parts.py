@@ -2,12 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.files import write_atomically, write_npz
+from alphabar.core.files import locked, write_atomically, write_npz
 from alphabar.core.stored_values import read_object
 
 
@@ -95,9 +96,23 @@ class Parts:
             return read_npz(path)
         return read_object(path)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out, as `files.locked`; the folder disappears afterwards if it is empty."""
+        with locked(self.folder):
+            yield
+        with suppress(OSError):
+            self.folder.rmdir()
+
     def clear(self) -> None:
-        """Deletes the folder and all items."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Deletes all items, and the folder where it is not `locked`."""
+        for path in self.folder.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     @property
     def _note(self) -> Path:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from alphabar.core.files import remove_leftovers, room_for, temporary
 from alphabar.core.messages import as_path
 from alphabar.core.progress import track
 from alphabar.core.stored_values import read_object
@@ -108,7 +109,8 @@ def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry
     if (found := open_entry(place)) is not None:
         return found
     decoded = build()
-    with _scratch(folder / "sets") as scratch:
+    remove_leftovers(folder / "sets")
+    with _scratch(folder / "sets") as scratch, room_for(place):
         new = Path(scratch)
         _write(new, decoded)
         try:
@@ -150,7 +152,7 @@ def _scratch(parent: Path) -> "tempfile.TemporaryDirectory[str]":
     """A temporary folder in `parent`, deleted at the end unless it was renamed."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=".building-", dir=parent, ignore_cleanup_errors=True)
+        return tempfile.TemporaryDirectory(prefix=".building-", suffix=temporary(""), dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
         raise OSError(f"the cache {parent} cannot be written ({error}): set ALPHABAR_CACHE to a folder of yours") from error
 

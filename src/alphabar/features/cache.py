@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphabar.core.files import replacing, write_atomically, write_npz
+from alphabar.core.files import remove_leftovers, replacing, temporary, write_atomically, write_npz
 from alphabar.core.parts import Parts
 from alphabar.core.stored_values import read_object
 from alphabar.core.types import Features
@@ -146,11 +146,12 @@ class Builder:
         parent = place.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(parent)
             folder = parent / f".part-{place.name}"
             lock = _claim(folder)
             self._temporary = lock is None
             if lock is None:
-                folder = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
+                folder = Path(tempfile.mkdtemp(prefix=".part-", suffix=temporary(""), dir=parent))
                 lock = _claim(folder)
         except OSError as error:
             raise OSError(
@@ -276,7 +277,7 @@ def _evict(folder: Path) -> bool:
 
 def _delete(folder: Path) -> None:
     """Delete a folder, which disappears at once, so that nobody opens half an entry."""
-    aside = Path(tempfile.mkdtemp(prefix=".evicted-", dir=folder.parent))
+    aside = Path(tempfile.mkdtemp(prefix=".evicted-", suffix=temporary(""), dir=folder.parent))
     os.rename(folder, aside / "entry")
     shutil.rmtree(aside, ignore_errors=True)
 

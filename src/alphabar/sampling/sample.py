@@ -1,12 +1,14 @@
 """`sample`: images from a model, by any sampler, with the record of how they were made and what they cost."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from alphabar.core import processes
 from alphabar.core.bounds import Count
 from alphabar.core.machine import memory_for, versions
 from alphabar.core.options import takes
@@ -70,41 +72,45 @@ def sample(
     resolved = resolve_options(model, options)
     x0_steps = chosen(keep_x0, resolved.steps)
     pixels = np.dtype(getattr(model, "pixels", "uint8"))
+    if out is not None and (size := processes.world()[1]) > 1:
+        raise ValueError(f"{out}: sampling is the work of one process, and torchrun started {size}: leave torchrun out")
     if out is not None:
         check_target(out, model.image_shape[0], pixels)
     fast = None if options.fast == "none" else options.fast
     device = move_model(model, device, channels_last and fast is None)
 
     protocol = _protocol(model, indices, options, resolved, x0_steps, pixels)
-    parts = None if out is None else _unfinished(out, protocol)
-    batches = {first: indices[first : first + options.batch] for first in range(0, n, options.batch)}
-    finished = {k: b for k in batches if parts is not None and (b := _finished(parts, k, len(batches[k]), pixels)) is not None}
-    done = sum(len(batch.images) for batch in finished.values())
-    network: Denoiser = model
-    if fast is not None or options.precision != "float32":
-        work = (n - done) * resolved.sampler.calls(resolved.steps)
-        fast = fast or "channels_last"
-        network = speed_up(model, fast, batch=min(options.batch, n), precision=options.precision, work=work)
+    with _unfinished(out, protocol) as parts:
+        batches = {first: indices[first : first + options.batch] for first in range(0, n, options.batch)}
+        finished = {
+            k: b for k in batches if parts is not None and (b := _finished(parts, k, len(batches[k]), pixels)) is not None
+        }
+        done = sum(len(batch.images) for batch in finished.values())
+        network: Denoiser = model
+        if fast is not None or options.precision != "float32":
+            work = (n - done) * resolved.sampler.calls(resolved.steps)
+            fast = fast or "channels_last"
+            network = speed_up(model, fast, batch=min(options.batch, n), precision=options.precision, work=work)
 
-    title = f"sampling, {resolved.sampler.name} {resolved.steps}"
-    bar = track(n, title, unit="images", done=done, show=progress)
-    memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch (batch=)")
-    with bar as advance, eval_mode(model), torch.inference_mode(), memory:
-        sampler = BatchSampler(
-            network, resolved, options.seed, model.image_shape, x0_steps, int(getattr(model, "crop", 0)), pixels, device,
-            channels_last, advance, on_step,
-        )  # fmt: skip
-        for first in [k for k in batches if k not in finished]:
-            finished[first] = sampler.sample(first, batches[first])
-            if parts is not None:
-                parts.save(_name(first), finished[first].arrays())
+        title = f"sampling, {resolved.sampler.name} {resolved.steps}"
+        bar = track(n, title, unit="images", done=done, show=progress)
+        memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch (batch=)")
+        with bar as advance, eval_mode(model), torch.inference_mode(), memory:
+            sampler = BatchSampler(
+                network, resolved, options.seed, model.image_shape, x0_steps, int(getattr(model, "crop", 0)), pixels, device,
+                channels_last, advance, on_step,
+            )  # fmt: skip
+            for first in [k for k in batches if k not in finished]:
+                finished[first] = sampler.sample(first, batches[first])
+                if parts is not None:
+                    parts.save(_name(first), finished[first].arrays())
 
-    costs = {"device": str(device)} | ({"fast": network.record()} if isinstance(network, FastModel) else {})
-    samples = _joined([finished[first] for first in batches], protocol, costs)
-    if out is not None and parts is not None:
-        samples.save(out)
-        parts.clear()
-    return samples
+        costs = {"device": str(device)} | ({"fast": network.record()} if isinstance(network, FastModel) else {})
+        samples = _joined([finished[first] for first in batches], protocol, costs)
+        if out is not None and parts is not None:
+            samples.save(out)
+            parts.clear()
+        return samples
 
 
 def _protocol(
@@ -129,13 +135,18 @@ def _protocol(
     return protocol
 
 
-def _unfinished(out: str | Path, protocol: Mapping[str, Any]) -> Parts:
-    """The folder of finished batches of this protocol."""
+@contextmanager
+def _unfinished(out: str | Path | None, protocol: Mapping[str, Any]) -> Iterator[Parts | None]:
+    """The folder of finished batches of this protocol, which no other process may use meanwhile; None without `out`."""
+    if out is None:
+        yield None
+        return
     parts = Parts(parts_folder(out), "unfinished samples")
-    if protocol["model"] is None:
-        parts.clear()  # a model without a fingerprint: the batches may be another model's
-    parts.claim(protocol)
-    return parts
+    with parts.locked():
+        if protocol["model"] is None:
+            parts.clear()  # a model without a fingerprint: the batches may be another model's
+        parts.claim(protocol)
+        yield parts
 
 
 def _finished(parts: Parts, first: int, n: int, pixels: np.dtype[Any]) -> Batch | None:

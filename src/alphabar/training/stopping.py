@@ -1,4 +1,4 @@
-"""What ends a training early: Ctrl-C or SIGTERM, after the current step and with a checkpoint, and a loss that diverges."""
+"""What ends a training early: Ctrl-C, SIGTERM or SIGHUP, after a step and with a checkpoint, and a loss that diverges."""
 
 import math
 import signal
@@ -9,32 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from alphabar.core.messages import say, signals_to
+
 REMEDIES = "a lower learning rate (--train.lr), a longer warm-up (--train.warmup) or stronger clipping (--train.clip)"
 
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Inside the block, Ctrl-C and SIGTERM set the event instead of ending the process; a second Ctrl-C raises at once.
+    """Inside the block, Ctrl-C, SIGTERM and SIGHUP (a closed terminal) set the event instead of ending the process; a second
+    Ctrl-C raises at once.
 
     In a thread other than the main one, which cannot handle signals, the event is never set.
     """
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
-        print("\nstopping after this step, with a checkpoint", file=sys.stderr)
+        say("\nstopping after this step, with a checkpoint", sys.stderr)
 
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_to(handle):
         yield stop
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 class Diverged(FloatingPointError):

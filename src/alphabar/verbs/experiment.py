@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alphabar.core.cluster import import_ray, joined
-from alphabar.core.files import write_atomically
+from alphabar.core.files import locked, write_atomically
 from alphabar.core.machine import versions
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
@@ -57,19 +57,20 @@ def experiment(
         if not (as_path(other) / "experiment.json").is_file():
             raise FileNotFoundError(f"{other} is not the folder of an experiment: --reuse takes folders of `alphabar experiment`")
     check_folder(folder, "experiment", [r.data.set for r in definition.variants.values()])
-    _claim(folder, definition)
-    jobs, real = _plan(folder, definition, options, progress)
-    shown = real.pixels[: options.shown], options.shown
-    try:
-        _run_all(jobs, options, progress)
-    except KeyboardInterrupt:
-        trials = [job.trial() for job in jobs if job.row.exists()]
-        if trials:
-            write_page(conclude(definition, folder, trials, finished=False), *shown)
-        raise KeyboardInterrupt(f"{len(trials)} of {len(jobs)} trainings are finished and kept in {folder}") from None
-    outcome = conclude(definition, folder, [job.trial() for job in jobs])
-    write_page(outcome, *shown)
-    return outcome
+    with locked(folder):
+        _claim(folder, definition)
+        jobs, real = _plan(folder, definition, options, progress)
+        shown = real.pixels[: options.shown], options.shown
+        try:
+            _run_all(jobs, options, progress)
+        except KeyboardInterrupt:
+            trials = [job.trial() for job in jobs if job.row.exists()]
+            if trials:
+                write_page(conclude(definition, folder, trials, finished=False), *shown)
+            raise KeyboardInterrupt(f"{len(trials)} of {len(jobs)} trainings are finished and kept in {folder}") from None
+        outcome = conclude(definition, folder, [job.trial() for job in jobs])
+        write_page(outcome, *shown)
+        return outcome
 
 
 def _claim(folder: Path, definition: Experiment) -> None:
@@ -88,7 +89,7 @@ def _claim(folder: Path, definition: Experiment) -> None:
             what = "give another folder, or the file that started this experiment"
             raise ValueError(f"{folder} holds an experiment that differs in {', '.join(differ)}: {what}")
         now["variants"] = there["variants"] | now["variants"]
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no experiment: choose an empty folder")
     write_atomically(path, json.dumps(now, indent=1) + "\n")
 
@@ -140,6 +141,9 @@ def _side_by_side(at_once: int, todo: Sequence[TrialJob], progress: bool) -> Non
                 for done in as_completed(running):
                     done.result()
                     advance(1)
-        except BaseException:
+        except BaseException as e:
+            if isinstance(e, KeyboardInterrupt):
+                for child in multiprocessing.active_children():
+                    child.terminate()  # a training saves a checkpoint; SIGTERM reached only this process
             pool.shutdown(wait=False, cancel_futures=True)
             raise

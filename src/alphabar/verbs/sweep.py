@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from alphabar.core import processes
+from alphabar.core.files import locked
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_folder
@@ -65,26 +66,27 @@ def sweep(
         raise ValueError(f"no setting is left: {'; '.join(str(one) for one in left_out) or 'name samplers and calls'}")
     loaded.check()
     folder = SweepFolder(place)
-    with processes.rank_zero_first():
-        folder.claim(loaded.protocol(), [s for s, _ in wanted])
-    todo = [(setting, cost) for setting, cost in wanted if not folder.finished(setting, options.metrics)]
-    if not processes.alike(json.dumps([s.name for s, _ in todo])):  # also: no process starts before all have looked
-        raise ValueError(f"the processes do not find the same settings in {folder.path}: give a folder that all of them see")
-    try:
-        with _progress_bar(folder, wanted, todo, options, show):
-            _finish_all(loaded, folder, todo, rank, size)
-    except KeyboardInterrupt:
+    with locked(folder.path) if rank == 0 else nullcontext():
+        with processes.rank_zero_first():
+            folder.claim(loaded.protocol(), [s for s, _ in wanted])
+        todo = [(setting, cost) for setting, cost in wanted if not folder.finished(setting, options.metrics)]
+        if not processes.alike(json.dumps([s.name for s, _ in todo])):  # also: no process starts before all have looked
+            raise ValueError(f"the processes do not find the same settings in {folder.path}: give a folder that all of them see")
+        try:
+            with _progress_bar(folder, wanted, todo, options, show):
+                _finish_all(loaded, folder, todo, rank, size)
+        except KeyboardInterrupt:
+            rows = _current(folder.rows(options.metrics), wanted)
+            if rank == 0 and rows:
+                _result(loaded, folder, rows, [*left_out, *folder.refused()], finished=False)
+            raise KeyboardInterrupt(f"{len(rows)} settings are finished and kept in {folder.path}") from None
+        refused = folder.refused()
+        _print_left_out(refused, show)
         rows = _current(folder.rows(options.metrics), wanted)
-        if rank == 0 and rows:
-            _result(loaded, folder, rows, [*left_out, *folder.refused()], finished=False)
-        raise KeyboardInterrupt(f"{len(rows)} settings are finished and kept in {folder.path}") from None
-    refused = folder.refused()
-    _print_left_out(refused, show)
-    rows = _current(folder.rows(options.metrics), wanted)
-    if not rows:
-        raise ValueError(f"every setting was refused: {'; '.join(str(one) for one in refused)}")
-    with processes.rank_zero_first():
-        return _result(loaded, folder, rows, [*left_out, *refused], write=rank == 0)
+        if not rows:
+            raise ValueError(f"every setting was refused: {'; '.join(str(one) for one in refused)}")
+        with processes.rank_zero_first():
+            return _result(loaded, folder, rows, [*left_out, *refused], write=rank == 0)
 
 
 def _print_left_out(left_out: Sequence[LeftOut], show: bool) -> None:

@@ -3,13 +3,14 @@
 import json
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.core import processes
-from alphabar.core.files import write_atomically
+from alphabar.core.files import locked, write_atomically
 from alphabar.core.outputs import check_run_folder
 from alphabar.core.run import Run
 from alphabar.data.card import unused_depth
@@ -66,38 +67,39 @@ def train(
     (1, 8, 8)
     """
     run, first = Run(out), processes.world()[0] == 0  # of several processes, the first one writes
-    resume = _resuming(run, resume, first)
     if first and not run.recipe.exists():
         check_run_folder(run.path, [recipe.data.set] if images is None else [])
-    tracking = Tracking(run, recipe.track) if first and recipe.track else None
-    image_set = recipe_images(recipe, images)
-    if (note := unused_depth(image_set)) is not None:
-        warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
-    trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    model = untrained_model(recipe, image_set)
-    source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
-    watching = _watching(recipe, image_set, heldout)
-    if first and not resume:
-        run.start(recipe.toml())
-        _describe(run, model, image_set, len(trained_on), len(heldout), source)
-    try:
-        return train_loop(
-            model,
-            image_set.pixels,
-            trained_on,
-            recipe.train,
-            run,
-            labels=image_set.labels,
-            heldout=image_set.pixels[heldout[:MOST_HELDOUT]],
-            heldout_labels=None if image_set.labels is None else image_set.labels[heldout[:MOST_HELDOUT]],
-            hooks=[*watching, *hooks, *([tracking] if tracking else [])],
-            resume=resume,
-            fingerprint=recipe.fingerprint(image_set.fingerprint),
-            progress=progress,
-        )
-    finally:
-        if tracking:
-            tracking.end()
+    with locked(run.path) if first else nullcontext():
+        resume = _resuming(run, resume, first)
+        tracking = Tracking(run, recipe.track) if first and recipe.track else None
+        image_set = recipe_images(recipe, images)
+        if (note := unused_depth(image_set)) is not None:
+            warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
+        trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
+        model = untrained_model(recipe, image_set)
+        source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
+        watching = _watching(recipe, image_set, heldout)
+        if first and not resume:
+            run.start(recipe.toml())
+            _describe(run, model, image_set, len(trained_on), len(heldout), source)
+        try:
+            return train_loop(
+                model,
+                image_set.pixels,
+                trained_on,
+                recipe.train,
+                run,
+                labels=image_set.labels,
+                heldout=image_set.pixels[heldout[:MOST_HELDOUT]],
+                heldout_labels=None if image_set.labels is None else image_set.labels[heldout[:MOST_HELDOUT]],
+                hooks=[*watching, *hooks, *([tracking] if tracking else [])],
+                resume=resume,
+                fingerprint=recipe.fingerprint(image_set.fingerprint),
+                progress=progress,
+            )
+        finally:
+            if tracking:
+                tracking.end()
 
 
 def recipe_images(recipe: Recipe, images: ImageSet | None = None) -> ImageSet:
