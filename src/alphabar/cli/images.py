@@ -6,7 +6,7 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from alphabar.cli import show
-from alphabar.cli.options import Flat, Json, Reading
+from alphabar.cli.options import Flag, Flat, Json, Reading
 from alphabar.cli.runs import runs_folder
 from alphabar.core.bounds import Count
 from alphabar.sampling.options import SampleOptions
@@ -15,8 +15,9 @@ from alphabar.web.options import AppOptions
 
 
 def data(
-    image_set: str, *, sheet: Path | None = None, n: Count = 100, reading: Reading = Reading(), as_json: Json = False
-) -> None:
+    image_set: str, *, sheet: Path | None = None, n: Count = 100, with_paths: Flag = False, reading: Reading = Reading(),
+    as_json: Json = False,
+) -> None:  # fmt: skip
     """Print the data card of a set and write a contact sheet.
 
     ```
@@ -28,10 +29,12 @@ def data(
         image_set: fashion_mnist, cifar10, a path, or hf:owner/name; SET:test is the test split.
         sheet: the contact sheet to write; SET_SPLIT.png in this folder if left out.
         n: images on the contact sheet, chosen at random with seed 0.
+        with_paths: name the source of the images by its whole path on this machine.
     """
     import numpy as np
 
     from alphabar.core.outputs import check_output, save_picture
+    from alphabar.core.places import without_places
     from alphabar.core.seeds import generator
     from alphabar.data.card import data_card
     from alphabar.data.contact_sheet import contact_sheet, shown_note
@@ -45,6 +48,7 @@ def data(
     chosen = np.sort(generator(0).permutation(len(images))[:n])
     pixels = np.asarray(images.pixels[chosen])
     save_picture(contact_sheet(pixels, scale=2 if images.image_shape[1] < 64 else 1), path)
+    card = card if with_paths else without_places(card)
     show.record(card | {"sheet": str(path), "sheet_note": shown_note(pixels)}, as_json, f"{images.name}:{images.split}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cyclopts import App
 
 from alphabar.cli import show
-from alphabar.cli.options import Json
+from alphabar.cli.options import Flag, Json
 from alphabar.core.messages import say
 
 STATES = ("finished", "stopped", "diverged", "open", "empty")
@@ -73,6 +73,9 @@ def list_runs(
         ],
         f"{len(rows)} run{'s' if len(rows) > 1 else ''}",
     )  # fmt: skip
+    for row in rows:
+        for words in row.faults:
+            say(f"{row.path}: {words}", sys.stderr)
 
 
 def _origin(paths: Sequence[Path], model: str, as_json: bool) -> None:
@@ -136,7 +139,10 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
     say(f"{freed / 2**20:.1f} MiB freed; their record is in lineage.jsonl of each run")
 
 
-def report(*runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...] = (), trajectory: bool | None = None) -> None:
+def report(
+    *runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...] = (), trajectory: bool | None = None,
+    with_paths: Flag = False,
+) -> None:  # fmt: skip
     """Write one page about one or several runs: what differs, curves, scores, same-seed images, verdicts, the way from noise.
 
     ```
@@ -153,12 +159,13 @@ def report(*runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...]
         sweep: folders of sweeps that are not in the runs.
         trajectory: sample the way from noise to image for runs that kept none. Left out: only where that takes seconds;
             --no-trajectory: never.
+        with_paths: name the runs by their whole paths on this machine.
     """
     from alphabar.report.report_page import write_report
 
     if not runs:
         raise ValueError("name at least one run, as in: alphabar report runs/garments")
-    say(write_report(list(runs), out, sweeps=sweep, draw=trajectory))
+    say(write_report(list(runs), out, sweeps=sweep, draw=trajectory, with_paths=with_paths))
 
 
 def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:

@@ -128,7 +128,7 @@ def experiments(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[str
         try:
             found.append(_experiment(folder, read_object(folder / OUTCOME)))
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
-            notes.append(f"{folder / OUTCOME} cannot be read ({type(e).__name__}: {e}).")
+            notes.append(f"{folder.name}/{OUTCOME} cannot be read ({type(e).__name__}: {e}).")
     return found, notes
 
 
@@ -144,5 +144,5 @@ def _experiment(folder: Path, data: Mapping[str, Any]) -> dict[str, Any]:
     for variant, by in means.items():
         cells = [(shown(m, by.get(m)), shown(m, differences.get(variant, {}).get(m))) for m in metrics]
         rows.append((str(variant), sum(t["variant"] == variant for t in data["trials"]), cells))
-    shown_keys = {"verdict": data["verdict"], "words": data["words"], "finished": bool(data["finished"]), "folder": folder}
+    shown_keys = {"verdict": data["verdict"], "words": data["words"], "finished": bool(data["finished"]), "folder": folder.name}
     return shown_keys | {k: str(about[k]) for k in ("hypothesis", "than")} | {"metrics": [*map(column, metrics)], "rows": rows}

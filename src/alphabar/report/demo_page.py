@@ -121,7 +121,7 @@ def write_demo(demo: Demo, out: Path) -> Path:
         for r in demo.results
     ]  # fmt: skip
     return write_page(
-        out / "index.html", "demo.html.j2",
+        out / "index.html", "demo.html.j2", near=[out],
         title="The same garments in fewer calls", demo=demo, rows=table_rows, about=demo.about, machine=results["machine"],
         machine_words=machine_words(results["machine"]), sheets=sheets,
         real_uri=png.png_uri(png.strip(_some_real(demo.real, demo.few))), columns=demo.few,

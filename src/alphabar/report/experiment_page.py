@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from alphabar.core.files import write_atomically
 from alphabar.core.messages import cells, printable
+from alphabar.core.places import without_places
 from alphabar.core.run import flat
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import shown as as_shown
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 
 def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
     """Writes outcome.json, from which `report` takes the verdict, and the page, with `shown` images of every variant."""
-    write_atomically(outcome.folder / OUTCOME, json.dumps(outcome.to_json(), indent=1) + "\n")
+    write_atomically(outcome.folder / OUTCOME, json.dumps(without_places(outcome.to_json()), indent=1) + "\n")
     experiment, metrics = outcome.experiment, outcome.metrics
+    against = without_places(experiment.scoring.against)
+    shown_experiment = replace(experiment, scoring=replace(experiment.scoring, against=against))
     return page.write_page(
-        outcome.page, "experiment.html.j2", title=experiment.hypothesis, outcome=outcome, experiment=experiment,
+        outcome.page, "experiment.html.j2", near=[outcome.folder],
+        title=experiment.hypothesis, outcome=outcome, experiment=shown_experiment,
         metrics=[column(m) for m in metrics], rows=_rows(outcome), seeds=_by_seed(outcome),
         plots=[p for m in metrics if (p := _plot(outcome, m))], differing=_differing(experiment),
         sheets=_sheets(outcome, shown), real_uri=png_uri(strip(as_shown(real))), real_count=len(real),
@@ -93,7 +97,7 @@ def _plot(outcome: Outcome, metric: str) -> dict[str, Any] | None:
 
 def _differing(experiment: Experiment) -> list[tuple[str, Sequence[str]]]:
     """The recipe keys in which the variants differ, with the value of each variant."""
-    recipes = [flat(asdict(r)) for r in experiment.variants.values()]
+    recipes = [flat(without_places(asdict(r))) for r in experiment.variants.values()]
     return [(k, values) for k in recipes[0] if len({*(values := [str(r[k]) for r in recipes])}) > 1]
 
 

@@ -1,6 +1,7 @@
 """Pages: one HTML file each, which carries its images and works offline."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (words.count, words.short, words.duration, words.sig, words.kid, words.pretty, words.bracket)
 
 
-def write_page(path: Path, template: str, /, **context: Any) -> Path:
-    """Fills in a template of templates/, which escapes all text, and writes the page, whole or not at all. Returns `path`."""
+def write_page(path: Path, template: str, /, near: Sequence[Path] = (), **context: Any) -> Path:
+    """Fills in a template of templates/, which escapes all text, and writes the page, whole or not at all. Returns `path`.
+
+    near: files and folders of which the page tells: it names them without the folders that they lie in.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import escape
 
     check_output(path, "page")
     environment = Environment(
@@ -27,5 +32,9 @@ def write_page(path: Path, template: str, /, **context: Any) -> Path:
         "kid": words.kid,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    write_atomically(path, printable(environment.get_template(template).render(**context)))
+    text = printable(environment.get_template(template).render(**context))
+    above = {str(p.absolute().parent) for given in near for p in (given, given.resolve())}
+    for folder in sorted((p for p in above if len(p) > 1), key=len, reverse=True):
+        text = text.replace(f"{escape(folder)}/", "")
+    write_atomically(path, text)
     return path

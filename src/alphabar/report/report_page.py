@@ -26,7 +26,9 @@ OPEN = 3  # up to so many runs are shown unfolded
 WHOLE_SHEETS = 4_000_000  # bytes of the full-size sheets of all runs together
 
 
-def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = (), draw: bool | None = None) -> Path:
+def write_report(
+    runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = (), draw: bool | None = None, with_paths: bool = False
+) -> Path:
     """Writes one self-contained HTML page, which works offline, about one run or several.
 
     Args:
@@ -35,6 +37,7 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
         sweeps: folders of sweeps, in addition to those in the runs.
         draw: whether to sample a trajectory (x0_hat from noise to image) for runs that have none: True always, False never, None
             only while that takes seconds.
+        with_paths: name the runs by their whole paths on this machine.
 
     Raises:
         ValueError: for no runs, and for a folder in `sweeps` that does not hold a sweep.
@@ -54,13 +57,14 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     compared, unread_comparisons = comparisons.comparisons(loaded)
     experiments, unread_experiments = comparisons.experiments(loaded)
     fronts, unread = sweep_sections(loaded, [as_path(folder) for folder in sweeps])
+    shown = [] if with_paths else [*(run.path for run in loaded), *(f for run in loaded for f in run.sweeps), *map(Path, sweeps)]
     return write_page(
         as_path(out), "report.html.j2", title=f"{len(titles)} runs" if several else titles[0], runs=sections, names=titles,
         folded=len(sections) > OPEN,
         differing=[(key, [as_toml(v) for v in values]) for key, values in differing(loaded)] if several else [],
         grid=sheets.side_by_side(loaded), trajectories=trajectory.trajectories(loaded, titles, draw),
         overlays=_overlays(loaded, titles), compared=compared, experiments=experiments,
-        notes=[*unread_comparisons, *unread_experiments], fronts=fronts, unread=unread, asdict=asdict,
+        notes=[*unread_comparisons, *unread_experiments], fronts=fronts, unread=unread, asdict=asdict, near=shown,
     )  # fmt: skip
 
 

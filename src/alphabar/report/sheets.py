@@ -179,7 +179,7 @@ def _encode(opened: Sequence[Sequence[Any]], edge: int, budget: float) -> list[l
 def _notes(runs: Sequence[RunData], opened: Sequence[Sequence[Any]], edge: int) -> list[str]:
     """Whether sheets can be compared image by image, and what was made smaller."""
     events = [e for run in runs for e in run.events if e.get("event") == "preview"]
-    seeds, steps = {e.get("seed") for e in events}, {e.get("steps") for e in events}
+    seeds, steps = ({v if isinstance(v := e.get(k), int) else None for e in events} for k in ("seed", "steps"))
     shapes = {o[1].shape[1:] for row in opened for o in row if o is not None and isinstance(o[1], np.ndarray)}
     out = []
     if not seeds:

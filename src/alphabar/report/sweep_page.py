@@ -38,7 +38,8 @@ def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, sho
     groups, notes = _sheets(sweep, first, shown)
     return page.write_page(
         sweep.page, "sweep.html.j2",
-        title=f"{len(sweep.rows)} ways to sample {Path(run).name or run}", sweep=sweep, run=run, lead=front_words(sweep, first),
+        title=f"{len(sweep.rows)} ways to sample {Path(run).name or run}", sweep=sweep, near=[sweep.folder, Path(run)],
+        run=Path(run).name or run, lead=front_words(sweep, first),
         figures=figures(sweep, metrics), legend=legend(sweep), groups=groups, notes=notes, shown=shown,
         real_uri=png_uri(strip(smaller(real)[0])), real_count=len(real), columns=[column(m) for m in metrics],
         first=TITLES[first], table=_table(sweep, metrics),

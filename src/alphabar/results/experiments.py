@@ -82,7 +82,7 @@ class Experiment:
         plain = {k: v for k, v in vars(self).items() if k not in ("variants", "budget", "scoring", "seeds")}
         return {
             **plain, "seeds": [*self.seeds], "budget": asdict(self.budget), "scoring": asdict(self.scoring),
-            "variants": {k: r.toml() for k, r in self.variants.items()},
+            "variants": {k: r.toml(places=False) for k, r in self.variants.items()},
         }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ DEPTH = 4  # levels of folders that are searched below a root
 @dataclass(frozen=True)
 class RunSummary:
     """A run in one line. state: as in `State.kind`. images: seen, of `budget`. tflop: of all calls of training, each of which
-    counts as three forward ones; None if not recorded. fid: the lowest. differs: recipe keys in which the listed runs differ."""
+    counts as three forward ones; None if not recorded. fid: the lowest. differs: recipe keys in which the listed runs differ.
+    faults: what of its record cannot be read, in sentences."""
 
     path: str
     state: str
@@ -32,6 +33,7 @@ class RunSummary:
     fid_protocol: str | None
     checkpoints: list[str]
     differs: dict[str, Any]
+    faults: list[str]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,13 +51,13 @@ def find_runs(roots: Iterable[Path]) -> list[Path]:
 
 def _below(folder: Path, depth: int) -> list[Path]:
     run = Run(folder)
-    if run.recipe.is_file() and any(p.exists() for p in (run.events, folder / "checkpoints", folder / "machine.json")):
-        return [folder]
-    if depth == 0:
-        return []
     try:
+        if run.recipe.is_file() and any(p.exists() for p in (run.events, folder / "checkpoints", folder / "machine.json")):
+            return [folder]
+        if depth == 0:
+            return []
         inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and not p.is_symlink())
-    except PermissionError as e:  # a folder of another user must not hide the other runs
+    except OSError as e:  # a folder of another user must not hide the other runs
         warnings.warn(f"{folder} cannot be read ({e.strerror}): runs below it are left out", stacklevel=4)
         return []
     return [run for p in inside for run in _below(p, depth - 1)]
@@ -97,4 +99,5 @@ def _summary(run: RunData, differs: dict[str, Any]) -> RunSummary:
         None if gflop is None or now.images is None else 3 * gflop * now.images / 1000,
         None if best is None else number(best, "value"), None if best is None else interval(best),
         None if best is None else protocol_words(best), sorted(checkpoint_sizes(run.path)), differs,
+        [words for words in run.missing if "cannot be read" in words],
     )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import read_jsonl
+from alphabar.core.places import without_places
 from alphabar.core.run import ENDS, Run
 from alphabar.core.stored_values import read_object
 from alphabar.results.series import number, rewound
@@ -67,15 +68,15 @@ def with_trainings(paths: Sequence[Path]) -> list[Path]:
 def _read(path: Path, name: str) -> RunData:
     run, missing, recipe, above = Run(path), [], {}, path.resolve().parent
     try:
-        recipe = run.recipe_keys()
+        recipe = without_places(run.recipe_keys())
     except FileNotFoundError:
         missing.append("There is no recipe.toml, so what was trained is not known.")
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         missing.append(f"recipe.toml cannot be read ({e}).")
     return RunData(
         path, name, recipe,
         machine=read_record(path / "machine.json", missing, "There is no machine.json, so the machine is not known."),
-        data=read_record(path / "data.json", missing),
+        data=without_places(read_record(path / "data.json", missing)),
         events=_rows(run.events, missing, "There is no events.jsonl: nothing was logged, or training never started."),
         scores=_rows(run.scores, missing), previews=_previews(run.samples), comparisons=_rows(run.comparisons, missing),
         sweeps=sorted(protocol.parent for protocol in (path / "sweeps").glob("*/protocol.json")),
@@ -99,7 +100,7 @@ def _rows(path: Path, missing: list[str], absent: str = "") -> list[dict[str, An
         missing.append(absent)
     try:
         return [row for row in read_jsonl(path) if isinstance(row, dict)]
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         missing.append(f"{path.name} cannot be read ({e}).")
         return []
 
@@ -135,7 +136,7 @@ def state(run: RunData) -> State:
     seconds = recorded = number(last, "seconds")
     if recorded is None and times:
         seconds = max(times) - min(times)
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(times[-1])) if times else "an unknown time"
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(times[-1])) if times and 0 <= times[-1] < 1e11 else "an unknown time"
     words = {
         "stopped": "stopped by hand, with a checkpoint; --resume continues it",
         "diverged": f"diverged: the loss became {last.get('loss', 'unusable')}; the last good checkpoint is kept",
@@ -156,6 +157,11 @@ def differing(runs: Sequence[RunData]) -> list[tuple[str, list[Any]]]:
 
 
 def names(runs: Sequence[RunData]) -> list[str]:
-    """A name for each run: that of its folder, or the whole path where two folders have the same name."""
-    plain = [run.name for run in runs]
-    return [run.name if plain.count(run.name) == 1 else str(run.path) for run in runs]
+    """A name for each run: that of its folder, or as many parts of its path as tell it from the others."""
+    parts = [[*run.path.resolve().parts[1:-1], run.name] for run in runs]
+
+    def name(own: list[str]) -> str:
+        tails = ("/".join(own[-k:]) for k in range(1, len(own) + 1) if sum(p[-k:] == own[-k:] for p in parts) == 1)
+        return next(tails, own[-1])
+
+    return [name(own) for own in parts]

@@ -10,7 +10,7 @@ Row = Mapping[str, Any]
 def number(row: Row, key: str) -> float | None:
     """row[key] where it is a finite number, else None."""
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         return None
     return float(value)
 

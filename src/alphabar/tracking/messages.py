@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.places import without_places
 from alphabar.core.run import ENDS, Run, flat
 from alphabar.core.stored_values import read_object
 
@@ -78,4 +79,5 @@ def configuration(run: Run) -> dict[str, bool | int | float | str]:
     for file, key in (("data.json", "data_seen"), ("machine.json", "machine")):
         if (path := run.path / file).exists():
             found |= flat({key: read_object(path)})
+    found = without_places(found)
     return {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in found.items()}

@@ -6,12 +6,16 @@ import re
 import shutil
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from alphabar.core.files import write_atomically
 from alphabar.core.messages import as_path
+from alphabar.core.places import without_places
 from alphabar.core.run import ENDS, Run
 from alphabar.core.stored_names import TRACKING, renamed
 from alphabar.core.stored_values import read_object
@@ -47,7 +51,7 @@ class Outbox:
         if not self.position.get("configured"):
             self.tracker.configure(configuration(self.run))
             if (data := self.run.path / "data.json").exists():
-                about = read_object(data)
+                about = without_places(read_object(data))
                 self.tracker.files("dataset", f"data-{about['fingerprint']}", [data], (), about)
             self.position["configured"] = True
             self._save()
@@ -119,8 +123,10 @@ class Outbox:
                 about["data"] = read_object(self.run.path / "data.json")["fingerprint"]
             if scores := [e for e in read_messages(self.run) if e.kind == "score" and e.images <= images]:
                 about["score"] = {"images": scores[-1].images, **scores[-1].values}
+            recipe = weights.with_name(self.run.recipe.name)
+            recipe.write_text(tomli_w.dumps(without_places(tomllib.loads(self.run.recipe.read_text()))), encoding="utf-8")
             name = re.sub(r"[^A-Za-z0-9_.-]", "_", self.tracker.title)  # characters that all trackers accept
-            self.tracker.files("model", title := f"{name}-checkpoint", [weights, self.run.recipe], (alias,), about)
+            self.tracker.files("model", title := f"{name}-checkpoint", [weights, recipe], (alias,), about)
         sheets = sorted(self.run.samples.glob("preview_*.png"))
         if alias == "latest" and sheets:
             self.tracker.files("samples", f"{name}-samples", [sheets[-1]], ("latest",), {"of": title, **about})

@@ -12,9 +12,11 @@ import secrets
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +90,7 @@ class WandB(Tracker):
 
         self.tracked_run.setdefault("id", secrets.token_hex(4))
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb_key() else "offline")
-        settings = wandb.Settings(console="off", silent=True)
+        settings = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False, x_disable_meta=True)
         self.tracker = WandBTracker(
             os.environ.get("WANDB_PROJECT", PROJECT), id=self.tracked_run["id"], name=self.title, resume="allow", mode=mode,
             dir=os.environ.get("WANDB_DIR", str(self.folder)), settings=settings,
@@ -148,6 +150,18 @@ def _artifact(package: Any, kind: str, title: str, paths: Sequence[Path], about:
     return artifact
 
 
+@contextmanager
+def _nameless_machine() -> Iterator[None]:
+    """The names of TensorBoard's event files would hold the name of this machine."""
+    from tensorboard.summary.writer import event_file_writer
+
+    library, event_file_writer.socket = event_file_writer.socket, SimpleNamespace(gethostname=lambda: PROJECT)
+    try:
+        yield
+    finally:
+        event_file_writer.socket = library
+
+
 class TensorBoard(Tracker):
     """Event files in tracking/tensorboard of the run."""
 
@@ -157,7 +171,12 @@ class TensorBoard(Tracker):
         from accelerate.tracking import TensorBoardTracker
 
         self.tracker = TensorBoardTracker("tensorboard", str(self.folder))
-        self.tracker.start()
+        with _nameless_machine():
+            self.tracker.start()
+
+    def configure(self, values: dict[str, Any]) -> None:
+        with _nameless_machine():  # this writes another event file
+            super().configure(values)
 
     def picture(self, key: str, pixels: Sheet, step: int) -> None:
         self.tracker.log_images({key: pixels[None]}, step=step, dataformats="NHWC")
@@ -188,7 +207,8 @@ class MLflow(Tracker):
 
         self.mlflow = mlflow
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        self.tracker = MLflowTracker(name, run_id=self.tracked_run.get("run_id"), run_name=self.title)
+        nobody = {"mlflow.user": "", "mlflow.source.name": PROJECT}  # in place of the login name and the path of the program
+        self.tracker = MLflowTracker(name, run_id=self.tracked_run.get("run_id"), run_name=self.title, tags=nobody)
         self.tracker.start()
         self.tracked_run["run_id"] = self.tracker.tracker.info.run_id
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from alphabar.core.bounds import Batch, Bounds, Checked, Count, CountOrZero, NotNegative, Positive, Seed, Share, Steps, exact
 from alphabar.core.messages import as_path
+from alphabar.core.places import with_places, without_places
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.core.stored_values import read_toml
 from alphabar.core.suggest import did_you_mean
@@ -200,11 +201,11 @@ class Recipe(Checked):
     track: tuple[str, ...] = ()
     """Trackers that follow the run: wandb, tensorboard, mlflow, trackio, or your own as module:Class."""
 
-    def toml(self) -> str:
-        """The resolved recipe; `resolve` reads it back to an equal value."""
+    def toml(self, places: bool = True) -> str:
+        """The resolved recipe; `resolve` reads it back to an equal value. Without `places`, a path is its last part."""
         import tomli_w
 
-        return tomli_w.dumps(asdict(self))
+        return tomli_w.dumps(asdict(self) if places else without_places(asdict(self)))
 
     def fingerprint(self, images: str) -> str:
         """Sixteen hex digits of all that decides the weights: the recipe without `watch` and `track`, the images' fingerprint."""
@@ -247,7 +248,7 @@ def resolve(name_or_file: str | Path = "garments", tokens: Sequence[str] = ()) -
         raise ValueError(f"recipe {name_or_file} is neither a file nor one of {', '.join(shipped())}")
     values = renamed(read_toml(path), RECIPE)
     check_keys(values, Recipe, str(path))
-    return parse(values, tokens, str(path))
+    return parse(with_places(values, path), tokens, str(path))
 
 
 def parse(values: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:

@@ -8,6 +8,7 @@ from typing import Any
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.core.outputs import check_output
+from alphabar.core.places import without_places
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.evaluation.compare import Comparison, compare_measured
@@ -47,7 +48,7 @@ def compare(
         raise ProtocolError("n", len(a.pixels), len(b.pixels))
     found = compare_measured(measure(evaluator, real, a, metrics), measure(evaluator, real, b, metrics), names=names)
     row = {
-        "time": round(time.time(), 3), "names": list(names), "sets": [a.name, b.name],
+        "time": round(time.time(), 3), "names": list(names), "sets": without_places([a.name, b.name]),
         "models": [(x.record or {}).get("model") for x in (a, b)], "comparisons": [c.to_json() for c in found],
     }  # fmt: skip
     runs = [run for run in (a.run, b.run, *keep) if run is not None]

@@ -11,6 +11,7 @@ from alphabar.core.machine import device_of
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
+from alphabar.core.places import without_places
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.score import Score
 from alphabar.report.figures import draw_lengths
@@ -87,7 +88,7 @@ def choose_length(
     compared = compare_measured(measured[f"ema:{best:g}"], measured["last"], names=(f"ema:{best:g}", "last"))
     draw_lengths({k: v[0] for k, v in scores.items()}, measured["last"].scores["fid"], picture)
     found = Lengths(scores, list(measured["last"].scores.values()), best, compared, folder / f"lengths-{n}.json", picture)
-    write_atomically(found.table, json.dumps(found.to_json(), indent=1) + "\n")
+    write_atomically(found.table, json.dumps(without_places({**found.to_json(), "picture": picture.name}), indent=1) + "\n")
     return found
 
 

@@ -14,6 +14,7 @@ from alphabar.core.machine import versions
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_folder
+from alphabar.core.places import without_places
 from alphabar.core.progress import track
 from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import ImageSet, load
@@ -79,12 +80,13 @@ def _claim(folder: Path, definition: Experiment) -> None:
     Seeds and variants may be added. The variants are compared as recipes, so that old names of recipe keys are understood.
     """
     path = folder / "experiment.json"
-    now = json.loads(json.dumps({**definition.to_json(), "versions": versions()}))
+    now = json.loads(json.dumps(without_places({**definition.to_json(), "versions": versions()})))
     if path.exists():
         there = read_object(path)
-        differ = [k for k in ("budget", "scoring", "metric") if there.get(k) != now[k]]
+        differ = [k for k in ("budget", "scoring", "metric") if without_places(there.get(k)) != now[k]]
         stored = {k: parse(tomllib.loads(text), (), f"{path}, variant {k}") for k, text in there["variants"].items()}
-        differ += [f"variants.{k}" for k, recipe in definition.variants.items() if stored.get(k, recipe) != recipe]
+        same = {k: stored.get(k, r).toml(False) == r.toml(False) for k, r in definition.variants.items()}
+        differ += [f"variants.{k}" for k, equal in same.items() if not equal]
         if differ:
             what = "give another folder, or the file that started this experiment"
             raise ValueError(f"{folder} holds an experiment that differs in {', '.join(differ)}: {what}")

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from alphabar.core import processes
 from alphabar.core.files import locked, write_atomically
 from alphabar.core.outputs import check_run_folder
-from alphabar.core.run import Run
+from alphabar.core.places import without_places, write_private
+from alphabar.core.run import Run, flat
 from alphabar.data.card import unused_depth
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.split import holdout
@@ -80,7 +82,8 @@ def train(
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
         watching = _watching(recipe, image_set, heldout)
         if first and not resume:
-            run.start(recipe.toml())
+            run.start(recipe.toml(places=False))
+            write_private(run.path, flat(asdict(recipe)))
             _describe(run, model, image_set, len(trained_on), len(heldout), source)
         try:
             return train_loop(
@@ -153,4 +156,4 @@ def _describe(run: Run, model: Model, image_set: ImageSet, trained_on: int, held
         "held_out": heldout, "pixels": image_set.pixels.dtype.name, "value_range": image_set.value_range,
         "skipped": list(image_set.skipped), **({"begun_with": source} if source else {}),
     }  # fmt: skip
-    write_atomically(run.path / "data.json", json.dumps(about, indent=1))
+    write_atomically(run.path / "data.json", json.dumps(without_places(about), indent=1))
