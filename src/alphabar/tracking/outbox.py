@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from alphabar.core.messages import as_path
 from alphabar.core.places import without_places
 from alphabar.core.run import ENDS, Run
 from alphabar.core.stored_names import TRACKING, renamed
-from alphabar.core.stored_values import read_object
+from alphabar.core.stored_values import read_object, read_toml
 from alphabar.tracking.messages import Message, configuration, read_messages
 from alphabar.tracking.trackers import Tracker, error_line, read_picture, tracker_factory
 from alphabar.training.checkpoint import read_state
@@ -124,7 +123,7 @@ class Outbox:
             if scores := [e for e in read_messages(self.run) if e.kind == "score" and e.images <= images]:
                 about["score"] = {"images": scores[-1].images, **scores[-1].values}
             recipe = weights.with_name(self.run.recipe.name)
-            recipe.write_text(tomli_w.dumps(without_places(tomllib.loads(self.run.recipe.read_text()))), encoding="utf-8")
+            recipe.write_text(tomli_w.dumps(without_places(read_toml(self.run.recipe))), encoding="utf-8")
             name = re.sub(r"[^A-Za-z0-9_.-]", "_", self.tracker.title)  # characters that all trackers accept
             self.tracker.files("model", title := f"{name}-checkpoint", [weights, recipe], (alias,), about)
         sheets = sorted(self.run.samples.glob("preview_*.png"))
