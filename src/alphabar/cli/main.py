@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
         _drop_output()
-        raise SystemExit(141) from None
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:

@@ -48,5 +48,5 @@ def stopped_by_ctrl_c(words: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        say(words.replace("{}", str(stop)), sys.stderr)
+        say(words.replace("{}", str(stop), 1), sys.stderr)
         raise SystemExit(130) from None

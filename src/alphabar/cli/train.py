@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
 from alphabar.core.bounds import Count, Seed
-from alphabar.core.messages import console, say
+from alphabar.core.messages import command, console, say
+from alphabar.core.suggest import did_you_mean
 from alphabar.verbs.options import ExperimentOptions
 
 
@@ -65,6 +66,7 @@ def train(
     from alphabar.training.initial_model import cost
     from alphabar.verbs.train import train
 
+    _check_options(tokens)
     source: str | Path = recipe
     if resume:
         source = Run(out).recipe
@@ -78,8 +80,18 @@ def train(
         say(resolved.toml())
         show.record(cost(resolved), False, "cost")
         return
-    with show.stopped_by_ctrl_c(f"{{}}\ncontinue with: alphabar train {image_set} --out {out} --resume"):
+    with show.stopped_by_ctrl_c("{}\ncontinue with: " + command("alphabar", "train", image_set, "--out", out, "--resume")):
         train(resolved, out, resume=resume)
+
+
+def _check_options(tokens: tuple[str, ...]) -> None:
+    """Raises ValueError for an option that is neither a key of the recipe nor an option of the command, naming the nearest."""
+    own = "out recipe images seed resume dry-run range alpha skip-broken axes help"
+    for token in tokens:
+        name = token.partition("=")[0]
+        if name.startswith("--") and "." not in name and len(name) > 2:
+            near = did_you_mean(name, [f"--{word}" for word in own.split()], 0.6)
+            raise ValueError(f"{name} is no option of alphabar train (keys of the recipe are written --section.key): {near}")
 
 
 def experiment(

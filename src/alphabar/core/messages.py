@@ -44,6 +44,11 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether other libraries can open the path: some take UTF-8 only."""
+    return not any("\ud800" <= c <= "\udfff" for c in str(path))
+
+
 def expanded(word: str) -> str:
     """A word of a command line with ~ as the home folder, at its start, after --option= or after a prefix like diffusers:."""
     head, tilde, rest = word.partition("~")

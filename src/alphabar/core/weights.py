@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from alphabar.core.messages import is_utf8
+
 MAX_HEADER = 2**24  # bytes; headers of the largest public models have about 2^20
 
 
@@ -21,9 +23,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with path.open("rb") as file:
             if (header := int.from_bytes(file.read(8), "little")) > MAX_HEADER:
                 raise ValueError(f"a header of {header:,} bytes")
-        with safe_open(path, framework="pt") as opened:
-            # copied, because a mapped file that another program shortens ends the process
-            return {name: opened.get_tensor(name).clone() for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+            # safetensors opens no name that is not UTF-8
+            name = path if is_utf8(path) else Path(f"/dev/fd/{file.fileno()}")
+            with safe_open(name, framework="pt") as opened:
+                # copied, because a mapped file that another program shortens ends the process
+                return {name: opened.get_tensor(name).clone() for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as e:  # safetensors and torch raise many types for a damaged header

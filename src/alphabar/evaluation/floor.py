@@ -29,6 +29,7 @@ class Real:
     reference_fingerprint: str  # of the content
     pool: Shaped[np.ndarray, "m h w c"]
     pool_source: str  # in words
+    halved: bool = False  # whether reference and pool are the halves of what was given
 
     def floor_order(self, seed: int) -> NDArray[np.int64]:
         """The random order in which the pool's images are used: the first n of it are the floor at n."""
@@ -79,7 +80,7 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
         )
     half = pixels[upper]
     source = f"half of the reference ({name}), by content"
-    return Real(half, f"half of {name}", fingerprint_of(half.shape[1:], hashes[upper]), pixels[~upper], source)
+    return Real(half, f"half of {name}", fingerprint_of(half.shape[1:], hashes[upper]), pixels[~upper], source, True)
 
 
 def _open(images: ImageSet | Any, name: str, depth: DTypeLike | None = None) -> tuple[str, Pixels, NDArray[np.uint64]]:

@@ -199,8 +199,12 @@ class ImageEval:
             for what, count in counts.items():
                 if count < fewest:
                     kid = "; or use KID alone (.kid, --metrics kid), which is unbiased at any number of images"
+                    more = ""
+                    if self.real.halved and what != "images":
+                        what, count, fewest = "reference images", sum(list(counts.values())[1:]), 2 * fewest
+                        more = ", since one half of them is scored against the other for the floor (or pass floor_images)"
                     raise ValueError(
-                        f"{count} {what} are too few for {TITLES[metric]}: {why}, so it needs at least {fewest}"
+                        f"{count} {what} are too few for {TITLES[metric]}: {why}, so it needs at least {fewest}{more}"
                         + (kid if metric.startswith("fid") else "")
                     )
 

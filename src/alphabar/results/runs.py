@@ -48,6 +48,8 @@ def load_run(path: Path) -> RunData:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"{path} {what}; wanted a run folder, as `alphabar train SET --out RUN` makes them")
+    if not any((path / name).exists() for name in ("recipe.toml", "events.jsonl", "scores.jsonl", "checkpoints", "samples")):
+        raise FileNotFoundError(f"{path} is no run folder, as `alphabar train SET --out RUN` makes them: it has no recipe.toml")
     return _read(path, path.resolve().name)
 
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from alphabar.core.files import room_for, sync
 from alphabar.core.messages import as_path
 from alphabar.core.run import Run
 from alphabar.core.stored_values import read_object
+from alphabar.core.weights import read_tensors
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 from alphabar.denoiser.model import Model, load_weights, model_of, save_weights
 from alphabar.training.ema import post_hoc
@@ -148,7 +149,9 @@ def find_checkpoint(folder: Path) -> Path:
     for candidate in (folder, _earlier(folder)):
         if (candidate / STATE).exists():
             return candidate
-    raise FileNotFoundError(f"no checkpoint at {folder}: train a run first, or leave --resume out to start a new one")
+    known = sorted(f.name for f in folder.parent.iterdir() if (f / "state.json").exists()) if folder.parent.is_dir() else []
+    what = f"it has {', '.join(known)}" if known else f"{folder.parent.parent} is no run with a checkpoint yet"
+    raise FileNotFoundError(f"there is no checkpoint {folder.name} at {folder}: {what}")
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -174,8 +177,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             why = "is not what was written (its SHA-256 differs): the file was changed or truncated"
             raise ValueError(f"{folder / name} {why}. {_ADVICE}")
     model, ema = load_weights(folder / MODEL), load_weights(folder / EMA).state_dict()
-    averages = load_file(folder / AVERAGES) if AVERAGES in digests else None
-    return Checkpoint(model, ema, load_file(folder / OPTIMIZER), averages, state)
+    averages = read_tensors(folder / AVERAGES)[0] if AVERAGES in digests else None
+    return Checkpoint(model, ema, read_tensors(folder / OPTIMIZER)[0], averages, state)
 
 
 def last_good(run: Run) -> Checkpoint:

@@ -266,13 +266,11 @@ def parse(values: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:
 
     try:
         recipe: Recipe = app(list(tokens), exit_on_error=False, print_error=False, result_action="return_value")
-    except cyclopts.CycloptsError as e:
-        raise ValueError(f"{source}: {e}") from e
-    except ValueError as e:
+    except (cyclopts.CycloptsError, ValueError) as e:
         if not tokens:
             raise ValueError(f"{source}: {e}") from e
         parse(values, (), source)  # names the file, if the value stands there
-        raise
+        raise ValueError(str(e)) from e
     return recipe
 
 

@@ -108,10 +108,13 @@ def score_report(
     for path in (picture, *_further(picture).values()):
         check_output(path, "picture", [samples, parse_set(against)[0], *filter(None, [options.trained_on])])
     evaluator, real = make_evaluator(against, options.extractor, reading=reading)
+    curved = [m for m in ("fid", "kid") if m in (options.metrics or METRICS)]
+    if options.curve and not curved:
+        raise ValueError(f"--curve is of fid and kid, and --metrics {' '.join(options.metrics or ())} holds neither: add one")
     opened = open_scored(samples, evaluator, options, reading)
     report = ScoreReport(
         tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values()),
-        evaluator.curve(opened.images) if options.curve else (),
+        evaluator.curve(opened.images, metrics=curved) if options.curve else (),
         find_copies(evaluator, opened, options.trained_on, reading=reading) if options.trained_on else None,
     )
     if processes.world()[0] == 0:
