@@ -16,8 +16,7 @@ from PIL import Image
 
 from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.check_result import CheckResult
-from alphabar.evaluation.corruption_check import ALL, check
-from alphabar.evaluation.corruption_scores import METRICS
+from alphabar.evaluation.corruption_check import ALL, METRICS, check
 from alphabar.features.extractor import BUNDLED, Extractor, read_extractor, write_check_result
 from alphabar.report.figures import check_table, draw_check
 from tests.conftest import ASSETS

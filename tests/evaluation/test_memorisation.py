@@ -16,10 +16,10 @@ from alphabar.evaluation.memorisation import (
     auc,
     from_distances,
     memorisation,
+    nearest,
     pairs_sheet,
     pixel_features,
 )
-from alphabar.evaluation.nearest import nearest
 from alphabar.features.load import load_extractor
 from alphabar.sampling.sample import sample
 
@@ -118,8 +118,8 @@ def test_share_and_expectation_of_a_tail():
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_neighbours_are_scipys(monkeypatch, offset):
     """Over several blocks, and far from the origin, where float32 products of raw features would lose the small distances."""
-    monkeypatch.setattr("alphabar.evaluation.nearest.ROWS", 64)
-    monkeypatch.setattr("alphabar.evaluation.nearest.COLUMNS", 100)
+    monkeypatch.setattr("alphabar.evaluation.memorisation.ROWS", 64)
+    monkeypatch.setattr("alphabar.evaluation.memorisation.COLUMNS", 100)
     rng = np.random.default_rng(0)
     train = (rng.normal(size=(730, 12)) + offset).astype(np.float32)
     queries = np.concatenate([(rng.normal(size=(200, 12)) + offset).astype(np.float32), train[:30]])
