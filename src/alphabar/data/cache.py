@@ -51,6 +51,8 @@ class Source:
     place: str
     key: Callable[[], str]  # reads all bytes of the source
     build: Callable[[], Decoded]
+    left_out: tuple[str, ...] = ()  # files of its folder that are not read
+    hidden: int = 0  # hidden files and those of operating systems, which are passed over
 
 
 @dataclass(frozen=True, eq=False)

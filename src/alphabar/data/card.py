@@ -19,7 +19,8 @@ def data_card(images: ImageSet) -> dict[str, Any]:
     """The numbers of a set as plain data, ready for JSON.
 
     Returns:
-        name, split, source, fingerprint, count, image_shape, dtype, value_range, skipped: as in `ImageSet`.
+        name, split, source, fingerprint, count, image_shape, dtype, value_range, skipped, left_out, hidden: as in
+            `ImageSet`.
         scale: top of the scale, 255, 65535 or 1. min, max, mean, std: in stored levels, over all pixels.
         channel_mean, channel_std: the same for each channel. sigma_data: std in the model's range [-1, 1].
         levels: number of different levels, None for floats. values: min and max in the declared range, or None.
@@ -43,6 +44,7 @@ def data_card(images: ImageSet) -> dict[str, Any]:
         "levels": levels, "mean": mean, "std": std, "sigma_data": std / (scale / 2),
         "channel_mean": means, "channel_std": [s for _, s in channels], "classes": _classes(images),
         "distinct": len(counts), "duplicates": int(counts[counts > 1].sum()), "skipped": list(images.skipped),
+        "left_out": list(images.left_out), "hidden": images.hidden,
     }  # fmt: skip
 
 

@@ -18,8 +18,11 @@ from alphabar.data import formats
 from alphabar.data.formats import CHANNELS, DAMAGE, BrokenError, RefusedError, Shape, short
 from alphabar.data.values import DECLARE, Reading
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats with 8 bits, or whose depth is checked
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"})
+# formats with 8 bits, or whose depth is checked
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ENDS = ("png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm")
+SUFFIXES = frozenset(f".{end}" for end in (*_ENDS, "j2k", "jp2", "jpx", "avif"))
+MOST_PIXELS = 1 << 26  # 8192 x 8192; a header of a few bytes may announce more than memory holds
 _COLOURS = {"1": 1, "L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "P": 3, "PA": 3}  # Pillow's modes with 8 bits or fewer
 _DEFAULT = Reading()
 _PROBE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), -1).reshape(12, 18, 3))
@@ -125,6 +128,10 @@ def _shape(im: Image.Image, data: bytes, where: str, reading: Reading) -> Shape:
     if frames > 1:
         raise RefusedError(f"{where} holds {frames} frames: save the one that is meant, or each to its own file")
     w, h = im.size
+    if w * h > MOST_PIXELS:
+        raise RefusedError(f"{where} is {w}x{h}: images of at most {MOST_PIXELS} pixels are read")
+    if im.format == "PNG" and w * h > 8 * 1040 * len(data):  # at least one bit each, and deflate compresses by at most 1032 : 1
+        raise BrokenError(f"{where} is damaged (a PNG of {w}x{h} in {len(data)} bytes)")
     alpha = im.has_transparency_data or "A" in im.getbands()
     if im.format == "PPM" and data[:2] in CHANNELS:
         top = formats.pnm_header(data)[2]
@@ -141,6 +148,8 @@ def _shape(im: Image.Image, data: bytes, where: str, reading: Reading) -> Shape:
         w, h = int(tags[256]), int(tags[257])  # as stored: some versions of Pillow give the size after rotation
     if bits < 8 and reading.value_range is not None:
         raise RefusedError(f"{where} holds {bits} bits per pixel, which are scaled to 0..255: leave --range out for it")
+    if im.format in ("JPEG2000", "AVIF") and (deep := formats.depth(data)) != 8:
+        raise RefusedError(f"{where} holds {deep} bits per sample, which {im.format} does not give without loss: save it as PNG")
     if im.mode in ("I", "F") or im.mode.startswith("I;"):
         return Shape(h, w, 1, "float32" if im.mode == "F" else "int32")
     if im.mode not in _COLOURS:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from alphabar.core.messages import as_path, say
 from alphabar.core.types import Pixels
-from alphabar.data.cache import SPLITS, Entry, cache_folder, fingerprint_of, open_or_build
+from alphabar.data.cache import SPLITS, Entry, Source, cache_folder, fingerprint_of, open_or_build
 from alphabar.data.named_sets import NAMED, open_named
 from alphabar.data.readers.encoded import listed
 from alphabar.data.readers.find import find_source, nothing_found
 from alphabar.data.readers.hub import find_on_hub
+from alphabar.data.readers.listing import line_of
 from alphabar.data.values import Range, Reading, reading_of
 
 
@@ -41,6 +42,10 @@ class ImageSet:
     """The declared values of the bottom and the top of the scale, to which `to_values` maps pixels; None if not declared."""
     skipped: tuple[str, ...] = ()
     """What is wrong with each broken image that was left out."""
+    left_out: tuple[str, ...] = ()
+    """Files of the folder that were not read, relative to it."""
+    hidden: int = 0
+    """Number of hidden files and files of operating systems, such as .DS_Store, that were passed over."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -58,6 +63,10 @@ class ImageSet:
         labels = None if self.labels is None else self.labels[chosen]
         fingerprint = fingerprint_of(self.pixels.shape[1:], hashes)
         return replace(self, pixels=np.asarray(self.pixels[chosen]), labels=labels, fingerprint=fingerprint, hashes=hashes)
+
+    def limited(self, n: int) -> "ImageSet":
+        """`n` images spread evenly over the set, in which the images of a class may stand next to each other; 0: all."""
+        return self.subset(np.arange(n) * len(self) // n) if 0 < n < len(self) else self
 
 
 def class_names(images: ImageSet) -> tuple[str, ...]:
@@ -124,26 +133,29 @@ def load(
         place, entry = open_named(name, split, data_root, folder, reading)
         return _image_set(name, split, place, entry, reading)
     if name.startswith("hf:"):
-        found = find_on_hub(name.removeprefix("hf:"), split, None, reading)
-        return _image_set(name, split, found.place, open_or_build(found.key(), found.build, folder), reading)
+        found = find_on_hub(os.path.expanduser(name.removeprefix("hf:")), split, None, reading)
+        return _image_set(name, split, found, open_or_build(found.key(), found.build, folder), reading)
     for path in (as_path(name), *([data_root / name] if data_root else [])):
         if path.exists():
             if (at_path := find_source(path, split, reading)) is None:
                 raise FileNotFoundError(nothing_found(path, split))
             short = Path(name).stem if path.is_file() else path.name
-            return _image_set(short, split, at_path.place, open_or_build(at_path.key(), at_path.build, folder), reading)
+            return _image_set(short, split, at_path, open_or_build(at_path.key(), at_path.build, folder), reading)
     raise FileNotFoundError(
         f"there is no set {name}: pass {', '.join(NAMED)}, the path of a folder of images or of an .npz, .npy or "
         f".parquet file, or hf:owner/name for the Hugging Face hub; a split is written SET:train or SET:test"
     )
 
 
-def _image_set(name: str, split: str, place: str, entry: Entry, reading: Reading) -> ImageSet:
+def _image_set(name: str, split: str, source: Source | str, entry: Entry, reading: Reading) -> ImageSet:
+    place, left_out, hidden = (source, (), 0) if isinstance(source, str) else (source.place, source.left_out, source.hidden)
+    if left_out:
+        say(f"{place}: {line_of(left_out)}", sys.stderr)
     if entry.skipped:  # at every load, also from the cache
         n = len(entry.pixels) + len(entry.skipped)
         say(f"{len(entry.skipped)} of {n} images of {place} are broken and left out:{listed(entry.skipped)}", sys.stderr)
     fingerprint = fingerprint_of(entry.pixels.shape[1:], entry.hashes)
     return ImageSet(
         name, split, entry.pixels, entry.labels, entry.classes, fingerprint, entry.hashes, place, reading.value_range,
-        entry.skipped,
+        entry.skipped, left_out, hidden,
     )  # fmt: skip

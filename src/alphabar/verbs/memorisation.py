@@ -50,9 +50,7 @@ def training_images(run: Path | None, trained_on: str, reading: Mapping[str, Any
         if parse_set(trained_on) == (recipe.data.set, "train"):
             options, limit = recipe.data.reading(), recipe.data.limit
             fraction, flip = recipe.data.holdout, recipe.train.flip
-    images = load(*parse_set(trained_on), **options)
-    if limit:
-        images = images.subset(range(min(limit, len(images))))
+    images = load(*parse_set(trained_on), **options).limited(limit)
     return TrainingImages(images, *holdout(images.pixels, fraction, hashes=images.hashes), flip)
 
 

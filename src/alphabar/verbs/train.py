@@ -106,15 +106,9 @@ def train(
 
 
 def recipe_images(recipe: Recipe, images: ImageSet | None = None) -> ImageSet:
-    """The images that a recipe trains on and holds out: its set (or `images`), or `data.limit` of it.
-
-    Those are spread evenly over the set, in which the images of a class may stand next to each other.
-    """
+    """The images that a recipe trains on and holds out: its set (or `images`), or `data.limit` of it."""
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
-    limit = recipe.data.limit
-    if not limit or limit >= len(image_set):
-        return image_set
-    return image_set.subset(np.arange(limit) * len(image_set) // limit)
+    return image_set.limited(recipe.data.limit)
 
 
 def _resuming(run: Run, resume: bool, first: bool) -> bool:

@@ -145,7 +145,7 @@ def test_a_long_list_of_broken_images_is_cut(cache: Path, write_folder: Write) -
         (["train/a.png"], "test", FileNotFoundError, "only train: pass"),
         (["a.png", "bag/b.png"], "train", ValueError, "1 images next to subfolders"),
         (["train/a.png", "bus/b.png"], "train", ValueError, "splits or classes"),
-        (["a.png", "b.avif"], "train", ValueError, "b.avif is of a format that is not read"),
+        (["a.png", "b.heic"], "train", ValueError, "b.heic is of a format that is not read"),
     ],
 )
 def test_an_ambiguous_folder_is_refused(

@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,22 @@ from alphabar.data.images import as_pixels, channels_last, layout, stored_for
 from alphabar.data.labels import NAMES, numbered
 from alphabar.data.values import Reading, Survey
 
-_FAULTS = (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+_MOST_HEADER, _MOST_BYTES = 10_000, 1 << 40
+_FAULTS = (
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 _Opener = Callable[[], AbstractContextManager[io.BufferedIOBase]]
 
 
@@ -170,7 +186,12 @@ def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype[An
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if (version := np.lib.format.read_magic(file)) not in readers:
         raise ValueError(f"it is of version {version} of the .npy format, which arrays of numbers do not need")
-    shape, fortran, dtype = readers[version](file)
+    length = file.read(2 if version == (1, 0) else 4)
+    if (n := int.from_bytes(length, "little")) > _MOST_HEADER:
+        raise ValueError(f"its header of {n} bytes is longer than that of any array")
+    shape, fortran, dtype = readers[version](io.BytesIO(length + file.read(n)))
+    if any(v < 0 for v in shape) or math.prod(shape) * dtype.itemsize > _MOST_BYTES:
+        raise ValueError(f"its header says {shape} of {dtype}")
     if dtype.hasobject or dtype.names is not None:
         raise ValueError(f"it holds {dtype}, not numbers: Python objects are never unpickled")
     return shape, fortran, dtype
