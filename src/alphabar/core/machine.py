@@ -73,6 +73,8 @@ def memory_for(what: str, less: str) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as e:  # torch raises RuntimeError on the CPU, and a subclass of it on a GPU
         line = (str(e).splitlines() or ["out of memory"])[0]
-        if not isinstance(e, MemoryError) and "out of memory" not in line.lower() and "can't allocate memory" not in line:
+        if not isinstance(e, MemoryError) and not any(
+            word in line.lower() for word in ("out of memory", "can't allocate memory", "not enough memory")
+        ):
             raise
         raise ValueError(f"{what} does not fit into memory ({line:.120}): {less}") from e

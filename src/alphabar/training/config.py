@@ -110,7 +110,7 @@ class TrainRecipe(Checked):
     policy: Policy = "cosine"
     """Learning rate over the training: constant, cosine (both after a warm-up) or one_cycle."""
     warmup: CountOrZero = 12_800
-    """Images over which the learning rate rises from 0 (not used by one_cycle)."""
+    """Images over which the learning rate rises from 0 (not used by one_cycle); if more than half of all, a tenth of them."""
     betas: Annotated[tuple[float, float], Bounds(0, 1, below=True)] = (0.9, 0.99)
     """betas of the optimiser; one_cycle sets the first one itself."""
     eps: Annotated[float, Bounds(0, 1, above=True)] = 1e-8
@@ -159,6 +159,12 @@ class TrainRecipe(Checked):
     """Compile the network with torch.compile; trains without it, with a warning, where no compiler is found."""
     channels_last: bool = True
     """Memory layout of the convolutions; faster on most CPUs and GPUs."""
+
+    @property
+    def warmup_images(self) -> int:
+        """Images of the warm-up. One that is longer than half of the training becomes a tenth of it."""
+        too_long = self.policy != "one_cycle" and 2 * self.warmup > self.images
+        return self.images // 10 if too_long else self.warmup
 
     def density_value(self) -> Density:
         """The distribution that noise levels are drawn from."""

@@ -66,7 +66,7 @@ class Trainer:
         Returns the mean loss over the share, a scalar on the device.
         """
         recipe = self.recipe
-        self.lr, beta1 = rate(recipe.policy, step, total_steps, recipe.lr, warmup=recipe.warmup // recipe.batch)
+        self.lr, beta1 = rate(recipe.policy, step, total_steps, recipe.lr, warmup=recipe.warmup_images // recipe.batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
             if beta1 is not None:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.core import processes
 from alphabar.core.files import locked, write_atomically
+from alphabar.core.machine import memory_for
 from alphabar.core.outputs import check_run_folder
 from alphabar.core.places import without_places, write_private
 from alphabar.core.run import Run, flat
@@ -26,13 +28,14 @@ from alphabar.sampling.preview import Preview
 from alphabar.tracking.hook import Tracking
 from alphabar.training.checkpoint import has_checkpoint
 from alphabar.training.config import Recipe
-from alphabar.training.hooks import HeldOutLoss, Hook
+from alphabar.training.hooks import HeldOutLoss, Hook, Training
 from alphabar.training.initial_model import copy_weights, cost_of_model, untrained_model
 from alphabar.training.loop import train as train_loop
 
 MOST_HELDOUT = 4096  # held-out images that hooks get
 
 
+@memory_for("the training", "give a smaller --train.batch, a larger --train.accumulate or fewer --model.channels")
 def train(
     recipe: Recipe,
     out: str | Path,
@@ -81,10 +84,13 @@ def train(
         model = untrained_model(recipe, image_set)
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
         watching = _watching(recipe, image_set, heldout)
-        if first and not resume:
-            run.start(recipe.toml(places=False))
-            write_private(run.path, flat(asdict(recipe)))
-            _describe(run, model, image_set, len(trained_on), len(heldout), source)
+        if first and recipe.train.warmup_images < recipe.train.warmup:
+            warnings.warn(
+                f"train.warmup {recipe.train.warmup} is longer than half of train.images {recipe.train.images}: the learning "
+                f"rate rises over {recipe.train.warmup_images} images instead", stacklevel=2,
+            )  # fmt: skip
+        about = _description(model, image_set, len(trained_on), len(heldout), source)
+        folder = [_NewFolder(recipe, about)] if first and not resume else []
         try:
             return train_loop(
                 model,
@@ -95,7 +101,7 @@ def train(
                 labels=image_set.labels,
                 heldout=image_set.pixels[heldout[:MOST_HELDOUT]],
                 heldout_labels=None if image_set.labels is None else image_set.labels[heldout[:MOST_HELDOUT]],
-                hooks=[*watching, *hooks, *([tracking] if tracking else [])],
+                hooks=[*watching, *folder, *hooks, *([tracking] if tracking else [])],
                 resume=resume,
                 fingerprint=recipe.fingerprint(image_set.fingerprint),
                 progress=progress,
@@ -118,7 +124,7 @@ def _resuming(run: Run, resume: bool, first: bool) -> bool:
     if resume and not has_checkpoint(run.checkpoint()):
         warnings.warn(f"{run.path} was stopped before its first checkpoint: it starts again", stacklevel=3)
         return False
-    if first and not resume:
+    if first and not resume and (has_checkpoint(run.checkpoint()) or run.events.exists()):  # else it took no step
         raise FileExistsError(f"{run.path} already holds a run: add --resume to continue it, or name another folder")
     return resume
 
@@ -142,12 +148,24 @@ def _watching(recipe: Recipe, image_set: ImageSet, heldout: NDArray[np.int64]) -
     return hooks
 
 
-def _describe(run: Run, model: Model, image_set: ImageSet, trained_on: int, heldout: int, source: str) -> None:
-    """Writes cost.json and data.json. source: fingerprint of the model that the weights are from, or empty."""
-    write_atomically(run.path / "cost.json", json.dumps(cost_of_model(model), indent=1) + "\n")
-    about = {
+def _description(model: Model, image_set: ImageSet, trained_on: int, heldout: int, source: str) -> dict[str, Any]:
+    """Contents of cost.json and data.json. source: fingerprint of the model that the weights are from, or empty."""
+    data = {
         "set": image_set.name, "split": image_set.split, "fingerprint": image_set.fingerprint, "images": trained_on,
         "held_out": heldout, "pixels": image_set.pixels.dtype.name, "value_range": image_set.value_range,
         "skipped": list(image_set.skipped), **({"begun_with": source} if source else {}),
     }  # fmt: skip
-    write_atomically(run.path / "data.json", json.dumps(without_places(about), indent=1))
+    return {"cost.json": cost_of_model(model), "data.json": without_places(data)}
+
+
+class _NewFolder(Hook):
+    """Makes the folder of a new run when all else is ready, so that a start that fails leaves nothing behind."""
+
+    def __init__(self, recipe: Recipe, files: dict[str, Any]) -> None:
+        self.recipe, self.files = recipe, files
+
+    def on_start(self, training: Training) -> None:
+        training.run.start(self.recipe.toml(places=False))
+        write_private(training.run.path, flat(asdict(self.recipe)))
+        for name, values in self.files.items():
+            write_atomically(training.run.path / name, json.dumps(values, indent=1) + "\n")
