@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 MOST = 10**12  # images, steps, bytes: more than any training has
 
 
@@ -123,7 +124,7 @@ class Checked:
     section: ClassVar[str] = ""  # of a recipe: "train." in "train.clip", for messages
 
     def __post_init__(self) -> None:
-        hints = hints_of(type(self))
+        hints = hints_of(type(self))  # type: ignore[arg-type]
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if (fitting := check(self.section + field.name, hints[field.name], value)) is not value:
