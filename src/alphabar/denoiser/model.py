@@ -37,8 +37,6 @@ class Model(Preconditioned):
         network = UNet(**arguments) if spec["network"] == "unet" else DiffusersUNet(**arguments)
         c, h, w = spec["image_shape"]
         super().__init__(network, schedule_from(spec["schedule"]), spec["prediction"], spec["data_range"], (c, h, w))
-        if isinstance(network, UNet):
-            network.check_size(h, w)
         self.spec = dict(spec)
         self.crop: int = spec.get("crop", 0)
         self.pixels: str = spec.get("pixels", "uint8")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from alphabar.core.types import Images, Labels, Timesteps
 
@@ -91,7 +92,8 @@ class UNet(nn.Module):
     """alphabar's denoising network: (y, t) -> output of y's shape.
 
     A pixel-unshuffle (Shi et al. 2016, arXiv:1609.05158) gives its 3x3 convolutions enough channels to reach the peak speed of a
-    CPU. Height and width must be divisible by patch * 2^(levels - 1).
+    CPU. Images of any size: zeros below and to the right make height and width divisible by patch * 2^(levels - 1), and the
+    output is cut to the size of the input.
 
     Args:
         in_channels, patch, channels, blocks, attention, embedding, group_size, dropout: as in `ModelRecipe`. Attention is after
@@ -109,6 +111,7 @@ class UNet(nn.Module):
         super().__init__()
         if bad := [k for k in attention if not 0 <= k < len(channels)]:
             raise ValueError(f"attention at level {bad[0]}: levels run from 0 to {len(channels) - 1} (one a number in channels)")
+        self.recompute = False  # compute the activations of a block again in the backward pass, to save memory
         self.multiple = patch * 2 ** (len(channels) - 1)
         self.patch = patch
         self.embed = Embedding(embedding, t_scale)
@@ -144,37 +147,33 @@ class UNet(nn.Module):
         self.norm = _norm(c, group_size)
         self.leave = _zeroed(nn.Conv2d(c, pixels, 3, padding=1))
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError with the sizes that work, unless this height and width do."""
-        m = self.multiple
-        if height % m or width % m or not height or not width:
-
-            def near(n: int) -> str:
-                return str(n) if n and n % m == 0 else " or ".join(str(k) for k in (n // m * m, n // m * m + m) if k)
-
-            raise ValueError(
-                f"images of {height}x{width} do not fit this network, whose levels divide by {m}: "
-                f"use a height of {near(height)} and a width of {near(width)} (pad or crop), or fewer levels or a smaller patch"
-            )
-
     def forward(self, y: Images, t: Timesteps, labels: Labels | None = None, augment: Tensor | None = None) -> Images:
-        self.check_size(y.shape[-2], y.shape[-1])
+        h, w = y.shape[-2:]
         emb = self.embed(t)
         if self.classes is not None and labels is not None:
             emb = emb + self.classes(labels)
         if self.augment is not None and augment is not None:
             emb = emb + self.augment(augment)
+        below, right = -h % self.multiple, -w % self.multiple
+        if below or right:
+            y = F.pad(y, (0, right, 0, below))
         x = self.enter(F.pixel_unshuffle(y, self.patch))
         skips = [x]
         for layer in self.down:
-            x = layer(x, emb) if isinstance(layer, Block) else layer(x)
+            x = self._block(layer, x, emb) if isinstance(layer, Block) else layer(x)
             if isinstance(layer, Attention):
                 skips.pop()
             skips.append(x)
-        x = self.middle(x, emb)
+        x = self._block(self.middle, x, emb)
         for layer in self.up:
-            x = layer(torch.cat([x, skips.pop()], dim=1), emb) if isinstance(layer, Block) else layer(x)
-        return F.pixel_shuffle(self.leave(F.silu(self.norm(x))), self.patch)
+            x = self._block(layer, torch.cat([x, skips.pop()], dim=1), emb) if isinstance(layer, Block) else layer(x)
+        output = F.pixel_shuffle(self.leave(F.silu(self.norm(x))), self.patch)
+        return output[..., :h, :w] if below or right else output
+
+    def _block(self, block: Block, x: Tensor, emb: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(block, x, emb, use_reentrant=False))
+        return cast(Tensor, block(x, emb))
 
 
 class DiffusersUNet(nn.Module):
