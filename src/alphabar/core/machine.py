@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -78,3 +79,26 @@ def memory_for(what: str, less: str) -> Iterator[None]:
         ):
             raise
         raise ValueError(f"{what} does not fit into memory ({line:.120}): {less}") from e
+
+
+def free_memory() -> int:
+    """Bytes that are free on the best device: of the GPU, or of the machine."""
+    import psutil
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else int(psutil.virtual_memory().available)
+
+
+def peak_memory() -> int:
+    """Largest number of bytes that this process has held until now, on the GPU or in the machine's memory."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    info = psutil.Process().memory_info()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(info.peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -9,6 +9,20 @@ from functools import partial
 from alphabar.core.messages import console, printable, say
 
 
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(40), duration(90), duration(1000), duration(6600)
+    ('40 s', '1.5 min', '17 min', '1 h 50 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.2g} min"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
 @contextmanager
 def track(
     total: float, description: str, unit: str = "images", *, done: float = 0.0, show: bool = True, every: float = 30.0

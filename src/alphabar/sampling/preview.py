@@ -29,8 +29,8 @@ class Preview(Hook):
     classes in turn for a conditional model. samples/trajectory.npz has x0_hat of the first 8, of the latest preview only: it
     shows how the images form, and costs no network calls."""
 
-    def __init__(self, every: int, n: int = 64, steps: int = 25, seed: int = 0) -> None:
-        self.every, self.n, self.steps, self.seed = every, n, steps, seed
+    def __init__(self, every: int, n: int = 64, steps: int = 25, seed: int = 0, first: int = 0) -> None:
+        self.every, self.n, self.steps, self.seed, self.first = every, n, steps, seed, first
 
     def on_interval(self, training: Training) -> None:
         first = min(self.n, WATCHED)

@@ -43,9 +43,11 @@ class Training:
 
 
 class Hook:
-    """Does nothing. `on_interval` is called after every `every` images and at the end; with 0 only there."""
+    """Does nothing. `on_interval` is called after every `every` images and at the end; with 0 only there. With `first`, it is
+    called after so many images too, and after 2, 4, 8, ... times as many while that is less than `every`."""
 
     every: int = 0
+    first: int = 0
 
     def on_start(self, training: Training) -> None: ...
 

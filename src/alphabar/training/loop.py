@@ -58,7 +58,7 @@ def train(
         FileNotFoundError: when there is no checkpoint to resume from.
         ValueError: when the checkpoint has another fingerprint, or when options contradict each other.
     """
-    accelerator = _accelerator(recipe)
+    accelerator = make_accelerator(recipe)
     resumed = _last_checkpoint(run, fingerprint) if resume else None
     trainer = Trainer(model, recipe, accelerator, resumed)
     state = Training(
@@ -70,7 +70,7 @@ def train(
     return loop.run(Stream(pixels, indices, recipe, model, labels), progress)
 
 
-def _accelerator(recipe: TrainRecipe) -> "Accelerator":
+def make_accelerator(recipe: TrainRecipe) -> "Accelerator":
     """Joins the processes. Raises ValueError where the recipe does not fit their number."""
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
@@ -159,20 +159,25 @@ class _Loop:
         snapshot = recipe.ema_snapshots > 0 and self._due(math.ceil(recipe.images / recipe.ema_snapshots))
         if saving or snapshot or self._due(recipe.log_every):  # no weights are written before their loss was checked
             self._record_loss()
-        if any(self._due(hook.every) for hook in self.all_hooks):
+        if any(self._due(hook.every, hook.first) for hook in self.all_hooks):
             self.trainer.refresh_sampling_model()
         for hook in self.hooks:
-            if self._due(hook.every):
+            if self._due(hook.every, hook.first):
                 hook.on_interval(state)
         if snapshot and (averages := self.trainer.averages):
             save_snapshots(state.run.path / SNAPSHOTS, averages, state.model.spec, state.images, write=self.trainer.main)
         if saving:
             self._save()
 
-    def _due(self, every: int) -> bool:
-        """Whether the last step completed a multiple of `every` images, or the training; with 0, only the training."""
-        before = self.state.images - self.recipe.batch
-        return self.done or (every > 0 and before // every != self.state.images // every)
+    def _due(self, every: int, first: int = 0) -> bool:
+        """Whether the last step completed a multiple of `every` images, or the training; with 0, only the training.
+
+        Below `every` images, `first` images and every doubling of them count as well.
+        """
+        now = self.state.images
+        before = now - self.recipe.batch
+        doubled = 0 < first and now < every and (before // first).bit_length() != (now // first).bit_length()
+        return self.done or doubled or (every > 0 and before // every != now // every)
 
     def _any_process(self, stop: bool) -> bool:
         """Whether a signal reached any process: all must stop at the same step."""

@@ -13,6 +13,7 @@ from alphabar.core import seeds
 from alphabar.data.augment import transformed
 from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model
+from alphabar.denoiser.unet import UNet
 from alphabar.training.checkpoint import Checkpoint, restore_optimizer, save_checkpoint
 from alphabar.training.config import TrainRecipe
 from alphabar.training.ema import PowerAverages, ema_decay, ema_update
@@ -50,6 +51,8 @@ class Trainer:
         self.averages = None  # power-function averages, for snapshots
         if recipe.ema_snapshots and (self.main or self.sharded):
             self.averages = PowerAverages(model, resumed.averages if resumed else None)
+        if isinstance(model.network, UNet):
+            model.network.recompute = recipe.recompute
         if recipe.compile:
             _compile(model.network)
         module = LossModule(model, recipe.weighting, recipe.gamma)

@@ -134,7 +134,7 @@ def _watching(recipe: Recipe, image_set: ImageSet, heldout: NDArray[np.int64]) -
     watch = recipe.watch
     hooks: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
     if watch.preview_every:
-        hooks.append(Preview(watch.preview_every, watch.preview_n, watch.preview_steps))
+        hooks.append(Preview(watch.preview_every, watch.preview_n, watch.preview_steps, first=watch.preview_first))
     extractor = watch.extractor
     if extractor == "auto":
         extractor = "bundled" if recipe.data.set == "fashion_mnist" else "none"

@@ -1,0 +1,285 @@
+"""A recipe for a set of images and this machine: the network by size, the budget by number, the precision by measured speed.
+
+The rules are few, stand here, and what they chose is printed (`AutoRecipe.lines`) before a training starts.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphabar.core import processes
+from alphabar.core.machine import best_device, free_memory, peak_memory
+from alphabar.core.progress import duration
+from alphabar.data.image_set import ImageSet, class_names
+from alphabar.data.images import to_model
+from alphabar.data.split import holdout
+from alphabar.denoiser.model import Model
+from alphabar.denoiser.model_spec import ModelRecipe
+from alphabar.training.config import Recipe, TrainRecipe
+from alphabar.training.initial_model import cost_of_model, untrained_model
+from alphabar.training.loop import make_accelerator
+from alphabar.training.step import Trainer
+from alphabar.training.stream import Batch, Indices, Stream
+
+PASSES = 4200  # images seen = PASSES * sqrt(images of the set): 240,000 for 3,300, a million for 57,000
+LONGEST = 2 * 3600.0  # seconds that a training may take where no budget is given
+SMALL = 10_000  # sets below this size are augmented
+WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
+WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is considered
+LOWEST = 8  # widest side of the lowest level of the network, in pixels
+ATTENDED = 16  # widest side of a level with attention
+FIRST_SIGHT = 90.0  # seconds until the first loss and the first sheet of samples
+PREVIEW_SHARE = 0.05  # of the time
+SHEETS = (64, 36, 16, 9, 4)  # samples on a sheet; the most that take at most SHEET_SECONDS
+SHEET_SECONDS = 40.0
+STEPS = 4  # that are measured, after one that is not
+STEP_GFLOP = 300.0  # smaller batches are measured where a step would take more
+AGREEMENT = 0.98  # least cosine between the gradients in bfloat16 and in float32
+MEMORY_SHARE = 0.7  # of the free memory that activations may take
+NAMES = {"no": "float32", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a few training steps and a network call took."""
+
+    precision: Literal["no", "bf16"]
+    images_a_second: float
+    call_seconds: float
+    """Of a network call, per image."""
+    mib: float
+    """Largest memory of this process (on a CPU) or of the device until now."""
+
+
+@dataclass(frozen=True)
+class AutoRecipe:
+    """A recipe with what decided it."""
+
+    recipe: Recipe
+    speeds: tuple[Speed, ...]
+    """Of the precisions that were measured; the first is the recipe's."""
+    images: ImageSet
+    trained_on: int
+    parameters: int
+    gflop: float
+    seconds: float
+    """Expected length of the training, with previews and held-out losses."""
+
+    def lines(self) -> list[str]:
+        """What will be trained, and how long it takes, in sentences."""
+        train, model, speed = self.recipe.train, self.recipe.model, self.speeds[0]
+        n, (c, h, w), classes = len(self.images), self.images.image_shape, len(class_names(self.images))
+        copies = n - len(np.unique(self.images.hashes))
+        side = math.ceil(max(h, w) / model.patch)
+        attended = [f"{math.ceil(side / 2**k)}x{math.ceil(side / 2**k)}" for k in model.attention]
+        others = "".join(f", {s.images_a_second:.3g} in {NAMES[s.precision]}" for s in self.speeds[1:])
+        first = self.recipe.watch.preview_first / speed.images_a_second + _sheet_seconds(self.recipe, speed)
+        return [
+            f"{n:,} images of {h}x{w}x{c}" + (f" in {classes} classes" if classes else "")
+            + (f", {copies:,} of them copies of others" if copies else "") + f"; {n - self.trained_on:,} are held out.",
+            f"U-Net with {len(model.channels)} level{'s' * (len(model.channels) > 1)}"
+            + (f", attention at {' and '.join(attended)}" if attended else "")
+            + f", {self.parameters / 1e6:.1f} M parameters, {self.gflop:.2g} GFLOP a network call.",
+            f"{train.images:,} images ({train.images / max(self.trained_on, 1):.0f} passes), about {duration(self.seconds)} here "
+            f"({speed.images_a_second:.3g} images/s measured in {NAMES[speed.precision]}{others}).",
+            f"About {speed.mib / 1024:.1f} GiB of memory"
+            + (", activations computed twice to save some" if train.recompute else "")
+            + (f", batches in {train.accumulate} parts" if train.accumulate > 1 else "") + ".",
+            f"First loss and samples after about {duration(first)}.",
+            *(["The images are augmented, and the network is told how (train.augment)."] if train.augment else []),
+        ]  # fmt: skip
+
+
+def auto_recipe(
+    images: ImageSet, recipe: Recipe = Recipe(), *, minutes: float | None = None, budget: int | None = None
+) -> AutoRecipe:
+    """Chooses a recipe for a set, and measures a few training steps of it on this machine (some seconds).
+
+    Args:
+        images: the images, held-out ones included.
+        recipe: keys that are kept: those of [data] and [schedule], the seed, and `track`.
+        minutes: length of the training; None: by the number of images, two hours at most.
+        budget: length of the training in images seen, in place of minutes.
+
+    Raises:
+        ValueError: where not even single images fit into the memory.
+    """
+    indices, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
+    wanted = budget or round(PASSES * math.sqrt(max(len(indices), 1)), -3)
+    seconds = 60 * minutes if minutes else math.inf if budget else LONGEST
+    allowed = [w for w in WIDTHS if len(indices) >= WIDE_FROM.get(w, 0)]
+
+    best = _with_network(recipe, images, allowed[min(2, len(allowed) - 1)], indices)
+    speeds = speeds_of(best, images, indices)
+    flops = speeds[0].images_a_second * cost_of_model(untrained_model(best, images))["gflop_a_call"]
+    candidates = [_with_network(recipe, images, width, indices) for width in allowed]
+    rates = [flops / cost_of_model(untrained_model(each, images))["gflop_a_call"] for each in candidates]
+    widest = [each for each, rate in zip(candidates, rates, strict=True) if rate * seconds >= wanted] or candidates[:1]
+    if widest[-1].model != best.model:
+        best = widest[-1]
+        speeds = speeds_of(best, images, indices)
+    fastest = speeds[0]
+
+    total = budget or min(wanted if not minutes else math.inf, seconds * (1 - PREVIEW_SHARE) * fastest.images_a_second)
+    total = max(math.ceil(total / best.train.batch), 1) * best.train.batch
+    chosen = _with_intervals(best, total, fastest)
+    cost = cost_of_model(untrained_model(chosen, images))
+    return AutoRecipe(
+        chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], _seconds(chosen, fastest)
+    )
+
+
+def network_for(image_shape: tuple[int, int, int], width: int = 64) -> ModelRecipe:
+    """The U-Net for images of a size: a patch for large ones, then levels until the lowest is at most 8 pixels wide.
+
+    >>> [network_for((1, side, side)).channels for side in (8, 28, 64)]
+    [(64, 128), (64, 128), (64, 128, 192)]
+    """
+    side = max(image_shape[1:])
+    patch = 1 if side <= 16 else 2 if side < 128 else 4
+    sides = [math.ceil(side / patch)]
+    while sides[-1] > LOWEST or len(sides) < 2:
+        sides.append(math.ceil(sides[-1] / 2))
+    attention = tuple(k for k, s in enumerate(sides) if k > 0 and s <= ATTENDED) if len(sides) > 2 else ()
+    return ModelRecipe(
+        channels=tuple(width * min(k + 1, 4) for k in range(len(sides))), blocks=1, patch=patch, attention=attention
+    )
+
+
+def _with_network(recipe: Recipe, images: ImageSet, width: int, indices: Indices) -> Recipe:
+    """The recipe with the network of a width, and the parts of a batch that fit into the memory."""
+    model = replace(network_for(images.image_shape, width), conditional=bool(class_names(images)))
+    train = replace(
+        recipe.train, lr=round(2e-3 * math.sqrt(64 / max(width, 64)), 5), augment=0.12 if len(indices) < SMALL else 0.0
+    )
+    whole = replace(recipe, model=model, train=train)
+    free, batch = MEMORY_SHARE * free_memory(), train.batch
+    network = untrained_model(whole, images)
+    for recompute in (False, True):
+        each = activation_bytes(network, recompute)
+        for parts in (1, 2, 4) if not recompute else (1, 2, 4, 8, 16, 32, 64):
+            if batch % parts == 0 and each * batch / parts <= free:
+                return replace(whole, train=replace(train, accumulate=parts, recompute=recompute))
+    c, h, w = images.image_shape
+    raise ValueError(
+        f"training on images of {h}x{w}x{c} takes {each / 2**30:.1f} GiB for a single image, and {free / 2**30:.1f} GiB are "
+        f"free: make them smaller, as in --size {h // 2}x{w // 2}, or use a machine with more memory"
+    )
+
+
+def _with_intervals(recipe: Recipe, total: int, speed: Speed) -> Recipe:
+    """The recipe with its length, and intervals by which something is seen early and little time is spent on looking."""
+    train, watch = recipe.train, recipe.watch
+    rate, batch = speed.images_a_second, train.batch
+    one = watch.preview_steps * speed.call_seconds
+    watch = replace(watch, preview_n=next((n for n in SHEETS if n * one <= SHEET_SECONDS), SHEETS[-1]))
+    sheet = watch.preview_n * one
+    first = max(batch, min(round(rate * (FIRST_SIGHT - sheet)), total))
+    every = max(first, total // 10, round(sheet / PREVIEW_SHARE * rate))
+    return replace(
+        recipe,
+        train=replace(
+            train, images=total, precision=speed.precision, warmup=min(train.warmup, total // 10),
+            heldout_every=max(total // 24, batch), checkpoint_every=max(min(round(300 * rate), total // 4), batch),
+            log_every=max(min(train.log_every, first // 2), batch),
+        ),
+        watch=replace(watch, preview_first=first, preview_every=every),
+    )  # fmt: skip
+
+
+def _seconds(recipe: Recipe, speed: Speed) -> float:
+    """Expected seconds of a training: steps, sheets of samples, held-out losses."""
+    train, watch = recipe.train, recipe.watch
+    sheets = math.log2(max(watch.preview_every / watch.preview_first, 1)) + train.images / watch.preview_every
+    calls = sheets * watch.preview_n * watch.preview_steps + train.images / train.heldout_every * 512
+    return train.images / speed.images_a_second + calls * speed.call_seconds
+
+
+def _sheet_seconds(recipe: Recipe, speed: Speed) -> float:
+    return recipe.watch.preview_n * recipe.watch.preview_steps * speed.call_seconds
+
+
+def speeds_of(recipe: Recipe, images: ImageSet, indices: Indices) -> list[Speed]:
+    """The speeds of a recipe in the precisions that this machine computes rightly, the fastest first."""
+    speed, model = measure(recipe, images, indices, "no")
+    batch = _batches(replace(recipe.train, batch=8), model, images, indices, 1)[0]
+    if best_device() == "mps" or not bf16_agrees(model, batch):
+        return [speed]
+    return sorted([speed, measure(recipe, images, indices, "bf16")[0]], key=lambda s: -s.images_a_second)
+
+
+def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Literal["no", "bf16"]) -> tuple[Speed, Model]:
+    """Trains a new model of the recipe for a few steps. Several processes measure together and get the same numbers."""
+    model = untrained_model(recipe, images)
+    gflop, batch, accumulate = cost_of_model(model)["gflop_a_call"], recipe.train.batch, recipe.train.accumulate
+    while 3 * gflop * batch > STEP_GFLOP and batch > 8 * processes.world()[1]:
+        batch, accumulate = batch // 2, max(accumulate // 2, 1)
+    train = replace(recipe.train, precision=precision, batch=batch, accumulate=accumulate)
+    accelerator = make_accelerator(train)
+    trainer = Trainer(model, train, accelerator, None)
+    batches = _batches(train, model, images, indices, STEPS + 1, accelerator.process_index, accelerator.num_processes)
+    taken = [_timed(partial(trainer.step, batch, step, STEPS + 1)) for step, batch in enumerate(batches)]
+    x = torch.zeros(min(train.batch, 32), *model.image_shape, device=trainer.device)
+    with torch.inference_mode():
+        call = min(_timed(lambda: trainer.ema(x, torch.ones(len(x), device=x.device)).sum()) for _ in range(2)) / len(x)
+    more = (recipe.train.batch // recipe.train.accumulate - batch // accumulate) * activation_bytes(model, train.recompute)
+    mib = (peak_memory() + more / accelerator.num_processes) / 2**20
+    seconds, call, mib = processes.gather((statistics.median(taken[1:]), call, mib))[0]
+    return Speed(precision, train.batch / seconds, call, mib), model
+
+
+def bf16_agrees(model: Model, batch: Batch) -> bool:
+    """Whether loss and gradients of a batch in bfloat16 are those in float32, but for rounding."""
+    device = next(model.parameters()).device
+    x0, sigma, noise = to_model(batch.pixels, device), batch.sigma.to(device), batch.noise.to(device)
+    losses, gradients = [], []
+    for enabled in (False, True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            loss = model.loss(x0, sigma, noise, batch.labels, batch.augment).mean()
+        parts = torch.autograd.grad(loss, [*model.parameters()], allow_unused=True)
+        losses.append(loss.item())
+        gradients.append(torch.cat([g.flatten() for g in parts if g is not None]).double())
+    cosine = float(torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0))
+    return cosine > AGREEMENT and abs(losses[1] - losses[0]) < 0.02 * losses[0]
+
+
+def activation_bytes(model: Model, recompute: bool) -> int:
+    """Bytes that the backward pass of one image keeps, counted on this model."""
+    network, kept = model.network, 0
+    seen = {p.untyped_storage().data_ptr() for p in model.parameters()}  # views of weights are kept too, and cost nothing
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept += storage.nbytes()
+        return tensor
+
+    network.recompute = recompute  # type: ignore[assignment]
+    x = torch.zeros(1, *model.image_shape)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model.loss(x, torch.ones(1), x)
+    network.recompute = False  # type: ignore[assignment]
+    return kept
+
+
+def _timed(work: Callable[[], Tensor]) -> float:
+    start = time.perf_counter()
+    float(work())  # waits for the device
+    return time.perf_counter() - start
+
+
+def _batches(
+    recipe: TrainRecipe, model: Model, images: ImageSet, indices: Indices, n: int, rank: int = 0, world: int = 1
+) -> list[Batch]:
+    stream, size = Stream(images.pixels, indices, recipe, model, images.labels), recipe.batch // world
+    return [stream.batch(k * recipe.batch + rank * size, size) for k in range(n)]

@@ -1,0 +1,136 @@
+"""The recipe that is chosen for a set and a machine: on sets of many kinds, and against what a training then takes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import alphabar
+from alphabar.data.image_set import ImageSet
+from alphabar.training import auto
+from alphabar.training.auto import activation_bytes, auto_recipe, bf16_agrees, network_for
+from alphabar.training.config import Recipe, TrainRecipe
+from alphabar.training.initial_model import untrained_model
+from alphabar.training.stream import Batch
+
+
+def noise(folder: Path, shape: tuple[int, ...], kind: str = "uint8", labels: bool = False) -> ImageSet:
+    rng = np.random.default_rng(0)
+    arrays = {"images": rng.integers(0, np.iinfo(kind).max, shape, endpoint=True).astype(kind)} | ({"labels": np.arange(shape[0]) % 3} if labels else {})
+    np.savez(folder / "noise.npz", **arrays)
+    return alphabar.load(folder / "noise.npz", cache=folder, axes="nhwc")
+
+
+@pytest.mark.parametrize("side", [8, 12, 16, 17, 28, 32, 45, 64, 100, 128, 200, 256])
+def test_the_lowest_level_of_the_network_is_3_to_8_pixels_wide(side: int) -> None:
+    model = network_for((3, side, side))
+    lowest = side / model.patch / 2 ** (len(model.channels) - 1)
+    assert 3 <= lowest <= 8
+    assert all(side / model.patch / 2**level <= 16 for level in model.attention), "attention at more than 16x16 is slow"
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "labels"),
+    [((30, 8, 8, 1), "uint8", False), ((40, 13, 21, 3), "uint8", True), ((30, 16, 16, 5), "uint16", False)],
+)
+def test_every_kind_of_set_gets_a_recipe_that_trains(
+    tmp_path: Path, shape: tuple[int, ...], kind: str, labels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "WIDTHS", (8, 16))
+    images = noise(tmp_path, shape, kind, labels)
+    small = Recipe(train=TrainRecipe(batch=8), data=replace(Recipe().data, set=str(tmp_path / "noise.npz")))
+    found = auto_recipe(images, small, budget=24)
+    assert found.recipe.train.images == 24
+    assert found.recipe.model.conditional == labels
+    assert found.recipe.train.augment > 0, "a small set is augmented"
+    assert f"{shape[0]} images of {shape[1]}x{shape[2]}x{shape[3]}" in found.lines()[0]
+    model = alphabar.train(found.recipe, tmp_path / "run", images=images, progress=False)
+    assert alphabar.sample(model, 2, steps=2, progress=False).images.shape == (2, *shape[1:])
+    assert (tmp_path / "run/samples/preview_0000000024.png").exists()
+
+
+def test_minutes_decide_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "WIDTHS", (8,))
+    images = noise(tmp_path, (30, 8, 8, 1))
+    found = auto_recipe(images, Recipe(train=TrainRecipe(batch=8)), minutes=2)
+    rate = found.speeds[0].images_a_second
+    assert found.recipe.train.images == pytest.approx(rate * 120 * 0.95, rel=0.01, abs=8)
+    assert found.seconds == pytest.approx(120, rel=0.25)
+    assert found.speeds[0].images_a_second == max(s.images_a_second for s in found.speeds)
+    assert found.recipe.train.precision == found.speeds[0].precision
+
+
+def test_the_default_budget_grows_with_the_root_of_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "WIDTHS", (8,))
+    images = noise(tmp_path, (100, 8, 8, 1))
+    found = auto_recipe(images, Recipe(train=TrainRecipe(batch=8)))
+    assert found.recipe.train.images == pytest.approx(4200 * found.trained_on**0.5, abs=508)
+    watch, train = found.recipe.watch, found.recipe.train
+    assert 0 < watch.preview_first <= watch.preview_every <= train.images
+    assert train.checkpoint_every <= train.images / 4
+    assert train.warmup <= train.images / 10
+
+
+def test_less_memory_means_parts_of_batches_then_recomputed_activations_then_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "WIDTHS", (16,))
+    images = noise(tmp_path, (30, 32, 32, 1))
+    recipe = replace(Recipe(), model=replace(network_for((1, 32, 32), 16), conditional=False))
+    model = untrained_model(recipe, images)
+    each, least = activation_bytes(model, recompute=False), activation_bytes(model, recompute=True)
+    assert least < 0.6 * each
+
+    def given(free: float) -> tuple[int, bool]:
+        monkeypatch.setattr(auto, "free_memory", lambda: free / auto.MEMORY_SHARE)
+        train = auto_recipe(images, Recipe(train=TrainRecipe(batch=64)), budget=64).recipe.train
+        return train.accumulate, train.recompute
+
+    assert given(65 * each) == (1, False)
+    assert given(33 * each) == (2, False)
+    accumulate, recompute = given(5 * least)
+    assert recompute and accumulate >= 16
+    with pytest.raises(ValueError, match="for a single image"):
+        given(0.5 * least)
+
+
+def test_activations_are_counted_as_they_grow_in_memory(tmp_path: Path) -> None:
+    """The count for one image, times the batch, is what autograd keeps for a batch."""
+    images = noise(tmp_path, (4, 32, 32, 1))
+    model = untrained_model(replace(Recipe(), model=network_for((1, 32, 32), 16)), images)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x = torch.zeros(8, 1, 32, 32)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model.loss(x, torch.ones(8), x).sum()
+    assert sum(size for place, size in kept.items() if place not in weights) == pytest.approx(8 * activation_bytes(model, recompute=False), rel=0.15)
+
+
+class Cancelling(torch.nn.Module):
+    """A convolution plus 1000 minus 1000: bfloat16 keeps three digits of the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.layer.bias.data.fill_(1000.0)
+
+    def forward(self, y: torch.Tensor, t: torch.Tensor, *rest: object) -> torch.Tensor:
+        return self.layer(y) - 1000
+
+
+def test_bfloat16_is_refused_where_its_gradients_differ(tmp_path: Path) -> None:
+    images = noise(tmp_path, (8, 16, 16, 1))
+    model = untrained_model(replace(Recipe(), model=network_for((1, 16, 16), 16)), images)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    batch = Batch(images.pixels, torch.full((8,), 0.5), torch.randn(8, 1, 16, 16))
+    assert bf16_agrees(model, batch)
+    model.network = Cancelling()
+    assert not bf16_agrees(model, batch)
