@@ -18,7 +18,9 @@ from alphabar.training.stream import Batch
 
 def noise(folder: Path, shape: tuple[int, ...], kind: str = "uint8", labels: bool = False) -> ImageSet:
     rng = np.random.default_rng(0)
-    arrays = {"images": rng.integers(0, np.iinfo(kind).max, shape, endpoint=True).astype(kind)} | ({"labels": np.arange(shape[0]) % 3} if labels else {})
+    arrays = {"images": rng.integers(0, np.iinfo(kind).max, shape, endpoint=True).astype(kind)} | (
+        {"labels": np.arange(shape[0]) % 3} if labels else {}
+    )
     np.savez(folder / "noise.npz", **arrays)
     return alphabar.load(folder / "noise.npz", cache=folder, axes="nhwc")
 
@@ -110,7 +112,9 @@ def test_activations_are_counted_as_they_grow_in_memory(tmp_path: Path) -> None:
     x = torch.zeros(8, 1, 32, 32)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         model.loss(x, torch.ones(8), x).sum()
-    assert sum(size for place, size in kept.items() if place not in weights) == pytest.approx(8 * activation_bytes(model, recompute=False), rel=0.15)
+    assert sum(size for place, size in kept.items() if place not in weights) == pytest.approx(
+        8 * activation_bytes(model, recompute=False), rel=0.15
+    )
 
 
 class Cancelling(torch.nn.Module):

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from alphabar.data.readers.encoded import listed
 from alphabar.data.readers.find import find_source, nothing_found
 from alphabar.data.readers.hub import find_on_hub
 from alphabar.data.readers.listing import line_of
+from alphabar.data.readers.objects import find_in_memory
 from alphabar.data.values import Range, Reading, reading_of
 
 
@@ -91,7 +93,7 @@ def parse_set(text: str) -> tuple[str, str]:
 
 
 def load(
-    name: str | os.PathLike[str], split: str = "train", *,
+    name: str | os.PathLike[str] | Any, split: str = "train", *, labels: Any = None,
     root: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None,
     value_range: Sequence[float] | None = None, alpha: str | Sequence[int] = "refuse", skip_broken: bool = False,
     axes: str | None = None,
@@ -100,7 +102,10 @@ def load(
 
     Args:
         name: fashion_mnist, cifar10; the path of a folder of images or of an .npz, .npy or .parquet file; or hf:owner/name.
+            Or images in memory: an array or a tensor, or a list, torch Dataset or Hugging Face Dataset whose items are images
+            (arrays, tensors (c, h, w), PIL images, paths), pairs (image, label) or dictionaries.
         split: train or test. A source without splits has only the split train.
+        labels: class number of each image in memory, in place of those that items hold.
         root: folder where sets are searched first; None uses the environment variable ALPHABAR_DATA.
         cache: folder for decoded images; None uses ALPHABAR_CACHE, else ~/.cache/alphabar.
         value_range: (low, high), the values at the bottom and the top of the scale, as (0, 4095) for 12 bits in 16-bit files or
@@ -122,6 +127,14 @@ def load(
     (2, (1, 8, 8), dtype('uint8'), None)
     >>> folder.cleanup()
     """
+    if isinstance(name, ImageSet):
+        return name
+    if not isinstance(name, (str, os.PathLike)):
+        reading = reading_of(value_range, alpha, skip_broken, axes)
+        found = find_in_memory(name, labels, reading)
+        return _image_set("images", split, found.place, open_or_build(found.key(), found.build, cache_folder(cache)), reading)
+    if labels is not None:
+        raise ValueError(f"labels are for images in memory, and {name} is a set: its own labels are read with it")
     name = os.fspath(name)
     if split not in SPLITS:
         raise ValueError(f"split {split!r} of {name} is unknown: use train or test, as in {name}:test")

@@ -176,7 +176,7 @@ class _Loop:
         """
         now = self.state.images
         before = now - self.recipe.batch
-        doubled = 0 < first and now < every and (before // first).bit_length() != (now // first).bit_length()
+        doubled = first > 0 and now < every and (before // first).bit_length() != (now // first).bit_length()
         return self.done or doubled or (every > 0 and before // every != now // every)
 
     def _any_process(self, stop: bool) -> bool:

@@ -1,0 +1,133 @@
+"""Images that are Python objects: arrays, tensors, lists of images or paths, torch's and Hugging Face's data sets."""
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alphabar.data.cache import Decoded, Source, blob_key, check_labels
+from alphabar.data.readers.arrays import Array, decoded_from_array, slices
+from alphabar.data.readers.encoded import decoded_from_blobs
+from alphabar.data.values import Reading
+
+IMAGE_KEYS = ("image", "img", "images", "pixel_values")
+LABEL_KEYS = ("label", "labels", "class", "target", "fine_label")
+WANTED = (
+    "wanted a NumPy array or torch tensor of images, or a list, torch Dataset or Hugging Face Dataset whose items are images, "
+    "pairs (image, label) or dictionaries with 'image' and 'label', an image being an array, a tensor, a PIL image or a path"
+)
+
+
+def find_in_memory(images: Any, labels: Any, reading: Reading) -> Source:
+    """The images of a Python object. labels: one class number per image, in place of those that items hold.
+
+    Raises TypeError for an object that holds no images, ValueError for images that cannot be read.
+    """
+    given = None if labels is None else np.asarray(labels)
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return _arrays(_as_array(images), given, None, reading, f"{type(images).__name__} of shape {tuple(images.shape)}")
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")) or isinstance(images, (bytes, Mapping)):
+        raise TypeError(f"images came as {type(images).__name__}: {WANTED}")
+    place = f"{type(images).__name__} of {len(images)} items"
+    if len(images) == 0:
+        raise ValueError(f"{place} holds no images")
+    first, label = _parts(images[0], place)
+    if given is None and label is not None:
+        given = np.asarray([_parts(images[k], place)[1] for k in range(len(images))])
+    classes = _class_names(images)
+    if isinstance(first, (np.ndarray, torch.Tensor)):
+        stacked = _stacked([_as_array(_parts(images[k], place)[0]) for k in range(len(images))], first, place)
+        return _arrays(stacked, given, classes, reading, place)
+
+    def blobs() -> Iterator[tuple[str, bytes]]:
+        for k in range(len(images)):
+            yield f"{place}, item {k}", _encoded(_parts(images[k], place)[0], f"{place}, item {k}")
+
+    def build() -> Decoded:
+        checked = None if given is None else check_labels(given, len(images), classes, f"labels of {place}")
+        return decoded_from_blobs(blobs, checked, classes, place, reading)
+
+    return Source(place, lambda: blob_key("objects", (data for _, data in blobs()), _extra(given, classes, reading)), build)
+
+
+def _arrays(
+    array: NDArray[Any], labels: NDArray[Any] | None, classes: tuple[str, ...] | None, reading: Reading, place: str
+) -> Source:
+    def build() -> Decoded:
+        checked = None if labels is None else check_labels(labels, len(array), classes, f"labels of {place}")
+        whole = Array(array.shape, array.dtype, lambda: slices(array))
+        return decoded_from_array(whole, checked, classes, reading, place)
+
+    about = [str(array.shape), array.dtype.str, *_extra(labels, classes, reading)]
+    return Source(place, lambda: blob_key("array", (np.ascontiguousarray(b).tobytes() for b in slices(array)), about), build)
+
+
+def _extra(labels: NDArray[Any] | None, classes: Sequence[str] | None, reading: Reading) -> list[str]:
+    return [*(classes or ()), "" if labels is None else labels.tobytes().hex(), *reading.key()]
+
+
+def _as_array(image: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
+    """On the CPU; bfloat16, which NumPy lacks, as float32; the channels of tensors (..., c, h, w) last."""
+    if isinstance(image, np.ndarray):
+        return image
+    tensor = image.detach().cpu()
+    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return np.asarray((tensor.movedim(-3, -1) if tensor.ndim == 4 or _channels_first(tensor.shape) else tensor).numpy())
+
+
+def _channels_first(shape: Sequence[int]) -> bool:
+    """Whether (a, b, c) is a tensor (channels, height, width), as torchvision's ToTensor makes it."""
+    return len(shape) == 3 and shape[0] < min(shape[1:])
+
+
+def _stacked(arrays: list[NDArray[Any]], first: Any, place: str) -> NDArray[Any]:
+    shapes = {a.shape for a in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"{place} holds images of {len(shapes)} shapes, among them {', '.join(map(str, sorted(shapes)[:3]))}")
+    return np.stack(arrays)
+
+
+def _parts(item: Any, place: str) -> tuple[Any, Any]:
+    """(image, label or None) of an item."""
+    image, label = item, None
+    if isinstance(item, Mapping):
+        image = next((item[k] for k in IMAGE_KEYS if k in item), None)
+        label = next((item[k] for k in LABEL_KEYS if k in item), None)
+        if image is None:
+            raise TypeError(f"{place} has items with the keys {', '.join(map(str, item))}: {WANTED}")
+    elif isinstance(item, (tuple, list)) and len(item) > 0:
+        image, label = item[0], item[1] if len(item) > 1 else None
+    if isinstance(label, torch.Tensor):
+        label = label.item() if label.numel() == 1 else label
+    return image, label
+
+
+def _encoded(image: Any, where: str) -> bytes:
+    """The bytes of an image file: read from a path, or made without loss from a PIL image."""
+    from PIL import Image
+
+    if isinstance(image, (str, os.PathLike)):
+        path = Path(image).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"{where}: there is no file {path}")
+        return path.read_bytes()
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"{where} is of type {type(image).__name__}: {WANTED}")
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF" if image.mode in ("F", "I", "CMYK") else "PNG")
+    return buffer.getvalue()
+
+
+def _class_names(images: Any) -> tuple[str, ...] | None:
+    """The names of the classes, as Hugging Face's features and torchvision's data sets hold them."""
+    features = getattr(images, "features", None)
+    if isinstance(features, Mapping):
+        named = [features[k] for k in LABEL_KEYS if hasattr(features.get(k), "names")]
+        return tuple(map(str, named[0].names)) if named else None
+    classes = getattr(images, "classes", None)
+    return tuple(map(str, classes)) if isinstance(classes, Sequence) and not isinstance(classes, str) else None
