@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_every_kind_of_set_gets_a_recipe_that_trains(
     monkeypatch.setattr(auto, "WIDTHS", (8, 16))
     images = noise(tmp_path, shape, kind, labels)
     small = Recipe(train=TrainRecipe(batch=8), data=replace(Recipe().data, set=str(tmp_path / "noise.npz")))
-    found = auto_recipe(images, small, budget=24)
+    found = auto_recipe(images, small, {"train": {"images": 24}})
     assert found.recipe.train.images == 24
     assert found.recipe.model.conditional == labels
     assert found.recipe.train.augment > 0, "a small set is augmented"
@@ -87,7 +88,7 @@ def test_less_memory_means_parts_of_batches_then_recomputed_activations_then_a_r
 
     def given(free: float) -> tuple[int, bool]:
         monkeypatch.setattr(auto, "free_memory", lambda: free / auto.MEMORY_SHARE)
-        train = auto_recipe(images, Recipe(train=TrainRecipe(batch=64)), budget=64).recipe.train
+        train = auto_recipe(images, Recipe(), {"train": {"images": 64}}).recipe.train
         return train.accumulate, train.recompute
 
     assert given(65 * each) == (1, False)
@@ -138,3 +139,33 @@ def test_bfloat16_is_refused_where_its_gradients_differ(tmp_path: Path) -> None:
     assert bf16_agrees(model, batch)
     model.network = Cancelling()
     assert not bf16_agrees(model, batch)
+
+
+def test_keys_set_by_hand_are_kept(tmp_path: Path) -> None:
+    images = noise(tmp_path, (30, 8, 8, 1))
+    keys = {"model": {"channels": (8, 8)}, "train": {"images": 40, "batch": 8, "lr": 7e-4, "augment": 0.0}, "track": ("trackio",)}
+    recipe = auto_recipe(images, Recipe(), keys).recipe
+    assert recipe == recipe.with_(**keys)
+    assert recipe.model.patch == 1, "what is not set by hand is chosen"
+
+
+def test_fine_tuning_takes_the_network_of_the_initial_model(tmp_path: Path) -> None:
+    images = noise(tmp_path, (30, 28, 28, 1))
+    found = auto_recipe(images, Recipe(), {"train": {"images": 64, "init_from": "bundled"}})
+    model = alphabar.train(found.recipe, tmp_path / "run", images=images, progress=False)
+    assert model.spec["arguments"] == alphabar.load_model("bundled").spec["arguments"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "minutes", "words"),
+    [
+        ({"train": {"images": 64}}, 3.0, "give one of the two"),
+        ({}, 0.0, "more than 0"),
+        ({}, float("nan"), "more than 0"),
+        ({"train": {"lrr": 1}}, None, "unknown key train.lrr; did you mean 'lr'"),
+        ({"trian": {"lr": 1}}, None, "unknown key trian"),
+    ],
+)
+def test_keys_that_make_no_recipe_are_refused(keys: dict[str, Any], minutes: float | None, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        auto_recipe(noise(tmp_path, (30, 8, 8, 1)), Recipe(), keys, minutes=minutes)

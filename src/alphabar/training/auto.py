@@ -6,10 +6,11 @@ The rules are few, stand here, and what they chose is printed (`AutoRecipe.lines
 import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from alphabar.data.images import to_model
 from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import ModelRecipe
+from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, TrainRecipe
 from alphabar.training.initial_model import cost_of_model, untrained_model
 from alphabar.training.loop import make_accelerator
@@ -99,28 +101,39 @@ class AutoRecipe:
 
 
 def auto_recipe(
-    images: ImageSet, recipe: Recipe = Recipe(), *, minutes: float | None = None, budget: int | None = None
+    images: ImageSet, recipe: Recipe = Recipe(), keys: Mapping[str, Any] = MappingProxyType({}), *, minutes: float | None = None
 ) -> AutoRecipe:
     """Chooses a recipe for a set, and measures a few training steps of it on this machine (some seconds).
 
     Args:
         images: the images, held-out ones included.
-        recipe: keys that are kept: those of [data] and [schedule], the seed, and `track`.
-        minutes: length of the training; None: by the number of images, two hours at most.
-        budget: length of the training in images seen, in place of minutes.
+        recipe: where everything comes from that is not chosen: [data], [schedule], the optimiser, `track`.
+        keys: keys that are set by hand and not chosen, as `Recipe.with_` takes them: {"train": {"images": 20000}}. With
+            train.init_from, network and schedule are those of the initial model.
+        minutes: length of the training. None: train.images of `keys`, or by the number of images, two hours at most.
 
     Raises:
-        ValueError: where not even single images fit into the memory.
+        ValueError: for an unknown key, for minutes beside train.images, and where not even single images fit into memory.
     """
+    by_hand = {section: dict(values) for section, values in keys.items() if isinstance(values, Mapping)}
+    budget = by_hand.get("train", {}).get("images")
+    if minutes is not None and (budget or not minutes > 0):
+        raise ValueError(
+            f"{minutes:g} minutes" + (f" and {budget} images: give one of the two" if budget else ": give more than 0")
+        )
+    recipe = recipe.with_(**keys)
+    if recipe.train.init_from:
+        recipe = with_network_of(recipe, load_model(recipe.train.init_from))
+        by_hand["model"] = asdict(recipe.model)
     indices, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
     wanted = budget or round(PASSES * math.sqrt(max(len(indices), 1)), -3)
     seconds = 60 * minutes if minutes else math.inf if budget else LONGEST
-    allowed = [w for w in WIDTHS if len(indices) >= WIDE_FROM.get(w, 0)]
+    widths = [w for w in WIDTHS if len(indices) >= WIDE_FROM.get(w, 0)]
+    candidates = [_for_memory(_with_network(recipe, images, width, len(indices), by_hand), images) for width in widths]
 
-    best = _with_network(recipe, images, allowed[min(2, len(allowed) - 1)], indices)
+    best = candidates[min(2, len(widths) - 1)]
     speeds = speeds_of(best, images, indices)
     flops = speeds[0].images_a_second * cost_of_model(untrained_model(best, images))["gflop_a_call"]
-    candidates = [_with_network(recipe, images, width, indices) for width in allowed]
     rates = [flops / cost_of_model(untrained_model(each, images))["gflop_a_call"] for each in candidates]
     widest = [each for each, rate in zip(candidates, rates, strict=True) if rate * seconds >= wanted] or candidates[:1]
     if widest[-1].model != best.model:
@@ -130,7 +143,7 @@ def auto_recipe(
 
     total = budget or min(wanted if not minutes else math.inf, seconds * (1 - PREVIEW_SHARE) * fastest.images_a_second)
     total = max(math.ceil(total / best.train.batch), 1) * best.train.batch
-    chosen = _with_intervals(best, total, fastest)
+    chosen = _with_intervals(best, total, fastest).with_(**by_hand)
     cost = cost_of_model(untrained_model(chosen, images))
     return AutoRecipe(
         chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], _seconds(chosen, fastest)
@@ -154,20 +167,36 @@ def network_for(image_shape: tuple[int, int, int], width: int = 64) -> ModelReci
     )
 
 
-def _with_network(recipe: Recipe, images: ImageSet, width: int, indices: Indices) -> Recipe:
-    """The recipe with the network of a width, and the parts of a batch that fit into the memory."""
+def _with_network(recipe: Recipe, images: ImageSet, width: int, n: int, by_hand: Mapping[str, Any]) -> Recipe:
+    """The recipe with the network of a width, and what depends on it and on the number of images."""
     model = replace(network_for(images.image_shape, width), conditional=bool(class_names(images)))
-    train = replace(
-        recipe.train, lr=round(2e-3 * math.sqrt(64 / max(width, 64)), 5), augment=0.12 if len(indices) < SMALL else 0.0
-    )
-    whole = replace(recipe, model=model, train=train)
-    free, batch = MEMORY_SHARE * free_memory(), train.batch
-    network = untrained_model(whole, images)
+    train = replace(recipe.train, lr=round(2e-3 * math.sqrt(64 / max(width, 64)), 5), augment=0.12 if n < SMALL else 0.0)
+    if model.network != "unet" or recipe.train.init_from:
+        train = replace(train, augment=0.0)  # the network must take the augmentation as input
+    return replace(recipe, model=model, train=train).with_(**by_hand)
+
+
+def with_network_of(recipe: Recipe, model: Model) -> Recipe:
+    """The recipe with the network, the prediction and the schedule of a model, whose weights it can then begin with."""
+    spec = model.spec
+    if spec["network"] != "unet":
+        raise ValueError("train.init_from a UNet2DModel: name a recipe with its [model] and [schedule], as --recipe FILE.toml")
+    known = {**spec["arguments"], "groups": spec["arguments"]["group_size"], "conditional": bool(spec.get("classes"))}
+    network = {k: known[k] for k in ("channels", "blocks", "patch", "attention", "embedding", "groups", "dropout", "conditional")}
+    network |= {"channels": tuple(network["channels"]), "attention": tuple(network["attention"])}
+    about = {"prediction": spec["prediction"], "data_range": spec["data_range"]}
+    return recipe.with_(model={"network": "unet", **network, **about}, schedule=spec["schedule"])
+
+
+def _for_memory(recipe: Recipe, images: ImageSet) -> Recipe:
+    """The recipe with batches in as many parts as fit into the memory, and activations that are computed twice if need be."""
+    free, train = MEMORY_SHARE * free_memory(), recipe.train
+    network = untrained_model(recipe, images)
     for recompute in (False, True):
         each = activation_bytes(network, recompute)
         for parts in (1, 2, 4) if not recompute else (1, 2, 4, 8, 16, 32, 64):
-            if batch % parts == 0 and each * batch / parts <= free:
-                return replace(whole, train=replace(train, accumulate=parts, recompute=recompute))
+            if train.batch % parts == 0 and each * train.batch / parts <= free:
+                return replace(recipe, train=replace(train, accumulate=max(parts, train.accumulate), recompute=recompute))
     c, h, w = images.image_shape
     raise ValueError(
         f"training on images of {h}x{w}x{c} takes {each / 2**30:.1f} GiB for a single image, and {free / 2**30:.1f} GiB are "

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -217,6 +217,26 @@ class Recipe(Checked):
 
         return tomli_w.dumps(asdict(self) if places else without_places(asdict(self)))
 
+    @classmethod
+    def named(cls, name_or_file: str | Path) -> "Recipe":
+        """A shipped recipe, or one in a TOML file; see `resolve`."""
+        return resolve(name_or_file)
+
+    def with_(self, **sections: Any) -> "Recipe":
+        """This recipe with other values of some keys, by section.
+
+        Raises ValueError for an unknown key, naming the most similar one, and for a value that a key does not take.
+
+        >>> Recipe.named("garments").with_(train={"lr": 1e-3}, model={"channels": (32, 64)}).train.lr
+        0.001
+        """
+        check_keys(sections, Recipe, "Recipe.with_")
+        for section, values in sections.items():
+            if isinstance(values, Mapping):
+                check_keys(dict(values), type(getattr(self, section)), "Recipe.with_", f"{section}.")
+        changed = {k: replace(getattr(self, k), **v) if isinstance(v, Mapping) else v for k, v in sections.items()}
+        return replace(self, **changed)
+
     def fingerprint(self, images: str) -> str:
         """Sixteen hex digits of all that decides the weights: the recipe without `watch` and `track`, the images' fingerprint."""
         decisive = {k: v for k, v in asdict(self).items() if k not in ("watch", "track")}
@@ -282,6 +302,26 @@ def parse(values: dict[str, Any], tokens: Sequence[str], source: str) -> Recipe:
         parse(values, (), source)  # names the file, if the value stands there
         raise ValueError(str(e)) from e
     return recipe
+
+
+def typed(tokens: Sequence[str]) -> dict[str, Any]:
+    """The keys that tokens of a command line set, as `Recipe.with_` takes them.
+
+    >>> typed(["--train.lr", "1e-3", "--model.no-conditional"])
+    {'train': {'lr': 0.001}, 'model': {'conditional': False}}
+    """
+    recipe, found = parse({}, tokens, "the command line"), dict[str, Any]()
+    for token in tokens:
+        section, _, key = token.partition("=")[0].removeprefix("--").replace("-", "_").partition(".")
+        if not token.startswith("--") or not hasattr(recipe, section):
+            continue
+        value = getattr(recipe, section)
+        key = key if hasattr(value, key) else key.removeprefix("no_")
+        if key:
+            found.setdefault(section, {})[key] = getattr(value, key)
+        else:
+            found[section] = value
+    return found
 
 
 def check_keys(values: dict[str, Any], kind: type, source: str, prefix: str = "") -> None:
