@@ -94,6 +94,29 @@ def _check_options(tokens: tuple[str, ...]) -> None:
             raise ValueError(f"{name} is no option of alphabar train (keys of the recipe are written --section.key): {near}")
 
 
+def recipes(*, as_json: Json = False) -> None:
+    """List the recipes: the purpose of each, the size of its network, and how long it takes on this machine.
+
+    ```
+    alphabar recipes
+    ```
+
+    Without --recipe, `alphabar train` chooses one for the set and this machine. The times follow from a few training
+    steps of each recipe, measured now.
+    """
+    from alphabar.core.progress import duration
+    from alphabar.training.auto import shipped_recipes
+
+    found = shipped_recipes()
+    if as_json:
+        show.as_json_line(found)
+        return
+    rows = [
+        (r["name"], r["purpose"], f"{r['parameters'] / 1e6:.1f} M", f"{r['images']:,}", duration(r["seconds"])) for r in found
+    ]
+    show.table(("recipe", "purpose", "parameters", "images", "here, about"), rows, "recipes, for `alphabar train --recipe NAME`")
+
+
 def experiment(
     file: str, *, out: Path, options: Flat[ExperimentOptions] = ExperimentOptions(), dry_run: bool = False, as_json: Json = False
 ) -> None:

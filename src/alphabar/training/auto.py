@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from alphabar.core import processes
 from alphabar.core.machine import best_device, free_memory, peak_memory
-from alphabar.core.progress import duration
-from alphabar.data.image_set import ImageSet, class_names
+from alphabar.core.progress import duration, track
+from alphabar.data.image_set import ImageSet, class_names, load
 from alphabar.data.images import to_model
 from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.training.checkpoint import load_model
-from alphabar.training.config import Recipe, TrainRecipe
+from alphabar.training.config import Precision, Recipe, TrainRecipe, resolve, shipped
 from alphabar.training.initial_model import cost_of_model, untrained_model
 from alphabar.training.loop import make_accelerator
 from alphabar.training.step import Trainer
@@ -46,14 +46,14 @@ STEPS = 4  # that are measured, after one that is not
 STEP_GFLOP = 300.0  # smaller batches are measured where a step would take more
 AGREEMENT = 0.98  # least cosine between the gradients in bfloat16 and in float32
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
-NAMES = {"no": "float32", "bf16": "bfloat16"}
+NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
 class Speed:
     """What a few training steps and a network call took."""
 
-    precision: Literal["no", "bf16"]
+    precision: Precision
     images_a_second: float
     call_seconds: float
     """Of a network call, per image."""
@@ -148,6 +148,24 @@ def auto_recipe(
     return AutoRecipe(
         chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], _seconds(chosen, fastest)
     )
+
+
+def shipped_recipes() -> list[dict[str, Any]]:
+    """What `alphabar recipes` lists: purpose, cost, and seconds on this machine, from a few measured steps of each."""
+    found, files = [], shipped()
+    with track(len(files), "measuring", "recipes") as advance:
+        for name, file in files.items():
+            recipe = resolve(name)
+            shape = (32, 32, 3) if recipe.data.set == "cifar10" else (28, 28, 1)
+            noise = np.random.default_rng(0).integers(0, 256, (256, *shape), dtype=np.uint8)
+            images = load(noise, labels=np.arange(256) % 10)
+            purpose = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+            cost = cost_of_model(untrained_model(recipe, images))
+            speed, _ = measure(recipe, images, np.arange(256), recipe.train.precision)
+            seconds = recipe.train.images / speed.images_a_second
+            found.append({"name": name, "purpose": purpose, "images": recipe.train.images, **cost, "seconds": seconds})
+            advance(1)
+    return found
 
 
 def network_for(image_shape: tuple[int, int, int], width: int = 64) -> ModelRecipe:
@@ -245,7 +263,7 @@ def speeds_of(recipe: Recipe, images: ImageSet, indices: Indices) -> list[Speed]
     return sorted([speed, measure(recipe, images, indices, "bf16")[0]], key=lambda s: -s.images_a_second)
 
 
-def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Literal["no", "bf16"]) -> tuple[Speed, Model]:
+def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Precision) -> tuple[Speed, Model]:
     """Trains a new model of the recipe for a few steps. Several processes measure together and get the same numbers."""
     model = untrained_model(recipe, images)
     gflop, batch, accumulate = cost_of_model(model)["gflop_a_call"], recipe.train.batch, recipe.train.accumulate

@@ -32,6 +32,7 @@ NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate", "recompute")  # keys of [train
 Beta = Annotated[float, Bounds(0, 1, above=True, below=True)]
 Sigma = Annotated[float, Bounds(0, 1e6, above=True)]
 Policy = Literal["constant", "cosine", "one_cycle"]
+Precision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class TrainRecipe(Checked):
     """Micro-batches: number of parts into which each process splits its share of a batch, to save memory."""
     recompute: bool = False
     """Compute activations again in the backward pass: about a third of the memory, at 1.3 times the time. Only for "unet"."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Precision = "no"
     """Mixed precision, by accelerate. Noise and loss stay in float32."""
     compile: bool = False
     """Compile the network with torch.compile; trains without it, with a warning, where no compiler is found."""
