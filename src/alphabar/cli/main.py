@@ -25,8 +25,8 @@ app = App(
 )
 for command in (
     images.demo, images.data, train.train, train.recipes, images.sample, scores.ema, train.experiment, samplers.samplers,
-    samplers.tune, scores.score, scores.compare, samplers.sweep, runs.export, scores.loss, images.app, runs.sync, runs.report, runs.app,
-    extractor.app,
+    samplers.tune, scores.score, scores.compare, samplers.sweep, runs.export, scores.loss, images.app, runs.sync, runs.report,
+    runs.app, extractor.app,
 ):  # fmt: skip
     app.command(command if isinstance(command, App) else checks_numbers(command))
 
