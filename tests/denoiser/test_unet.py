@@ -6,7 +6,7 @@ from alphabar.denoiser.unet import UNet
 
 
 def trained_a_little(channels: int) -> UNet:
-    """A network whose output is not zero, as it is before training."""
+    """A network with random weights everywhere: that of a new one gives zero."""
     torch.random.manual_seed(0)
     network = UNet(channels, patch=2, channels=(16, 16), blocks=1, attention=(1,), embedding=16)
     for p in network.parameters():

@@ -13,7 +13,7 @@ from alphabar.data.image_set import ImageSet
 from alphabar.training import auto
 from alphabar.training.auto import activation_bytes, auto_recipe, bf16_agrees, network_for
 from alphabar.training.config import Recipe, TrainRecipe
-from alphabar.training.initial_model import untrained_model
+from alphabar.training.initial_model import copy_weights, untrained_model
 from alphabar.training.stream import Batch
 
 
@@ -152,8 +152,8 @@ def test_keys_set_by_hand_are_kept(tmp_path: Path) -> None:
 def test_fine_tuning_takes_the_network_of_the_initial_model(tmp_path: Path) -> None:
     images = noise(tmp_path, (30, 28, 28, 1))
     found = auto_recipe(images, Recipe(), {"train": {"images": 64, "init_from": "bundled"}})
-    model = alphabar.train(found.recipe, tmp_path / "run", images=images, progress=False)
-    assert model.spec["arguments"] == alphabar.load_model("bundled").spec["arguments"]
+    bundled = alphabar.load_model("bundled")
+    assert copy_weights(untrained_model(found.recipe, images), "bundled") == bundled.fingerprint  # refuses another network
 
 
 @pytest.mark.parametrize(

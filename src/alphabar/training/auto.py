@@ -96,7 +96,7 @@ class AutoRecipe:
             + (", activations computed twice to save some" if train.recompute else "")
             + (f", batches in {train.accumulate} parts" if train.accumulate > 1 else "") + ".",
             f"First loss and samples after about {duration(first)}.",
-            *(["The images are augmented, and the network is told how (train.augment)."] if train.augment else []),
+            *(["The images are augmented; the network gets the augmentation as input (train.augment)."] if train.augment else []),
         ]  # fmt: skip
 
 

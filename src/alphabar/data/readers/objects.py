@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphabar.data.cache import Decoded, Source, blob_key, check_labels
+from alphabar.data.cache import Decoded, Source, blob_key
+from alphabar.data.labels import NAMES as LABEL_NAMES
+from alphabar.data.labels import numbered
 from alphabar.data.readers.arrays import Array, decoded_from_array, slices
 from alphabar.data.readers.encoded import decoded_from_blobs
 from alphabar.data.values import Reading
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values")
-LABEL_KEYS = ("label", "labels", "class", "target", "fine_label")
 WANTED = (
     "wanted a NumPy array or torch tensor of images, or a list, torch Dataset or Hugging Face Dataset whose items are images, "
     "pairs (image, label) or dictionaries with 'image' and 'label', an image being an array, a tensor, a PIL image or a path"
@@ -49,8 +50,8 @@ def find_in_memory(images: Any, labels: Any, reading: Reading) -> Source:
             yield f"{place}, item {k}", _encoded(_parts(images[k], place)[0], f"{place}, item {k}")
 
     def build() -> Decoded:
-        checked = None if given is None else check_labels(given, len(images), classes, f"labels of {place}")
-        return decoded_from_blobs(blobs, checked, classes, place, reading)
+        checked = (None, None) if given is None else numbered(given, len(images), classes, f"labels of {place}")
+        return decoded_from_blobs(blobs, *checked, place, reading)
 
     return Source(place, lambda: blob_key("objects", (data for _, data in blobs()), _extra(given, classes, reading)), build)
 
@@ -59,16 +60,16 @@ def _arrays(
     array: NDArray[Any], labels: NDArray[Any] | None, classes: tuple[str, ...] | None, reading: Reading, place: str
 ) -> Source:
     def build() -> Decoded:
-        checked = None if labels is None else check_labels(labels, len(array), classes, f"labels of {place}")
+        checked = (None, None) if labels is None else numbered(labels, len(array), classes, f"labels of {place}")
         whole = Array(array.shape, array.dtype, lambda: slices(array))
-        return decoded_from_array(whole, checked, classes, reading, place)
+        return decoded_from_array(whole, *checked, reading, place)
 
     about = [str(array.shape), array.dtype.str, *_extra(labels, classes, reading)]
     return Source(place, lambda: blob_key("array", (np.ascontiguousarray(b).tobytes() for b in slices(array)), about), build)
 
 
 def _extra(labels: NDArray[Any] | None, classes: Sequence[str] | None, reading: Reading) -> list[str]:
-    return [*(classes or ()), "" if labels is None else labels.tobytes().hex(), *reading.key()]
+    return [*(classes or ()), "" if labels is None else repr(labels.tolist()), *reading.key()]
 
 
 def _as_array(image: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
@@ -97,7 +98,7 @@ def _parts(item: Any, place: str) -> tuple[Any, Any]:
     image, label = item, None
     if isinstance(item, Mapping):
         image = next((item[k] for k in IMAGE_KEYS if k in item), None)
-        label = next((item[k] for k in LABEL_KEYS if k in item), None)
+        label = next((item[k] for k in LABEL_NAMES if k in item), None)
         if image is None:
             raise TypeError(f"{place} has items with the keys {', '.join(map(str, item))}: {WANTED}")
     elif isinstance(item, (tuple, list)) and len(item) > 0:
@@ -127,7 +128,7 @@ def _class_names(images: Any) -> tuple[str, ...] | None:
     """The names of the classes, as Hugging Face's features and torchvision's data sets hold them."""
     features = getattr(images, "features", None)
     if isinstance(features, Mapping):
-        named = [features[k] for k in LABEL_KEYS if hasattr(features.get(k), "names")]
+        named = [features[k] for k in LABEL_NAMES if hasattr(features.get(k), "names")]
         return tuple(map(str, named[0].names)) if named else None
     classes = getattr(images, "classes", None)
     return tuple(map(str, classes)) if isinstance(classes, Sequence) and not isinstance(classes, str) else None
