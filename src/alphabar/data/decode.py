@@ -199,7 +199,8 @@ def _in_srgb(im: Image.Image) -> Image.Image:
         source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
         if source.profile.xcolor_space.strip() != "RGB":
             return im
-        if np.abs(np.subtract(ImageCms.profileToProfile(_PROBE, source, srgb), _PROBE, dtype=np.int16)).max() <= 2:
+        probe, seen = (np.asarray(i, np.int16) for i in (_PROBE, ImageCms.profileToProfile(_PROBE, source, srgb)))
+        if np.abs(seen - probe).max() <= 2:
             return im  # sRGB itself, but for rounding: the values of the file
         colour = im.convert("RGBA" if im.has_transparency_data else "RGB")
         return ImageCms.profileToProfile(colour, source, srgb) or colour

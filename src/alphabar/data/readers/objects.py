@@ -50,8 +50,9 @@ def find_in_memory(images: Any, labels: Any, reading: Reading) -> Source:
             yield f"{place}, item {k}", _encoded(_parts(images[k], place)[0], f"{place}, item {k}")
 
     def build() -> Decoded:
-        checked = (None, None) if given is None else numbered(given, len(images), classes, f"labels of {place}")
-        return decoded_from_blobs(blobs, *checked, place, reading)
+        if given is None:
+            return decoded_from_blobs(blobs, None, None, place, reading)
+        return decoded_from_blobs(blobs, *numbered(given, len(images), classes, f"labels of {place}"), place, reading)
 
     return Source(place, lambda: blob_key("objects", (data for _, data in blobs()), _extra(given, classes, reading)), build)
 
@@ -60,9 +61,10 @@ def _arrays(
     array: NDArray[Any], labels: NDArray[Any] | None, classes: tuple[str, ...] | None, reading: Reading, place: str
 ) -> Source:
     def build() -> Decoded:
-        checked = (None, None) if labels is None else numbered(labels, len(array), classes, f"labels of {place}")
         whole = Array(array.shape, array.dtype, lambda: slices(array))
-        return decoded_from_array(whole, *checked, reading, place)
+        if labels is None:
+            return decoded_from_array(whole, None, None, reading, place)
+        return decoded_from_array(whole, *numbered(labels, len(array), classes, f"labels of {place}"), reading, place)
 
     about = [str(array.shape), array.dtype.str, *_extra(labels, classes, reading)]
     return Source(place, lambda: blob_key("array", (np.ascontiguousarray(b).tobytes() for b in slices(array)), about), build)
