@@ -7,6 +7,7 @@ from alphabar.core.files import append_jsonl
 from alphabar.core.messages import say
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.sampling.guidance import every_class
+from alphabar.sampling.preview import check_steps
 from alphabar.sampling.sample import sample
 from alphabar.training.hooks import Hook, Training
 
@@ -26,8 +27,19 @@ class ScoreSamples(Hook):
         seed: Of the samples.
     """
 
+    watches = "score"
+
     def __init__(self, evaluator: ImageEval, every: int, n: int = 1024, steps: int = 25, seed: int = 1) -> None:
         self.evaluator, self.every, self.n, self.steps, self.seed = evaluator, every, n, steps, seed
+
+    def check(self, training: Training) -> None:
+        """Raises ValueError where the samples could not be scored; warns where the floor will be of fewer images."""
+        check_steps(training.ema, self.steps)
+        try:
+            self.evaluator.check_model(training.ema, self.n, METRICS)
+        except ValueError as e:
+            raise ValueError(f"watch.score_n {self.n}: {e}; --watch.score-every 0 trains without scores") from None
+        self.evaluator.warn_of_floor(self.n)
 
     def on_interval(self, training: Training) -> None:
         with processes.alone():  # hooks run in process 0

@@ -179,12 +179,25 @@ class ImageEval:
         """Raises the ValueError that `measure` would raise for n images of shape (c, h, w) and that dtype."""
         c, h, w = shape
         opened, _ = self._open(np.zeros((1, h, w, c), dtype))
-        self._check(np.broadcast_to(np.asarray(opened), (n, h, w, c)), metrics)
+        one = np.asarray(opened)
+        self._check(np.broadcast_to(one, (n, h, w, c)) if n > 0 else one[:0], metrics)
+        self.extractor.features(one)  # raises for images that it does not take
 
     def check_model(self, model: Any, n: int, metrics: Sequence[str]) -> None:
         """Raises the ValueError that `measure` would raise for n samples of a model, before any is drawn."""
         (c, h, w), crop = model.image_shape, 2 * int(getattr(model, "crop", 0))
         self.check_shape((c, h - crop, w - crop), getattr(model, "pixels", "uint8"), n, metrics)
+
+    def warn_of_floor(self, n: int) -> int:
+        """The number of images that the floor of n images is taken at, with a warning where that is less than n."""
+        floor_n = min(n, len(self.real.pool))
+        if floor_n < n:
+            warnings.warn(
+                f"the floor is taken at {floor_n} images, not at {n}: no more real images lie outside the reference "
+                f"({self.real.pool_source}); pass floor_images=... with {n} of them, or score {floor_n} images",
+                stacklevel=5,
+            )
+        return floor_n
 
     def _check(self, images: ImageSet | Pixels, metrics: Sequence[str]) -> None:
         if bad := [m for m in metrics if m not in METRICS]:
@@ -233,13 +246,7 @@ class ImageEval:
 
     def _score_features(self, side: FeatureSet, fields: Mapping[str, Any], metrics: Sequence[str]) -> Measured:
         real, n = self.real, len(side)
-        floor_n = min(n, len(real.pool))
-        if floor_n < n:
-            warnings.warn(
-                f"the floor is taken at {floor_n} images, not at {n}: no more real images lie outside the reference "
-                f"({real.pool_source}); pass floor_images=... with {n} of them, or score {floor_n} images",
-                stacklevel=4,
-            )
+        floor_n = self.warn_of_floor(n)
         found = self._estimates(side, metrics)
         scores = {}
         for metric in metrics:

@@ -9,6 +9,8 @@ from alphabar.core.outputs import save_picture
 from alphabar.data.contact_sheet import shown
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.model import Model
+from alphabar.sampling.options import SampleOptions
+from alphabar.sampling.resolved import resolve_options
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.trajectory import spread_out
@@ -29,8 +31,15 @@ class Preview(Hook):
     classes in turn for a conditional model. samples/trajectory.npz has x0_hat of the first 8, of the latest preview only: it
     shows how the images form, and costs no network calls."""
 
+    watches = "preview"
+
     def __init__(self, every: int, n: int = 64, steps: int = 25, seed: int = 0, first: int = 0) -> None:
         self.every, self.n, self.steps, self.seed, self.first = every, n, steps, seed, first
+
+    def check(self, training: Training) -> None:
+        if self.n < 1:
+            raise ValueError(f"watch.preview_n {self.n}: give 1 or more images, or --watch.preview-every 0 for no previews")
+        check_steps(training.ema, self.steps)
 
     def on_interval(self, training: Training) -> None:
         first = min(self.n, WATCHED)
@@ -50,6 +59,14 @@ class Preview(Hook):
                 "image": list(shown(images[:1]).shape[1:3]),
             },
         )  # fmt: skip
+
+
+def check_steps(model: Model, steps: int) -> None:
+    """Raises ValueError where a model cannot be sampled by DDIM in so many steps of a preview or of a score."""
+    try:
+        resolve_options(model, SampleOptions(steps=steps))
+    except ValueError as e:
+        raise ValueError(f"watch.preview_steps {steps}: {e}") from None
 
 
 def _drawn(model: Model, rows: Sequence[int], steps: int, seed: int, keep: Sequence[int] = ()) -> Samples:

@@ -5,6 +5,7 @@ optimizer.safetensors  moments of the optimiser   state.json        images seen,
 averages.safetensors   power-function averages, where the run keeps snapshots of them
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -85,11 +86,18 @@ def _checksum(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def copy_checkpoint(source: Path, target: Path) -> None:
-    """Makes `target` a copy of the checkpoint `source`, whole or not at all."""
-    with room_for(target), _replacing_folder(target) as part:
-        shutil.copytree(source, part, dirs_exist_ok=True)
-    shutil.rmtree(_earlier(target), ignore_errors=True)
+def remove_earlier(folder: Path) -> None:
+    """Removes FOLDER.old, the checkpoint that stood at `folder` before."""
+    shutil.rmtree(_earlier(folder), ignore_errors=True)
+
+
+def best_figures(run: Run, fingerprint: str) -> dict[str, float]:
+    """The lowest figures that were known when checkpoints/best of this training was saved; none where there is no such one."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        state = json.loads((find_checkpoint(run.checkpoint("best")) / "state.json").read_text(encoding="utf-8"))
+        if state.get("fingerprint") == fingerprint:
+            return dict(state.get("best", {}))
+    return {}
 
 
 @contextmanager

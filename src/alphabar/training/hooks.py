@@ -1,5 +1,7 @@
 """Hooks: what else happens during training (previews, scores, tracking). Subclass Hook and override what you need."""
 
+import contextlib
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +36,18 @@ class Training:
         """Appends an event, with images and steps so far, to the run's events.jsonl."""
         self.run.event(kind, images=self.images, step=self.step, **values)
 
+    def failed(self, what: str, error: Exception) -> None:
+        """Warns that something which training can do without has failed, and keeps it as the event `failed`."""
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(f"after {self.images} images there is no {what}: {why}. Training goes on", stacklevel=3)
+        with contextlib.suppress(OSError):  # of a full disk, which may be why it failed
+            self.report("failed", what=what, why=why)
+
     def improved(self, figure: str, value: float) -> bool:
-        """Whether `value` is the lowest of its figure so far; if so, it is stored in `best`."""
+        """Whether `value` is the lowest of its figure so far; if so, it is stored in `best`.
+
+        The checkpoint of the lowest "fid", or without one of the lowest "heldout_loss", is saved as checkpoints/best.
+        """
         better = value < self.best.get(figure, float("inf"))
         if better:
             self.best[figure] = value
@@ -44,10 +56,19 @@ class Training:
 
 class Hook:
     """Does nothing. `on_interval` is called after every `every` images and at the end; with 0 only there. With `first`, it is
-    called after so many images too, and after 2, 4, 8, ... times as many while that is less than `every`."""
+    called after so many images too, and after 2, 4, 8, ... times as many while that is less than `every`.
+
+    watches: what training can do without ("preview"): where `on_interval` fails, training warns, keeps the event `failed`, and
+    goes on. Empty: its error ends the training.
+    """
 
     every: int = 0
     first: int = 0
+    watches: str = ""
+
+    def check(self, training: Training) -> None:
+        """Called before the first step and before anything is written: raises what `on_interval` is bound to raise. In a resumed
+        run, an error of a hook that watches leaves that hook out."""
 
     def on_start(self, training: Training) -> None: ...
 
@@ -62,6 +83,8 @@ class Hook:
 class HeldOutLoss(Hook):
     """The held-out loss (validation loss): loss of the averaged model on images that are never trained on, in all and in five
     bands of noise level. Levels and noise are the same every time, so that values of one run can be compared."""
+
+    watches = "held-out loss"
 
     def __init__(self, every: int, n: int = 512, batch: int = 128) -> None:
         self.every, self.n, self.batch = every, n, batch
@@ -81,4 +104,5 @@ class HeldOutLoss(Hook):
             for rows in sigma.argsort().chunk(5)
         ]
         training.improved("heldout_loss", value := float(loss.mean()))
-        training.report("heldout", loss=value, se=float(loss.std() / n**0.5), n=n, bands=bands)
+        se = float(loss.std() / n**0.5) if n > 1 else None
+        training.report("heldout", loss=value, se=se, n=n, bands=bands)

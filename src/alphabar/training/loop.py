@@ -6,7 +6,7 @@ A resumed run continues exactly where it stopped, and every number of processes 
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from alphabar.core.progress import track
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.denoiser.model import Model
-from alphabar.training.checkpoint import SNAPSHOTS, Checkpoint, copy_checkpoint, last_good
+from alphabar.training.checkpoint import SNAPSHOTS, Checkpoint, best_figures, last_good, remove_earlier
 from alphabar.training.config import TrainRecipe
 from alphabar.training.ema import save_snapshots
 from alphabar.training.hooks import Hook, Training
@@ -45,7 +45,7 @@ def train(
         run: the folder that receives events, snapshots and checkpoints.
         labels: class of every image in `pixels`; required by a conditional model.
         heldout, heldout_labels: images, without padding, on which hooks measure the held-out loss (validation loss).
-        hooks: called by the main process; see `Hook`.
+        hooks: called by the main process; see `Hook`. Their checks and `on_start` come before anything is written into `run`.
         resume: continue from the run's last checkpoint.
         fingerprint: of recipe and images (`Recipe.fingerprint`); stored in checkpoints.
 
@@ -115,7 +115,10 @@ class _Loop:
         self.fingerprint = fingerprint
         state.images, state.step = stored.get("images", 0), stored.get("step", 0)
         state.best = dict(stored.get("best", {}))
-        self.best_kept = dict(state.best)  # figures of the checkpoint in checkpoints/best
+        if stored or fingerprint:  # a checkpoint that is ahead of the one to resume from stays the best until a better one is found
+            for figure, value in best_figures(state.run, fingerprint).items():
+                state.best[figure] = min(value, state.best.get(figure, math.inf))
+        self.best_seen = dict(state.best)
         self.total_steps = math.ceil(self.recipe.images / self.recipe.batch)
         self.monitor = LossMonitor()
         self.losses: list[Tensor] = []  # since the last record
@@ -124,6 +127,7 @@ class _Loop:
 
     def run(self, stream: Stream, progress: bool) -> Model:
         state, trainer, batch = self.state, self.trainer, self.recipe.batch
+        self._check_hooks()
         for hook in self.hooks:
             hook.on_start(state)
         steps = range(state.step, self.total_steps)
@@ -152,18 +156,45 @@ class _Loop:
     def done(self) -> bool:
         return self.state.step == self.total_steps
 
+    def _check_hooks(self) -> None:
+        for hook in list(self.hooks):
+            try:
+                hook.check(self.state)
+            except Exception as e:
+                if not (hook.watches and self.state.step):  # a new run that is bound to fail is not started
+                    raise
+                self.state.failed(hook.watches, e)
+                self.hooks.remove(hook)
+
+    def _call_hooks(self) -> bool:
+        """Calls the hooks that are due. Whether one has found the best figure so far."""
+        due = any(self._due(hook.every, hook.first) for hook in self.all_hooks)
+        if due:
+            self.trainer.refresh_sampling_model()
+        for hook in self.hooks:
+            if self._due(hook.every, hook.first):
+                try:
+                    hook.on_interval(self.state)
+                except Exception as e:
+                    if not hook.watches:
+                        raise
+                    self.state.failed(hook.watches, e)
+        best, seen = self.state.best, self.best_seen
+        figure = _figure(best)
+        better, self.best_seen = best.get(figure, math.inf) < seen.get(figure, math.inf), dict(best)
+        return self._any_process(better) if due else better
+
     def _after_step(self, stopping: bool) -> None:
-        """What is due after a step: a record of the loss, hooks, a snapshot, a checkpoint."""
+        """What is due after a step: a record of the loss, hooks, a snapshot, checkpoints."""
         recipe, state = self.recipe, self.state
         saving = self._due(recipe.checkpoint_every) or stopping
         snapshot = recipe.ema_snapshots > 0 and self._due(math.ceil(recipe.images / recipe.ema_snapshots))
         if saving or snapshot or self._due(recipe.log_every):  # no weights are written before their loss was checked
             self._record_loss()
-        if any(self._due(hook.every, hook.first) for hook in self.all_hooks):
-            self.trainer.refresh_sampling_model()
-        for hook in self.hooks:
-            if self._due(hook.every, hook.first):
-                hook.on_interval(state)
+        if self._call_hooks():
+            if self.losses:
+                self._record_loss()
+            self._save("best")
         if snapshot and (averages := self.trainer.averages):
             save_snapshots(state.run.path / SNAPSHOTS, averages, state.model.spec, state.images, write=self.trainer.main)
         if saving:
@@ -179,11 +210,11 @@ class _Loop:
         doubled = first > 0 and now < every and (before // first).bit_length() != (now // first).bit_length()
         return self.done or doubled or (every > 0 and before // every != now // every)
 
-    def _any_process(self, stop: bool) -> bool:
-        """Whether a signal reached any process: all must stop at the same step."""
+    def _any_process(self, yes: bool) -> bool:
+        """Whether `yes` is true in any process: all must stop, and save, at the same step."""
         if self.trainer.world == 1:
-            return stop
-        return bool(self.trainer.accelerator.reduce(torch.tensor(float(stop), device=self.trainer.device)) > 0)
+            return yes
+        return bool(self.trainer.accelerator.reduce(torch.tensor(float(yes), device=self.trainer.device)) > 0)
 
     def _record_loss(self) -> None:
         """Writes the mean loss since the last record. Raises Diverged, or warns, where `LossMonitor` says so."""
@@ -210,19 +241,17 @@ class _Loop:
                 stacklevel=2,
             )
 
-    def _save(self) -> None:
-        """Writes checkpoints/last, and copies it to checkpoints/best where it has the lowest FID or held-out loss so far."""
-        state = self.state
+    def _save(self, name: str = "last") -> None:
+        """Writes checkpoints/last, or checkpoints/best, whose own weights have the lowest FID (or held-out loss) measured."""
+        state, figure = self.state, _figure(self.state.best)
         position = {"images": state.images, "step": state.step, "fingerprint": self.fingerprint, "best": state.best}
-        self.trainer.save(state.run.checkpoint(), {**position, "seconds": self._seconds()})
-        if not self.trainer.main:
-            return
-        state.report("checkpoint")
-        figure = "fid" if "fid" in state.best else "heldout_loss"  # by FID where a hook scores it
-        if (value := state.best.get(figure, math.inf)) != self.best_kept.get(figure, math.inf):
-            self.best_kept[figure] = value
-            copy_checkpoint(state.run.checkpoint(), state.run.checkpoint("best"))
-            state.report("best", **{figure: value})
+        position |= {"best_by": figure} if name == "best" else {}
+        self.trainer.save(state.run.checkpoint(name), {**position, "seconds": self._seconds()})
+        if name == "last":
+            self._report("checkpoint")
+        elif self.trainer.main:
+            remove_earlier(state.run.checkpoint(name))
+            state.report("best", **{figure: state.best[figure]})
 
     def _seconds(self) -> float:
         """Seconds of training, earlier sessions included."""
@@ -232,3 +261,8 @@ class _Loop:
         """Writes an event from the main process."""
         if self.trainer.main:
             self.state.report(kind, **values)
+
+
+def _figure(best: Mapping[str, float]) -> str:
+    """The figure that decides which checkpoint is the best: FID where a hook has scored it."""
+    return "fid" if "fid" in best else "heldout_loss"
