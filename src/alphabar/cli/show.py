@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from alphabar.core.files import finite
 from alphabar.core.messages import cells, console, printable, say
 
 
 def as_json_line(value: Any) -> None:
-    print(json.dumps(value))
+    print(json.dumps(finite(value), allow_nan=False))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,7 @@ def train(
     image_set: str,
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     out: Path,
-    recipe: str = "garments",
+    recipe: str | None = None,
     images: Count | None = None,
     seed: Seed | None = None,
     resume: bool = False,
@@ -50,15 +51,16 @@ def train(
     ```
 
     Every key of the recipe can be set as --section.key VALUE; --dry-run prints them all, and the cost of the run. Ctrl-C stops
-    with a checkpoint, and the same command with --resume continues from it.
+    with a checkpoint, and the same command with --resume continues from it: with the run's recipe, of which only [watch] and
+    track may be changed, and with its images, wherever they are now.
 
     Args:
         image_set: fashion_mnist, cifar10, a path, or hf:owner/name.
         out: the run folder.
-        recipe: garments, ddpm_v2, ddpm_v3, flow, or a TOML file.
+        recipe: garments (the default), ddpm_v2, ddpm_v3, flow, or a TOML file.
         images: budget in images, in place of the recipe's.
         seed: in place of the recipe's.
-        resume: continue from the run's last checkpoint; the recipe is the run's.
+        resume: continue from the run's last checkpoint; what is not named here comes from the run.
         dry_run: print the resolved recipe and the cost, and train nothing.
     """
     from alphabar.core.run import Run
@@ -67,12 +69,13 @@ def train(
     from alphabar.verbs.train import train
 
     _check_options(tokens)
-    source: str | Path = recipe
-    if resume:
+    source: str | Path = recipe or "garments"
+    if resume and not Run(out).recipe.exists():
+        raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to start one")
+    if resume and recipe is None:
         source = Run(out).recipe
-        if not source.exists():
-            raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to start one")
-    settings = [*tokens, *([] if resume else ["--data.set", image_set]), *reading.settings()]
+    named = ["--data.set", image_set]  # typed twice, it may stand only once
+    settings = [*tokens, *([] if named in map(list, pairwise(tokens)) else named), *reading.settings()]
     settings += [] if images is None else ["--train.images", str(images)]
     settings += [] if seed is None else ["--train.seed", str(seed)]
     resolved = resolve(source, settings)

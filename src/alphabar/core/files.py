@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import platform
 import re
@@ -146,11 +147,20 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
         np.savez(file, **arrays)
 
 
+def finite(value: Any) -> Any:
+    """Plain data in which NaN and infinity, which JSON does not have, are None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Appends one line of JSON, or nothing where the disk is full. `read_jsonl` skips a line that a crash has truncated."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with room_for(path), path.open("ab+", buffering=0) as file:
-        end, line = file.seek(0, os.SEEK_END), json.dumps(row).encode() + b"\n"
+        end, line = file.seek(0, os.SEEK_END), json.dumps(finite(row), allow_nan=False).encode() + b"\n"
         if end:
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line

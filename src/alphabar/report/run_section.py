@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.files import finite
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES
 from alphabar.report.png import fitted, read_png, uri
 from alphabar.report.svg import Level, Line, Plot, plot
@@ -39,7 +40,8 @@ def run_section(run: RunData, name: str, key: str, index: int, *, sheets: int, m
         "name": name, "key": key, "index": index, "path": str(run.path), "state": state(run), "missing": run.missing,
         "recipe": [(k, as_toml(v)) for k, v in run.recipe.items()], "facts": _facts(run.recipe), "data": run.data,
         "machine": run.machine, "machine_words": machine_words(run.machine),
-        "speed": statistics.median(speeds) if speeds else None, "heldout": known[-1] if known else None, "fids": len(fids),
+        "speed": statistics.median(speeds) if speeds else None, "fids": len(fids),
+        "heldout": finite(known[-1]) if known else None,
         "best_fid": _score(min(fids, key=lambda row: row["value"])) if fids else None,
         "plots": _plots(run, key, losses, heldout, known),
         "previews": [_preview(*run.previews[k], most) for k in picked[-sheets:]], "preview_count": len(run.previews),

@@ -75,14 +75,16 @@ def _read(path: Path, name: str) -> RunData:
         missing.append("There is no recipe.toml, so what was trained is not known.")
     except (OSError, ValueError, RecursionError) as e:
         missing.append(f"recipe.toml cannot be read ({e}).")
+    events = _rows(run.events, missing, "There is no events.jsonl: nothing was logged, or training never started.")
+    failed = [f"No {e.get('what')} after {e.get('images')} images: {e.get('why')}." for e in events if e.get("event") == "failed"]
     return RunData(
         path, name, recipe,
         machine=read_record(path / "machine.json", missing, "There is no machine.json, so the machine is not known."),
         data=without_places(read_record(path / "data.json", missing)),
-        events=_rows(run.events, missing, "There is no events.jsonl: nothing was logged, or training never started."),
+        events=events, missing=missing + failed,
         scores=_rows(run.scores, missing), previews=_previews(run.samples), comparisons=_rows(run.comparisons, missing),
         sweeps=sorted(protocol.parent for protocol in (path / "sweeps").glob("*/protocol.json")),
-        experiment=above if (above / OUTCOME).exists() and (above / "experiment.json").exists() else None, missing=missing,
+        experiment=above if (above / OUTCOME).exists() and (above / "experiment.json").exists() else None,
     )  # fmt: skip
 
 

@@ -36,13 +36,6 @@ class Training:
         """Appends an event, with images and steps so far, to the run's events.jsonl."""
         self.run.event(kind, images=self.images, step=self.step, **values)
 
-    def failed(self, what: str, error: Exception) -> None:
-        """Warns that something which training can do without has failed, and keeps it as the event `failed`."""
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(f"after {self.images} images there is no {what}: {why}. Training goes on", stacklevel=3)
-        with contextlib.suppress(OSError):  # of a full disk, which may be why it failed
-            self.report("failed", what=what, why=why)
-
     def improved(self, figure: str, value: float) -> bool:
         """Whether `value` is the lowest of its figure so far; if so, it is stored in `best`.
 
@@ -52,6 +45,14 @@ class Training:
         if better:
             self.best[figure] = value
         return better
+
+
+def failed(run: Run, what: str, error: Exception, then: str, images: int = 0) -> None:
+    """Warns that something which training can do without has failed, and keeps it as the event `failed`."""
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    warnings.warn(f"no {what} after {images} images: {why}. {then}", stacklevel=3)
+    with contextlib.suppress(OSError):  # of a full disk, which may be why it failed
+        run.event("failed", images=images, what=what, why=why)
 
 
 class Hook:

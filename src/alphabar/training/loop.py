@@ -22,7 +22,7 @@ from alphabar.denoiser.model import Model
 from alphabar.training.checkpoint import SNAPSHOTS, Checkpoint, best_figures, last_good, remove_earlier
 from alphabar.training.config import TrainRecipe
 from alphabar.training.ema import save_snapshots
-from alphabar.training.hooks import Hook, Training
+from alphabar.training.hooks import Hook, Training, failed
 from alphabar.training.step import Trainer
 from alphabar.training.stopping import REMEDIES, Diverged, LossMonitor, stop_signals
 from alphabar.training.stream import Indices, Stream, pad_pixels, prefetched
@@ -115,7 +115,7 @@ class _Loop:
         self.fingerprint = fingerprint
         state.images, state.step = stored.get("images", 0), stored.get("step", 0)
         state.best = dict(stored.get("best", {}))
-        if stored or fingerprint:  # a checkpoint that is ahead of the one to resume from stays the best until a better one is found
+        if stored or fingerprint:  # checkpoints/best may be ahead of the checkpoint to resume from
             for figure, value in best_figures(state.run, fingerprint).items():
                 state.best[figure] = min(value, state.best.get(figure, math.inf))
         self.best_seen = dict(state.best)
@@ -163,8 +163,11 @@ class _Loop:
             except Exception as e:
                 if not (hook.watches and self.state.step):  # a new run that is bound to fail is not started
                     raise
-                self.state.failed(hook.watches, e)
+                self._failed(hook, e)
                 self.hooks.remove(hook)
+
+    def _failed(self, hook: Hook, error: Exception) -> None:
+        failed(self.state.run, hook.watches, error, "Training goes on", self.state.images)
 
     def _call_hooks(self) -> bool:
         """Calls the hooks that are due. Whether one has found the best figure so far."""
@@ -178,7 +181,7 @@ class _Loop:
                 except Exception as e:
                     if not hook.watches:
                         raise
-                    self.state.failed(hook.watches, e)
+                    self._failed(hook, e)
         best, seen = self.state.best, self.best_seen
         figure = _figure(best)
         better, self.best_seen = best.get(figure, math.inf) < seen.get(figure, math.inf), dict(best)

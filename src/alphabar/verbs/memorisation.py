@@ -1,5 +1,7 @@
 """Signs of memorisation in a run: the `loss` of held-out and of training images, and copies of training images in samples."""
 
+import contextlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample_set import SampleSet, check_value_range
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
+from alphabar.verbs.train import images_of, limited
 
 
 class TrainingImages(NamedTuple):
@@ -35,23 +38,34 @@ class TrainingImages(NamedTuple):
     flip: bool
 
 
-def training_images(run: Path | None, trained_on: str, reading: Mapping[str, Any] | None) -> TrainingImages:
+def training_images(run: str | Path | None, trained_on: str, reading: Mapping[str, Any] | None) -> TrainingImages:
     """The images of the set `trained_on`, split by content as `train` splits them.
 
     Args:
-        run: a run folder. If it was trained on this set, its recipe gives the limit, the held-out share, the way of reading
-            and the mirroring. None or another run: the defaults of a recipe.
+        run: a run, or a checkpoint in it. If it was trained on these images, wherever they are now, its recipe gives the limit,
+            the held-out share, the way of reading and the mirroring. None or other images: the defaults of a recipe, which
+            is said on stderr.
         trained_on: SET[:SPLIT].
         reading: options of `load`, where the recipe does not give them.
     """
-    options, limit, fraction, flip = dict(reading or {}), 0, HOLDOUT, False
-    if run is not None and Run(run).recipe.exists():
-        recipe = resolve(Run(run).recipe, [])
-        if parse_set(trained_on) == (recipe.data.set, "train"):
-            options, limit = recipe.data.reading(), recipe.data.limit
-            fraction, flip = recipe.data.holdout, recipe.train.flip
-    images = load(*parse_set(trained_on), **options).limited(limit)
-    return TrainingImages(images, *holdout(images.pixels, fraction, hashes=images.hashes), flip)
+    name, split = parse_set(trained_on)
+    path = None if run is None else Path(run).absolute()
+    folder = next((p for p in (path, *path.parents[:3]) if Run(p).recipe.exists()), None) if path else None
+    known = None if folder is None else images_of(folder)
+    if folder is not None:
+        recipe = resolve(Run(folder).recipe)
+        with contextlib.suppress(ValueError):  # other images may not be readable in the way of the run's
+            images = limited(load(name, split, **recipe.data.reading()), recipe.data.limit, known)
+            if known == images.fingerprint or (known is None and (name, split) == (recipe.data.set, "train")):
+                parts = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
+                return TrainingImages(images, *parts, recipe.train.flip)
+    images = load(name, split, **dict(reading or {}))
+    if str(run) != "bundled":
+        whose = (
+            "the run behind the samples is not known" if run is None else f"{run} was trained on other images than {trained_on}"
+        )
+        print(f"{whose}: {HOLDOUT:.0%} of the images of {trained_on} are taken to be held out, the usual share", file=sys.stderr)
+    return TrainingImages(images, *holdout(images.pixels, HOLDOUT, hashes=images.hashes), False)
 
 
 def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> DenoisingLoss:

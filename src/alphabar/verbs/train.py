@@ -1,10 +1,13 @@
 """`train`: a model trained by a recipe into a run folder, with previews, scores and tracking on the way."""
 
+import contextlib
+import errno
 import json
+import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,9 @@ from alphabar.features.load import load_extractor
 from alphabar.sampling.preview import Preview
 from alphabar.tracking.hook import Tracking
 from alphabar.training.checkpoint import has_checkpoint
-from alphabar.training.config import Recipe
-from alphabar.training.hooks import HeldOutLoss, Hook, Training
+from alphabar.training.config import NO_EFFECT_ON_WEIGHTS, Recipe, resolve
+from alphabar.training.ema import LENGTHS
+from alphabar.training.hooks import HeldOutLoss, Hook, Training, failed
 from alphabar.training.initial_model import copy_weights, cost_of_model, untrained_model
 from alphabar.training.loop import train as train_loop
 
@@ -50,7 +54,8 @@ def train(
     Args:
         recipe: everything that decides the run; see `resolve`.
         out: the run folder.
-        resume: continue from the run's last checkpoint. A run that was stopped before its first checkpoint starts again.
+        resume: continue from the run's last checkpoint, with the run's recipe and images; the images may have been moved or
+            renamed. A run that was stopped before its first checkpoint starts again.
         images: the training images; None loads the recipe's set.
         hooks: called in addition to those that the recipe's `watch` asks for.
         progress: show a progress bar.
@@ -60,6 +65,8 @@ def train(
 
     Raises:
         FileExistsError: where `out` already holds a run and resume is False, or other files of the names that a run has.
+        ValueError: before anything is written, where previews or scores are bound to fail, and where a run to resume has other
+            images or another value of a key that decides its weights.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; the run has a checkpoint and can be resumed.
         alphabar.training.stopping.Diverged: when the loss is NaN or explodes.
 
@@ -77,20 +84,22 @@ def train(
     with locked(run.path) if first else nullcontext():
         resume = _resuming(run, resume, first)
         tracking = Tracking(run, recipe.track) if first and recipe.track else None
-        image_set = recipe_images(recipe, images)
+        own = _of_run(run, recipe) if resume else recipe  # with the run's name of the set, which counts in the fingerprint
+        image_set = recipe_images(recipe, images, images_of(run.path) if resume else None)
+        if resume:
+            _check_images(run, recipe, image_set)
         if (note := unused_depth(image_set)) is not None:
             warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
         trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
         model = untrained_model(recipe, image_set)
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
-        watching = _watching(recipe, image_set, heldout)
         if first and recipe.train.warmup_images < recipe.train.warmup:
             warnings.warn(
                 f"train.warmup {recipe.train.warmup} is longer than half of train.images {recipe.train.images}: the learning "
                 f"rate rises over {recipe.train.warmup_images} images instead", stacklevel=2,
             )  # fmt: skip
-        about = _description(model, image_set, len(trained_on), len(heldout), source)
-        folder = [_NewFolder(recipe, about)] if first and not resume else []
+        files = {} if resume else _description(model, image_set, len(trained_on), len(heldout), source)
+        watching = [_Start(recipe, own, files), *_watching(recipe, own, image_set, heldout, run if resume else None)]
         try:
             return train_loop(
                 model,
@@ -101,9 +110,9 @@ def train(
                 labels=image_set.labels,
                 heldout=image_set.pixels[heldout[:MOST_HELDOUT]],
                 heldout_labels=None if image_set.labels is None else image_set.labels[heldout[:MOST_HELDOUT]],
-                hooks=[*watching, *folder, *hooks, *([tracking] if tracking else [])],
+                hooks=[*watching, *hooks, *([tracking] if tracking else [])],
                 resume=resume,
-                fingerprint=recipe.fingerprint(image_set.fingerprint),
+                fingerprint=own.fingerprint(image_set.fingerprint),
                 progress=progress,
             )
         finally:
@@ -111,10 +120,25 @@ def train(
                 tracking.end()
 
 
-def recipe_images(recipe: Recipe, images: ImageSet | None = None) -> ImageSet:
-    """The images that a recipe trains on and holds out: its set (or `images`), or `data.limit` of it."""
+def recipe_images(recipe: Recipe, images: ImageSet | None = None, known: str | None = None) -> ImageSet:
+    """The images that a recipe trains on and holds out: its set (or `images`), or `data.limit` of it.
+
+    Those are spread evenly over the set, in which the images of a class may stand next to each other.
+    """
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
-    return image_set.limited(recipe.data.limit)
+    return limited(image_set, recipe.data.limit, known)
+
+
+def limited(images: ImageSet, n: int, known: str | None = None) -> ImageSet:
+    """`ImageSet.limited`, or the first n images, as earlier versions took them, where those are a run's: `known`, a fingerprint."""
+    spread = images.limited(n)
+    if (
+        known not in (None, spread.fingerprint)
+        and n > 0
+        and (first := images.subset(range(min(n, len(images))))).fingerprint == known
+    ):
+        return first
+    return spread
 
 
 def _resuming(run: Run, resume: bool, first: bool) -> bool:
@@ -129,43 +153,122 @@ def _resuming(run: Run, resume: bool, first: bool) -> bool:
     return resume
 
 
-def _watching(recipe: Recipe, image_set: ImageSet, heldout: NDArray[np.int64]) -> list[Hook]:
-    """The hooks that a recipe asks for: held-out loss, previews, scores."""
+def of_set(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another name of its set, which may be the same images elsewhere."""
+    return replace(recipe, data=replace(recipe.data, set=name))
+
+
+def _of_run(run: Run, recipe: Recipe) -> Recipe:
+    """The recipe with the run's name of the set. Raises ValueError where another key that decides the weights differs."""
+    if not run.recipe.exists():
+        return recipe
+    stored = resolve(run.recipe)
+    now, then = (flat(json.loads(json.dumps(asdict(r)))) for r in (recipe, stored))
+    free = {"data.set", "track", *(f"train.{key}" for key in NO_EFFECT_ON_WEIGHTS)}
+    if differ := [k for k in then if now[k] != then[k] and k not in free and not k.startswith("watch.")]:
+        values = "; ".join(f"{key} {then[key]!r}, not {now[key]!r}" for key in differ)
+        raise ValueError(
+            f"{run.path} was started with {values}: leave {', '.join(differ)} out to continue it, or name another --out for a "
+            "new run"
+        )
+    return of_set(recipe, stored.data.set)
+
+
+def images_of(run: Path) -> str | None:
+    """The fingerprint of the images that a run was trained on and that it held out; None where it has no record of them."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found = json.loads((run / "data.json").read_text(encoding="utf-8")).get("fingerprint")
+        return found if isinstance(found, str) else None
+    return None
+
+
+def _check_images(run: Run, recipe: Recipe, image_set: ImageSet) -> None:
+    """Raises ValueError where these are not the images of the run, wherever they are and whatever they are called."""
+    if (known := images_of(run.path)) not in (None, image_set.fingerprint):
+        was = resolve(run.recipe).data.set
+        raise ValueError(
+            f"{recipe.data.set} holds other images ({len(image_set)}, fingerprint {image_set.fingerprint}) than those that "
+            f"{run.path} was trained on (from {was}, fingerprint {known}): name where these are now, or start a new run with "
+            "another --out"
+        )
+
+
+class _Start(Hook):
+    """Makes the folder of a new run, once everything that can be checked before the first step is checked; in a resumed run,
+    records where the images are now."""
+
+    def __init__(self, recipe: Recipe, own: Recipe, files: Mapping[str, Any]) -> None:
+        self.recipe, self.own, self.files = recipe, own, files
+
+    def check(self, training: Training) -> None:
+        """Raises OSError where the disk has no room for the checkpoints."""
+        nearest = next(p for p in (training.run.path.absolute(), *training.run.path.absolute().parents) if p.exists())
+        weights = 4 * sum(p.numel() for p in training.ema.parameters())
+        one = weights * (4 + (len(LENGTHS) if training.recipe.ema_snapshots else 0))  # weights, their average, two moments
+        kept = 1 if training.step else 4  # last, the one before it, best, and one that is being written
+        needed = kept * one + training.recipe.ema_snapshots * len(LENGTHS) * weights // 2
+        if needed > (free := shutil.disk_usage(nearest).free):
+            raise OSError(
+                errno.ENOSPC,
+                f"{training.run.path} needs about {needed / 2**20:.0f} MiB for checkpoints, and {free / 2**20:.0f} MiB are free: "
+                "make room, or name another --out",
+            )
+
+    def on_start(self, training: Training) -> None:
+        if self.files:
+            training.run.start(self.recipe.toml(places=False))
+            write_private(training.run.path, flat(asdict(self.recipe)))
+            for name, values in self.files.items():
+                write_atomically(training.run.path / name, json.dumps(values, indent=1) + "\n")
+        elif self.recipe.data.set != self.own.data.set:
+            training.report("moved", set=Path(self.recipe.data.set).name)
+
+
+def _watching(recipe: Recipe, own: Recipe, image_set: ImageSet, heldout: NDArray[np.int64], resumed: Run | None) -> list[Hook]:
+    """The hooks that a recipe asks for: held-out loss, previews, scores. A resumed run goes on without scores that fail."""
     watch = recipe.watch
     hooks: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
+    if recipe.data.holdout and not len(heldout):
+        warnings.warn(
+            f"none of the {len(image_set)} images fell into the held-out share {recipe.data.holdout}: there will be no held-out "
+            "loss; give a larger --data.holdout, or more images",
+            stacklevel=3,
+        )
     if watch.preview_every:
         hooks.append(Preview(watch.preview_every, watch.preview_n, watch.preview_steps, first=watch.preview_first))
     extractor = watch.extractor
     if extractor == "auto":
-        extractor = "bundled" if recipe.data.set == "fashion_mnist" else "none"
+        extractor = "bundled" if own.data.set == "fashion_mnist" else "none"
     if watch.score_every and extractor != "none":
         try:
-            reference = load(recipe.data.set, "test", **recipe.data.reading())
-        except FileNotFoundError:  # a set without a test split is scored against its held-out images
-            reference = image_set.subset(heldout)
-        evaluator = ImageEval(load_extractor(extractor), reference)
-        hooks.append(ScoreSamples(evaluator, watch.score_every, watch.score_n, watch.preview_steps))
+            hooks.append(_scores(recipe, extractor, image_set, heldout))
+        except Exception as e:
+            if resumed is None:
+                raise
+            failed(resumed, ScoreSamples.watches, e, f"{resumed.path} continues")
     return hooks
 
 
+def _scores(recipe: Recipe, extractor: str, image_set: ImageSet, heldout: NDArray[np.int64]) -> ScoreSamples:
+    """Scores against the test split; a set without one is scored against its held-out images."""
+    watch = recipe.watch
+    try:
+        reference = load(recipe.data.set, "test", **recipe.data.reading())
+    except FileNotFoundError:
+        if not len(heldout):
+            raise ValueError(
+                f"{recipe.data.set} has neither a test split nor held-out images to score against: --watch.extractor none "
+                "trains without scores"
+            ) from None
+        reference = image_set.subset(heldout)
+    return ScoreSamples(ImageEval(load_extractor(extractor), reference), watch.score_every, watch.score_n, watch.preview_steps)
+
+
 def _description(model: Model, image_set: ImageSet, trained_on: int, heldout: int, source: str) -> dict[str, Any]:
-    """Contents of cost.json and data.json. source: fingerprint of the model that the weights are from, or empty."""
-    data = {
+    """What cost.json and data.json hold. source: fingerprint of the model that the weights are from, or empty."""
+    about = {
         "set": image_set.name, "split": image_set.split, "fingerprint": image_set.fingerprint, "images": trained_on,
         "held_out": heldout, "pixels": image_set.pixels.dtype.name, "value_range": image_set.value_range,
         "skipped": list(image_set.skipped), **({"begun_with": source} if source else {}),
     }  # fmt: skip
-    return {"cost.json": cost_of_model(model), "data.json": without_places(data)}
-
-
-class _NewFolder(Hook):
-    """Makes the folder of a new run when all else is ready, so that a start that fails leaves nothing behind."""
-
-    def __init__(self, recipe: Recipe, files: dict[str, Any]) -> None:
-        self.recipe, self.files = recipe, files
-
-    def on_start(self, training: Training) -> None:
-        training.run.start(self.recipe.toml(places=False))
-        write_private(training.run.path, flat(asdict(self.recipe)))
-        for name, values in self.files.items():
-            write_atomically(training.run.path / name, json.dumps(values, indent=1) + "\n")
+    return {"cost.json": cost_of_model(model), "data.json": without_places(about)}
