@@ -38,7 +38,8 @@ class ScoreSamples(Hook):
         try:
             self.evaluator.check_model(training.ema, self.n, METRICS)
         except ValueError as e:
-            raise ValueError(f"watch.score_n {self.n}: {e}; --watch.score-every 0 trains without scores") from None
+            why = str(e).partition("; or use KID")[0]  # training always takes both
+            raise ValueError(f"watch.score_n {self.n}: {why}; --watch.score-every 0 trains without scores") from None
         self.evaluator.warn_of_floor(self.n)
 
     def on_interval(self, training: Training) -> None:

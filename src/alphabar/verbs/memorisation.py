@@ -44,7 +44,7 @@ def training_images(run: str | Path | None, trained_on: str, reading: Mapping[st
     Args:
         run: a run, or a checkpoint in it. If it was trained on these images, wherever they are now, its recipe gives the limit,
             the held-out share, the way of reading and the mirroring. None or other images: the defaults of a recipe, which
-            is said on stderr.
+            is printed on stderr.
         trained_on: SET[:SPLIT].
         reading: options of `load`, where the recipe does not give them.
     """
