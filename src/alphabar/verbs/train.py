@@ -130,7 +130,7 @@ def recipe_images(recipe: Recipe, images: ImageSet | None = None, known: str | N
 
 
 def limited(images: ImageSet, n: int, known: str | None = None) -> ImageSet:
-    """`ImageSet.limited`, or the first n images, as earlier versions took them, where those are a run's: `known`, a fingerprint."""
+    """`ImageSet.limited`, or the first n, as earlier versions took them, where `known`, a run's fingerprint, is theirs."""
     spread = images.limited(n)
     if (
         known not in (None, spread.fingerprint)
