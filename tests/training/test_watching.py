@@ -49,7 +49,7 @@ SCORED = ("--watch.extractor", "extractor.safetensors", "--watch.score-n", "20",
         ((*SCORED, "--data.holdout", "0"), r"neither a test split nor held-out images"),
         (
             ("--watch.extractor", "bundled"),
-            r"33 reference images are too few for FID.*--watch.score-every 0 trains",
+            r"66 reference images are too few for FID.*--watch.score-every 0 trains",
         ),
         (("--watch.extractor", "nowhere.safetensors"), r"nowhere.safetensors"),
         (("--watch.preview-steps", "5000", "--schedule.kind", "linear"), r"watch.preview_steps 5000"),

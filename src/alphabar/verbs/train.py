@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import shutil
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -229,10 +230,10 @@ def _watching(recipe: Recipe, own: Recipe, image_set: ImageSet, heldout: NDArray
     watch = recipe.watch
     hooks: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
     if recipe.data.holdout and not len(heldout):
-        warnings.warn(
+        print(
             f"none of the {len(image_set)} images fell into the held-out share {recipe.data.holdout}: there will be no held-out "
             "loss; give a larger --data.holdout, or more images",
-            stacklevel=3,
+            file=sys.stderr,
         )
     if watch.preview_every:
         hooks.append(Preview(watch.preview_every, watch.preview_n, watch.preview_steps, first=watch.preview_first))
