@@ -12,7 +12,7 @@ from torch import Tensor
 from alphabar.core import seeds
 from alphabar.evaluation.estimate import Estimate, Expansion, difference, steepness
 from alphabar.evaluation.fid import frechet
-from alphabar.evaluation.fid_uncertainty import _cauchy, bootstrap, expand, infinity, parts
+from alphabar.evaluation.fid_uncertainty import bootstrap, expand, infinity, inverse_sums, parts
 from alphabar.evaluation.kid import kid
 from alphabar.features.stats import FeatureStats
 
@@ -153,7 +153,7 @@ def test_too_few_images_have_a_value_and_no_interval() -> None:
 def test_inverse_sums_by_quadrature() -> None:
     for decades in (0.0, 3.0, 7.0):
         s = 5 * torch.logspace(-decades, 0, 60, dtype=torch.float64)
-        c = _cauchy(s).double()
+        c = inverse_sums(s).double()
         assert float(((c @ c.T) * (s + s[:, None]) - 1).abs().max()) < 1e-3
 
 

@@ -72,7 +72,7 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
     scale = float(apart.square().sum() + cov_a.trace() + cov_b.trace())
     value = scale - 2 * float(s.sum()) if roots_are_exact(values, scale) else frechet(a, b)
     s = s.clamp_min(torch.finfo(torch.float32).eps * float(s[-1]))
-    half_inverse, small = _cauchy(s), v.float()
+    half_inverse, small = inverse_sums(s), v.float()
     own, other = (
         _Side.of(side, rows, live, to_w, s, half_inverse, towards)
         for side, rows, to_w, towards in (
@@ -145,7 +145,7 @@ def _pairs(
     return x @ x.T + 0.5 * (together - 0.5 * (own + own[:, None]) + 0.5 * s.sum())
 
 
-def _cauchy(s: Float64[Tensor, " d"]) -> Float[Tensor, "d r"]:
+def inverse_sums(s: Float64[Tensor, " d"]) -> Float[Tensor, "d r"]:
     """C with C C^T = 1 / (s_k + s_l) to about 1e-3: 1 / x is the integral of exp(t - x e^t) over all t, here a sum at unit
     steps, which for this integrand is far better than its step (Trefethen & Weideman 2014, "The exponentially convergent
     trapezoidal rule")."""
