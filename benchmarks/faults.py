@@ -19,8 +19,10 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
 RENAMED = {  # since the cases were written; and a longer time until a training is stopped, for a machine that is busy
-    "from alphabar.cli import main\n": "from alphabar.cli.main import main\n", "-m alphabar.cli ": "-m alphabar ", "sleep 7": "sleep 20",
-}  # fmt: skip
+    "from alphabar.cli import main\n": "from alphabar.cli.main import main\n",
+    "-m alphabar.cli ": "-m alphabar ",
+    "sleep 7": "sleep 20",
+}
 
 
 @dataclass(frozen=True)
