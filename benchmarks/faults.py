@@ -73,11 +73,11 @@ def _refused_starts(r: Result) -> bool:
 
 
 def _two_processes(r: Result) -> bool:
-    """Every round ends with samples; where one of its two processes was refused, it was told why."""
+    """Every round ends with samples; where one of its two processes was refused, a message says why."""
     codes = re.findall(r"process \d rc (\d+)", r.out)
     rounds = [codes[k : k + 2] for k in range(0, 6, 2)]
-    told = [line for line in r.out.splitlines() if line.startswith("alphabar:")]
-    return all("0" in c and set(c) <= {"0", "2"} for c in rounds) and all("process" in line for line in told)
+    messages = [line for line in r.out.splitlines() if line.startswith("alphabar:")]
+    return all("0" in c and set(c) <= {"0", "2"} for c in rounds) and all("process" in line for line in messages)
 
 
 def _messages(r: Result) -> bool:
@@ -114,7 +114,7 @@ CASES: dict[str, tuple[str, Callable[[Result], bool]]] = {
     "25": ("trains", lambda r: (r.work / "e.safetensors").exists()),
     "26": ("no standard error: null", lambda r: r.has(r'^"se": null') and not r.has(r"(?i)\bnan\b")),
     "28": ("numbers and words that the user typed", _messages),
-    "29": ("the second process is told", _two_processes),
+    "29": ("the second process gets a message", _two_processes),
     "30": ("a table in every encoding", lambda r: r.has(r"^rc 0$", 2)),
 }
 

@@ -53,7 +53,7 @@ def test_every_table_shows_the_names_of_sets_classes_and_runs(name: str, tmp_pat
     assert out.count(shown) >= 3  # the title, the class, and the sheet
     assert (tmp_path / "sheets" / f"{name}.png").is_file()
     card = json.loads(alphabar("data", f"sets/{name}", "--sheet", "s.png", "--json", cwd=tmp_path).stdout)
-    assert card["classes"][name] == 3
+    assert card["classes"][name if name.isascii() or name.encode(errors="ignore").decode() == name else shown] == 3
     fill(tmp_path / "runs" / name, images=64_000, every=1_600, previews=1)
     assert shown in alphabar("runs", "runs", cwd=tmp_path).stdout
     alphabar("report", f"runs/{name}", "--out", f"pages/{name}.html", cwd=tmp_path)
@@ -89,7 +89,8 @@ def test_plots_draw_names_as_text(name: str, tmp_path: Path) -> None:
 
 
 COMMANDS = ["", "demo", "data", "train", "sample", "ema", "experiment", "samplers", "tune", "score", "compare", "sweep", "export",
-            "loss", "app", "sync", "report", "runs", "runs prune", "extractor", "extractor train", "extractor check"]  # fmt: skip
+            "loss", "app", "sync", "recipes", "report",
+            "runs", "runs prune", "extractor", "extractor train", "extractor check"]  # fmt: skip
 
 
 def leaves(found: App, path: tuple[str, ...] = ()) -> list[str]:

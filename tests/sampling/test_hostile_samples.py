@@ -342,7 +342,7 @@ def test_checkpoints_that_no_run_has(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for run, which, reason in (
         ("bundled", "nope", "which is one file of weights"), (tmp_path, "../x", "give the name of a folder"),
-        (tmp_path, "", "give the name of a folder"), (tmp_path, "nope", "no checkpoint at"),
+        (tmp_path, "", "give the name of a folder"), (tmp_path, "nope", "no checkpoint nope at"),
         ("bundled", "ema:x", "write ema:LENGTH"),
     ):  # fmt: skip
         with pytest.raises((ValueError, FileNotFoundError), match=reason):

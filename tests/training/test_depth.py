@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recipe(path: Path, *more: str) -> Recipe:
-    quiet = ["--watch.preview-every", "0", "--watch.score-every", "0"]
+    quiet = ["--train.warmup", "0", "--watch.preview-every", "0", "--watch.score-every", "0"]
     return resolve("garments", ["--data.set", str(path), *SMALL, *quiet, *more])
 
 
@@ -198,7 +198,13 @@ def test_samples_of_another_range_are_not_scored(tmp_path: Path) -> None:
     made = train_extractor(
         load(tmp_path / "l.npz"), epochs=1, batch=16, widths=(8, 8, 8), dim=16, holdout=0.0, progress=False
     ).save(tmp_path / "e.safetensors")
-    options: dict[str, Any] = {"extractor": str(made), "n": 4, "steps": 2, "reading": {"value_range": (0, 4095)}}
+    options: dict[str, Any] = {
+        "extractor": str(made),
+        "n": 4,
+        "steps": 2,
+        "metrics": ("kid",),
+        "reading": {"value_range": (0, 4095)},
+    }
     for what in ("s.npz", "m.safetensors"):
         with pytest.raises(ValueError, match=r"samples' range is \(0.0, 1023.0\).*--range 0 1023"):
             score(tmp_path / what, str(tmp_path / "a.npy"), progress=False, **options)

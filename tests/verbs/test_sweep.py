@@ -31,7 +31,7 @@ from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import Setting, calls_of, settings
 from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import load_model
-from alphabar.training.config import resolve
+from alphabar.training.config import Recipe, resolve
 from alphabar.verbs.sweep import divided, sweep
 from alphabar.verbs.sweep_setting import LoadedJob
 from tests.fixtures.runs import untrained_extractor
@@ -221,6 +221,7 @@ def test_the_report_shows_the_front_of_a_stored_sweep(done: Sweep, tmp_path: Pat
     assert {**read.to_json(), "left_out": None} == {**done.to_json(), "left_out": None}
     run = tmp_path / "run"
     run.mkdir()
+    (run / "recipe.toml").write_text(Recipe().toml())
     text = write_report([run], tmp_path / "page.html", sweeps=[done.folder]).read_text()
     assert "FID against network calls" in text and "FID against seconds" in text
     assert front_words(done, "fid") in text

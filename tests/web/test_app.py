@@ -239,7 +239,7 @@ def test_two_settings_from_the_same_noise_and_all_that_can_be_taken_home(visit: 
 def test_an_impossible_request_is_answered_in_the_page_which_stays_usable(visit: Any, server: Server) -> None:
     page = visit()
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"eta": "2"}, "eta = 2.0: give 0"),
+        ({"eta": "2"}, "eta = 2.0: give a number from 0"),
         ({"eta": "", "plan": "evry(3)"}, "did you mean 'every'"),
         ({"plan": "", "sampler": "euler", "eta": "0.5"}, "takes no eta"),
         ({"eta": "", "sampler": "tuned"}, "has no fitted sampler of 4 calls"),

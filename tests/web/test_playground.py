@@ -186,7 +186,7 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        (Setting("small", eta=2), "eta = 2.0: give 0"),
+        (Setting("small", eta=2), "eta = 2.0: give a number from 0"),
         (Setting("small", eta="much"), "eta = 'much': give a number"),
         (Setting("small", eta="1e999"), "eta = '1e999': give a number"),
         (Setting("small", "euler", eta=0.5), "deterministic and takes no eta"),

@@ -45,7 +45,7 @@ class TuneOptions(Checked):
     """Images that the held-out extractor scores."""
     seed: Seed = SEED
     """Seed of the fit. The held-out images have the seed after it."""
-    rounds: Annotated[int, Bounds(1, 1000)] = 3
+    rounds: Annotated[int, Bounds(0, 1000)] = 3
     """Rounds of gradient descent, for images and features. The rate of each is 0.6 times that of the round before."""
     steps: Annotated[int, Bounds(1, 10**6)] = 14
     """Descent steps in a round."""

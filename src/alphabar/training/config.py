@@ -106,7 +106,7 @@ class TrainRecipe(Checked):
     """Initialise with the averaged weights of this run, file, diffusers:PATH or bundled (fine-tuning), instead of randomly."""
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     """All from torch; muon updates the weight matrices, and adamw everything else."""
-    lr: Annotated[float, Bounds(0, 1e3, above=True)] = 2e-3
+    lr: Annotated[float, Bounds(0, 1e3)] = 2e-3
     """Highest learning rate."""
     policy: Policy = "cosine"
     """Learning rate over the training: constant, cosine (both after a warm-up) or one_cycle."""
