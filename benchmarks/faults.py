@@ -22,6 +22,7 @@ RENAMED = {  # since the cases were written; and a longer time until a training 
     "from alphabar.cli import main\n": "from alphabar.cli.main import main\n",
     "-m alphabar.cli ": "-m alphabar ",
     "sleep 7": "sleep 20",
+    "alphabar.data.sources import": "alphabar.data.image_set import",
 }
 
 
