@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -52,6 +55,31 @@ def test_an_item_that_fails_to_be_written_is_not_done(parts):
     with pytest.raises(TypeError):
         parts.save("a.json", {"a": object()})
     assert parts.load("a.json") is None and parts.done() == []
+
+
+def test_a_clear_that_is_killed_leaves_a_folder_that_can_be_claimed(parts, monkeypatch):
+    """After each number of deleted files."""
+    for deleted in range(4):
+        parts.claim({"seed": 0})
+        for name in "abc":
+            parts.save(f"{name}.json", {})
+        left = deleted
+
+        def unlink(path, missing_ok=False):
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            os.unlink(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", unlink)
+            patch.setattr("shutil.rmtree", lambda path, ignore_errors: [unlink(p) for p in path.iterdir()] + [path.rmdir()])
+            with pytest.raises(KeyboardInterrupt):
+                parts.clear()
+        parts.claim({"seed": 0})
+        parts.clear()
+        assert not parts.folder.exists()
 
 
 def test_clear_deletes_the_folder_and_may_be_repeated(parts):

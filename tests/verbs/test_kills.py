@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +12,34 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from alphabar.core.run import Run
 from alphabar.denoiser.model import build, save_weights
+from alphabar.features.extract import extract
+from alphabar.features.load import load_extractor
+from alphabar.features.train import train_extractor
+from alphabar.results.experiments import read_experiment
 from alphabar.sampling.sample import sample
+from alphabar.sampling.samples import Samples
+from alphabar.tracking.outbox import sync
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
+from alphabar.verbs.experiment import experiment
+from alphabar.verbs.score import score
+from alphabar.verbs.sweep import sweep
 from alphabar.verbs.train import train
 from alphabar.verbs.tune import tune
-from tests.verbs.test_experiment import RECIPE
+from tests.fixtures.runs import untrained_extractor
+from tests.fixtures.sets import Linear, stripes
+from tests.verbs.test_experiment import DEFINITION, RECIPE
 
+SERVER = multiprocessing.get_context("forkserver")
 KILLS = int(os.environ.get("ALPHABAR_KILLS", "5"))
 
 
 def _train(out: Path, inputs: Path) -> Any:
+    """The tokens are the recipe of the experiment with its budget."""
     recipe = resolve(inputs / "small.toml", ["--train.images", "1920", "--train.checkpoint-every", "320"])
     train(recipe, out / "run", resume=(out / "run" / "recipe.toml").exists(), progress=False)
     return load_model(out / "run").fingerprint
@@ -36,12 +52,56 @@ def _sample(out: Path, inputs: Path) -> Any:
     return found.images.tobytes()
 
 
+def _score(out: Path, inputs: Path) -> Any:
+    """The features of both sides come from the cache, or are stored there."""
+    found = score(
+        inputs / "generated.npz", str(inputs / "real.npy"), extractor=str(inputs / "extractor.safetensors"), progress=False
+    )
+    return [(s.metric, s.value, s.interval, s.floor) for s in found]
+
+
+def _features(out: Path, inputs: Path) -> Any:
+    store = extract(stripes(4000, 0), Linear(), cache=out, chunk=64)
+    return store.stats().mean.numpy().tobytes()
+
+
 def _tune(out: Path, inputs: Path) -> Any:
     (made,) = tune(inputs / "model.safetensors", [3], fit="grid", n=16, out=out, overwrite=True, progress=False)
     return made.fit.sigmas
 
 
-VERBS = [_train, _sample, _tune]
+def _extractor(out: Path, inputs: Path) -> Any:
+    """A training of an extractor starts again: there is no file, or the whole one, and its record says how long it took."""
+    file = out / "e.safetensors"
+    if not file.exists():
+        train_extractor(stripes(800, 0), epochs=2, batch=64, widths=(8, 16), dim=16, device="cpu", progress=False).save(file)
+    made = load_extractor(file)
+    return made.fingerprint, {k: v for k, v in made.training_record.items() if k != "seconds"}
+
+
+def _sweep(out: Path, inputs: Path) -> Any:
+    found = sweep(
+        inputs / "model.safetensors", str(inputs / "real.npy"), extractor=inputs / "extractor.safetensors", samplers=("ddim",),
+        calls=(2, 3), n=64, batch=16, shown=5, out=out / "sweep", progress=False,
+    )  # fmt: skip
+    return [(row.setting.name, [s.value for s in row.scores.values()]) for row in found.rows]
+
+
+def _experiment(out: Path, inputs: Path) -> Any:
+    found = experiment(read_experiment(inputs / "definition.toml"), out / "experiment", progress=False)
+    return [(t.variant, t.seed, [s.value for s in t.measured.scores.values()]) for t in found.trials]
+
+
+def _sync(out: Path, inputs: Path) -> Any:
+    """TensorBoard's files are only ever appended to: a number that was sent twice is there twice."""
+    shutil.copytree(inputs / "run", out / "run", dirs_exist_ok=True)
+    sync(out / "run", ["tensorboard"])
+    accumulator = EventAccumulator(str(out / "run" / "tracking" / "tensorboard"), {"scalars": 0})
+    accumulator.Reload()
+    return sorted((key, e.step, e.value) for key in accumulator.Tags()["scalars"] for e in accumulator.Scalars(key))
+
+
+VERBS = [_train, _sample, _features, _score, _tune, _extractor, _sweep, _experiment, _sync]
 
 
 def child(verb: Callable[[Path, Path], Any], out: Path, inputs: Path) -> None:
@@ -58,25 +118,34 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kills")
     recipe = resolve("garments", ["--model.channels", "8", "--model.embedding", "8", "--model.groups", "4"])
     save_weights(folder / "model.safetensors", build(recipe.model, recipe.schedule.spec(), (1, 8, 8), 0))
+    untrained_extractor().save(folder / "extractor.safetensors")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1))
     np.save(folder / "real.npy", pixels.astype(np.uint8))
+    Samples(pixels[::-1].astype(np.uint8), {"n": 300}).save(folder / "generated.npz")
+    run = Run(folder / "run")
+    run.start(RECIPE)
+    for k in range(1, 101):
+        run.event("loss", images=32 * k, step=k, loss=1 / k, lr=0.01)
+    run.event("finished", images=3200)
+    (folder / "definition.toml").write_text(DEFINITION.replace("[0, 1]", "[0]"))
     (folder / "small.toml").write_text(RECIPE)
+    SERVER.set_forkserver_preload([__name__])
+    first = SERVER.Process(target=time.time)  # the server, which has imported everything, starts with it
+    first.start()
+    first.join()
     return folder
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(20)
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__[1:])
 def test_what_is_killed_many_times_ends_the_same(verb: Callable[[Path, Path], Any], inputs: Path, tmp_path: Path) -> None:
     """ALPHABAR_KILLS gives the number of kills. A server that has imported everything forks each process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
 
     def start(name: str) -> Any:
-        process = context.Process(target=child, args=(verb, tmp_path / name, inputs))
+        process = SERVER.Process(target=child, args=(verb, tmp_path / name, inputs))
         process.start()
         return process
 
-    start("warm").join()
     begin = time.monotonic()
     whole = start("whole")
     whole.join()

@@ -105,8 +105,8 @@ class Parts:
             self.folder.rmdir()
 
     def clear(self) -> None:
-        """Deletes all items, and the folder where it is not `locked`."""
-        for path in self.folder.glob("*"):
+        """Deletes all items, then the protocol, by which a killed process's rest is known, and a folder that is not `locked`."""
+        for path in sorted(self.folder.glob("*"), key=lambda path: path == self._note):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
