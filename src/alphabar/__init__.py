@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alphabar.schedule.betas import Linear
     from alphabar.schedule.continuous import Cosine
     from alphabar.schedule.noising import add_noise, add_noise_vp
+    from alphabar.training.auto import auto_recipe
     from alphabar.training.checkpoint import load_model
     from alphabar.training.config import Recipe, resolve
     from alphabar.verbs.ema import choose_length
@@ -34,6 +35,7 @@ _WHERE = {
     "Samples": "sampling.samples",
     "add_noise": "schedule.noising",
     "add_noise_vp": "schedule.noising",
+    "auto_recipe": "training.auto",
     "choose_length": "verbs.ema",
     "compare": "evaluation.compare",
     "experiment": "verbs.experiment",
@@ -51,8 +53,8 @@ _WHERE = {
 }
 
 __all__ = [
-    "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "choose_length", "compare",
-    "experiment", "load",
+    "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "auto_recipe", "choose_length",
+    "compare", "experiment", "load",
     "load_extractor", "load_model", "read_experiment", "resolve", "sample", "score", "sweep", "train",
     "train_extractor", "tune",
 ]  # fmt: skip

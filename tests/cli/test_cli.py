@@ -18,6 +18,8 @@ from safetensors import safe_open
 
 from alphabar.cli.main import main
 from alphabar.core.files import read_jsonl
+from alphabar.training import auto
+from alphabar.training.config import resolve
 from alphabar.training.hooks import HeldOutLoss, Training
 
 TINY = shlex.split(
@@ -196,3 +198,19 @@ def test_too_few_images_for_a_score_are_refused_with_the_number(small_data: Path
     done = alphabar("score", "s/", "--against", "fashion_mnist:test", cwd=tmp_path, ok=False)
     assert "512" in done.stderr
     assert "8" in done.stderr
+
+
+def test_a_recipe_is_chosen_for_the_set_and_printed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "WIDTHS", (8,))
+    np.save(tmp_path / "dots.npy", np.random.default_rng(0).integers(0, 256, (40, 9, 11, 1), dtype=np.uint8))
+    words = ["train", "dots.npy", "--out", "run", "--recipe", "auto", "--images", "128", "--train.lr", "1e-3"]
+    out = alphabar(*words, cwd=tmp_path).stdout
+    assert "40 images of 9x11x1" in out
+    assert "128 images" in out
+    recipe = resolve(tmp_path / "run" / "recipe.toml")
+    assert (recipe.train.images, recipe.train.lr, recipe.model.patch) == (128, 1e-3, 1)
+    refused = alphabar("train", "dots.npy", "--out", "other", "--minutes", "3", cwd=tmp_path, ok=False)
+    assert "--recipe auto" in refused.stderr
+    assert not (tmp_path / "other").exists()
+    again = alphabar(*words[:4], "--resume", cwd=tmp_path)
+    assert again.returncode == 0

@@ -4,16 +4,19 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
-from alphabar.core.bounds import Count, Seed
+from alphabar.core.bounds import Count, Positive, Seed
 from alphabar.core.messages import command, console, say
 from alphabar.core.suggest import did_you_mean
 from alphabar.verbs.options import ExperimentOptions
+
+if TYPE_CHECKING:
+    from alphabar.training.config import Recipe
 
 
 @Parameter(name="*")
@@ -38,6 +41,7 @@ def train(
     out: Path,
     recipe: str | None = None,
     images: Count | None = None,
+    minutes: Positive | None = None,
     seed: Seed | None = None,
     resume: bool = False,
     dry_run: bool = False,
@@ -57,8 +61,10 @@ def train(
     Args:
         image_set: fashion_mnist, cifar10, a path, or hf:owner/name.
         out: the run folder.
-        recipe: garments (the default), ddpm_v2, ddpm_v3, flow, or a TOML file.
+        recipe: garments (the default), another name that `alphabar recipes` lists, a TOML file, or auto: the network by the size
+            of the images, the budget by their number or --minutes, and the precision by measured speed. It is printed first.
         images: budget in images, in place of the recipe's.
+        minutes: with --recipe auto, length of the training on this machine, in place of a budget in images.
         seed: in place of the recipe's.
         resume: continue from the run's last checkpoint; what is not named here comes from the run.
         dry_run: print the resolved recipe and the cost, and train nothing.
@@ -72,13 +78,15 @@ def train(
     source: str | Path = recipe or "garments"
     if resume and not Run(out).recipe.exists():
         raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to start one")
-    if resume and recipe is None:
+    if resume and recipe in (None, "auto"):
         source = Run(out).recipe
     named = ["--data.set", image_set]  # typed twice, it may stand only once
     settings = [*tokens, *([] if named in map(list, pairwise(tokens)) else named), *reading.settings()]
     settings += [] if images is None else ["--train.images", str(images)]
     settings += [] if seed is None else ["--train.seed", str(seed)]
-    resolved = resolve(source, settings)
+    if minutes is not None and (recipe != "auto" or resume):
+        raise ValueError(f"--minutes {minutes:g} belongs to a new run with --recipe auto: give --images, or leave it out")
+    resolved = _automatic(settings, minutes) if recipe == "auto" and not resume else resolve(source, settings)
     if dry_run:
         say(resolved.toml())
         show.record(cost(resolved), False, "cost")
@@ -87,9 +95,21 @@ def train(
         train(resolved, out, resume=resume)
 
 
+def _automatic(settings: list[str], minutes: float | None) -> "Recipe":
+    """The recipe that is chosen for the set and this machine; what was chosen is printed."""
+    from alphabar.training.auto import auto_recipe
+    from alphabar.training.config import Recipe, typed
+    from alphabar.verbs.train import recipe_images
+
+    keys = typed(settings)
+    found = auto_recipe(recipe_images(Recipe().with_(**keys)), keys=keys, minutes=minutes)
+    say("\n".join(found.lines()))
+    return found.recipe
+
+
 def _check_options(tokens: tuple[str, ...]) -> None:
     """Raises ValueError for an option that is neither a key of the recipe nor an option of the command, naming the nearest."""
-    own = "out recipe images seed resume dry-run range alpha skip-broken axes help"
+    own = "out recipe images minutes seed resume dry-run range alpha skip-broken axes help"
     for token in tokens:
         name = token.partition("=")[0]
         if name.startswith("--") and "." not in name and len(name) > 2:
@@ -104,7 +124,7 @@ def recipes(*, as_json: Json = False) -> None:
     alphabar recipes
     ```
 
-    Without --recipe, `alphabar train` chooses one for the set and this machine. The times follow from a few training
+    --recipe auto chooses one for the set and this machine. The times follow from a few training
     steps of each recipe, measured now.
     """
     from alphabar.core.progress import duration
