@@ -155,3 +155,14 @@ def test_the_cache_depends_on_content_and_not_on_dates(
     os.utime(file, (1, 1))  # same name, size and date, another pixel
     assert load(file, cache=cache).fingerprint != first.fingerprint
     assert len(built) == 2
+
+
+def test_a_limit_misses_no_class_of_sorted_or_of_periodic_labels(cache: Path, rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (200, 4, 4, 1), dtype=np.uint8)
+    for labels in (np.arange(200) // 50, np.arange(200) % 4):
+        images = load(pixels, labels=labels, cache=cache)
+        few = images.limited(50)  # with an even stride, of 4, all would be of one class of the periodic labels
+        assert few.labels is not None
+        assert (np.bincount(few.labels, minlength=4) > 3).all()
+        assert few.fingerprint == images.limited(50).fingerprint
+    assert images.limited(0) is images.limited(200) is images

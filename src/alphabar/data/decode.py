@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from alphabar.data import formats
-from alphabar.data.formats import CHANNELS, DAMAGE, BrokenError, RefusedError, Shape, short
+from alphabar.data.formats import CHANNELS, BrokenError, RefusedError, Shape, short
 from alphabar.data.values import DECLARE, Reading
 
 # formats with 8 bits, or whose depth is checked
@@ -85,7 +85,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError as error:
         raise BrokenError(f"{where} is not an image that can be read, or is damaged: wanted {', '.join(FORMATS)}") from error
-    except DAMAGE as error:
+    except Exception as error:  # Pillow raises many types for damaged files
         raise BrokenError(f"{where} is damaged ({short(error)})") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient

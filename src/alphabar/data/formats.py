@@ -8,13 +8,15 @@ import re
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from alphabar.data.values import DECLARE, MAX_CHANNELS, Reading
 
@@ -25,12 +27,6 @@ class RefusedError(ValueError):
 
 class BrokenError(ValueError):
     """A file that is damaged, truncated, or not an image."""
-
-
-DAMAGE = (
-    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError,
-    TypeError, OverflowError, MemoryError, struct.error, zlib.error,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,19 @@ class Shape:
 def short(error: BaseException) -> str:
     """The type and the first line of an error of a library."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}"
+
+
+@contextmanager
+def naming(where: str, wanted: str) -> Iterator[None]:
+    """Turns whatever the readers of damaged files raise (dozens of types, which change with versions) into ValueError with the
+    name of the file. Errors that name it pass."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and where in str(error):
+            raise
+        plain = type(error) in (ValueError, BrokenError, RefusedError)
+        raise ValueError(f"{where} cannot be read ({error if plain else short(error)}): {wanted}") from error
 
 
 # PNG (ISO/IEC 15948), which Pillow never writes with 16 bits and reads in colour only with a detour
@@ -172,7 +181,7 @@ def needs_tifffile(data: bytes) -> bool:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as im:
             samples = getattr(im, "tag_v2", {}).get(277, 1)
             return im.mode == "RGBX" or samples != len(im.getbands()) or pillow_bits(im) > 8
-    except DAMAGE:
+    except Exception:  # Pillow raises many types for damaged headers
         return True
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.core.messages import as_path, say
+from alphabar.core.seeds import permutation
 from alphabar.core.types import Pixels
 from alphabar.data.cache import SPLITS, Entry, Source, cache_folder, fingerprint_of, open_or_build
 from alphabar.data.named_sets import NAMED, open_named
@@ -67,8 +68,9 @@ class ImageSet:
         return replace(self, pixels=np.asarray(self.pixels[chosen]), labels=labels, fingerprint=fingerprint, hashes=hashes)
 
     def limited(self, n: int) -> "ImageSet":
-        """`n` images spread evenly over the set, in which the images of a class may stand next to each other; 0: all."""
-        return self.subset(np.arange(n) * len(self) // n) if 0 < n < len(self) else self
+        """`n` images drawn at random, the same at every call, in their order in the set; 0: all. No class is missed because its
+        images stand next to each other, or at equal distances."""
+        return self.subset(np.sort(permutation(0, 0, len(self))[:n])) if 0 < n < len(self) else self
 
 
 def class_names(images: ImageSet) -> tuple[str, ...]:

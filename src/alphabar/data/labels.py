@@ -48,9 +48,10 @@ def numbered(
             raise ValueError(f"{where}: {what}")
         words = [v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for v in labels.tolist()]
         names = classes or ordered(words)
-        if unknown := sorted({w for w in words if w not in names}):
+        if unknown := sorted({*words} - {*names}):
             raise ValueError(f"{where}: {unknown[0]!r} is none of the classes {', '.join(names[:10])}")
-        return np.asarray([names.index(w) for w in words], np.int64), names
+        index = {w: k for k, w in reversed([*enumerate(names)])}
+        return np.asarray([index[w] for w in words], np.int64), names
     if n == 0 and labels.shape == (0,):
         return labels.astype(np.int64), classes
     if labels.dtype.kind not in "biu" or labels.shape != (n,):

@@ -48,7 +48,7 @@ class DataRecipe(Checked):
     holdout: Annotated[float, Bounds(0, 1, below=True)] = HOLDOUT
     """Share of the training images, chosen by their content, that is never trained on (the validation images)."""
     limit: CountOrZero = 0
-    """Train on so many images only, spread evenly over the set; 0 is all of them."""
+    """Train on so many images only, drawn from the set, the same at every run; 0 is all of them."""
     range: Annotated[tuple[float, ...], Bounds(-1e9, 1e9)] = ()
     """Bottom and top of the scale, as 0 4095 for 12-bit images; none: 0..255, 0..65535, or 0..1 for floats."""
     alpha: str = "refuse"

@@ -124,7 +124,7 @@ def train(
 def recipe_images(recipe: Recipe, images: ImageSet | None = None, known: str | None = None) -> ImageSet:
     """The images that a recipe trains on and holds out: its set (or `images`), or `data.limit` of it.
 
-    Those are spread evenly over the set, in which the images of a class may stand next to each other.
+    Those are drawn at random from the set, in which the images of a class may stand next to each other.
     """
     image_set = load(recipe.data.set, "train", **recipe.data.reading()) if images is None else images
     return limited(image_set, recipe.data.limit, known)

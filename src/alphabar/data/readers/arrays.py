@@ -2,9 +2,7 @@
 
 import io
 import math
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -14,27 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from alphabar.core.npz import read_npz as arrays_of
 from alphabar.data.cache import Decoded, rows_per_block
+from alphabar.data.formats import naming
 from alphabar.data.images import as_pixels, channels_last, layout, stored_for
 from alphabar.data.labels import NAMES, numbered
 from alphabar.data.values import Reading, Survey
 
 _MOST_HEADER, _MOST_BYTES = 10_000, 1 << 40
-_FAULTS = (
-    SyntaxError,
-    TypeError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-    ValueError,
-    OSError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 _Opener = Callable[[], AbstractContextManager[io.BufferedIOBase]]
 
 
@@ -49,10 +34,8 @@ class Array(NamedTuple):
 def read_npy(files: list[Path], classes: tuple[str, ...] | None, reading: Reading) -> Decoded:
     """The images of a .npy file."""
     (path,) = files
-    try:
-        array = _array(lambda: path.open("rb"), path)
-    except _FAULTS as error:
-        raise ValueError(f"{path} cannot be read ({error}): wanted one array as np.save(path, images) writes it") from error
+    with naming(str(path), "wanted one array as np.save(path, images) writes it"):
+        array = _array(lambda: path.open("rb"), lambda: np.load(path, mmap_mode="r"))
     return decoded_from_array(array, None, None, reading, str(path))
 
 
@@ -63,7 +46,7 @@ def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Readin
     _test behind, as in MedMNIST's and Keras' files. A single member holds images, whatever its name.
     """
     (path,) = files
-    try:
+    with naming(str(path), "wanted np.savez(path, images=array of shape (n, h, w, c), labels=optional whole numbers)"):
         with zipfile.ZipFile(path) as archive:
             members = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
         image, label = _members(members, split)
@@ -73,13 +56,10 @@ def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Readin
             with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
                 yield file
 
-        array = _array(partial(opened, image), None)
-        labels = None if label is None else _whole(partial(opened, label))
-        names = _whole(partial(opened, "classes")) if "classes" in members else None
-    except _FAULTS as error:
-        wanted = "np.savez(path, images=array of shape (n, h, w, c), labels=optional whole numbers)"
-        raise ValueError(f"{path} cannot be read ({error}): wanted {wanted}") from error
-    found = None if names is None else tuple(str(c) for c in np.atleast_1d(names).tolist())
+        array = _array(partial(opened, image), lambda: arrays_of(path, {image})[image])
+        small = arrays_of(path, {"classes", *([label] if label else [])})
+    labels = small[label] if label else None
+    found = tuple(str(c) for c in np.atleast_1d(small["classes"]).tolist()) if "classes" in small else None
     n = array.shape[0] if array.shape else 0
     checked, found = (None, None) if labels is None else numbered(labels, n, found, f"{label} in {path}")
     return decoded_from_array(array, checked, found, reading, str(path))
@@ -90,7 +70,7 @@ def has_split(path: Path, split: str) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [n.removesuffix(".npy").lower() for n in archive.namelist() if n.endswith(".npy")]
-    except (OSError, zipfile.BadZipFile):
+    except Exception:
         return False  # its reader says what is wrong
     return bool({f"{split}_images", f"x_{split}", f"{split}_x", f"images_{split}"} & {*members})
 
@@ -125,7 +105,7 @@ def decoded_from_array(
         try:
             for block in array.blocks():
                 yield channels_last(block, kind)
-        except _FAULTS as error:
+        except Exception as error:
             raise ValueError(f"{where} cannot be read to its end ({error}): it is damaged; write or fetch it again") from error
 
     try:
@@ -146,17 +126,12 @@ def decoded_from_array(
     return Decoded(n, (h, w, c), pixels, labels, classes if labels is not None else None, stored_for(array.dtype, survey))
 
 
-def _whole(opened: _Opener) -> NDArray[Any]:
-    with opened() as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-
-
-def _array(opened: _Opener, path: Path | None) -> Array:
-    """An array of the .npy format, to be read in blocks. path: its file if it can be mapped into memory."""
+def _array(opened: _Opener, whole: Callable[[], NDArray[Any]]) -> Array:
+    """An array of the .npy format, to be read in blocks. whole: reads it at once."""
     with opened() as file:
         shape, fortran, dtype = _header(file)
     if fortran and len(shape) > 1:  # the values of an image are scattered over the file
-        return Array(shape, dtype, lambda: slices(_whole(opened) if path is None else np.load(path, mmap_mode="r")))
+        return Array(shape, dtype, lambda: slices(whole()))
 
     def blocks() -> Iterator[NDArray[Any]]:
         with opened() as file:

@@ -115,7 +115,7 @@ def find_folder(path: Path, split: str, reading: Reading, listing: Listing) -> S
         together = [v for found, _ in labels.values() if found is not None for v in found]
         words = values if all(type(v) is int for v in together) else [str(v) for v in values]
         classes = None if words is values and type(values[0]) is int else ordered(map(str, together))
-        numbers, classes = numbered(words, len(own), classes, f"labels of {here}")
+        numbers, classes = numbered(words, len(own), classes, f"labels of {path / (labels[split][1] or here.relative_to(path))}")
     used = [f for _, f in labels.values() if f is not None]
     elsewhere = [p for p in listing.images if folders and p.parts[0] not in {f.name for f in folders.values()}]
     files = [here / p for p in own]

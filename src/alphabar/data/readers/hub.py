@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.data.cache import Decoded, Source, blob_key
+from alphabar.data.formats import naming
 from alphabar.data.labels import column_of_labels, numbered
 from alphabar.data.readers.encoded import decoded_from_blobs
 from alphabar.data.values import Reading
@@ -52,17 +53,17 @@ def find_on_hub(repo: str, split: str, known: tuple[str, ...] | None, reading: R
 
 def read_parquet(files: list[Path], known: tuple[str, ...] | None, reading: Reading) -> Decoded:
     """The images of one or more files of one table. known: class names that replace those in the files."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        schema = pq.read_schema(files[0])
-        image, label, named = _columns(schema, str(files[0]))
-        labels = None
-        if label is not None:
-            labels = [value for f in files for value in pq.read_table(f, columns=[label]).column(label).to_pylist()]
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{files[0]} cannot be read as parquet ({error}): it is damaged; fetch it again") from error
+    damaged = "it is damaged, or no parquet file; fetch it again"
+    with naming(str(files[0]), damaged):
+        image, label, named = _columns(pq.read_schema(files[0]), str(files[0]))
+    values: list[Any] = []
+    rows = 0
+    for file in files:
+        with naming(str(file), damaged):
+            values += [] if label is None else pq.read_table(file, columns=[label]).column(label).to_pylist()
+            rows += pq.read_metadata(file).num_rows
 
     def blobs() -> Iterator[tuple[str, bytes]]:
         for file in files:
@@ -73,14 +74,15 @@ def read_parquet(files: list[Path], known: tuple[str, ...] | None, reading: Read
                         for cell in batch.column(0).to_pylist():
                             yield f"{file}, row {row}", _image_bytes(cell, f"{file}, row {row}")
                             row += 1
-            except (pa.ArrowException, OSError) as error:
+            except Exception as error:
+                if isinstance(error, ValueError) and str(file) in str(error):
+                    raise
                 raise ValueError(f"{file} is damaged after row {row} ({error}): fetch it again") from error
 
     classes = known or named
-    if labels is not None:
-        rows = sum(pq.read_metadata(f).num_rows for f in files)
+    if label is not None:
         return decoded_from_blobs(
-            blobs, *numbered(labels, rows, classes, f"column {label} of {files[0]}"), str(files[0]), reading
+            blobs, *numbered(values, rows, classes, f"column {label} of {files[0]}"), str(files[0]), reading
         )
     return decoded_from_blobs(blobs, None, None, str(files[0]), reading)
 

@@ -2,31 +2,17 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphabar.data.formats import BrokenError, RefusedError, short
+from alphabar.data.formats import naming
 from alphabar.data.labels import column_of_labels
 
 MOST_CLASSES = 1 << 16
 _MOST_BYTES = 1 << 28  # of a file with labels
 _TABLES = ("metadata.csv", "metadata.jsonl")
 _FILES = ("dataset.json", *_TABLES)
-
-
-@contextmanager
-def naming(where: str, wanted: str) -> Iterator[None]:
-    """Turns whatever the readers of damaged files raise (dozens of types, which change with versions) into ValueError with the
-    name of the file. Errors that name it pass."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ValueError) and where in str(error):
-            raise
-        plain = type(error) in (ValueError, BrokenError, RefusedError)
-        raise ValueError(f"{where} cannot be read ({error if plain else short(error)}): {wanted}") from error
 
 
 def labels_beside(folder: Path) -> tuple[Path, dict[str, Any] | None] | None:
