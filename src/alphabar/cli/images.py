@@ -82,7 +82,7 @@ def sample(
         checkpoint: last, best, or ema:LENGTH.
         device: cpu, cuda or mps; the fastest there is if left out.
     """
-    from alphabar.core.machine import best_device
+    from alphabar.core.machine import device_of
     from alphabar.core.outputs import check_output, save_picture
     from alphabar.data.contact_sheet import contact_sheet
     from alphabar.sampling.sample import sample
@@ -93,7 +93,7 @@ def sample(
     check_output(sheet, "picture", [run])
     model = load_model(run, checkpoint)
     with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
-        samples = sample(model, n, options=options, out=out, device=device or best_device(), channels_last=True)
+        samples = sample(model, n, options=options, out=out, device=str(device_of(device)), channels_last=True)
     save_picture(contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1), sheet)
     record = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
     show.record({**record, "sheet": str(sheet)}, as_json, out)

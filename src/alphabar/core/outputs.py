@@ -73,7 +73,7 @@ def check_folder(folder: Path, kind: str, inputs: Iterable[str | Path] = (), our
 def _check_place(path: Path, kind: str, inputs: Iterable[str | Path]) -> None:
     """Whether the output can be made where it stands, apart from the inputs."""
     place = path.resolve()
-    above = next(p for p in place.parents if p.exists())
+    above = next(p for p in (*place.parents, place) if p.exists())  # the root alone has no parents
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = "may not be written to" if above.is_dir() else "is a file"
         raise OSError(f"no {kind} can be written at {path}: {above} {what}; give another path")

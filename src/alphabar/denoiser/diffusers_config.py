@@ -199,3 +199,12 @@ def check_unet2d(c: StoredValues, shape: list[int] | None = None) -> None:
     divisor = 2 ** (len(widths) - 1)
     if any(k % divisor for k in sides):
         raise ValueError(f"{c.where}: sample_size {size}: a network of {len(widths)} levels needs sides divisible by {divisor}")
+    attends = ["Attn" in kind for kind in c.values.get("down_block_types", ())]
+    heads = [w for w, attention in zip(widths, attends, strict=False) if attention]
+    heads += widths[-1:] if c.values.get("add_attention", True) else []
+    head = c.values.get("attention_head_dim", 8)
+    if head is not None and any(0 < w < head for w in heads):
+        raise ValueError(
+            f"{c.where}: {min(heads)} channels at a level with attention (the last one always is), "
+            f"whose heads have {head}: give at least as many"
+        )

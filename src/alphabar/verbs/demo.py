@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from alphabar.core.files import write_atomically
-from alphabar.core.machine import best_device
+from alphabar.core.machine import device_of
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_folder, check_output
@@ -66,14 +66,13 @@ def demo(
         ValueError: if n is too small for FID.
     """
     start = time.monotonic()
-    out = as_path(options.out)
+    out, device = as_path(options.out), str(device_of(options.device))
     check_folder(out, "demo", ours=("unfinished.json", "results.json"))
     for path, kind in ((out / "index.html", "page"), (out / "results.json", "results of a demo")):
         check_output(path, kind)
     network: Any = load_model(model) if isinstance(model, str | Path) else model
     features: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
     real = bundled_images() if images is None else as_image_set(images)
-    device = options.device or best_device()
     speed = _speed(out, options, network, features, real, settings, device)
     _print(expectation(speed, int(speed["n"]), settings))
     about = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alphabar.core.cluster import import_ray, joined
 from alphabar.core.files import locked, write_atomically
-from alphabar.core.machine import versions
+from alphabar.core.machine import device_of, versions
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_folder
@@ -57,6 +57,8 @@ def experiment(
     for other in options.reuse:
         if not (as_path(other) / "experiment.json").is_file():
             raise FileNotFoundError(f"{other} is not the folder of an experiment: --reuse takes folders of `alphabar experiment`")
+    if options.ray is None:
+        device_of(options.device)  # not hours later, when the images are drawn
     check_folder(folder, "experiment", [r.data.set for r in definition.variants.values()])
     with locked(folder):
         _claim(folder, definition)

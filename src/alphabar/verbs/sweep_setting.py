@@ -11,7 +11,7 @@ from typing import Any
 
 from alphabar.core.cluster import import_ray, joined
 from alphabar.core.files import write_atomically
-from alphabar.core.machine import best_device, machine, versions
+from alphabar.core.machine import device_of, machine, versions
 from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation.image_eval import ImageEval
@@ -127,7 +127,7 @@ class LoadedJob:
     def _how(self) -> dict[str, Any]:
         """The arguments of `sample` that are the same under every setting."""
         options = self.job.options
-        how = {"device": options.device or best_device(), "channels_last": True, "progress": False}
+        how = {"device": str(device_of(options.device)), "channels_last": True, "progress": False}
         how |= {} if options.fast is None else {"fast": options.fast}
         how |= {} if options.guidance == 1 else {"guidance": options.guidance}
         return how | {"classes": every_class(self.model)}
