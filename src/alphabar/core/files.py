@@ -29,7 +29,7 @@ def temporary(name: str) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Deletes the temporary files and folders that killed processes of this machine have left in a folder."""
-    from psutil import pid_exists  # type: ignore[import-untyped]
+    from psutil import pid_exists
 
     with suppress(OSError):
         for path in folder.iterdir():
