@@ -14,6 +14,7 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.report.report_page import write_report
 from alphabar.sampling.sample_set import SampleSet
 from alphabar.sampling.samples import Samples
+from alphabar.training.config import Recipe
 from alphabar.verbs.compare import compare
 from tests.fixtures.runs import add_sheets, add_trajectory, drawn, fill
 from tests.fixtures.sets import Linear, stripes
@@ -47,6 +48,7 @@ def page_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SampleSet("a.npz", stripes(90, 5).pixels, None, runs[0]), SampleSet("b.npz", stripes(90, 6).pixels, None), evaluator, real
     )
     (folder / "bare").mkdir()
+    (folder / "bare" / "recipe.toml").write_text(Recipe().toml())
     return write_report([*runs, folder / "bare"], folder / "page.html", draw=False)
 
 
