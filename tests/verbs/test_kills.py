@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alphabar.core.run import Run
 from alphabar.denoiser.model import build, save_weights
@@ -96,6 +95,8 @@ def _sync(out: Path, inputs: Path) -> Any:
     """TensorBoard's files are only ever appended to: a number that was sent twice is there twice."""
     shutil.copytree(inputs / "run", out / "run", dirs_exist_ok=True)
     sync(out / "run", ["tensorboard"])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # an extra, of the slow tests alone
+
     accumulator = EventAccumulator(str(out / "run" / "tracking" / "tensorboard"), {"scalars": 0})
     accumulator.Reload()
     return sorted((key, e.step, e.value) for key in accumulator.Tags()["scalars"] for e in accumulator.Scalars(key))

@@ -102,7 +102,7 @@ def test_what_a_run_was_trained_on_is_in_its_recipe(tmp_path: Path) -> None:
     assert len(images) == 150
     assert images.value_range == (0.0, 4095.0)
     assert flip
-    want = holdout(whole.pixels[np.arange(150) * len(whole) // 150], 0.4)
+    want = holdout(whole.limited(150).pixels, 0.4)
     np.testing.assert_array_equal(kept, want[0])
     np.testing.assert_array_equal(heldout, want[1])
     # no run, or one that was trained on something else
