@@ -214,3 +214,8 @@ def test_a_recipe_is_chosen_for_the_set_and_printed_before_training(tmp_path: Pa
     assert not (tmp_path / "other").exists()
     again = alphabar(*words[:4], "--resume", cwd=tmp_path)
     assert again.returncode == 0
+
+
+def test_a_tracker_of_the_recipe_is_no_misspelt_option(tmp_path: Path) -> None:
+    out = alphabar("train", "fashion_mnist", "--out", "r", "--track", "trackio", "--dry-run", cwd=tmp_path).stdout
+    assert 'track = [\n    "trackio",\n]' in out

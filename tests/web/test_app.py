@@ -526,7 +526,7 @@ def test_a_taken_port_and_a_missing_root_end_in_a_message(
     assert f"cannot listen at 127.0.0.1, port {taken}" in done.stderr
     for words, message in (
         (["app", str(tmp_path / "nowhere")], f"there is no folder {tmp_path / 'nowhere'}"),
-        (["app", str(tmp_path), "--port", "70000"], "alphabar: port 70000"),
+        (["app", str(tmp_path), "--port", "70000"], "alphabar: port = 70000"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(words)

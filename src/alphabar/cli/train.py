@@ -109,10 +109,10 @@ def _automatic(settings: list[str], minutes: float | None) -> "Recipe":
 
 def _check_options(tokens: tuple[str, ...]) -> None:
     """Raises ValueError for an option that is neither a key of the recipe nor an option of the command, naming the nearest."""
-    own = "out recipe images minutes seed resume dry-run range alpha skip-broken axes help"
+    own = "out recipe images minutes seed resume dry-run range alpha skip-broken axes help track"
     for token in tokens:
         name = token.partition("=")[0]
-        if name.startswith("--") and "." not in name and len(name) > 2:
+        if name.startswith("--") and "." not in name and name not in ("--", "--track"):
             near = did_you_mean(name, [f"--{word}" for word in own.split()], 0.6)
             raise ValueError(f"{name} is no option of alphabar train (keys of the recipe are written --section.key): {near}")
 

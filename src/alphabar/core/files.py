@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, JSON lines that survive a crash, and folders that one process writes at a time."""
 
 import errno
+import glob
 import json
 import math
 import os
@@ -27,12 +28,12 @@ def temporary(name: str) -> str:
     return f".{name}.{os.getpid()}-{_HOST}"
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files and folders that killed processes of this machine have left in a folder."""
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Deletes the temporary files and folders, or those of one name, that killed processes of this machine left in a folder."""
     from psutil import pid_exists
 
     with suppress(OSError):
-        for path in folder.iterdir():
+        for path in folder.glob(f".{glob.escape(name)}.*" if name else ".*"):
             made = _TEMPORARY.fullmatch(path.name)
             if made and made[2] == _HOST and not pid_exists(int(made[1])):
                 if path.is_dir():
@@ -51,6 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(temporary(path.name))
     with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
         try:
             yield part
             sync(part)

@@ -161,6 +161,7 @@ class Builder:
             raise OSError(
                 f"files in {parent} cannot be locked: set ALPHABAR_CACHE to a folder on another disk, or pass cache=False"
             )
+        remove_leftovers(folder)
         self._unlock = weakref.finalize(self, os.close, lock)
         self.folder, self._parts = folder, Parts(folder / "chunks", "unfinished features")
         protocol = {**self.about, "chunk": chunk}

@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import remove_leftovers, write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.places import without_places
 from alphabar.core.run import ENDS, Run
@@ -176,6 +176,7 @@ def sync(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         raise FileNotFoundError(f"{run.path} has no record: wanted a run folder, as `alphabar train SET --out RUN` makes them")
     from accelerate import PartialState
 
+    remove_leftovers(run.path / "tracking")
     boxes = [Outbox(run, name) for name in names]
     PartialState()  # accelerate's trackers ask it which process writes
     found = {}
