@@ -169,3 +169,8 @@ def test_fine_tuning_takes_the_network_of_the_initial_model(tmp_path: Path) -> N
 def test_keys_that_make_no_recipe_are_refused(keys: dict[str, Any], minutes: float | None, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         auto_recipe(noise(tmp_path, (30, 8, 8, 1)), Recipe(), keys, minutes=minutes)
+
+
+def test_the_network_of_diffusers_is_not_augmented(tmp_path: Path) -> None:
+    keys = {"model": {"network": "unet2d", "channels": (16, 16), "groups": 8}, "train": {"images": 8, "batch": 8}}
+    assert auto_recipe(noise(tmp_path, (30, 8, 8, 1)), Recipe(), keys).recipe.train.augment == 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from alphabar.core.run import Run
-from alphabar.denoiser.model import build, save_weights
+from alphabar.denoiser.model import save_weights
 from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
 from alphabar.features.train import train_extractor
@@ -29,7 +29,7 @@ from alphabar.verbs.score import score
 from alphabar.verbs.sweep import sweep
 from alphabar.verbs.train import train
 from alphabar.verbs.tune import tune
-from tests.fixtures.runs import untrained_extractor
+from tests.fixtures.runs import untrained_extractor, untrained_model
 from tests.fixtures.sets import Linear, stripes
 from tests.verbs.test_experiment import DEFINITION, RECIPE
 
@@ -117,8 +117,7 @@ def child(verb: Callable[[Path, Path], Any], out: Path, inputs: Path) -> None:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kills")
-    recipe = resolve("garments", ["--model.channels", "8", "--model.embedding", "8", "--model.groups", "4"])
-    save_weights(folder / "model.safetensors", build(recipe.model, recipe.schedule.spec(), (1, 8, 8), 0))
+    save_weights(folder / "model.safetensors", untrained_model())
     untrained_extractor().save(folder / "extractor.safetensors")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1))
     np.save(folder / "real.npy", pixels.astype(np.uint8))

@@ -31,10 +31,10 @@ from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import Setting, calls_of, settings
 from alphabar.schedule.grid import make_grid
 from alphabar.training.checkpoint import load_model
-from alphabar.training.config import Recipe, resolve
+from alphabar.training.config import Recipe
 from alphabar.verbs.sweep import divided, sweep
 from alphabar.verbs.sweep_setting import LoadedJob
-from tests.fixtures.runs import untrained_extractor
+from tests.fixtures.runs import untrained_extractor, untrained_model
 
 N = 64
 FEW: dict[str, Any] = {"samplers": ("ddim", "heun"), "calls": (2, 3), "n": N, "batch": 16, "progress": False, "shown": 5}
@@ -45,8 +45,7 @@ TRIED = ["ddim_2_eta_0", "ddim_2_eta_1", "heun_1", "heun_2", "ddim_3_eta_0", "dd
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained model, an untrained extractor, and real images."""
     folder = tmp_path_factory.mktemp("sweep")
-    recipe = resolve("garments", ["--model.channels", "8", "--model.embedding", "8", "--model.groups", "4"])
-    save_weights(folder / "model.safetensors", build(recipe.model, recipe.schedule.spec(), (1, 8, 8), 0))
+    save_weights(folder / "model.safetensors", untrained_model())
     untrained_extractor().save(folder / "extractor.safetensors")
     columns = np.arange(8)[None, None, :, None]
     phase = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 1))
@@ -276,8 +275,7 @@ def test_another_protocol_is_refused_and_the_field_named(done: Sweep, place: Pat
 
 
 def test_another_model_and_a_folder_of_other_files_are_refused(done: Sweep, place: Path, tmp_path: Path) -> None:
-    recipe = resolve("garments", ["--model.channels", "8", "--model.embedding", "8", "--model.groups", "4"])
-    save_weights(tmp_path / "other.safetensors", build(recipe.model, recipe.schedule.spec(), (1, 8, 8), 1))
+    save_weights(tmp_path / "other.safetensors", untrained_model(1))
     named: dict[str, Any] = {**FEW, "extractor": place / "extractor.safetensors"}
     with pytest.raises(ValueError, match="differ in model"):
         sweep(tmp_path / "other.safetensors", str(place / "real.npy"), out=done.folder, **named)

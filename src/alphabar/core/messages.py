@@ -88,6 +88,11 @@ def cells(values: Iterable[object]) -> list[str]:
     return [printable(value).replace("\n", "\\n").replace("\t", "\\t") for value in values]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def say(text: object, file: Any = None) -> None:
     """Prints a message in which names may hold anything.
 

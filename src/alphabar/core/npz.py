@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alphabar.core.messages import first_line
+
 _INFLATION = 1032  # the most that deflate, NumPy's compression, can shorten
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -41,8 +43,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, int]]:
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as e:  # zipfile, zlib and NumPy raise many types for damaged files
-        detail = (str(e).splitlines() or [type(e).__name__])[0]
-        raise ValueError(f"{path} is damaged, or no .npz file ({detail:.200}): write or fetch it again") from e
+        raise ValueError(f"{path} is damaged, or no .npz file ({first_line(e):.200}): write or fetch it again") from e
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from alphabar.core.messages import is_utf8
+from alphabar.core.messages import first_line, is_utf8
 
 MAX_HEADER = 2**24  # bytes; headers of the largest public models have about 2^20
 
@@ -31,8 +31,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as e:  # safetensors and torch raise many types for a damaged header
-        line = (str(e).splitlines() or [type(e).__name__])[0]
-        raise ValueError(f"{path} is not a safetensors file, or is truncated ({line:.200}): fetch or write it again") from e
+        what = f"is not a safetensors file, or is truncated ({first_line(e):.200})"
+        raise ValueError(f"{path} {what}: fetch or write it again") from e
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

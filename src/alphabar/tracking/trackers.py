@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from alphabar.core.messages import without_secrets
+from alphabar.core.messages import first_line, without_secrets
 from alphabar.core.run import Run
 from alphabar.core.suggest import did_you_mean
 
@@ -309,8 +309,7 @@ def tracker_factory(name: str) -> Callable[[Run, dict[str, Any]], Tracker]:
 
 def error_line(error: BaseException) -> str:
     """An error of a tracker's library in one line, without secrets."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {without_secrets(first):.200}"
+    return f"{type(error).__name__}: {without_secrets(first_line(error)):.200}"
 
 
 def read_picture(path: Path) -> Sheet:

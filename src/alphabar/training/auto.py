@@ -25,7 +25,7 @@ from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.training.checkpoint import load_model
-from alphabar.training.config import Precision, Recipe, TrainRecipe, resolve, shipped
+from alphabar.training.config import Precision, Recipe, TrainRecipe, WatchRecipe, resolve, shipped
 from alphabar.training.initial_model import cost_of_model, untrained_model
 from alphabar.training.loop import make_accelerator
 from alphabar.training.step import Trainer
@@ -83,7 +83,7 @@ class AutoRecipe:
         side = math.ceil(max(h, w) / model.patch)
         attended = [f"{math.ceil(side / 2**k)}x{math.ceil(side / 2**k)}" for k in model.attention]
         others = "".join(f", {s.images_a_second:.3g} in {NAMES[s.precision]}" for s in self.speeds[1:])
-        first = self.recipe.watch.preview_first / speed.images_a_second + _sheet_seconds(self.recipe, speed)
+        first = self.recipe.watch.preview_first / speed.images_a_second + _sheet_seconds(self.recipe.watch, speed)
         return [
             f"{n:,} images of {h}x{w}x{c}" + (f" in {classes} classes" if classes else "")
             + (f", {copies:,} of them copies of others" if copies else "") + f"; {n - self.trained_on:,} are held out.",
@@ -133,9 +133,10 @@ def auto_recipe(
 
     best = candidates[min(2, len(widths) - 1)]
     speeds = speeds_of(best, images, indices)
-    flops = speeds[0].images_a_second * cost_of_model(untrained_model(best, images))["gflop_a_call"]
-    rates = [flops / cost_of_model(untrained_model(each, images))["gflop_a_call"] for each in candidates]
-    widest = [each for each, rate in zip(candidates, rates, strict=True) if rate * seconds >= wanted] or candidates[:1]
+    costs = [cost_of_model(untrained_model(each, images)) for each in candidates]
+    flops = speeds[0].images_a_second * costs[candidates.index(best)]["gflop_a_call"]
+    seen = [flops / cost["gflop_a_call"] * seconds for cost in costs]  # images, as long as the training may take
+    widest = [each for each, most in zip(candidates, seen, strict=True) if most >= wanted] or candidates[:1]
     if widest[-1].model != best.model:
         best = widest[-1]
         speeds = speeds_of(best, images, indices)
@@ -144,7 +145,7 @@ def auto_recipe(
     total = budget or min(wanted if not minutes else math.inf, seconds * (1 - PREVIEW_SHARE) * fastest.images_a_second)
     total = max(math.ceil(total / best.train.batch), 1) * best.train.batch
     chosen = _with_intervals(best, total, fastest).with_(**by_hand)
-    cost = cost_of_model(untrained_model(chosen, images))
+    cost = costs[candidates.index(best)]
     return AutoRecipe(
         chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], _seconds(chosen, fastest)
     )
@@ -189,7 +190,7 @@ def _with_network(recipe: Recipe, images: ImageSet, width: int, n: int, by_hand:
     """The recipe with the network of a width, and what depends on it and on the number of images."""
     model = replace(network_for(images.image_shape, width), conditional=bool(class_names(images)))
     train = replace(recipe.train, lr=round(2e-3 * math.sqrt(64 / max(width, 64)), 5), augment=0.12 if n < SMALL else 0.0)
-    if model.network != "unet" or recipe.train.init_from:
+    if by_hand.get("model", {}).get("network") == "unet2d" or recipe.train.init_from:
         train = replace(train, augment=0.0)  # the network must take the augmentation as input
     return replace(recipe, model=model, train=train).with_(**by_hand)
 
@@ -218,7 +219,7 @@ def _for_memory(recipe: Recipe, images: ImageSet) -> Recipe:
     c, h, w = images.image_shape
     raise ValueError(
         f"training on images of {h}x{w}x{c} takes {each / 2**30:.1f} GiB for a single image, and {free / 2**30:.1f} GiB are "
-        f"free: make them smaller, as in --size {h // 2}x{w // 2}, or use a machine with more memory"
+        "free: make the images smaller, give fewer --model.channels, or use a machine with more memory"
     )
 
 
@@ -226,9 +227,9 @@ def _with_intervals(recipe: Recipe, total: int, speed: Speed) -> Recipe:
     """The recipe with its length, and intervals by which something is seen early and little time is spent on looking."""
     train, watch = recipe.train, recipe.watch
     rate, batch = speed.images_a_second, train.batch
-    one = watch.preview_steps * speed.call_seconds
-    watch = replace(watch, preview_n=next((n for n in SHEETS if n * one <= SHEET_SECONDS), SHEETS[-1]))
-    sheet = watch.preview_n * one
+    sizes = (replace(watch, preview_n=n) for n in SHEETS)
+    watch = next((each for each in sizes if _sheet_seconds(each, speed) <= SHEET_SECONDS), replace(watch, preview_n=SHEETS[-1]))
+    sheet = _sheet_seconds(watch, speed)
     first = max(batch, min(round(rate * (FIRST_SIGHT - sheet)), total))
     every = max(first, total // 10, round(sheet / PREVIEW_SHARE * rate))
     return replace(
@@ -246,12 +247,12 @@ def _seconds(recipe: Recipe, speed: Speed) -> float:
     """Expected seconds of a training: steps, sheets of samples, held-out losses."""
     train, watch = recipe.train, recipe.watch
     sheets = math.log2(max(watch.preview_every / watch.preview_first, 1)) + train.images / watch.preview_every
-    calls = sheets * watch.preview_n * watch.preview_steps + train.images / train.heldout_every * 512
-    return train.images / speed.images_a_second + calls * speed.call_seconds
+    heldout = train.images / train.heldout_every * 512 * speed.call_seconds
+    return train.images / speed.images_a_second + sheets * _sheet_seconds(watch, speed) + heldout
 
 
-def _sheet_seconds(recipe: Recipe, speed: Speed) -> float:
-    return recipe.watch.preview_n * recipe.watch.preview_steps * speed.call_seconds
+def _sheet_seconds(watch: WatchRecipe, speed: Speed) -> float:
+    return watch.preview_n * watch.preview_steps * speed.call_seconds
 
 
 def speeds_of(recipe: Recipe, images: ImageSet, indices: Indices) -> list[Speed]:

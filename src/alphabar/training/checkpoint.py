@@ -93,8 +93,8 @@ def remove_earlier(folder: Path) -> None:
 
 def best_figures(run: Run, fingerprint: str) -> dict[str, float]:
     """The lowest figures that were known when checkpoints/best of this training was saved; none where there is no such one."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        state = json.loads((find_checkpoint(run.checkpoint("best")) / "state.json").read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError):
+        state = read_state(find_checkpoint(run.checkpoint("best")))
         if state.get("fingerprint") == fingerprint:
             return dict(state.get("best", {}))
     return {}

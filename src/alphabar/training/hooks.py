@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from alphabar.core import seeds
+from alphabar.core.messages import first_line
 from alphabar.core.run import Run
 from alphabar.denoiser.model import Model
 from alphabar.training.config import TrainRecipe
@@ -49,7 +50,7 @@ class Training:
 
 def failed(run: Run, what: str, error: Exception, then: str, images: int = 0) -> None:
     """Warns that something which training can do without has failed, and keeps it as the event `failed`."""
-    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    why = first_line(error)
     warnings.warn(f"no {what} after {images} images: {why}. {then}", stacklevel=3)
     with contextlib.suppress(OSError):  # of a full disk, which may be why it failed
         run.event("failed", images=images, what=what, why=why)

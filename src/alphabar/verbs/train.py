@@ -21,6 +21,7 @@ from alphabar.core.machine import memory_for
 from alphabar.core.outputs import check_run_folder
 from alphabar.core.places import without_places, write_private
 from alphabar.core.run import Run, flat
+from alphabar.core.stored_values import read_object
 from alphabar.data.card import unused_depth
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.split import holdout
@@ -177,8 +178,8 @@ def _of_run(run: Run, recipe: Recipe) -> Recipe:
 
 def images_of(run: Path) -> str | None:
     """The fingerprint of the images that a run was trained on and that it held out; None where it has no record of them."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        found = json.loads((run / "data.json").read_text(encoding="utf-8")).get("fingerprint")
+    with contextlib.suppress(OSError, ValueError):
+        found = read_object(run / "data.json").get("fingerprint")
         return found if isinstance(found, str) else None
     return None
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from alphabar.core.messages import first_line
 from alphabar.denoiser.precondition import eval_mode
 from alphabar.denoiser.runtime.job import FixedBatch, Job, Prepared, Run
 from alphabar.denoiser.runtime.mnn import Workers
@@ -179,7 +180,7 @@ def prepare(job: Job, name: str) -> Prepared:
         except ImportError:
             raise
         except Exception as e:  # compilers and runtimes raise many types
-            line = (str(e).strip() or type(e).__name__).splitlines()[0]
+            line = first_line(e)
             raise RuntimeError(f"{name} does not work here: {type(e).__name__}: {line:.200}") from e
     deviation = float((got.float() - wanted.float()).abs().max()) / max(1.0, float(wanted.abs().max()))
     if not deviation <= MAX_DEVIATION[job.precision]:
