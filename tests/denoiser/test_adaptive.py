@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
-from alphabar.data.toy import Gaussian, Mixture
 from alphabar.denoiser.adaptive import MAX_GAP, MAX_GROWTH, AdaptiveCalls, apply_plan, call_statistics
-from alphabar.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from alphabar.denoiser.plan import adaptive, every
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, SkipCalls
 from alphabar.sampling.samplers.ddim import ddim
@@ -16,6 +14,8 @@ from alphabar.sampling.samplers.heun import heun
 from alphabar.schedule.betas import Linear
 from alphabar.schedule.continuous import Cosine, LogSigma
 from alphabar.schedule.grid import even_time
+from tests.fixtures.exact import GaussianDenoiser, MixtureDenoiser
+from tests.fixtures.toy import Gaussian, Mixture
 
 GRID = even_time(Cosine(), 200)
 SHAPE = (1, 4, 4)

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
-from alphabar.data.toy import Mixture
 from alphabar.denoiser.adaptive import AdaptiveCalls
-from alphabar.denoiser.exact import MixtureDenoiser
 from alphabar.denoiser.plan import every, full, predicate
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, Guided, Labelled, SkipCalls, ThresholdX0, select_rows
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.schedule.continuous import LogSigma
+from tests.fixtures.exact import MixtureDenoiser
+from tests.fixtures.toy import Mixture
 
 GRID = torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.data.toy import Gaussian
-from alphabar.denoiser.exact import FiniteDenoiser, GaussianDenoiser
 from alphabar.evaluation.heldout import _summary, heldout_loss, losses_by_level
 from alphabar.schedule.continuous import Cosine
+from tests.fixtures.exact import FiniteDenoiser, GaussianDenoiser
+from tests.fixtures.toy import Gaussian
 from tests.fixtures.training import small_model
 
 STD = torch.tensor([0.05, 0.1, 0.2, 0.15], dtype=torch.float64).reshape(1, 2, 2)

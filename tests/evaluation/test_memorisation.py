@@ -9,7 +9,6 @@ from scipy import stats
 from scipy.spatial import cKDTree
 
 from alphabar.data.images import to_model
-from alphabar.denoiser.exact import FiniteDenoiser
 from alphabar.evaluation.memorisation import (
     Tail,
     _tail,
@@ -22,6 +21,7 @@ from alphabar.evaluation.memorisation import (
 )
 from alphabar.features.load import load_extractor
 from alphabar.sampling.sample import sample
+from tests.fixtures.exact import FiniteDenoiser
 
 ASSETS = Path(__file__).parents[2] / "src" / "alphabar" / "assets"
 

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.data.toy import Gaussian
-from alphabar.denoiser.exact import GaussianDenoiser
 from alphabar.fitting.coefficients import Coefficients, least_squares
 from alphabar.fitting.levels import best_levels, step_costs
 from alphabar.fitting.trajectory import Trajectory, fine_grid, fine_trajectory
@@ -23,6 +21,8 @@ from tests.fitting.shared import (
     some_coefficients,
     starts,
 )
+from tests.fixtures.exact import GaussianDenoiser
+from tests.fixtures.toy import Gaussian
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 5])

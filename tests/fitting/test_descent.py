@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from alphabar.core.seeds import SeededNoise, starting_noise
-from alphabar.data.toy import Gaussian
-from alphabar.denoiser.exact import GaussianDenoiser
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.fitting.descent import FreeParameters, TrajectoryLoss, descend
 from alphabar.fitting.levels import best_levels, step_costs
@@ -17,7 +15,9 @@ from alphabar.sampling.model import fingerprint
 from alphabar.sampling.sample import sample
 from alphabar.schedule.grid import make_grid
 from tests.fitting.shared import FINE, LEVELS, apart, carried_out, some_coefficients, starts
+from tests.fixtures.exact import GaussianDenoiser
 from tests.fixtures.oracles import smooth_grid
+from tests.fixtures.toy import Gaussian
 
 
 def test_what_is_free():

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.data.toy import Gaussian
-from alphabar.denoiser.exact import GaussianDenoiser
 from alphabar.fitting.levels import best_levels, shortest_path, step_costs
 from alphabar.fitting.trajectory import Trajectory, fine_grid, fine_trajectory
 from alphabar.sampling.samplers.ddim import ddim
@@ -18,6 +16,8 @@ from tests.fitting.shared import (
     apart,
     starts,
 )
+from tests.fixtures.exact import GaussianDenoiser
+from tests.fixtures.toy import Gaussian
 
 
 def cheapest(cost, calls):

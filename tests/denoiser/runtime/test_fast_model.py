@@ -9,9 +9,7 @@ from torch import Tensor
 
 from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
-from alphabar.data.toy import Gaussian
 from alphabar.denoiser.adaptive import AdaptiveCalls
-from alphabar.denoiser.exact import GaussianDenoiser
 from alphabar.denoiser.model import build
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.precondition import Preconditioned
@@ -23,6 +21,8 @@ from alphabar.sampling.samplers.ddim import ddim
 from alphabar.schedule.continuous import Cosine
 from alphabar.schedule.grid import even_time
 from tests.denoiser.runtime.conftest import ALL, BATCH, CPU, FAST, INSTALLED, SHAPE
+from tests.fixtures.exact import GaussianDenoiser
+from tests.fixtures.toy import Gaussian
 
 GetFastModel = Callable[[str], FastModel]
 Noisy = tuple[Tensor, Tensor]

@@ -8,9 +8,9 @@ from scipy.integrate import quad, solve_ivp
 
 from alphabar.core.seeds import starting_noise
 from alphabar.data.images import to_pixels
-from alphabar.data.toy import Gaussian, Mixture
-from alphabar.denoiser.exact import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
 from alphabar.sampling.sample import sample
+from tests.fixtures.exact import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
+from tests.fixtures.toy import Gaussian, Mixture
 
 
 def f64(values):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alphabar.data.toy import Gaussian, Mixture
+from tests.fixtures.toy import Gaussian, Mixture
 
 
 def f64(*values: float) -> torch.Tensor:
