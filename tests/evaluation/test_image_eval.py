@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from alphabar.data import image_set as image_set_module
 from alphabar.evaluation import floor as floor_module
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.floor import real_images
@@ -181,10 +182,11 @@ def test_halves_are_by_content_and_share_no_image() -> None:
 def test_a_named_test_split_takes_its_floor_from_the_held_out_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
     from alphabar.data.split import HOLDOUT, holdout
 
-    train = replace(stripes(400, 0), name="fashion_mnist")
-    test = replace(stripes(60, 1), name="fashion_mnist", split="test")
+    train = replace(stripes(400, 0), name="fashion_mnist", known=True)
+    test = replace(stripes(60, 1), name="fashion_mnist", known=True, split="test")
     sets = {"train": train, "test": test}
-    monkeypatch.setattr(floor_module, "load", lambda name, split: sets[split])
+    for module in (floor_module, image_set_module):
+        monkeypatch.setattr(module, "load", lambda name, split, **reading: sets[split])
     _, heldout = holdout(train.pixels, HOLDOUT)
     for reference in ("fashion_mnist:test", test):
         real = real_images(reference)
@@ -192,6 +194,7 @@ def test_a_named_test_split_takes_its_floor_from_the_held_out_training_images(mo
         assert np.array_equal(real.pool, train.pixels[heldout])
         assert "fashion_mnist:train" in real.pool_source
     assert real_images("fashion_mnist:train").reference_name == "half of fashion_mnist:train"
+    assert real_images(replace(test, known=False)).halved  # a folder of that name is not the set
 
 
 # ---- the record

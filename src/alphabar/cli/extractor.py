@@ -89,7 +89,7 @@ def train(
 @checks_numbers
 def check(
     extractor: str, *, against: str, n: Count = 2000, corruptions: tuple[str, ...] = (), seed: Seed = 0, out: Path | None = None,
-    mark: bool = True, as_json: Json = False,
+    mark: bool = True, reading: Reading = Reading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Corrupt real images in ten known ways, and test whether an extractor's FID and KID rise with the severity.
 
@@ -112,7 +112,7 @@ def check(
             where only some corruptions were tested.
     """
     from alphabar.core.outputs import check_output
-    from alphabar.data.image_set import parse_set
+    from alphabar.data.image_set import load, parse_set
     from alphabar.evaluation.corruption_check import check
     from alphabar.features import extractor as files
     from alphabar.report.figures import check_table, draw_check
@@ -121,7 +121,14 @@ def check(
     target = out or Path(f"{path.stem}_check.png")
     check_output(target, "picture", [extractor, parse_set(against)[0]])
     with show.stopped_by_ctrl_c("stopped; no result was written into the extractor's file"):
-        found = check(extractor, against, n=n, seed=seed, corruptions=corruptions or None, progress=True)
+        found = check(
+            extractor,
+            load(*parse_set(against), **asdict(reading)),
+            n=n,
+            seed=seed,
+            corruptions=corruptions or None,
+            progress=True,
+        )
     marked = mark and found.complete and path.is_file()
     if marked:
         files.write_check_result(path, found.summary())

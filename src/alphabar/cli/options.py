@@ -27,3 +27,7 @@ class Reading(Checked):
     """Leave damaged images out, and name them."""
     axes: Literal["nhwc", "nchw"] | None = None
     """Order of the axes, for arrays whose shape leaves it open."""
+    size: str | None = None
+    """One size for images of several: a side, or HEIGHTxWIDTH (height first), as 64 or 48x64."""
+    fit: Literal["crop", "pad", "stretch"] | None = None
+    """The way to that size: crop keeps the middle (the default), pad adds a background, stretch keeps no ratio."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ReadingOfRecipe(Reading):
-    """How images are read, in place of the recipe's keys [data] range, alpha, skip_broken and axes."""
+    """How images are read, in place of the recipe's keys [data] range, alpha, skip_broken, axes, size and fit."""
 
     alpha: str = ""
     """Transparent images: refuse, keep (one more channel), or the background: white, black, R,G,B."""
@@ -32,7 +32,8 @@ class ReadingOfRecipe(Reading):
         found = [] if self.value_range is None else ["--data.range", *map(str, self.value_range)]
         found += ["--data.alpha", self.alpha] if self.alpha else []
         found += ["--data.skip-broken"] if self.skip_broken else []
-        return found + (["--data.axes", self.axes] if self.axes else [])
+        named = {"axes": self.axes, "size": self.size, "fit": self.fit}
+        return found + [token for key, value in named.items() if value for token in (f"--data.{key}", value)]
 
 
 def train(
@@ -109,7 +110,7 @@ def _automatic(settings: list[str], minutes: float | None) -> "Recipe":
 
 def _check_options(tokens: tuple[str, ...]) -> None:
     """Raises ValueError for an option that is neither a key of the recipe nor an option of the command, naming the nearest."""
-    own = "out recipe images minutes seed resume dry-run range alpha skip-broken axes help track"
+    own = "out recipe images minutes seed resume dry-run range alpha skip-broken axes size fit help track"
     for token in tokens:
         name = token.partition("=")[0]
         if name.startswith("--") and "." not in name and name not in ("--", "--track"):

@@ -42,6 +42,7 @@ class Decoded:
     classes: tuple[str, ...] | None = None
     dtype: DTypeLike = np.uint8
     skipped: dict[int, str] = field(default_factory=dict)  # faults of broken images by number, complete once `blocks` are read
+    jpeg: int = 0  # images that are stored as JPEG
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Entry:
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...] | None
     skipped: tuple[str, ...] = ()
+    jpeg: int | None = None  # images that were stored as JPEG; None: not known, of an entry of an earlier version
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
@@ -138,12 +140,13 @@ def open_entry(place: Path) -> Entry | None:
         labels = np.load(place / "labels.npy", allow_pickle=False) if meta["labels"] else None
         classes = None if meta["classes"] is None else tuple(str(c) for c in meta["classes"])
         skipped = tuple(str(s) for s in meta["skipped"])
+        jpeg = None if (found := meta.get("jpeg")) is None else int(found)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     n = len(pixels) if pixels.ndim == 4 else -1
     whole = hashes.shape == (n,) and (labels is None or labels.shape == (n,))
     known = pixels.dtype.name in SCALE and pixels.dtype.isnative
-    return Entry(pixels, hashes, labels, classes, skipped) if whole and known else None
+    return Entry(pixels, hashes, labels, classes, skipped, jpeg) if whole and known else None
 
 
 def _framed(data: bytes) -> bytes:
@@ -187,7 +190,7 @@ def _write(folder: Path, decoded: Decoded) -> None:
         labels = np.delete(decoded.labels, list(decoded.skipped))
         np.save(folder / "labels.npy", labels.astype(np.int64), allow_pickle=False)
     skipped = [decoded.skipped[k] for k in sorted(decoded.skipped)]
-    meta = {"labels": decoded.labels is not None, "classes": decoded.classes, "skipped": skipped}
+    meta = {"labels": decoded.labels is not None, "classes": decoded.classes, "skipped": skipped, "jpeg": decoded.jpeg}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 

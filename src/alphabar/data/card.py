@@ -19,8 +19,8 @@ def data_card(images: ImageSet) -> dict[str, Any]:
     """The numbers of a set as plain data, ready for JSON.
 
     Returns:
-        name, split, source, fingerprint, count, image_shape, dtype, value_range, skipped, left_out, hidden: as in
-            `ImageSet`.
+        name, split, source, fingerprint, count, image_shape, dtype, value_range, skipped, left_out, hidden, jpeg: as in
+            `ImageSet`. fit: how images got their size, as in "crop to 48x64", or None.
         scale: top of the scale, 255, 65535 or 1. min, max, mean, std: in stored levels, over all pixels.
         channel_mean, channel_std: the same for each channel. sigma_data: std in the model's range [-1, 1].
         levels: number of different levels, None for floats. values: min and max in the declared range, or None.
@@ -37,14 +37,15 @@ def data_card(images: ImageSet) -> dict[str, Any]:
     ends = None if images.value_range is None else to_values(np.array([low, high], images.pixels.dtype), images.value_range)
     return {
         "name": images.name, "split": images.split, "source": images.source, "fingerprint": images.fingerprint,
-        "count": len(images), "image_shape": list(images.image_shape), "dtype": str(images.pixels.dtype), "scale": scale,
+        "count": len(images), "image_shape": list(images.image_shape),
+        "fit": str(images.reading) or None, "dtype": str(images.pixels.dtype), "scale": scale,
         "value_range": None if images.value_range is None else list(images.value_range),
         "values": None if ends is None else ends.tolist(),
         "min": low, "max": high, "used": (high - low) / scale, "note": _depth_note(images, low, high),
         "levels": levels, "mean": mean, "std": std, "sigma_data": std / (scale / 2),
         "channel_mean": means, "channel_std": [s for _, s in channels], "classes": _classes(images),
         "distinct": len(counts), "duplicates": int(counts[counts > 1].sum()), "skipped": list(images.skipped),
-        "left_out": list(images.left_out), "hidden": images.hidden,
+        "left_out": list(images.left_out), "hidden": images.hidden, "jpeg": images.jpeg,
     }  # fmt: skip
 
 

@@ -41,14 +41,18 @@ class ImageSet:
     """One 64-bit hash of the content of each image."""
     source: str
     """The path or hub address that the images were read from."""
-    value_range: Range | None = None
-    """The declared values of the bottom and the top of the scale, to which `to_values` maps pixels; None if not declared."""
+    reading: Reading = Reading()
+    """The options that it was read with."""
     skipped: tuple[str, ...] = ()
     """What is wrong with each broken image that was left out."""
     left_out: tuple[str, ...] = ()
     """Files of the folder that were not read, relative to it."""
     hidden: int = 0
     """Number of hidden files and files of operating systems, such as .DS_Store, that were passed over."""
+    jpeg: float | None = None
+    """Share of the images that were stored as JPEG; None if it is not known."""
+    known: bool = False
+    """Whether it is a set that is known by its name, such as cifar10, which a folder may have too."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -58,6 +62,20 @@ class ImageSet:
         """(channels, height, width)."""
         _, h, w, c = self.pixels.shape
         return c, h, w
+
+    @property
+    def value_range(self) -> Range | None:
+        """The declared values of the bottom and the top of the scale, to which `to_values` maps pixels; None if not declared."""
+        return self.reading.value_range
+
+    @property
+    def title(self) -> str:
+        """SET:SPLIT, and how its images got their size, as in "photos:train, crop to 64x64"."""
+        return ", ".join(filter(None, (f"{self.name}:{self.split}", str(self.reading))))
+
+    def train_split(self) -> "ImageSet | None":
+        """The train split of the set, known by name, of which this is the test split; None for any other."""
+        return load(self.name, "train", **vars(self.reading)) if self.known and self.split == "test" else None
 
     def subset(self, indices: NDArray[np.int64] | Sequence[int]) -> "ImageSet":
         """The images at `indices`, in that order, as a set with its own fingerprint. Their pixels are copied."""
@@ -98,9 +116,9 @@ def load(
     name: str | os.PathLike[str] | Any, split: str = "train", *, labels: Any = None,
     root: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None,
     value_range: Sequence[float] | None = None, alpha: str | Sequence[int] = "refuse", skip_broken: bool = False,
-    axes: str | None = None,
+    axes: str | None = None, size: int | str | Sequence[int] | None = None, fit: str | None = None,
 ) -> ImageSet:  # fmt: skip
-    """Loads a set of images by name, by path, or from the Hugging Face hub. Nothing is resized, clipped or guessed.
+    """Loads a set of images by name, by path, or from the Hugging Face hub. Nothing is clipped or guessed, nor resized unasked.
 
     Args:
         name: fashion_mnist, cifar10; the path of a folder of images or of an .npz, .npy or .parquet file; or hf:owner/name.
@@ -116,6 +134,8 @@ def load(
             background to put them on ("white", "black", (r, g, b) or "R,G,B" with numbers from 0 to 255).
         skip_broken: leave damaged images out, with a message on stderr. Otherwise they are refused, all in one error.
         axes: "nhwc" or "nchw", for arrays whose shape does not show which axis holds the channels.
+        size: one size for images of several: 64, or (48, 64), height and width. None: they must have one.
+        fit: the way to it, `alphabar.data.fit_size.fitted`: "crop" (the default), "pad" or "stretch".
 
     Raises:
         FileNotFoundError: if the set is nowhere; the message lists the ways to get it.
@@ -132,7 +152,7 @@ def load(
     if isinstance(name, ImageSet):
         return name
     if not isinstance(name, (str, os.PathLike)):
-        reading = reading_of(value_range, alpha, skip_broken, axes)
+        reading = reading_of(value_range, alpha, skip_broken, axes, size, fit)
         found = find_in_memory(name, labels, reading)
         return _image_set("images", split, found.place, open_or_build(found.key(), found.build, cache_folder(cache)), reading)
     if labels is not None:
@@ -140,7 +160,7 @@ def load(
     name = os.fspath(name)
     if split not in SPLITS:
         raise ValueError(f"split {split!r} of {name} is unknown: use train or test, as in {name}:test")
-    reading = reading_of(value_range, alpha, skip_broken, axes)
+    reading = reading_of(value_range, alpha, skip_broken, axes, size, fit)
     data = root or os.environ.get("ALPHABAR_DATA")
     data_root = as_path(data) if data else None
     folder = cache_folder(cache)
@@ -170,7 +190,8 @@ def _image_set(name: str, split: str, source: Source | str, entry: Entry, readin
         n = len(entry.pixels) + len(entry.skipped)
         say(f"{len(entry.skipped)} of {n} images of {place} are broken and left out:{listed(entry.skipped)}", sys.stderr)
     fingerprint = fingerprint_of(entry.pixels.shape[1:], entry.hashes)
+    jpeg = None if entry.jpeg is None else entry.jpeg / (len(entry.pixels) + len(entry.skipped))
     return ImageSet(
-        name, split, entry.pixels, entry.labels, entry.classes, fingerprint, entry.hashes, place, reading.value_range,
-        entry.skipped, left_out, hidden,
+        name, split, entry.pixels, entry.labels, entry.classes, fingerprint, entry.hashes, place, reading, entry.skipped,
+        left_out, hidden, jpeg, name in NAMED and isinstance(source, str),
     )  # fmt: skip

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import DTypeLike, NDArray
 
 from alphabar.core.types import Pixels
+from alphabar.data.fit_size import Fit, check_fit, fitted, parse_size
 
 SCALE = {"uint8": 255, "uint16": 65535, "float32": 1}  # types of stored images, and the top of their scale
 MAX_CHANNELS = 64
@@ -37,19 +39,40 @@ class Reading:
     alpha: Literal["refuse", "keep"] | tuple[int, int, int] = "refuse"  # or a background (r, g, b) for transparent images
     skip_broken: bool = False  # leave damaged images out instead of refusing the set
     axes: Axes | None = None  # the axes of arrays whose shape does not show which one holds the channels
+    size: tuple[int, int] | None = None  # (height, width) to which all images are brought; None keeps theirs
+    fit: Fit | None = None  # the way to that size; None without a size
 
     def key(self) -> list[str]:
         """The options that differ from their defaults, for the key of the cache."""
         usual = Reading()
         return [f"{k}={v!r}" for k, v in vars(self).items() if v != getattr(usual, k)]
 
+    def fitted(self, pixels: Pixels, alpha: bool = False) -> Shaped[np.ndarray, "n v u c"]:
+        """Pixels (n, h, w, c) at the size of the set. alpha: whether the last channel is opacity. Padding has the background
+        that was named for transparent images, otherwise the bottom of the scale, or full transparency."""
+        if self.size is None or self.fit is None or pixels.shape[1:3] == self.size:
+            return pixels
+        ground: Sequence[int] = (0,) if isinstance(self.alpha, str) else self.alpha
+        if len(set(ground)) == 1:
+            ground = ground[:1]
+        elif pixels.shape[3] != 3:
+            raise ValueError(f"the background {self.alpha} has a colour, and the images have none: name white, black or a grey")
+        levels = [v * scale_of(pixels.dtype) / 255 for v in ground]
+        return np.stack([fitted(image, self.size, self.fit, levels, alpha) for image in pixels])
+
+    def __str__(self) -> str:
+        """How the size was changed, as in "crop to 48x64" (height x width), or nothing."""
+        return "" if self.size is None else f"{self.fit} to {self.size[0]}x{self.size[1]}"
+
 
 def reading_of(
     value_range: Sequence[float] | None = None, alpha: str | Sequence[int] = "refuse", skip_broken: bool = False,
-    axes: str | None = None,
+    axes: str | None = None, size: str | int | Sequence[int] | None = None, fit: str | None = None,
 ) -> Reading:  # fmt: skip
     """A `Reading` from the options of `alphabar.load`. Raises ValueError, with what to type, for invalid ones."""
     declared = check_range(value_range)
+    if fit and size in (None, ""):
+        raise ValueError(f"fit {fit!r} without a size: name it, as in --size 64 --fit {fit} (size=64, fit={fit!r})")
     if axes not in (None, "nhwc", "nchw"):
         raise ValueError(f"axes = {axes!r}: give nhwc (channels last) or nchw (channels first), or leave it out")
     what = _alpha(alpha)
@@ -58,7 +81,8 @@ def reading_of(
             "a declared range and alpha: neither transparency nor a background has a value in that range; leave one of the "
             "two out, or paint the images on a background yourself"
         )
-    return Reading(declared, what, skip_broken, axes)  # type: ignore[arg-type]
+    sized = (None, None) if size is None or size == "" else (parse_size(size), check_fit(fit or "crop"))
+    return Reading(declared, what, skip_broken, axes, *sized)  # type: ignore[arg-type]
 
 
 def check_range(value_range: Sequence[float] | None) -> Range | None:

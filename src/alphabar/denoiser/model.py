@@ -25,6 +25,7 @@ class Model(Preconditioned):
         crop: pixels that padding added on each side in training; they are cut off after sampling.
         pixels: the type in which its images are stored: "uint8", "uint16" or "float32".
         value_range: the values that the ends of the scale of pixels stand for, or None where no range was declared.
+        fit: how the training images were brought to their size (crop, pad, stretch); None where they had it.
         class_names: one name per class; empty for an unconditional model.
         home: the folder for files derived from the model, as `load_model` sets it; None where it came from no folder.
     """
@@ -42,6 +43,7 @@ class Model(Preconditioned):
         self.pixels: str = spec.get("pixels", "uint8")
         declared = spec.get("value_range")
         self.value_range: tuple[float, float] | None = None if declared is None else (float(declared[0]), float(declared[1]))
+        self.fit: str | None = spec.get("fit")
         self.class_names: tuple[str, ...] = tuple(spec.get("classes", ()))
 
     @property
@@ -61,6 +63,7 @@ class Model(Preconditioned):
 def build(
     recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int = 0, crop: int = 0, *,
     pixels: str = "uint8", value_range: tuple[float, float] | None = None, classes: Sequence[str] = (), augment: int = 0,
+    fit: str | None = None,
 ) -> Model:  # fmt: skip
     """A new model with random weights.
 
@@ -78,11 +81,12 @@ def build(
         value_range: the values that the ends of the pixels' scale stand for; None where no range was declared.
         classes: names of the set's classes; used only by a conditional recipe.
         augment: length of the vector that describes an image's augmentation; 0 for training without augmentation.
+        fit: how images are brought to that size: crop, pad or stretch; None where they have it.
 
     Raises:
         ValueError: for a conditional recipe without classes, for `augment` with "unet2d", and for sizes that do not fit.
     """
-    spec = model_spec(recipe, schedule, image_shape, crop, pixels, value_range, classes, augment)
+    spec = model_spec(recipe, schedule, image_shape, crop, pixels, value_range, classes, augment, fit)
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
         model = Model(spec)

@@ -3,10 +3,11 @@ in the header of its weight file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from alphabar.core.bounds import Bounds, Checked
 from alphabar.core.stored_values import PAIR, SHAPE, TEXT, StoredValues, listed, number, one_of, whole
+from alphabar.data.fit_size import Fit
 from alphabar.data.values import check_range, scale_of
 from alphabar.denoiser.diffusers_config import MAX_BLOCKS, MAX_LEVELS, WIDTH, check_unet2d
 from alphabar.schedule.kinds import schedule_from
@@ -14,7 +15,7 @@ from alphabar.schedule.noising import Prediction
 
 FORMAT = 1
 # Format 2 adds `pixels` and `value_range`, format 3 `classes`. Each is written only where it is needed: for images that are not
-# uint8 of the usual range, and for a class-conditional model.
+# uint8 of the usual range, and for a class-conditional model. `fit`, which decides nothing in the network, needs no new format.
 FORMATS = (1, 2, 3)
 MAX_CLASSES = 100_000
 NAMES = listed(TEXT, MAX_CLASSES)
@@ -61,7 +62,7 @@ class ModelRecipe(Checked):
 
 def model_spec(
     recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], crop: int, pixels: str,
-    value_range: tuple[float, float] | None, classes: Sequence[str], augment: int,
+    value_range: tuple[float, float] | None, classes: Sequence[str], augment: int, fit: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The specification of a new model. The arguments and errors are those of `model.build`, which documents them."""
     if recipe.conditional and not classes:
@@ -80,7 +81,8 @@ def model_spec(
         arguments = _unet2d_arguments(recipe, image_shape, len(names))
     depth = {} if pixels == "uint8" and value_range is None else {"pixels": pixels, "value_range": value_range and [*value_range]}
     return {
-        **depth, **({"classes": names} if names else {}), "format": 3 if names else 2 if depth else FORMAT,
+        **depth, **({"classes": names} if names else {}), **({"fit": fit} if fit else {}),
+        "format": 3 if names else 2 if depth else FORMAT,
         "network": recipe.network, "arguments": arguments, "schedule": dict(schedule), "prediction": recipe.prediction,
         "data_range": recipe.data_range, "image_shape": list(image_shape), "crop": crop,
     }  # fmt: skip
@@ -123,6 +125,8 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     network, arguments, names = c.get("network", one_of(("unet", "unet2d"))), c.table("arguments"), c.get("classes", NAMES)
     c.table("schedule"), c.get("prediction", TEXT), c.get("data_range", number(1e-6, 1e6))
     channels, height, width = c.get("image_shape", SHAPE)
+    if "fit" in spec:
+        c.get("fit", one_of(get_args(Fit)))
     c.get("crop", whole(0, (min(height, width) - 1) // 2))
     scale_of(c.get("pixels", TEXT))  # raises ValueError for a type that images are not stored in
     if spec.get("value_range") is not None:

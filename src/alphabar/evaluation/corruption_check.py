@@ -25,7 +25,6 @@ from alphabar.core.progress import track
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Features, Pixels
 from alphabar.data.image_set import ImageSet, load, parse_set
-from alphabar.data.named_sets import NAMED
 from alphabar.data.split import image_hashes
 from alphabar.evaluation.check_result import DRAWS, NOT_ASKED, CheckResult, CorruptionResult, SeverityScores
 from alphabar.evaluation.corruptions import CORRUPTIONS, Corruption, clusters, copies, without_classes
@@ -359,5 +358,5 @@ def _sets(reference: Any, floor_images: Any) -> Iterator[ImageSet]:
         reference = load(*parse_set(reference))
     if isinstance(reference, ImageSet):
         yield reference
-        if reference.name in NAMED and reference.split == "test":
-            yield load(reference.name, "train")
+        if (train := reference.train_split()) is not None:
+            yield train

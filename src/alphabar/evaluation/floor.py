@@ -15,7 +15,6 @@ from alphabar.core.types import Pixels
 from alphabar.data.cache import fingerprint_of
 from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.data.images import check_images
-from alphabar.data.named_sets import NAMED
 from alphabar.data.split import holdout, image_hashes
 from alphabar.data.values import to_depth
 
@@ -66,8 +65,7 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
                 "one shape"
             )
         return _disjoint(pixels, name, hashes, pool, floor_hashes, f"floor images given ({floor_name})")
-    if isinstance(reference, ImageSet) and reference.split == "test" and reference.name in NAMED:
-        train = load(reference.name, "train")
+    if isinstance(reference, ImageSet) and (train := reference.train_split()) is not None:
         _, heldout = holdout(train.pixels, hashes=train.hashes)
         source = f"{train.name}:train, the part held out by content"
         return _disjoint(pixels, name, hashes, train.pixels[heldout], train.hashes[heldout], source)
@@ -86,10 +84,10 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
 def _open(images: ImageSet | Any, name: str, depth: DTypeLike | None = None) -> tuple[str, Pixels, NDArray[np.uint64]]:
     """Name, pixels and hashes of images, converted to a depth where one is given."""
     if isinstance(images, ImageSet) and depth in (None, images.pixels.dtype):
-        return f"{images.name}:{images.split}", images.pixels, images.hashes
+        return images.title, images.pixels, images.hashes
     pixels = images.pixels if isinstance(images, ImageSet) else check_images(images)
     pixels = pixels if depth is None else to_depth(pixels, depth)
-    return (f"{images.name}:{images.split}" if isinstance(images, ImageSet) else name), pixels, image_hashes(pixels)
+    return (images.title if isinstance(images, ImageSet) else name), pixels, image_hashes(pixels)
 
 
 def _disjoint(

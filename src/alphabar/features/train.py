@@ -117,7 +117,7 @@ def make_extractor(
     training = {
         "set": f"{image_set.name}:{image_set.split}", "set_fingerprint": image_set.fingerprint, **record,
         **{key: value for key, value in asdict(options).items() if key not in architecture},
-        "torch": torch.__version__.split("+")[0],
+        "torch": torch.__version__.split("+")[0], **({"fit": image_set.reading.fit} if image_set.reading.fit else {}),
     }  # fmt: skip
     weights = {k: v.cpu() for k, v in network.state_dict().items()}
     label = name or image_set.name

@@ -15,6 +15,7 @@ from alphabar.fitting.options import TuneOptions
 from alphabar.sampling.fitted import Tuned
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
+from alphabar.sampling.sample_set import reading_for
 
 METRICS = ("fid", "kid")  # of the held-out scores
 
@@ -55,9 +56,10 @@ class RealImages:
                 "--heldout-extractor PATH"
             )
         name, split = parse_set(options.against)
-        real = load(name, split, **dict(reading or {}))
+        reading = reading_for(model, reading)
+        real = load(name, split, **reading)
         try:
-            test = load(name, "test", **dict(reading or {}))
+            test = load(name, "test", **reading)
         except FileNotFoundError:  # no test split: the same images, but in other features
             test = real
         evaluator = ImageEval(heldout, test, progress=progress)

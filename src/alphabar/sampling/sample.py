@@ -128,6 +128,8 @@ def _protocol(
         "x0_steps": list(x0_steps), "versions": versions(),
         "pixels": pixels.name, "value_range": None if value_range is None else [float(v) for v in value_range],
     } | resolved.further_record()  # fmt: skip
+    if fit := getattr(model, "fit", None):
+        protocol["fit"] = fit
     if options.precision != "float32":
         protocol["precision"] = options.precision
     if list(indices) != list(range(first, first + n)):

@@ -9,15 +9,15 @@ from typing import Any
 from alphabar.core import processes
 from alphabar.core.machine import best_device
 from alphabar.core.messages import as_path
-from alphabar.core.npz import npz_names
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import check_images
+from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.denoiser.model import Model
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
-from alphabar.sampling.samples import Samples
+from alphabar.sampling.samples import Samples, read_record
 from alphabar.training.checkpoint import home_of, load_model
 
 _PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on
@@ -121,10 +121,9 @@ def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[
     path = as_path(path)
     if not path.exists():
         raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
-    npz = path.suffix == ".npz" and not path.is_dir()
-    if not ({"images", "record"} <= npz_names(path) if npz else (path / "record.json").exists()):
+    if read_record(path) is None:
         return load(str(path), **dict(reading or {})), None  # images of another program
-    made = Samples.load(path if npz else f"{path}/")
+    made = Samples.load(path)
     if made.record.get("n") not in (None, len(made.images)):
         raise ValueError(
             f"{path} holds {len(made.images)} images, but its record is of {made.record['n']}: images were removed or "
@@ -133,8 +132,42 @@ def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[
     return check_images(made.images), made.record
 
 
+def reading_for(made: Any, reading: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Options of `load` for real images to be compared with others: with their size, and the way to it, if none is named.
+
+    Args:
+        made: a model, or samples or a run as `open_samples` takes them. Images of other programs have no such record.
+        reading: the options that are named.
+    """
+    given = dict(reading or {})
+    size, fit = _fit_of(made) or (None, None)
+    return given | {"size": given.get("size") or size, "fit": given.get("fit") or fit} if fit else given
+
+
+def _fit_of(made: Any) -> tuple[tuple[int, int], str] | None:
+    """((height, width), fit) of the images of a model, a run or samples that were brought to one size."""
+    if isinstance(made, (str, Path)):
+        text = str(made)
+        path = as_path(text if as_path(text).exists() else text.partition("[")[0])
+        if text.startswith(PREFIX) or not (path.exists() or text == "bundled"):
+            return None
+        if home_of(path) is None and path.suffix != ".safetensors":
+            record = read_record(path) or {}
+            return ((shape[-2], shape[-1]), fit) if (fit := record.get("fit")) and (shape := record.get("image_shape")) else None
+        made = load_model(text)
+    fit, cut = getattr(made, "fit", None), 2 * int(getattr(made, "crop", 0))
+    return ((made.image_shape[1] - cut, made.image_shape[2] - cut), fit) if fit else None
+
+
 def check_value_range(record: Mapping[str, Any] | None, real: ImageSet) -> None:
-    """Refuses samples whose stored levels stand for other values than those of the real images."""
+    """Refuses samples whose stored levels stand for other values than those of the real images, or that got their size in
+    another way."""
+    made, fit = (record or {}).get("fit"), real.reading.fit
+    if made is not None and fit not in (None, made):
+        raise ValueError(
+            f"the model of the samples was trained on images that got their size by --fit {made}, and the real ones are "
+            f"{real.title}: leave --size and --fit out, and the model's are taken"
+        )
     declared = (record or {}).get("value_range")
     made = None if declared is None else (float(declared[0]), float(declared[1]))
     if record is not None and made != real.value_range:

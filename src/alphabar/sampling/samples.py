@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from alphabar.core.files import write_atomically, write_npz
 from alphabar.core.messages import as_path
@@ -27,7 +27,7 @@ RECORD = {  # kinds of the values of a sampling record
     **dict.fromkeys(("n", "batch", "steps", "seed", "first_index"), whole(0, 2**64)),
     **dict.fromkeys(("nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"), FINITE),
     **dict.fromkeys(("grid", "guidance_interval", "x0_steps", "image_shape", "indices", "classes"), listed(FINITE, 10**7)),
-    **dict.fromkeys(("sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device"), TEXT),
+    **dict.fromkeys(("sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device", "fit"), TEXT),
     **dict.fromkeys(("versions", "tuned", "options", "calls", "fast"), TABLE), "value_range": PAIR,
 }  # fmt: skip
 
@@ -124,16 +124,29 @@ class Samples:
         arrays = read_npz(target, ("images", "record", "x0"))
         if not {"images", "record"} <= arrays.keys():
             raise ValueError(f"{target} holds {', '.join(sorted(npz_names(target)))}: samples have `images` and `record`")
-        images, text, x0 = arrays["images"], arrays["record"], arrays.get("x0")
+        images, x0 = arrays["images"], arrays.get("x0")
         if images.dtype.name not in SCALE or images.ndim != 4 or 0 in images.shape:
             wanted = f"{', '.join(SCALE)} of shape (n, h, w, c)"
             raise ValueError(f"{target}: images is {images.dtype} of shape {images.shape}; wanted {wanted}")
-        if text.dtype.kind != "U" or text.ndim:
-            raise ValueError(f"{target}: record is {text.dtype} of shape {text.shape}; wanted a text of JSON")
         if x0 is not None and (x0.dtype != images.dtype or x0.shape[1:] != images.shape):
             raise ValueError(f"{target}: x0 is {x0.dtype} of shape {x0.shape}; wanted steps of {images.dtype} {images.shape}")
-        where = f"{target}: record"
-        return Samples(images, check_record(parse_object(str(text), where), where), None if x0 is None else list(x0))
+        return Samples(images, _parsed(arrays["record"], target), None if x0 is None else list(x0))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of stored samples, without their images; None for images of another program."""
+    if path.is_dir():
+        file = path / "record.json"
+        return check_record(read_object(file), str(file)) if file.exists() else None
+    if path.suffix != ".npz" or not {"images", "record"} <= npz_names(path):
+        return None
+    return _parsed(read_npz(path, ("record",))["record"], path)
+
+
+def _parsed(text: NDArray[Any], target: Path) -> dict[str, Any]:
+    if text.dtype.kind != "U" or text.ndim:
+        raise ValueError(f"{target}: record is {text.dtype} of shape {text.shape}; wanted a text of JSON")
+    return check_record(parse_object(str(text), f"{target}: record"), f"{target}: record")
 
 
 def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:

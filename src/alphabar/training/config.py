@@ -23,7 +23,7 @@ from alphabar.training.loss import Weighting
 # Keys that were added after the first runs. At its default such a key does not count in the fingerprint, so that older runs
 # keep theirs and can be resumed.
 ADDED_LATER = {
-    "data": ("range", "alpha", "skip_broken", "axes"),
+    "data": ("range", "alpha", "skip_broken", "axes", "size", "fit"),
     "model": ("conditional",),
     "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots"),
 }
@@ -57,11 +57,18 @@ class DataRecipe(Checked):
     """Leave out damaged images and list them, instead of refusing the set."""
     axes: str = ""
     """nhwc or nchw, for arrays whose shape does not say which axis holds the channels."""
+    size: str = ""
+    """One size for images of several: a side, or HEIGHTxWIDTH; none: they must have one."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """The way to that size: crop keeps the middle, pad adds a background, stretch keeps no ratio."""
 
     def reading(self) -> dict[str, Any]:
         """The options of `alphabar.data.image_set.load`."""
-        value_range, axes = self.range or None, self.axes or None
-        return {"value_range": value_range, "alpha": self.alpha, "skip_broken": self.skip_broken, "axes": axes}
+        fit = self.fit if self.size or self.fit != "crop" else None
+        return {
+            "value_range": self.range or None, "alpha": self.alpha, "skip_broken": self.skip_broken, "axes": self.axes or None,
+            "size": self.size or None, "fit": fit,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

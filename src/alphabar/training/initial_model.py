@@ -20,7 +20,7 @@ MAY_DIFFER = ("dropout", "sample_size")  # arguments of the network that no weig
 
 def new_model(
     recipe: Recipe, image_shape: tuple[int, int, int], pixels: str = "uint8", value_range: tuple[float, float] | None = None,
-    classes: Sequence[str] = (),
+    classes: Sequence[str] = (), fit: str | None = None,
 ) -> Model:  # fmt: skip
     """The model of a recipe with random weights.
 
@@ -28,18 +28,20 @@ def new_model(
         image_shape: (c, h, w) of the images, without the padding of `data.pad`.
         pixels: type in which samples are stored: uint8, uint16 or float32.
         value_range: the values that were declared as bottom and top of the scale; None where none were.
+        fit: how the images were brought to their size.
     """
     c, h, w = image_shape
     pad = recipe.data.pad
     return build(
         recipe.model, recipe.schedule.spec(), (c, h + 2 * pad, w + 2 * pad), recipe.train.seed, crop=pad, pixels=pixels,
-        value_range=value_range, classes=classes, augment=AUGMENT_DIM if recipe.train.augment else 0,
+        value_range=value_range, classes=classes, augment=AUGMENT_DIM if recipe.train.augment else 0, fit=fit,
     )  # fmt: skip
 
 
 def untrained_model(recipe: Recipe, images: ImageSet) -> Model:
     """The model of a recipe for the images of a set, with random weights."""
-    return new_model(recipe, images.image_shape, images.pixels.dtype.name, images.value_range, class_names(images))
+    c, pixels, reading = images.image_shape, images.pixels.dtype.name, images.reading
+    return new_model(recipe, c, pixels, reading.value_range, class_names(images), reading.fit)
 
 
 def initial_model(recipe: Recipe, images: ImageSet) -> Model:

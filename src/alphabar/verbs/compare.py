@@ -15,7 +15,7 @@ from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import METRICS, ProtocolError
 from alphabar.report.figures import draw_comparison
-from alphabar.sampling.sample_set import SampleSet
+from alphabar.sampling.sample_set import SampleSet, reading_for
 from alphabar.verbs.options import CompareOptions
 from alphabar.verbs.score import make_evaluator, measure, open_scored
 
@@ -70,7 +70,7 @@ def compare_report(
 
         check_server()  # before the features are computed
     check_output(options.picture, "picture", [a, b, parse_set(against)[0]])
-    evaluator, real = make_evaluator(against, options.extractor, reading=reading)
+    evaluator, real = make_evaluator(against, options.extractor, reading=reading_for(b, reading_for(a, reading)))
     first, second = (open_scored(x, evaluator, options, reading) for x in (a, b))
     label_a, label_b = (Path(x.rstrip("/")).name.removesuffix(".npz") for x in (a, b))
     names = (label_a, label_b) if label_a != label_b else ("A", "B")

@@ -17,7 +17,7 @@ from alphabar.evaluation.score import Score
 from alphabar.report.figures import draw_lengths
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
-from alphabar.sampling.sample_set import open_samples
+from alphabar.sampling.sample_set import open_samples, reading_for
 from alphabar.training.checkpoint import SNAPSHOTS, load_model
 from alphabar.training.ema import snapshots
 from alphabar.verbs.options import EmaOptions
@@ -78,7 +78,7 @@ def choose_length(
         raise ValueError(f"lengths = {list(lengths)}: give different ones, as 0.03 0.05 0.1")
     picture = folder / f"lengths-{n}.png"
     check_output(picture, "picture")
-    evaluator, real = make_evaluator(against, options.extractor, reading=reading, progress=progress)
+    evaluator, real = make_evaluator(against, options.extractor, reading=reading_for(run, reading), progress=progress)
     measured = {}
     for checkpoint in ("last", *(f"ema:{k:g}" for k in lengths)):
         samples = _samples(run, checkpoint, folder / "samples", options, progress)

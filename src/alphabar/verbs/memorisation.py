@@ -23,7 +23,7 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import Memorisation, memorisation, pixel_features
 from alphabar.features.extract import extract
 from alphabar.sampling.guidance import every_class
-from alphabar.sampling.sample_set import SampleSet, check_value_range
+from alphabar.sampling.sample_set import SampleSet, check_value_range, reading_for
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
 from alphabar.verbs.train import images_of, limited
@@ -78,7 +78,9 @@ def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> 
         progress: show a progress bar.
     """
     model = load_model(run)
-    images, trained, heldout, _ = training_images(as_path(run), trained_on, {"value_range": model.value_range})
+    images, trained, heldout, _ = training_images(
+        as_path(run), trained_on, reading_for(model, {"value_range": model.value_range})
+    )
     chosen = [np.sort(seeds.generator(0, stream=seeds.SUBSET).permutation(rows)[:n]) for rows in (heldout, trained)]
     unseen, seen = (np.asarray(images.pixels[rows]) for rows in chosen)
     labels = None

@@ -1,5 +1,6 @@
 """`score`: every metric of a set of images, with intervals, next to the score of real images."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from alphabar.evaluation.memorisation import pairs_sheet
 from alphabar.evaluation.score import METRICS, Score
 from alphabar.features.load import load_extractor
 from alphabar.report.figures import draw_card, draw_curve
-from alphabar.sampling.sample_set import SampleSet, check_value_range, open_samples
+from alphabar.sampling.sample_set import SampleSet, check_value_range, open_samples, reading_for
 from alphabar.training.checkpoint import home_of
 from alphabar.verbs.memorisation import Copies, find_copies
 from alphabar.verbs.options import ScoreOptions, ScoreReportOptions
@@ -37,8 +38,8 @@ def score(
         against: SET[:SPLIT] of real images: a name, a path, or hf:owner/name; the split is train or test.
         extractor: in place of that of the options.
         options: see `ScoreOptions`; its fields may also be passed as keywords.
-        reading: options of `alphabar.load` (value_range, alpha, skip_broken, axes) for the real images, and for `samples`
-            where another program made them.
+        reading: options of `alphabar.load` (value_range, alpha, size, ...) for the real images, and for `samples` where
+            another program made them. The size and the fit of a run hold where none are named.
         progress: show progress bars.
 
     Returns:
@@ -48,7 +49,8 @@ def score(
         FileNotFoundError: if there are no samples at the path.
         ValueError: for too few images, an unknown metric, or samples in another value range than the real images.
     """
-    evaluator, real = make_evaluator(against, extractor or options.extractor, reading=reading, progress=progress)
+    chosen = extractor or options.extractor
+    evaluator, real = make_evaluator(against, chosen, reading=reading_for(samples, reading), progress=progress)
     opened = open_scored(samples, evaluator, options, reading, progress)
     return tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values())
 
@@ -74,11 +76,23 @@ def open_scored(
 def measure(evaluator: ImageEval, real: ImageSet, samples: SampleSet, metrics: Sequence[str] = METRICS) -> Measured:
     """The scores of `samples` by an evaluator of `real`; those of a run are appended to its scores.jsonl."""
     check_value_range(samples.record, real)
+    _warn_of_jpeg(samples.images, real)
     measured = evaluator.measure(samples.images, samples.record, metrics)
     if samples.run is not None and processes.world()[0] == 0:
         for row in measured.scores.values():
             append_jsonl(Run(samples.run).scores, row.to_json())
     return measured
+
+
+def _warn_of_jpeg(samples: ImageSet | Any, real: ImageSet) -> None:
+    """Warns where one side was read from JPEG files and the other from files without loss."""
+    sides = [x for x in (samples, real) if isinstance(x, ImageSet) and x.jpeg is not None]
+    sides.sort(key=lambda x: -(x.jpeg or 0))
+    if len(sides) == 2 and (sides[0].jpeg or 0) >= 0.5 > (sides[1].jpeg or 0):
+        warnings.warn(
+            f"the images of {sides[0].title} are stored as JPEG and those of {sides[1].title} are not: the artefacts of JPEG "
+            "move FID and KID, however good the images are; compare images that were stored alike", stacklevel=3,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +121,8 @@ def score_report(
     picture = options.picture or picture_path(samples, "score.png")
     for path in (picture, *_further(picture).values()):
         check_output(path, "picture", [samples, parse_set(against)[0], *filter(None, [options.trained_on])])
-    evaluator, real = make_evaluator(against, options.extractor, reading=reading)
+    own = reading_for(samples, reading)
+    evaluator, real = make_evaluator(against, options.extractor, reading=own)
     curved = [m for m in ("fid", "kid") if m in (options.metrics or METRICS)]
     if options.curve and not curved:
         raise ValueError(f"--curve is of fid and kid, and --metrics {' '.join(options.metrics or ())} holds neither: add one")
@@ -115,7 +130,7 @@ def score_report(
     report = ScoreReport(
         tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values()),
         evaluator.curve(opened.images, metrics=curved) if options.curve else (),
-        find_copies(evaluator, opened, options.trained_on, reading=reading) if options.trained_on else None,
+        find_copies(evaluator, opened, options.trained_on, reading=own) if options.trained_on else None,
     )
     if processes.world()[0] == 0:
         _draw(report, opened, picture)

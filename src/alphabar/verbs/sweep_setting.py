@@ -21,7 +21,7 @@ from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.model import fingerprint
 from alphabar.sampling.sample import sample
-from alphabar.sampling.sample_set import SampleSet, check_value_range
+from alphabar.sampling.sample_set import SampleSet, check_value_range, reading_for
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import Setting
 from alphabar.training.checkpoint import load_model
@@ -51,7 +51,8 @@ class LoadedJob:
 
     @classmethod
     def load(cls, job: Job, progress: bool = False) -> "LoadedJob":
-        model, reading = load_model(job.run, job.options.checkpoint), dict(job.reading)
+        model = load_model(job.run, job.options.checkpoint)
+        reading = reading_for(model, dict(job.reading))
         real = scoring.make_evaluator(job.against, str(job.options.extractor), reading=reading, progress=progress)
         return cls(job, model, *real)
 
@@ -60,7 +61,7 @@ class LoadedJob:
         options = self.job.options
         if options.guidance != 1 and not every_class(self.model):
             raise ValueError(f"guidance {options.guidance:g}: {self.job.run} has no classes to guide to; leave guidance out")
-        check_value_range({"value_range": self._value_range}, self.real)
+        check_value_range({"value_range": self._value_range, "fit": getattr(self.model, "fit", None)}, self.real)
         self.evaluator.check_model(self.model, options.n, options.metrics)
 
     def protocol(self) -> dict[str, Any]:

@@ -271,6 +271,6 @@ def _description(model: Model, image_set: ImageSet, trained_on: int, heldout: in
     about = {
         "set": image_set.name, "split": image_set.split, "fingerprint": image_set.fingerprint, "images": trained_on,
         "held_out": heldout, "pixels": image_set.pixels.dtype.name, "value_range": image_set.value_range,
-        "skipped": list(image_set.skipped), **({"begun_with": source} if source else {}),
+        "fit": str(image_set.reading) or None, "skipped": list(image_set.skipped), **({"begun_with": source} if source else {}),
     }  # fmt: skip
     return {"cost.json": cost_of_model(model), "data.json": without_places(about)}

@@ -23,7 +23,7 @@ from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
 from alphabar.sampling.batches import SamplingStep
-from alphabar.sampling.sample_set import SampleSet
+from alphabar.sampling.sample_set import SampleSet, reading_for
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.trajectory import cropped
 from alphabar.training.config import resolve
@@ -121,7 +121,7 @@ class Playground:
         self.runs = RunsFolder(root)
         self.against, self.extractor = against, extractor
         self._scoring = threading.Lock()  # an ImageEval caches what it has computed, so one score at a time
-        self._evaluators: dict[tuple[str, str], tuple[ImageEval, ImageSet]] = {}
+        self._evaluators: dict[tuple[str, ...], tuple[ImageEval, ImageSet]] = {}
 
     def prepare(self, setting: Setting, n: Any, seed: Any, *, most: int = MOST_IMAGES) -> Job:
         return prepare(self.runs, setting, n, seed, most=most)
@@ -155,11 +155,14 @@ class Playground:
 
     def _score(self, jobs: Mapping[str, Job], report: Report) -> SettingScores:
         start = time.perf_counter()
-        key = against, extractor = self._protocol(next(iter(jobs.values())))
+        first = next(iter(jobs.values()))
+        against, extractor = self._protocol(first)
+        reading = reading_for(first.model)
+        key = against, extractor, *map(str, reading.values())
         report(lambda: f"reading {against}")
         with self._scoring:
             if key not in self._evaluators:
-                self._evaluators[key] = make_evaluator(against, extractor, progress=False)
+                self._evaluators[key] = make_evaluator(against, extractor, reading=reading, progress=False)
             evaluator, real = self._evaluators[key]
             metrics, note = _metrics(evaluator, jobs)
 

@@ -100,7 +100,7 @@ def test_pil_images_of_every_mode_keep_their_values(mode: str, tmp_path: Path) -
         ([1, 2], "is of type int"),
         ([{"picture": PIXELS[0]}], "items with the keys picture"),
         (["nowhere.png"], "there is no file nowhere.png"),
-        ([PIXELS[0], PIXELS[1][:5]], "2 shapes"),
+        ([PIXELS[0], PIXELS[1][:5]], "2 sizes"),
         (PIXELS.astype(np.float32), r"\[0, 1\]"),
         (PIXELS[..., 0].astype(np.int64) - 1, "int64"),
     ],

@@ -122,7 +122,8 @@ def decoded_from_array(
             raise ValueError(f"{where}: {fault}")
     n, *image = array.shape
     h, w, c = {"nhwc": tuple(image), "nchw": (*image[1:], image[0]), "nhw": (*image, 1)}[kind]
-    pixels = (as_pixels(block, survey) for block in blocks())
+    h, w = reading.size or (h, w)
+    pixels = (reading.fitted(as_pixels(block, survey)) for block in blocks())
     return Decoded(n, (h, w, c), pixels, labels, classes if labels is not None else None, stored_for(array.dtype, survey))
 
 

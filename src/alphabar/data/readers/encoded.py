@@ -14,6 +14,7 @@ from alphabar.data.formats import BrokenError, Shape
 from alphabar.data.values import Reading, Survey, stored_dtype, to_stored
 
 Blobs = Callable[[], Iterable[tuple[str, bytes]]]  # (name for error messages, encoded image), the same at each call
+_USUAL = 256  # pixels a side: the largest size that is suggested
 _LISTED = 20  # broken images that an error names
 
 
@@ -28,10 +29,10 @@ def decoded_from_blobs(
     first = headers.checked()
     channels = max(map(int, headers.channels))
     alpha = headers.alpha and reading.alpha == "keep"
-    shape, blocks = (first.h, first.w, channels + alpha), _blocks(blobs, channels, alpha, headers)
+    shape, blocks = (*(reading.size or (first.h, first.w)), channels + alpha), _blocks(blobs, channels, alpha, headers)
     classes = classes if labels is not None else None
     dtype = stored_dtype(first.dtype, reading.value_range)
-    return Decoded(headers.n, shape, blocks, labels, classes, dtype, skipped=headers.broken)
+    return Decoded(headers.n, shape, blocks, labels, classes, dtype, headers.broken, headers.jpeg)
 
 
 class _Kinds(dict[str, list[str]]):
@@ -54,6 +55,7 @@ class _Headers:
     n: int = 0
     first: Shape | None = None
     alpha: bool = False
+    jpeg: int = 0
     sizes: _Kinds = field(default_factory=_Kinds)
     types: _Kinds = field(default_factory=_Kinds)
     channels: _Kinds = field(default_factory=_Kinds)
@@ -73,18 +75,22 @@ class _Headers:
                 raise ValueError(f"{where}: {error}") from error
             self.channels.add(str(shape.c), where)
             self.alpha = self.alpha or shape.alpha
+            self.jpeg += data.startswith(b"\xff\xd8")
         self.n += 1
 
     def checked(self) -> Shape:
         """The first shape. Raises ValueError unless all images fit together."""
         if self.first is None:
             raise ValueError(self.all_broken() if self.broken else f"{self.place} holds no images")
-        if len(self.sizes) > 1:
-            side = min(self.first.h, self.first.w)
+        if len(self.sizes) > 1 and self.reading.size is None:
+            commonest = max(self.sizes, key=lambda size: len(self.sizes[size]))  # the first of several
+            width, height = map(int, commonest.split("x"))
+            most = 2 * len(self.sizes[commonest]) > self.n and width != height
+            size = f"{height}x{width}" if most and max(height, width) <= _USUAL else str(min(height, width, _USUAL))
             raise ValueError(
-                f"{self.place} holds images of {len(self.sizes)} sizes, width x height: {self.sizes}. A set has one size, and "
-                f"how images get it is your choice. To crop the middle: ImageOps.fit(im, ({side}, {side})) of Pillow for each "
-                f"image; or ImageMagick, mogrify -path OUT -resize {side}x{side}^ -gravity center -extent {side}x{side} IN/*.png"
+                f"{self.place} holds images of {len(self.sizes)} sizes, width x height: {self.sizes}. A set has one size: bring "
+                f"them to it by --size {size} --fit crop, which keeps the middle, or --fit pad or stretch (size={size!r}, "
+                "fit='crop'); or resize them yourself"
             )
         if len(self.types) > 1:
             raise ValueError(
@@ -118,9 +124,9 @@ def _blocks(blobs: Blobs, channels: int, alpha: bool, headers: _Headers) -> Iter
             broken[k] = str(error)
             continue
         if reading.value_range is None and values.dtype.kind != "f":
-            block.append(values)
+            block.append(reading.fitted(values[None], alpha)[0])
         elif survey.see(values):
-            block.append(to_stored(values, reading.value_range))
+            block.append(reading.fitted(to_stored(values, reading.value_range)[None], alpha)[0])
         else:  # the error below discards what was written; reading continues only to count
             continue
         if len(block) >= rows_per_block(block[0].nbytes):

@@ -42,8 +42,9 @@ def find_in_memory(images: Any, labels: Any, reading: Reading) -> Source:
         given = np.asarray([_parts(images[k], place)[1] for k in range(len(images))])
     classes = _class_names(images)
     if isinstance(first, (np.ndarray, torch.Tensor)):
-        stacked = _stacked([_as_array(_parts(images[k], place)[0]) for k in range(len(images))], first, place)
-        return _arrays(stacked, given, classes, reading, place)
+        arrays = [_as_array(_parts(images[k], place)[0]) for k in range(len(images))]
+        if len({a.shape for a in arrays}) == 1:  # several sizes are treated as those of files are
+            return _arrays(np.stack(arrays), given, classes, reading, place)
 
     def blobs() -> Iterator[tuple[str, bytes]]:
         for k in range(len(images)):
@@ -88,13 +89,6 @@ def _channels_first(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] < min(shape[1:])
 
 
-def _stacked(arrays: list[NDArray[Any]], first: Any, place: str) -> NDArray[Any]:
-    shapes = {a.shape for a in arrays}
-    if len(shapes) > 1:
-        raise ValueError(f"{place} holds images of {len(shapes)} shapes, among them {', '.join(map(str, sorted(shapes)[:3]))}")
-    return np.stack(arrays)
-
-
 def _parts(item: Any, place: str) -> tuple[Any, Any]:
     """(image, label or None) of an item."""
     image, label = item, None
@@ -111,7 +105,8 @@ def _parts(item: Any, place: str) -> tuple[Any, Any]:
 
 
 def _encoded(image: Any, where: str) -> bytes:
-    """The bytes of an image file: read from a path, or made without loss from a PIL image."""
+    """The bytes of an image file: read from a path, or made without loss from a PIL image or an array."""
+    import tifffile
     from PIL import Image
 
     if isinstance(image, (str, os.PathLike)):
@@ -119,9 +114,18 @@ def _encoded(image: Any, where: str) -> bytes:
         if not path.is_file():
             raise FileNotFoundError(f"{where}: there is no file {path}")
         return path.read_bytes()
+    buffer = io.BytesIO()
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        values = _as_array(image)
+        if values.ndim not in (2, 3) or 0 in values.shape or values.dtype.kind not in "iuf":
+            raise TypeError(f"{where} is an array of {values.dtype} of shape {values.shape}: wanted (h, w, c) or (h, w)")
+        channels = values.shape[2] if values.ndim == 3 else 1
+        layout = {} if channels == 1 else {"planarconfig": "contig"}
+        plain = values[..., 0] if values.ndim == 3 and channels == 1 else values
+        tifffile.imwrite(buffer, plain, photometric="rgb" if channels == 3 else "minisblack", metadata=None, **layout)
+        return buffer.getvalue()
     if not isinstance(image, Image.Image):
         raise TypeError(f"{where} is of type {type(image).__name__}: {WANTED}")
-    buffer = io.BytesIO()
     image.save(buffer, "TIFF" if image.mode in ("F", "I", "CMYK") else "PNG")
     return buffer.getvalue()
 

@@ -1,0 +1,85 @@
+"""A run on images of several sizes states how they got theirs, and is scored against real ones that got it alike."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import alphabar
+from alphabar.cli.main import app
+from alphabar.core.stored_values import read_object
+from alphabar.data.image_set import load
+from alphabar.sampling.sample_set import check_value_range, reading_for
+from alphabar.sampling.samples import Samples
+from alphabar.training.checkpoint import load_model
+from alphabar.verbs import score as scoring
+from alphabar.verbs.memorisation import loss
+from alphabar.verbs.options import SweepOptions
+from alphabar.verbs.sweep_setting import Job, LoadedJob
+from tests.fixtures.sets import Linear
+
+SIZE = (7, 10)  # odd and not square: the network pads inside
+
+
+def photos(folder: Path, n: int = 60, ending: str = "png", seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    for k in range(n):
+        h, w = rng.integers(8, 20, 2)
+        Image.fromarray(rng.integers(0, 256, (h, w), dtype=np.uint8)).save(folder / f"{k}.{ending}")
+    return folder
+
+
+def command(words: str, *more: str) -> None:
+    app([*words.split(), *more], result_action="return_value")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scoring, "load_extractor", lambda name: Linear())
+    photos(Path("photos"))
+    keys = "--train.images 64 --train.batch 32 --model.channels 8 8 --model.groups 8 --watch.preview_every 0 --data.pad 1"
+    command("train photos --size 7x10 --fit pad --out run", *keys.split())
+    return Path("run")
+
+
+def test_a_run_carries_its_size_and_fit(run: Path) -> None:
+    assert read_object(run / "data.json")["fit"] == "pad to 7x10"
+    model = load_model(run)
+    assert (model.fit, model.image_shape) == ("pad", (1, 9, 12))
+    for named in (run, str(run), model):
+        assert reading_for(named) == {"size": SIZE, "fit": "pad"}
+    scores = scoring.score(str(run), "photos", n=20, steps=2, metrics=("kid",), progress=False)
+    assert "photos:train, pad to 7x10" in scores[0].reference_name
+    made = Samples.load(next((run / "samples").glob("*.npz")))
+    assert made.record["fit"] == "pad"
+    made.save("s.npz")
+    assert reading_for("s.npz[3:]", {"size": None}) == {"size": SIZE, "fit": "pad"} == reading_for("s.npz", {"size": SIZE})
+    job = LoadedJob.load(Job(str(run), "photos", (), SweepOptions(calls=(2,), n=20, metrics=("kid",))))
+    assert job.real.title == "photos:train, pad to 7x10"
+    job.check()
+    assert np.isfinite(loss(str(run), "photos", n=8, progress=False).heldout[0].value)
+
+
+def test_another_fit_is_refused(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"trained on images that got their size by --fit pad.*crop to 7x10"):
+        scoring.score(str(run), "photos", reading={"size": SIZE, "fit": "crop"}, n=20, steps=2, metrics=("kid",), progress=False)
+    check_value_range({"fit": "pad"}, load("photos", size=SIZE, fit="pad"))
+    with pytest.raises(ValueError, match=r"data.size '7x10', not '7x11'"):
+        command("train photos --size 7x11 --out run --resume")
+    command("train photos --out run --resume")
+
+
+def test_one_side_of_jpeg_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: Any) -> None:
+    monkeypatch.setattr(scoring, "load_extractor", lambda name: Linear())
+    lossless, jpeg = photos(tmp_path / "a", ending="png"), photos(tmp_path / "b", ending="jpg", seed=1)
+    options = {"metrics": ("kid",), "progress": False, "reading": {"size": 8}}
+    for samples, against in ((lossless, jpeg), (jpeg, lossless)):
+        with pytest.warns(UserWarning, match="b:train, crop to 8x8 are stored as JPEG and those of a:train, crop to 8x8 are not"):
+            alphabar.score(str(samples), str(against), **options)
+    recwarn.clear()
+    alphabar.score(str(lossless), str(photos(tmp_path / "c", seed=2)), **options)
+    assert not [w for w in recwarn if "JPEG" in str(w.message)]
