@@ -1,4 +1,4 @@
-"""Images of one's own: quality after the same CPU time of three training programs at their defaults, on a small colour set.
+"""A small colour set: quality after the same CPU time of three training programs at their defaults.
 
     python benchmarks/own_images.py DATA --minutes 60 --out own              # hours; DATA has train and test images
     python benchmarks/own_images.py DATA --minutes 1 --n 40 --steps 5 --out try
@@ -12,8 +12,8 @@ alphabar   `alphabar train DATA --minutes M`: every key is planned
 
 Budgets are CPU minutes of the process (all its threads), so that other work on the machine does not count. Images of the held-out
 split of DATA are the reference; alphabar alone keeps some of the training images out of its training. n images are drawn by the
-same sampler, steps and noise, and scored on an extractor that was trained without labels, by a seed of its own, on the training
-images. Everything is kept in --out, and a stopped run continues.
+same sampler, steps and noise, and scored on an extractor trained without labels on the training images, which nothing else uses.
+Everything is kept in --out, and a stopped run continues.
 """
 
 import argparse
@@ -147,10 +147,10 @@ def main() -> None:
     samples = {way: drawn(way, images, a) for way in a.ways}
     if a.only_draw:
         return
-    judge = a.out / "extractor.safetensors"
-    if not judge.exists():
-        train_self_supervised(images, SimCLROptions(seed=SEED, widths=(48, 96, 192, 192), epochs=60)).save(judge)
-    evaluator = ImageEval(load_extractor(judge), heldout)
+    file = a.out / "extractor.safetensors"
+    if not file.exists():
+        train_self_supervised(images, SimCLROptions(seed=SEED, widths=(48, 96, 192, 192), epochs=60)).save(file)
+    evaluator = ImageEval(load_extractor(file), heldout)
     rows = {way: evaluator.measure(s.images, s.record, ("kid",)) for way, s in samples.items()}
     seen, unseen = (pixel_features(np.asarray(x.pixels)) for x in (images, heldout))
     found: dict[str, Any] = {}

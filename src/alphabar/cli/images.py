@@ -1,6 +1,6 @@
 """The commands that show and make images: `alphabar data`, `sample`, `demo` and `app`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cyclopts import Parameter
@@ -89,6 +89,8 @@ def sample(
     from alphabar.sampling.samples import sheet_path
     from alphabar.training.checkpoint import load_model
 
+    if options.sampler == "distilled":
+        run, options = str(Path(run) / "distilled"), replace(options, sampler=None)
     sheet = sheet_path(out)
     check_output(sheet, "picture", [run])
     model = load_model(run, checkpoint)

@@ -27,6 +27,7 @@ class Model(Preconditioned):
         value_range: the values that the ends of the scale of pixels stand for, or None where no range was declared.
         fit: how the training images were brought to their size (crop, pad, stretch); None where they had it.
         class_names: one name per class; empty for an unconditional model.
+        consistency: whether it gives the image at the end of a path (consistency tuning) and not E[x0 | x].
         home: the folder for files derived from the model, as `load_model` sets it; None where it came from no folder.
     """
 
@@ -45,6 +46,7 @@ class Model(Preconditioned):
         self.value_range: tuple[float, float] | None = None if declared is None else (float(declared[0]), float(declared[1]))
         self.fit: str | None = spec.get("fit")
         self.class_names: tuple[str, ...] = tuple(spec.get("classes", ()))
+        self.consistency: bool = spec.get("consistency", False)
 
     @property
     def classes(self) -> int:
@@ -64,6 +66,7 @@ def build(
     recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int = 0, crop: int = 0, *,
     pixels: str = "uint8", value_range: tuple[float, float] | None = None, classes: Sequence[str] = (), augment: int = 0,
     fit: str | None = None,
+    consistency: bool = False,
 ) -> Model:  # fmt: skip
     """A new model with random weights.
 
@@ -82,11 +85,13 @@ def build(
         classes: names of the set's classes; used only by a conditional recipe.
         augment: length of the vector that describes an image's augmentation; 0 for training without augmentation.
         fit: how images are brought to that size: crop, pad or stretch; None where they have it.
+        consistency: the model is for consistency tuning.
 
     Raises:
         ValueError: for a conditional recipe without classes, for `augment` with "unet2d", and for sizes that do not fit.
     """
     spec = model_spec(recipe, schedule, image_shape, crop, pixels, value_range, classes, augment, fit)
+    spec |= {"consistency": True} if consistency else {}
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
         model = Model(spec)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from alphabar.core.bounds import Bounds, Checked
-from alphabar.core.stored_values import PAIR, SHAPE, TEXT, StoredValues, listed, number, one_of, whole
+from alphabar.core.stored_values import FLAG, PAIR, SHAPE, TEXT, StoredValues, listed, number, one_of, whole
 from alphabar.data.fit_size import Fit
 from alphabar.data.values import check_range, scale_of
 from alphabar.denoiser.diffusers_config import MAX_BLOCKS, MAX_LEVELS, WIDTH, check_unet2d
@@ -121,13 +121,13 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     """Raises ValueError, naming the key, for a specification (read from a file) that describes no model."""
     if spec.get("format") not in FORMATS:
         raise ValueError(f"model description of format {spec.get('format')!r}: this release reads formats {FORMATS}")
-    c = StoredValues({"crop": 0, "pixels": "uint8", "classes": [], **spec}, "model description")
+    c = StoredValues({"crop": 0, "pixels": "uint8", "classes": [], "consistency": False, **spec}, "model description")
     network, arguments, names = c.get("network", one_of(("unet", "unet2d"))), c.table("arguments"), c.get("classes", NAMES)
     c.table("schedule"), c.get("prediction", TEXT), c.get("data_range", number(1e-6, 1e6))
     channels, height, width = c.get("image_shape", SHAPE)
     if "fit" in spec:
         c.get("fit", one_of(get_args(Fit)))
-    c.get("crop", whole(0, (min(height, width) - 1) // 2))
+    c.get("crop", whole(0, (min(height, width) - 1) // 2)), c.get("consistency", FLAG)
     scale_of(c.get("pixels", TEXT))  # raises ValueError for a type that images are not stored in
     if spec.get("value_range") is not None:
         check_range(c.get("value_range", PAIR))

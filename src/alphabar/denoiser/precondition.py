@@ -100,10 +100,10 @@ class Preconditioned(nn.Module):
             more = [*(more or [None]), augment.to(x)]
         return cast(Tensor, self.network(per_image(c_in, x) * x, t.to(x.device, torch.float32), *more))
 
-    def forward(self, x: Images, sigma: Levels, labels: Labels | None = None) -> Images:
+    def forward(self, x: Images, sigma: Levels, labels: Labels | None = None, augment: Tensor | None = None) -> Images:
         """x0_hat = E[x0 | x]. labels: one class per image for a conditional model; None: no class."""
         r = self.data_range
-        return to_x0(self.prediction, self.output(x, sigma, labels), r * x, r * sigma) / r
+        return to_x0(self.prediction, self.output(x, sigma, labels, augment), r * x, r * sigma) / r
 
     def loss(
         self, x0: Images, sigma: Levels, noise: Images, labels: Labels | None = None, augment: Tensor | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from alphabar.core.suggest import did_you_mean
 from alphabar.core.types import Images
+from alphabar.sampling.samplers.consistency import consistency
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.sampling.samplers.deis import deis
@@ -83,8 +84,19 @@ SAMPLERS: dict[str, Entry] = {
 }  # fmt: skip
 
 
+# Of models that are no longer E[x0 | x], which the samplers above need.
+CONSISTENCY = Entry("consistency", consistency, 0, True, _one_a_step, "of distilled models alone: 1 or 2 calls")
+
+
+def default_sampler(model: object) -> str:
+    """The sampler where none is named."""
+    return CONSISTENCY.name if getattr(model, "consistency", False) else "ddim"
+
+
 def find(name: str) -> Entry:
     """The sampler of that name. Raises ValueError for an unknown one."""
+    if name == CONSISTENCY.name:
+        return CONSISTENCY
     if name in SAMPLERS:
         return SAMPLERS[name]
     raise ValueError(f"sampler {name!r} is unknown: {did_you_mean(name.lower(), SAMPLERS, 0.6)} (`alphabar samplers` lists all)")

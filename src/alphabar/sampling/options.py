@@ -34,9 +34,10 @@ Threshold = Annotated[float, Bounds(0.5, 1, above=True)]
 class SampleOptions(Checked):
     """Every option that decides which images `sample` makes. None leaves a choice to the model or the sampler."""
 
-    sampler: str = "ddim"
-    """Name of a sampler (`alphabar samplers` lists them); "tuned", the one that `alphabar tune` fitted to this run for that
-    number of steps; or "tuned:NAME", where several were fitted."""
+    sampler: str | None = None
+    """Name of a sampler (`alphabar samplers` lists them), ddim if left out, or for a distilled model consistency; "tuned", the
+    one that `alphabar tune` fitted to this run for that number of steps; "tuned:NAME", where several were fitted; or, on the
+    command line, "distilled", what `alphabar distill` made of this run."""
     steps: Steps = 50
     """Steps of the sampler. Each costs a network call (some samplers: two), unless a call plan skips it."""
     eta: Share | None = None

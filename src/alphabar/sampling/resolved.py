@@ -11,14 +11,14 @@ from alphabar.core.types import Denoiser, Grid
 from alphabar.denoiser.adaptive import AdaptiveCalls, apply_plan
 from alphabar.denoiser.plan import Adaptive, Plan, parse_plan, timesteps
 from alphabar.denoiser.wrappers import CountCalls, SkipCalls
-from alphabar.sampling.catalogue import SAMPLERS, Entry, find
+from alphabar.sampling.catalogue import CONSISTENCY, SAMPLERS, Entry, default_sampler, find
 from alphabar.sampling.clipping import Clipping
 from alphabar.sampling.fitted import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
 from alphabar.sampling.guidance import ClassGuidance
 from alphabar.sampling.model import Model, fingerprint
 from alphabar.sampling.options import SampleOptions
 from alphabar.schedule.base import Schedule
-from alphabar.schedule.grid import check_grid, default_grid, make_grid
+from alphabar.schedule.grid import check_grid, default_grid, for_consistency, make_grid
 
 FITTED = ("eta", "options", "grid", "plan", "clip", "threshold", "variance")  # what a fitted sampler decides itself
 
@@ -95,10 +95,18 @@ def resolve_options(model: Model, options: SampleOptions) -> ResolvedOptions:
         clipping = Clipping(fit.clip, fit.threshold, fit.threshold_max)
         return ResolvedOptions(entry, {"fit": fit}, fit, model.schedule, sigmas, "tuned", None, clipping, guidance)
 
-    entry = find(options.sampler)
+    entry = find(options.sampler or default_sampler(model))
+    if getattr(model, "consistency", False) and entry is not CONSISTENCY:
+        raise ValueError(
+            f"sampler {entry.name} needs E[x0 | x], and this model was distilled, so that it gives finished images: leave the "
+            f"sampler out, or use {CONSISTENCY.name}, with 1 or 2 steps"
+        )
     pipeline = getattr(model, "defaults", None)  # of a diffusers pipeline
     grid = pipeline.grid if options.grid is None and pipeline is not None else options.grid
-    sigmas, grid_name = _levels(model.schedule, options.steps, grid)
+    if grid is None and entry is CONSISTENCY:
+        sigmas, grid_name = for_consistency(model.schedule, options.steps), CONSISTENCY.name
+    else:
+        sigmas, grid_name = _levels(model.schedule, options.steps, grid)
     plan = parse_plan(options.plan) if isinstance(options.plan, str) else options.plan
     if not isinstance(plan, Plan | Adaptive | None):
         raise ValueError(
@@ -114,14 +122,14 @@ def resolve_options(model: Model, options: SampleOptions) -> ResolvedOptions:
 
 def _fitted_sampler(model: Model, options: SampleOptions) -> Tuned | None:
     """The fitted sampler that was asked for, if any. Raises ValueError if there is none, or if it is another model's."""
-    kind, _, name = options.sampler.partition(":")
+    kind, _, name = (options.sampler or "").partition(":")
     if options.tuned is None:
         if kind != "tuned":
             return None
         return find_tuned(folders_of(model), str(fingerprint(model)), options.steps, name or None)
     fit = options.tuned if isinstance(options.tuned, Tuned) else load_tuned(options.tuned)
     check_model(fit, fingerprint(model))
-    if options.sampler not in (SampleOptions.sampler, "tuned", f"tuned:{fit.name}"):
+    if options.sampler not in (None, "tuned", f"tuned:{fit.name}"):
         raise ValueError(
             f"both sampler = {options.sampler!r} and the fitted sampler {fit.name!r} of {fit.calls} calls are given: give one"
         )

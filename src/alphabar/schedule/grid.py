@@ -128,6 +128,14 @@ def even_log_sigma(schedule: Schedule, n: int) -> Grid:
     return torch.cat([torch.linspace(high, low, n, dtype=torch.float64).exp(), torch.zeros(1, dtype=torch.float64)])
 
 
+def for_consistency(schedule: Schedule, n: int) -> Grid:
+    """sigma_max, then n - 1 levels around 0.8, each a factor of 4 below the one before: of n = 2, sigma_max and 0.8."""
+    _positive(n)
+    levels = [0.8 * 4.0 ** ((n - 2) / 2 - k) for k in range(n - 1)]
+    inside = sorted({min(max(s, schedule.sigma_min), schedule.sigma_max) for s in levels} - {schedule.sigma_max}, reverse=True)
+    return torch.tensor([schedule.sigma_max, *inside, 0.0], dtype=torch.float64)
+
+
 def karras(schedule: Schedule, n: int, rho: float = 7.0, low: float = 0.002, high: float = 80.0) -> Grid:
     """sigma_i = (high^(1/rho) + i / (n - 1) (low^(1/rho) - high^(1/rho)))^rho. Karras et al. 2022, eq. 5.
 

@@ -25,7 +25,7 @@ from alphabar.training.loss import Weighting
 ADDED_LATER = {
     "data": ("range", "alpha", "skip_broken", "axes", "size", "fit"),
     "model": ("conditional",),
-    "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots"),
+    "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "consistency"),
 }
 NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate", "recompute")  # keys of [train]
 
@@ -131,6 +131,8 @@ class TrainRecipe(Checked):
     """Weighting of the loss by noise level: plain, min_snr or soft_min_snr."""
     gamma: Positive = 5.0
     """min_snr and soft_min_snr: the signal-to-noise ratio above which the weight of an error in x0 grows no more."""
+    consistency: Annotated[tuple[float, ...], Bounds(2, 1e6)] = ()
+    """Consistency tuning for one or two network calls (`alphabar distill`): q of its stages, as 4 16 64; none: denoising."""
     density: Literal["time", "log_normal"] = "time"
     """Distribution of noise levels in training: uniform in the schedule's time, or log sigma normal."""
     density_mean: Annotated[float, Bounds(-20, 20)] = -1.2

@@ -35,6 +35,7 @@ def new_model(
     return build(
         recipe.model, recipe.schedule.spec(), (c, h + 2 * pad, w + 2 * pad), recipe.train.seed, crop=pad, pixels=pixels,
         value_range=value_range, classes=classes, augment=AUGMENT_DIM if recipe.train.augment else 0, fit=fit,
+        consistency=bool(recipe.train.consistency),
     )  # fmt: skip
 
 

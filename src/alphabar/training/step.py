@@ -16,6 +16,7 @@ from alphabar.denoiser.model import Model
 from alphabar.denoiser.unet import UNet
 from alphabar.training.checkpoint import Checkpoint, restore_optimizer, save_checkpoint
 from alphabar.training.config import TrainRecipe
+from alphabar.training.consistency import ConsistencyLoss
 from alphabar.training.ema import PowerAverages, ema_decay, ema_update
 from alphabar.training.loss import LossModule
 from alphabar.training.optim import make_optimizer, rate
@@ -55,7 +56,8 @@ class Trainer:
             model.network.recompute = recipe.recompute
         if recipe.compile:
             _compile(model.network)
-        module = LossModule(model, recipe.weighting, recipe.gamma)
+        self.consistency = ConsistencyLoss(model, recipe.consistency) if recipe.consistency else None
+        module = self.consistency or LossModule(model, recipe.weighting, recipe.gamma)
         self.module = module if self.sharded else accelerator.prepare(module)  # a sharded module needs no wrapper
         self.optimizer = accelerator.prepare(optimizer)
         self.sampling_model = Model(model.spec).to(self.device).eval().requires_grad_(False) if self.sharded else self.ema
@@ -74,6 +76,8 @@ class Trainer:
             group["lr"] = self.lr
             if beta1 is not None:
                 group["betas"] = (beta1, group["betas"][1])
+        if self.consistency is not None:
+            self.consistency.done = step / total_steps
         with torch.random.fork_rng([self.device.index or 0] if self.device.type == "cuda" else [], enabled=self.dropout):
             if self.dropout:  # a resumed run repeats its masks
                 numbers = seeds.generator(recipe.seed, step, self.accelerator.process_index, stream=seeds.TRAIN + 16)

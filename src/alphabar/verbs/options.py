@@ -41,6 +41,24 @@ class ScoreReportOptions(ScoreOptions):
 
 
 @dataclass(frozen=True)
+class DistillOptions(Checked):
+    """How a model is tuned for one or two network calls."""
+
+    calls: Annotated[int, Bounds(1, 10)] = 2
+    """Network calls an image, in previews and scores on the way; the model itself serves any small number."""
+    images: Count = 400_000
+    """Length of the tuning, in images seen; --minutes gives it in time."""
+    q: Annotated[tuple[float, ...], Bounds(2, 1e6)] = (4.0, 8.0, 16.0, 32.0)
+    """Of each stage of equal length; the gap between the two noise levels that are compared shrinks as q grows."""
+    lr: Annotated[float, Bounds(0, 1, above=True)] = 1e-3
+    """Highest learning rate; it falls as a cosine."""
+    batch: Batch = 64
+    """Images in a step."""
+    seed: Seed = 0
+    """Decides the order of images, noise levels and noise."""
+
+
+@dataclass(frozen=True)
 class CompareOptions(ScoreOptions):
     """How two sets of images are compared, and where the result is kept."""
 

@@ -1,0 +1,95 @@
+"""`distill`: a diffusion model tuned for one or two network calls an image, in a new run."""
+
+import sys
+from pathlib import Path
+
+from alphabar.core.messages import as_path, say
+from alphabar.core.options import takes
+from alphabar.core.progress import duration
+from alphabar.core.run import Run
+from alphabar.data.image_set import ImageSet
+from alphabar.data.split import holdout
+from alphabar.denoiser.model import Model
+from alphabar.training.auto import NAMES, speeds_of, with_network_of
+from alphabar.training.checkpoint import load_model
+from alphabar.training.config import Recipe, resolve
+from alphabar.verbs.options import DistillOptions
+from alphabar.verbs.train import images_of, recipe_images, train
+
+FOLDER = "distilled"  # in the run
+
+
+def distilled_recipe(run: str | Path, options: DistillOptions = DistillOptions()) -> Recipe:
+    """The recipe of the tuning: images, network and schedule of the run, whose averaged weights it begins with.
+
+    Noise levels as Geng et al. 2024 (arXiv:2406.14548): log sigma ~ N(-1.1, 2.0^2).
+
+    Raises ValueError for a model without a run that names its images, and for one that is distilled already.
+    """
+    base = load_model(run)
+    if base.consistency:
+        raise ValueError(f"{run} is a distilled model: give the run that it was made from")
+    if str(run) == "bundled":
+        recipe = with_network_of(Recipe.named("garments"), base)
+    elif (file := Run(run).recipe).exists():
+        recipe = resolve(file)
+    else:
+        raise ValueError(f"{run} does not say which images it was trained on: give a run folder, or bundled")
+    train_keys = {
+        "init_from": str(run), "consistency": options.q, "images": options.images, "lr": options.lr, "batch": options.batch,
+        "seed": options.seed, "optimizer": "adamw", "policy": "cosine", "warmup": 10 * options.batch, "weight_decay": 0.0,
+        "betas": (0.9, 0.99), "density": "log_normal", "density_mean": -1.1, "density_std": 2.0, "ema_half_life": 10_000.0,
+        "ema_snapshots": 0, "heldout_every": 0, "checkpoint_every": 20_000, "log_every": 20 * options.batch,
+    }  # fmt: skip
+    watch = {"preview_first": 5_000, "preview_every": 50_000, "preview_steps": options.calls, "score_every": 100_000}
+    return recipe.with_(train=train_keys, watch=watch)
+
+
+@takes(DistillOptions)
+def distill(
+    run: str | Path, out: str | Path | None = None, *, options: DistillOptions = DistillOptions(), resume: bool = False,
+    minutes: float | None = None, image_set: ImageSet | None = None, progress: bool = True,
+) -> Model:  # fmt: skip
+    """Tunes a trained model so that one or two network calls give an image (easy consistency tuning).
+
+    It becomes a new run, with the recipe, previews, checkpoints and exact resume of a training. Its model no longer
+    estimates E[x0 | x], so that only the sampler "consistency" takes it.
+
+    Args:
+        run: a run folder, or bundled.
+        out: the folder of the new run; distilled/ in the run if left out.
+        options: see `DistillOptions`; its fields may also be passed as keywords.
+        resume: continue from the last checkpoint of `out`.
+        minutes: length of the tuning on this machine, in place of options.images.
+        image_set: the images of the run; None loads them by its recipe.
+        progress: show progress bars.
+
+    Returns:
+        The tuned model, ready to sample.
+
+    Raises:
+        ValueError: for a run whose images are not known, or are other images now, and for bundled without `out`.
+    """
+    out = _folder(run, out)
+    if resume:
+        return train(resolve(Run(out).recipe), out, resume=True, images=image_set, progress=progress)
+    recipe = distilled_recipe(run, options)
+    image_set = recipe_images(recipe, image_set)
+    if images_of(Run(run).path) not in (None, image_set.fingerprint):
+        raise ValueError(f"{recipe.data.set} holds other images than those that {run} was trained on: put those back there")
+    trained_on, _ = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
+    speed = speeds_of(recipe, image_set, trained_on)[0]
+    if minutes is not None:
+        steps = max(round(60 * minutes * speed.images_a_second / recipe.train.batch), len(options.q))
+        recipe = recipe.with_(train={"images": steps * recipe.train.batch})
+    recipe = recipe.with_(train={"precision": speed.precision})
+    if progress:
+        n, rate = recipe.train.images, speed.images_a_second
+        say(f"{n:,} images, about {duration(n / rate)} here ({rate:.3g} images/s in {NAMES[speed.precision]})", sys.stderr)
+    return train(recipe, out, images=image_set, progress=progress)
+
+
+def _folder(run: str | Path, out: str | Path | None) -> Path:
+    if out is None and str(run) == "bundled":
+        raise ValueError("bundled is part of the package: name the folder of the new run, as --out runs/distilled")
+    return Run(run).path / FOLDER if out is None else as_path(out)
