@@ -4,12 +4,12 @@
     python benchmarks/make_assets.py
     alphabar extractor train fashion_mnist --out x.safetensors --epochs 16 --widths 48 96 192 --bf16
     python benchmarks/make_assets.py --extractor x.safetensors
-    alphabar train fashion_mnist --out runs/garments --train.precision bf16
+    alphabar train fashion_mnist --recipe garments --out runs/garments --train.precision bf16
     python benchmarks/make_assets.py --model runs/garments
 
 The present bundled model was trained further, and samplers were fitted to it (RESULTS.md, "The bundled model, trained further"):
 
-    alphabar train fashion_mnist --out runs/more --train.init-from bundled --train.images 384000 --train.lr 1e-3 \
+    alphabar train fashion_mnist --recipe garments --out runs/more --train.init-from bundled --images 384000 --train.lr 1e-3 \
       --train.warmup 6400
     python benchmarks/make_assets.py --model runs/more
 

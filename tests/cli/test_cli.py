@@ -50,7 +50,7 @@ def alphabar(*arguments: str, cwd: Path, ok: bool = True) -> "subprocess.Complet
 def run(small_data: Path, tmp_path: Path) -> Path:
     """A run trained on 512 images, scored on the way."""
     alphabar(
-        *("train", "fashion_mnist", "--out", "run", "--images", "512", *TINY),
+        *("train", "fashion_mnist", "--recipe", "garments", "--out", "run", "--images", "512", *TINY),
         *("--watch.score_every", "512", "--watch.score_n", "520"), cwd=tmp_path,
     )  # fmt: skip
     return tmp_path / "run"
@@ -103,7 +103,19 @@ def images_of_losses(run: Path) -> list[int]:
 
 
 def test_a_stopped_training_is_resumed(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["train", "fashion_mnist", "--out", "run", "--images", "768", *TINY, "--watch.score_every", "0"]
+    command = [
+        "train",
+        "fashion_mnist",
+        "--out",
+        "run",
+        "--recipe",
+        "garments",
+        "--images",
+        "768",
+        *TINY,
+        "--watch.score_every",
+        "0",
+    ]
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         stopped = alphabar(*command, cwd=tmp_path, ok=False)
@@ -186,7 +198,7 @@ def test_a_wrong_command_says_what_to_type(small_data: Path, tmp_path: Path, com
 
 
 def test_dry_run_trains_nothing(small_data: Path, tmp_path: Path) -> None:
-    out = alphabar("train", "fashion_mnist", "--out", "run", "--recipe", "garments", "--dry-run", cwd=tmp_path).stdout
+    out = alphabar("train", "fashion_mnist", "--out", "run", "--recipe", "garments", *TINY, "--dry-run", cwd=tmp_path).stdout
     assert "gflop_a_call" in out
     assert "[schedule]" in out
     assert not (tmp_path / "run").exists()
@@ -203,19 +215,30 @@ def test_too_few_images_for_a_score_are_refused_with_the_number(small_data: Path
 def test_a_recipe_is_chosen_for_the_set_and_printed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "WIDTHS", (8,))
     np.save(tmp_path / "dots.npy", np.random.default_rng(0).integers(0, 256, (40, 9, 11, 1), dtype=np.uint8))
-    words = ["train", "dots.npy", "--out", "run", "--recipe", "auto", "--images", "128", "--train.lr", "1e-3"]
+    words = ["train", "dots.npy", "--out", "run", "--images", "128", "--train.lr", "1e-3"]
+    dry = alphabar(*words, "--dry-run", cwd=tmp_path).stdout
+    assert not (tmp_path / "run").exists()
     out = alphabar(*words, cwd=tmp_path).stdout
-    assert "40 images of 9x11x1" in out
-    assert "128 images" in out
+    for line in ("40 images of 9x11x1", "U-Net with", "128 images (", "GiB of memory", "First loss after"):
+        assert line in out and line in dry, "six lines of words, with --dry-run as well"
+    assert "hours_here" in dry and "[schedule]" in dry
+    assert "40 images of 9x11x1" in json.loads((tmp_path / "run/plan.json").read_text())["lines"][0]
     recipe = resolve(tmp_path / "run" / "recipe.toml")
     assert (recipe.train.images, recipe.train.lr, recipe.model.patch) == (128, 1e-3, 1)
-    refused = alphabar("train", "dots.npy", "--out", "other", "--minutes", "3", cwd=tmp_path, ok=False)
-    assert "--recipe auto" in refused.stderr
-    assert not (tmp_path / "other").exists()
-    again = alphabar(*words[:4], "--resume", cwd=tmp_path)
-    assert again.returncode == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(auto, "measure", None)  # nothing is measured for what cannot start, and nothing for what is resumed
+        refused = alphabar(*words, cwd=tmp_path, ok=False)
+        assert "already holds a run" in refused.stderr
+        again = alphabar(*words, "--resume", cwd=tmp_path)
+        refused = alphabar("train", "dots.npy", "--out", "x", "--recipe", "edm", "--minutes", "3", cwd=tmp_path, ok=False)
+    assert "--recipe edm has a length: give --images N" in refused.stderr
+    assert not (tmp_path / "x").exists()
+    assert "run is finished; --images N or --minutes M" in again.stderr
+    alphabar(*words[:4], "--resume", "--images", "256", cwd=tmp_path)
+    assert resolve(tmp_path / "run" / "recipe.toml").train.earlier_lengths == (128, 128)
 
 
 def test_a_tracker_of_the_recipe_is_no_misspelt_option(tmp_path: Path) -> None:
-    out = alphabar("train", "fashion_mnist", "--out", "r", "--track", "trackio", "--dry-run", cwd=tmp_path).stdout
+    words = ("train", "fashion_mnist", "--recipe", "garments", "--out", "r", *TINY)
+    out = alphabar(*words, "--track", "trackio", "--dry-run", cwd=tmp_path).stdout
     assert 'track = [\n    "trackio",\n]' in out

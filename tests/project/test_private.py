@@ -19,11 +19,38 @@ from tests.fixtures.runs import untrained_extractor
 
 TELLING = ("anna-karenina", "vronsky-host", "steppe-projects")
 SMALL = [
-    "--model.channels", "8", "16", "--model.groups", "4", "--model.embedding", "8", "--train.batch", "16", "--train.warmup",
-    "0", "--train.log-every", "32", "--train.checkpoint-every", "64", "--train.heldout-every", "64",
-    "--watch.preview-every", "64", "--watch.preview-n", "4", "--watch.preview-steps", "2", "--watch.score-every", "0",
-    "--train.ema-snapshots", "2", "--images", "64",
-]  # fmt: skip
+    "--recipe",
+    "garments",
+    "--model.channels",
+    "8",
+    "16",
+    "--model.groups",
+    "4",
+    "--model.embedding",
+    "8",
+    "--train.batch",
+    "16",
+    "--train.warmup",
+    "0",
+    "--train.log-every",
+    "32",
+    "--train.checkpoint-every",
+    "64",
+    "--train.heldout-every",
+    "64",
+    "--watch.preview-every",
+    "64",
+    "--watch.preview-n",
+    "4",
+    "--watch.preview-steps",
+    "2",
+    "--watch.score-every",
+    "0",
+    "--train.ema-snapshots",
+    "2",
+    "--images",
+    "64",
+]
 
 
 def unpacked(data: bytes) -> bytes:
@@ -91,7 +118,7 @@ def test_no_product_of_a_session_tells_of_this_machine(home: Path, capsys: pytes
     (shared / "card.json").write_text(capsys.readouterr().out.splitlines()[-1])
     json.loads((shared / "card.json").read_text()).pop("sheet")
     recipe = home / "tiny.toml"
-    recipe.write_text(resolve("garments", [*SMALL[:-2], "--data.set", str(photos)]).toml())
+    recipe.write_text(resolve("garments", [*SMALL[2:-2], "--data.set", str(photos)]).toml())
     (home / "two.toml").write_text(
         f'hypothesis = "h"\nbetter = "a"\nthan = "b"\nseeds = [0]\nrecipe = "{recipe}"\n[budget]\nimages = 64\n'
         f'[scoring]\nagainst = "{photos}:test"\nextractor = "{shared}/eight.safetensors"\nn = 24\nsteps = 2\n'

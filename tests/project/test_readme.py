@@ -56,7 +56,7 @@ def shrunk(command: list[str]) -> list[str]:
         else:
             out.extend([option, value])
 
-    if out[1] == "train" and "--dry-run" not in out:
+    if out[1] == "train":  # with --dry-run as well, which measures
         of_bundled = "--train.init-from" in out  # which decides the network
         for option, value in zip(SMALL_TRAINING[::2], SMALL_TRAINING[1::2], strict=True):
             if not (of_bundled and option.startswith("--model")):

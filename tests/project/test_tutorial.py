@@ -28,7 +28,7 @@ SMALL = {
 OPTIONS = {
     "data": {"--n": "16"},
     "sample": {"--n": "16", "--steps": "60"},
-    "train": {"--images": "64", "--watch.preview_steps": "1", "--watch.preview_n": "4"},
+    "train": {"--images": "64", "--model.channels": "16", "--watch.preview_steps": "1", "--watch.preview_n": "4"},
     "extractor train": {"--epochs": "1", "--widths": "8 16 16"},
     "extractor check": {"--n": "64", "--corruptions": "inverted"},
     "experiment": {"--dry-run": ""},

@@ -18,7 +18,7 @@ from alphabar.core.messages import console, expanded, explain, open_streams, pri
 
 app = App(
     name="alphabar",
-    help="A laboratory for image diffusion models.\n\n```\nalphabar demo\nalphabar train fashion_mnist --out runs/garments\n```"
+    help="A laboratory for image diffusion models.\n\n```\nalphabar demo\nalphabar train photos/ --out runs/photos\n```"
     "\n\n--debug, after any command, shows the traceback of an error.",
     help_format="markdown",
     default_parameter=Parameter(consume_multiple=True, negative_iterable=(), converter=exact),

@@ -169,7 +169,7 @@ def ema(
     """Choose the length of the weights' average after training, from the snapshots of a run.
 
     ```
-    alphabar train fashion_mnist --out runs/garments --train.ema-snapshots 16
+    alphabar train fashion_mnist --recipe garments --out runs/garments --train.ema-snapshots 16
     alphabar ema runs/garments --against fashion_mnist:test --lengths 0.03 0.05 0.1 0.15
     ```
 

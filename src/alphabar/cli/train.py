@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -14,9 +14,6 @@ from alphabar.core.bounds import Count, Positive, Seed
 from alphabar.core.messages import command, console, say
 from alphabar.core.suggest import did_you_mean
 from alphabar.verbs.options import ExperimentOptions
-
-if TYPE_CHECKING:
-    from alphabar.training.config import Recipe
 
 
 @Parameter(name="*")
@@ -51,61 +48,63 @@ def train(
     """Train a model on a set, into a run folder; previews, held-out loss and FID appear during training.
 
     ```
-    alphabar train fashion_mnist --out runs/garments
-    alphabar train photos/ --recipe garments --out runs/photos --images 200000 --train.lr 1e-3
+    alphabar train photos/ --out runs/photos --minutes 60
+    alphabar train fashion_mnist --recipe garments --out runs/garments --train.lr 1e-3
     ```
 
-    Every key of the recipe can be set as --section.key VALUE; --dry-run prints them all, and the cost of the run. Ctrl-C stops
-    with a checkpoint, and the same command with --resume continues from it: with the run's recipe, of which only [watch] and
-    track may be changed, and with its images, wherever they are now.
+    Without --recipe, the recipe is planned for the set and this machine, and printed: the network by the size of the images, the
+    length by their number, --images or --minutes, the precision by measured speed. Every key of a recipe can be set as
+    --section.key VALUE; --dry-run prints them all, and what the run costs here. Ctrl-C stops with a checkpoint, and the same
+    command with --resume continues from it: with the run's recipe, of which only [watch], track and the length may be changed,
+    and with its images, wherever they are now.
 
     Args:
         image_set: fashion_mnist, cifar10, a path, or hf:owner/name.
         out: the run folder.
-        recipe: garments (the default), another name that `alphabar recipes` lists, a TOML file, or auto: the network by the size
-            of the images, the budget by their number or --minutes, and the precision by measured speed. It is printed first.
-        images: budget in images, in place of the recipe's.
-        minutes: with --recipe auto, length of the training on this machine, in place of a budget in images.
+        recipe: auto (the default), a name that `alphabar recipes` lists, or a TOML file.
+        images: length of the training in images seen, in place of the recipe's; with --resume the new length of the whole
+            training, also of a finished one.
+        minutes: length in minutes on this machine, of a run without --recipe or, with --resume, of the whole training.
         seed: in place of the recipe's.
         resume: continue from the run's last checkpoint; what is not named here comes from the run.
-        dry_run: print the resolved recipe and the cost, and train nothing.
+        dry_run: print the plan, the cost and the resolved recipe, and train nothing.
     """
+    from alphabar.core import processes
     from alphabar.core.run import Run
-    from alphabar.training.config import resolve
+    from alphabar.training.auto import AutoRecipe, auto_recipe, measured
+    from alphabar.training.config import Recipe, resolve, typed
     from alphabar.training.initial_model import cost
-    from alphabar.verbs.train import train
+    from alphabar.verbs.train import check_new_run, recipe_images, train
 
     _check_options(tokens)
-    source: str | Path = recipe or "garments"
-    if resume and not Run(out).recipe.exists():
+    run = Run(out)
+    if resume and not run.recipe.exists():
         raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to start one")
-    if resume and recipe in (None, "auto"):
-        source = Run(out).recipe
     named = ["--data.set", image_set]  # typed twice, it may stand only once
     settings = [*tokens, *([] if named in map(list, pairwise(tokens)) else named), *reading.settings()]
     settings += [] if images is None else ["--train.images", str(images)]
     settings += [] if seed is None else ["--train.seed", str(seed)]
-    if minutes is not None and (recipe != "auto" or resume):
-        raise ValueError(f"--minutes {minutes:g} belongs to a new run with --recipe auto: give --images, or leave it out")
-    resolved = _automatic(settings, minutes) if recipe == "auto" and not resume else resolve(source, settings)
-    if dry_run:
+    if minutes is not None and recipe not in (None, "auto") and not resume:
+        raise ValueError(f"--minutes {minutes:g} is for a planned run, and --recipe {recipe} has a length: give --images N")
+    plan: AutoRecipe | None = None
+    if recipe in (None, "auto") and not resume:
+        check_new_run(out, image_set)
+        keys = typed(settings)
+        plan = auto_recipe(recipe_images(Recipe().with_(**keys)), keys=keys, minutes=minutes)
+        resolved = plan.recipe
+    else:
+        resolved = resolve(run.recipe if recipe in (None, "auto") else str(recipe), settings)
+        plan = measured(resolved, recipe_images(resolved)) if dry_run else None
+    if plan is not None and processes.world()[0] == 0:
+        say("\n".join(plan.lines()))
+    if dry_run and plan is not None:
+        here = {"hours_here": plan.seconds / 3600, "gib_here": plan.speeds[0].mib / 1024}
+        show.record(cost(resolved, plan.images) | here, False, "cost")
         say(resolved.toml())
-        show.record(cost(resolved), False, "cost")
         return
+    new_length = resume and (images is not None or any(token.partition("=")[0] == "--train.images" for token in tokens))
     with show.stopped_by_ctrl_c("{}\ncontinue with: " + command("alphabar", "train", image_set, "--out", out, "--resume")):
-        train(resolved, out, resume=resume)
-
-
-def _automatic(settings: list[str], minutes: float | None) -> "Recipe":
-    """The recipe that is chosen for the set and this machine; what was chosen is printed."""
-    from alphabar.training.auto import auto_recipe
-    from alphabar.training.config import Recipe, typed
-    from alphabar.verbs.train import recipe_images
-
-    keys = typed(settings)
-    found = auto_recipe(recipe_images(Recipe().with_(**keys)), keys=keys, minutes=minutes)
-    say("\n".join(found.lines()))
-    return found.recipe
+        train(plan or resolved, out, resume=resume, new_length=new_length, minutes=minutes if resume else None)
 
 
 def _check_options(tokens: tuple[str, ...]) -> None:
@@ -125,7 +124,7 @@ def recipes(*, as_json: Json = False) -> None:
     alphabar recipes
     ```
 
-    --recipe auto chooses one for the set and this machine. The times follow from a few training
+    Without --recipe, `alphabar train` plans one for the set and this machine. The times follow from a few training
     steps of each recipe, measured now.
     """
     from alphabar.core.progress import duration

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 NEXT = (
     ("alphabar sample bundled --n 64 --steps 25 --eta 1 --out OUT/more.npz", "sample more images, with other options"),
-    ("alphabar train fashion_mnist --out runs/garments", "train the model, with previews and scores during training"),
+    (
+        "alphabar train fashion_mnist --recipe garments --out runs/garments",
+        "train the model, with previews and scores",
+    ),
     ("alphabar data photos/", "look at a set of your images, to train on next"),
 )
 

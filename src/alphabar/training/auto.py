@@ -26,6 +26,7 @@ from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Precision, Recipe, TrainRecipe, WatchRecipe, resolve, shipped
+from alphabar.training.hooks import HELDOUT
 from alphabar.training.initial_model import cost_of_model, untrained_model
 from alphabar.training.loop import make_accelerator
 from alphabar.training.step import Trainer
@@ -39,8 +40,8 @@ WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is consid
 LOWEST = 8  # widest side of the lowest level of the network, in pixels
 ATTENDED = 16  # widest side of a level with attention
 FIRST_SIGHT = 90.0  # seconds until the first loss and the first sheet of samples
-PREVIEW_SHARE = 0.05  # of the time
-SHEETS = (64, 36, 16, 9, 4)  # samples on a sheet; the most that take at most SHEET_SECONDS
+PREVIEW_SHARE = 0.05  # of the time that sheets take, and of the time that held-out losses take, at most
+SHEETS = (64, 36, 16, 9, 4)  # samples on a sheet; the most that take at most SHEET_SECONDS and PREVIEW_SHARE of the time
 SHEET_SECONDS = 40.0
 STEPS = 4  # that are measured, after one that is not
 STEP_GFLOP = 300.0  # smaller batches are measured where a step would take more
@@ -74,6 +75,13 @@ class AutoRecipe:
     gflop: float
     seconds: float
     """Expected length of the training, with previews and held-out losses."""
+    minutes: float | None = None
+    """The length that was asked for."""
+
+    def record(self) -> dict[str, Any]:
+        """The plan as plain data, for the run's plan.json."""
+        speeds = [asdict(speed) for speed in self.speeds]
+        return {"minutes": self.minutes, "seconds": self.seconds, "lines": self.lines(), "speeds": speeds}
 
     def lines(self) -> list[str]:
         """What will be trained, and how long it takes, in sentences."""
@@ -83,7 +91,9 @@ class AutoRecipe:
         side = math.ceil(max(h, w) / model.patch)
         attended = [f"{math.ceil(side / 2**k)}x{math.ceil(side / 2**k)}" for k in model.attention]
         others = "".join(f", {s.images_a_second:.3g} in {NAMES[s.precision]}" for s in self.speeds[1:])
-        first = self.recipe.watch.preview_first / speed.images_a_second + _sheet_seconds(self.recipe.watch, speed)
+        watch, rate = self.recipe.watch, speed.images_a_second
+        sheet = min(watch.preview_first or watch.preview_every, train.images) / rate + _sheet_seconds(watch, speed)
+        loss = min(train.log_every or train.images, train.images) / rate
         return [
             f"{n:,} images of {h}x{w}x{c}" + (f" in {classes} classes" if classes else "")
             + (f", {copies:,} of them copies of others" if copies else "") + f"; {n - self.trained_on:,} are held out.",
@@ -95,7 +105,8 @@ class AutoRecipe:
             f"About {speed.mib / 1024:.1f} GiB of memory"
             + (", activations computed twice to save some" if train.recompute else "")
             + (f", batches in {train.accumulate} parts" if train.accumulate > 1 else "") + ".",
-            f"First loss and samples after about {duration(first)}.",
+            f"First loss after about {duration(loss)}"
+            + (f", first samples after about {duration(sheet)}." if watch.preview_every else ", no samples."),
             *(["The images are augmented; the network gets the augmentation as input (train.augment)."] if train.augment else []),
         ]  # fmt: skip
 
@@ -142,13 +153,25 @@ def auto_recipe(
         speeds = speeds_of(best, images, indices)
     fastest = speeds[0]
 
-    total = budget or min(wanted if not minutes else math.inf, seconds * (1 - PREVIEW_SHARE) * fastest.images_a_second)
-    total = max(math.ceil(total / best.train.batch), 1) * best.train.batch
-    chosen = _with_intervals(best, total, fastest).with_(**by_hand)
-    cost = costs[candidates.index(best)]
-    return AutoRecipe(
-        chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], _seconds(chosen, fastest)
-    )
+    heldout = min(len(images) - len(indices), HELDOUT)
+    total = budget or min(wanted if not minutes else math.inf, seconds * fastest.images_a_second)
+    chosen = _with_intervals(best, total, fastest, heldout).with_(**by_hand)
+    if not budget:
+        total *= min(seconds / _seconds(chosen, fastest, heldout), 1)
+        chosen = _with_intervals(best, total, fastest, heldout).with_(**by_hand)
+    cost, expected = costs[candidates.index(best)], _seconds(chosen, fastest, heldout)
+    return AutoRecipe(chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], expected, minutes)
+
+
+def measured(recipe: Recipe, images: ImageSet) -> AutoRecipe:
+    """A recipe with what it costs on this machine, by a few measured training steps."""
+    indices, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
+    model = untrained_model(recipe, images)
+    _for_memory(recipe, images)
+    cost = cost_of_model(model)
+    speed, _ = measure(recipe, images, indices, recipe.train.precision)
+    seconds = _seconds(recipe, speed, min(len(images) - len(indices), HELDOUT))
+    return AutoRecipe(recipe, (speed,), images, len(indices), cost["parameters"], cost["gflop_a_call"], seconds)
 
 
 def shipped_recipes() -> list[dict[str, Any]]:
@@ -223,12 +246,14 @@ def _for_memory(recipe: Recipe, images: ImageSet) -> Recipe:
     )
 
 
-def _with_intervals(recipe: Recipe, total: int, speed: Speed) -> Recipe:
+def _with_intervals(recipe: Recipe, length: float, speed: Speed, heldout: int) -> Recipe:
     """The recipe with its length, and intervals by which something is seen early and little time is spent on looking."""
     train, watch = recipe.train, recipe.watch
     rate, batch = speed.images_a_second, train.batch
+    total = max(math.ceil(length / batch), 1) * batch
+    most = min(SHEET_SECONDS, PREVIEW_SHARE * total / rate)
     sizes = (replace(watch, preview_n=n) for n in SHEETS)
-    watch = next((each for each in sizes if _sheet_seconds(each, speed) <= SHEET_SECONDS), replace(watch, preview_n=SHEETS[-1]))
+    watch = next((each for each in sizes if _sheet_seconds(each, speed) <= most), replace(watch, preview_n=SHEETS[-1]))
     sheet = _sheet_seconds(watch, speed)
     first = max(batch, min(round(rate * (FIRST_SIGHT - sheet)), total))
     every = max(first, total // 10, round(sheet / PREVIEW_SHARE * rate))
@@ -236,18 +261,22 @@ def _with_intervals(recipe: Recipe, total: int, speed: Speed) -> Recipe:
         recipe,
         train=replace(
             train, images=total, precision=speed.precision, warmup=min(train.warmup, total // 10),
-            heldout_every=max(total // 24, batch), checkpoint_every=max(min(round(300 * rate), total // 4), batch),
+            heldout_every=max(total // 24, batch, round(heldout * speed.call_seconds * rate / PREVIEW_SHARE)),
+            checkpoint_every=max(min(round(300 * rate), total // 4), batch),
             log_every=max(min(train.log_every, first // 2), batch),
         ),
         watch=replace(watch, preview_first=first, preview_every=every),
     )  # fmt: skip
 
 
-def _seconds(recipe: Recipe, speed: Speed) -> float:
-    """Expected seconds of a training: steps, sheets of samples, held-out losses."""
+def _seconds(recipe: Recipe, speed: Speed, n_heldout: int) -> float:
+    """Expected seconds of a training: steps, sheets of samples, losses of so many held-out images."""
     train, watch = recipe.train, recipe.watch
-    sheets = math.log2(max(watch.preview_every / watch.preview_first, 1)) + train.images / watch.preview_every
-    heldout = train.images / train.heldout_every * 512 * speed.call_seconds
+    sheets = 0.0
+    if watch.preview_every:
+        doublings = math.log2(max(watch.preview_every / watch.preview_first, 1)) if watch.preview_first else 0
+        sheets = doublings + math.ceil(train.images / watch.preview_every)
+    heldout = math.ceil(train.images / (train.heldout_every or train.images)) * n_heldout * speed.call_seconds
     return train.images / speed.images_a_second + sheets * _sheet_seconds(watch, speed) + heldout
 
 
@@ -274,7 +303,7 @@ def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Preci
     accelerator = make_accelerator(train)
     trainer = Trainer(model, train, accelerator, None)
     batches = _batches(train, model, images, indices, STEPS + 1, accelerator.process_index, accelerator.num_processes)
-    taken = [_timed(partial(trainer.step, batch, step, STEPS + 1)) for step, batch in enumerate(batches)]
+    taken = [_timed(partial(trainer.step, batch, step)) for step, batch in enumerate(batches)]
     x = torch.zeros(min(train.batch, 32), *model.image_shape, device=trainer.device)
     with torch.inference_mode():
         call = min(_timed(lambda: trainer.ema(x, torch.ones(len(x), device=x.device)).sum()) for _ in range(2)) / len(x)

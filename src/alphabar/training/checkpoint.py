@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +91,11 @@ def remove_earlier(folder: Path) -> None:
     shutil.rmtree(_earlier(folder), ignore_errors=True)
 
 
-def best_figures(run: Run, fingerprint: str) -> dict[str, float]:
+def best_figures(run: Run, fingerprints: Collection[str]) -> dict[str, float]:
     """The lowest figures that were known when checkpoints/best of this training was saved; none where there is no such one."""
     with contextlib.suppress(OSError, ValueError):
         state = read_state(find_checkpoint(run.checkpoint("best")))
-        if state.get("fingerprint") == fingerprint:
+        if state.get("fingerprint") in fingerprints:
             return dict(state.get("best", {}))
     return {}
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from alphabar.core.bounds import Batch, Bounds, Checked, Count, CountOrZero, NotNegative, Positive, Seed, Share, Steps, exact
 from alphabar.core.messages import as_path
 from alphabar.core.places import with_places, without_places
+from alphabar.core.run import flat
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.core.stored_values import read_toml
 from alphabar.core.suggest import did_you_mean
@@ -25,7 +27,7 @@ from alphabar.training.loss import Weighting
 ADDED_LATER = {
     "data": ("range", "alpha", "skip_broken", "axes", "size", "fit"),
     "model": ("conditional",),
-    "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "consistency"),
+    "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "consistency", "earlier_lengths"),
 }
 NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate", "recompute")  # keys of [train]
 
@@ -105,6 +107,8 @@ class TrainRecipe(Checked):
     section = "train."
     images: Count = 1_600_000
     """Length of the training: images seen, repeated ones included."""
+    earlier_lengths: tuple[Count, ...] = ()
+    """Of a run whose length was changed (--resume --images N): for each change, the images seen by then and the length before."""
     batch: Batch = 64
     """Images per optimiser step, over all processes together."""
     seed: Seed = 0
@@ -171,6 +175,17 @@ class TrainRecipe(Checked):
     """Compile the network with torch.compile; trains without it, with a warning, where no compiler is found."""
     channels_last: bool = True
     """Memory layout of the convolutions; faster on most CPUs and GPUs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.earlier_lengths) % 2 or len(self.earlier_lengths) > 200:
+            raise ValueError(f"train.earlier_lengths {self.earlier_lengths}: give pairs of images seen and length, 100 at most")
+
+    @cached_property
+    def earlier(self) -> "TrainRecipe | None":
+        """What this was before the run's length was last changed; None where it never was."""
+        *before, _, length = self.earlier_lengths or (0, 0)
+        return replace(self, images=length, earlier_lengths=tuple(before)) if self.earlier_lengths else None
 
     @property
     def warmup_images(self) -> int:
@@ -246,6 +261,19 @@ class Recipe(Checked):
                 check_keys(dict(values), type(getattr(self, section)), "Recipe.with_", f"{section}.")
         changed = {k: replace(getattr(self, k), **v) if isinstance(v, Mapping) else v for k, v in sections.items()}
         return replace(self, **changed)
+
+    def decisive(self) -> dict[str, Any]:
+        """The keys that decide the weights, but for the images: flat, as plain data of JSON."""
+        keys: dict[str, Any] = flat(json.loads(json.dumps(asdict(self))))
+        free = {"data.set", "track", *(f"train.{key}" for key in NO_EFFECT_ON_WEIGHTS)}
+        return {k: v for k, v in keys.items() if k not in free and not k.startswith("watch.")}
+
+    def earlier_recipes(self) -> list["Recipe"]:
+        """The recipes that this one was before each change of its length, the latest first."""
+        if (before := self.train.earlier) is None:
+            return []
+        changed = replace(self, train=before)
+        return [changed, *changed.earlier_recipes()]
 
     def fingerprint(self, images: str) -> str:
         """Sixteen hex digits of all that decides the weights: the recipe without `watch` and `track`, the images' fingerprint."""

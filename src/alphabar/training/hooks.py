@@ -16,6 +16,8 @@ from alphabar.denoiser.model import Model
 from alphabar.training.config import TrainRecipe
 from alphabar.training.loss import image_losses
 
+HELDOUT = 512  # images of a held-out loss
+
 
 @dataclass
 class Training:
@@ -88,7 +90,7 @@ class HeldOutLoss(Hook):
 
     watches = "held-out loss"
 
-    def __init__(self, every: int, n: int = 512, batch: int = 128) -> None:
+    def __init__(self, every: int, n: int = HELDOUT, batch: int = 128) -> None:
         self.every, self.n, self.batch = every, n, batch
 
     def on_interval(self, training: Training) -> None:

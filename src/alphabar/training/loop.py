@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 def train(
     model: Model, pixels: Pixels, indices: Indices, recipe: TrainRecipe, run: Run, *, labels: Indices | None = None,
     heldout: Shaped[np.ndarray, "m h w c"] | None = None, heldout_labels: Indices | None = None, hooks: Sequence[Hook] = (),
-    resume: bool = False, fingerprint: str = "", progress: bool = True,
+    resume: bool = False, fingerprint: str = "", decided_by: Mapping[str, Any] = MappingProxyType({}),
+    earlier: Sequence[str] = (), progress: bool = True,
 ) -> Model:  # fmt: skip
     """Trains `model`, in place, on pixels[indices] until `recipe.images` have been seen.
 
@@ -48,6 +50,8 @@ def train(
         hooks: called by the main process; see `Hook`. Their checks and `on_start` come before anything is written into `run`.
         resume: continue from the run's last checkpoint.
         fingerprint: of recipe and images (`Recipe.fingerprint`); stored in checkpoints.
+        decided_by: what it is the fingerprint of, with flat keys; stored in checkpoints, so that a refusal can name the key.
+        earlier: fingerprints before the run's length was changed; a checkpoint may have one of them.
 
     Returns:
         The averaged model (EMA), ready to sample.
@@ -59,14 +63,15 @@ def train(
         ValueError: when the checkpoint has another fingerprint, or when options contradict each other.
     """
     accelerator = make_accelerator(recipe)
-    resumed = _last_checkpoint(run, fingerprint) if resume else None
+    resumed = _last_checkpoint(run, (fingerprint, *earlier), decided_by) if resume else None
     trainer = Trainer(model, recipe, accelerator, resumed)
     state = Training(
         run, recipe, model, trainer.sampling_model, trainer.device,
         heldout=None if heldout is None else pad_pixels(heldout, model.crop),
         heldout_labels=heldout_labels if model.classes else None,
     )  # fmt: skip
-    loop = _Loop(trainer, state, hooks, fingerprint, resumed.state if resumed else {})
+    identity = {"fingerprint": fingerprint, "decided_by": dict(decided_by)}
+    loop = _Loop(trainer, state, hooks, identity, resumed.state if resumed else {}, (fingerprint, *earlier))
     return loop.run(Stream(pixels, indices, recipe, model, labels), progress)
 
 
@@ -93,14 +98,18 @@ def make_accelerator(recipe: TrainRecipe) -> "Accelerator":
     return accelerator
 
 
-def _last_checkpoint(run: Run, fingerprint: str) -> Checkpoint:
-    """The run's last good checkpoint. Raises ValueError where it is of another recipe or other images."""
+def _last_checkpoint(run: Run, fingerprints: Sequence[str], decided_by: Mapping[str, Any]) -> Checkpoint:
+    """The run's last good checkpoint. Raises ValueError, with the keys that differ, where it is of another recipe or images."""
     checkpoint = last_good(run)
-    if (stored := checkpoint.state.get("fingerprint")) != fingerprint:
+    if (stored := checkpoint.state.get("fingerprint")) not in fingerprints:
+        then = checkpoint.state.get("decided_by") or {}
+        keys = [k for k in decided_by if k in then and then[k] != decided_by[k]] if isinstance(then, dict) else []
         raise ValueError(
-            f"{run.path} was trained with another recipe or other images (fingerprint {stored}, now {fingerprint}): resume with "
-            f"the recipe in {run.recipe}, or start a new run in another folder"
-        )
+            f"the checkpoint of {run.path} was trained with "
+            + ("; ".join(f"{k} {then[k]!r}, and {run.recipe} has {decided_by[k]!r}" for k in keys)
+               or f"another recipe or other images (fingerprint {stored}, now {fingerprints[0]})")
+            + f": write {'that' if keys else 'what it was'} into {run.recipe}, or start a new run with another --out"
+        )  # fmt: skip
     return checkpoint
 
 
@@ -108,15 +117,16 @@ class _Loop:
     """One session of a training, from its first or its last checkpoint to its end."""
 
     def __init__(
-        self, trainer: Trainer, state: Training, hooks: Sequence[Hook], fingerprint: str, stored: dict[str, Any]
-    ) -> None:
+        self, trainer: Trainer, state: Training, hooks: Sequence[Hook], identity: dict[str, Any], stored: dict[str, Any],
+        fingerprints: Sequence[str],
+    ) -> None:  # fmt: skip
         self.trainer, self.state, self.recipe = trainer, state, trainer.recipe
         self.all_hooks, self.hooks = hooks, list(hooks) if trainer.main else []
-        self.fingerprint = fingerprint
+        self.identity = identity
         state.images, state.step = stored.get("images", 0), stored.get("step", 0)
         state.best = dict(stored.get("best", {}))
-        if stored or fingerprint:  # checkpoints/best may be ahead of the checkpoint to resume from
-            for figure, value in best_figures(state.run, fingerprint).items():
+        if stored or fingerprints[0]:  # checkpoints/best may be ahead of the checkpoint to resume from
+            for figure, value in best_figures(state.run, fingerprints).items():
                 state.best[figure] = min(value, state.best.get(figure, math.inf))
         self.best_seen = dict(state.best)
         self.total_steps = math.ceil(self.recipe.images / self.recipe.batch)
@@ -135,7 +145,7 @@ class _Loop:
         batches_of = prefetched(stream, steps, trainer.accelerator.process_index, trainer.world)
         with bar as advance, stop_signals() as stop, batches_of as batches:
             for share in batches:
-                self.losses.append(trainer.step(share, state.step, self.total_steps))
+                self.losses.append(trainer.step(share, state.step))
                 state.step, state.images = state.step + 1, state.images + batch
                 for hook in self.hooks:
                     hook.on_step(state)
@@ -247,7 +257,7 @@ class _Loop:
     def _save(self, name: str = "last") -> None:
         """Writes checkpoints/last, or checkpoints/best, whose own weights have the lowest FID (or held-out loss) measured."""
         state, figure = self.state, _figure(self.state.best)
-        position = {"images": state.images, "step": state.step, "fingerprint": self.fingerprint, "best": state.best}
+        position = {"images": state.images, "step": state.step, **self.identity, "best": state.best}
         position |= {"best_by": figure} if name == "best" else {}
         self.trainer.save(state.run.checkpoint(name), {**position, "seconds": self._seconds()})
         if name == "last":

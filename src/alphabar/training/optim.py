@@ -90,6 +90,24 @@ def flattened(weight: Tensor) -> Tensor:
     return (weight.permute(0, 2, 3, 1) if channels_last else weight).detach().flatten(1)
 
 
+def rate_at(recipe: TrainRecipe, step: int) -> tuple[float, float | None]:
+    """Learning rate and first beta at a step, a function of recipe and step, so that a resumed run needs no stored state.
+
+    Where the run's length was changed, the rate goes on a straight line from its last value to that of the new length, within
+    the images of the warm-up and at most a tenth of the remaining ones.
+    """
+    batch, earlier = recipe.batch, recipe.earlier
+    steps, start = math.ceil(recipe.images / batch), recipe.earlier_lengths[-2] // batch if earlier else 0
+    if earlier and step < start:
+        return rate_at(earlier, step)
+    lr, beta1 = rate(recipe.policy, step, steps, recipe.lr, warmup=recipe.warmup_images // batch)
+    if earlier and start:
+        share = (step - start + 1) / max(min(recipe.warmup // batch, (steps - start) // 10), 1)
+        last = rate_at(earlier, start - 1)[0]
+        lr = last + (lr - last) * share if share < 1 else lr
+    return lr, beta1
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     """Half a cosine, from start at share 0 to end at share 1."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
@@ -98,7 +116,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 def rate(
     policy: Policy, step: int, steps: int, lr: float, *, warmup: int = 0, start_share: float = 0.25
 ) -> tuple[float, float | None]:
-    """Learning rate and first beta at step 0 .. steps - 1, functions of the step, so that a resumed run needs no stored state.
+    """Learning rate and first beta at step 0 .. steps - 1 of a policy.
 
     constant: lr, after a linear warm-up. cosine: the same, then half a cosine to lr / 100. one_cycle (Smith & Topin 2018,
     arXiv:1708.07120), with the values of torch's OneCycleLR: from lr / 25 up to lr in `start_share` of the steps, then down to

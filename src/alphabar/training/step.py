@@ -19,7 +19,7 @@ from alphabar.training.config import TrainRecipe
 from alphabar.training.consistency import ConsistencyLoss
 from alphabar.training.ema import PowerAverages, ema_decay, ema_update
 from alphabar.training.loss import LossModule
-from alphabar.training.optim import make_optimizer, rate
+from alphabar.training.optim import make_optimizer, rate_at
 from alphabar.training.shard import gathered_state, shard
 from alphabar.training.stream import Batch
 
@@ -65,13 +65,13 @@ class Trainer:
         self.dropout = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.lr = recipe.lr
 
-    def step(self, batch: Batch, step: int, total_steps: int) -> Tensor:
+    def step(self, batch: Batch, step: int) -> Tensor:
         """Updates weights and averages by this process's share of a global batch; `step` counts from 0.
 
         Returns the mean loss over the share, a scalar on the device.
         """
         recipe = self.recipe
-        self.lr, beta1 = rate(recipe.policy, step, total_steps, recipe.lr, warmup=recipe.warmup_images // recipe.batch)
+        self.lr, beta1 = rate_at(recipe, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
             if beta1 is not None:

@@ -31,11 +31,13 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
 from alphabar.sampling.preview import Preview
 from alphabar.tracking.hook import Tracking
+from alphabar.training.auto import AutoRecipe
 from alphabar.training.checkpoint import has_checkpoint
-from alphabar.training.config import NO_EFFECT_ON_WEIGHTS, Recipe, resolve
+from alphabar.training.config import Recipe, resolve
 from alphabar.training.ema import LENGTHS
 from alphabar.training.hooks import HeldOutLoss, Hook, Training, failed
 from alphabar.training.initial_model import copy_weights, cost_of_model, untrained_model
+from alphabar.training.lengthen import PLAN, last_state, length_in_images, with_length
 from alphabar.training.loop import train as train_loop
 
 MOST_HELDOUT = 4096  # held-out images that hooks get
@@ -43,10 +45,12 @@ MOST_HELDOUT = 4096  # held-out images that hooks get
 
 @memory_for("the training", "give a smaller --train.batch, a larger --train.accumulate or fewer --model.channels")
 def train(
-    recipe: Recipe,
+    recipe: Recipe | AutoRecipe,
     out: str | Path,
     *,
     resume: bool = False,
+    new_length: bool = False,
+    minutes: float | None = None,
     images: ImageSet | None = None,
     hooks: Sequence[Hook] = (),
     progress: bool = True,
@@ -54,10 +58,13 @@ def train(
     """Trains a model by a recipe into a run folder.
 
     Args:
-        recipe: everything that decides the run; see `resolve`.
+        recipe: everything that decides the run; see `resolve`. The plan of an `auto_recipe` is kept in the run's plan.json.
         out: the run folder.
         resume: continue from the run's last checkpoint, with the run's recipe and images; the images may have been moved or
             renamed. A run that was stopped before its first checkpoint starts again.
+        new_length: with resume, recipe.train.images is the new length of the whole training, above what the run has seen. The
+            learning rate goes, within a warm-up, to where it would be in a training of that length.
+        minutes: with resume, the new length in minutes of training, those until now included, at the speed of this machine.
         images: the training images; None loads the recipe's set.
         hooks: called in addition to those that the recipe's `watch` asks for.
         progress: show a progress bar.
@@ -81,27 +88,48 @@ def train(
     (1, 8, 8)
     """
     run, first = Run(out), processes.world()[0] == 0  # of several processes, the first one writes
+    if minutes is not None and not resume:
+        raise ValueError(
+            f"minutes = {minutes:g} is the new length of a resumed run: for a new one, pass auto_recipe(images, minutes=...)"
+        )
+    plan, recipe = (recipe, recipe.recipe) if isinstance(recipe, AutoRecipe) else (None, recipe)
     if first and not run.recipe.exists():
         check_run_folder(run.path, [recipe.data.set] if images is None else [])
     with locked(run.path) if first else nullcontext():
         resume = _resuming(run, resume, first)
         tracking = Tracking(run, recipe.track) if first and recipe.track else None
-        own = _of_run(run, recipe) if resume else recipe  # with the run's name of the set, which counts in the fingerprint
         image_set = recipe_images(recipe, images, images_of(run.path) if resume else None)
-        if resume:
+        own = recipe  # with the run's name of the set, which counts in the fingerprint
+        if resume and run.recipe.exists():
+            if minutes is not None:
+                length = length_in_images(run, resolve(run.recipe), image_set, minutes)
+                recipe, new_length = recipe.with_(train={"images": length}), True
+            own = _of_run(run, recipe, new_length)
+            if first and last_state(run)["images"] >= own.train.images:
+                print(
+                    f"{run.path} is finished; --images N or --minutes M, the length of the whole training, trains it further",
+                    file=sys.stderr,
+                )
+            recipe = of_set(own, recipe.data.set)
             _check_images(run, recipe, image_set)
         if (note := unused_depth(image_set)) is not None:
             warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
         trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
         model = untrained_model(recipe, image_set)
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
+        if first and recipe.train.images < recipe.train.batch:
+            warnings.warn(
+                f"train.images {recipe.train.images} is less than a batch: one step of {recipe.train.batch} images is made; "
+                f"give --train.batch {recipe.train.images} for fewer", stacklevel=2,
+            )  # fmt: skip
         if first and recipe.train.warmup_images < recipe.train.warmup:
             warnings.warn(
                 f"train.warmup {recipe.train.warmup} is longer than half of train.images {recipe.train.images}: the learning "
                 f"rate rises over {recipe.train.warmup_images} images instead", stacklevel=2,
             )  # fmt: skip
         files = {} if resume else _description(model, image_set, len(trained_on), len(heldout), source)
-        watching = [_Start(recipe, own, files), *_watching(recipe, own, image_set, heldout, run if resume else None)]
+        files |= {} if plan is None or resume else {PLAN: plan.record()}
+        watching = [_Start(recipe, own, files, minutes), *_watching(recipe, own, image_set, heldout, run if resume else None)]
         try:
             return train_loop(
                 model,
@@ -115,6 +143,8 @@ def train(
                 hooks=[*watching, *hooks, *([tracking] if tracking else [])],
                 resume=resume,
                 fingerprint=own.fingerprint(image_set.fingerprint),
+                decided_by=without_places(own.decisive()),
+                earlier=[r.fingerprint(image_set.fingerprint) for r in own.earlier_recipes()],
                 progress=progress,
             )
         finally:
@@ -143,6 +173,14 @@ def limited(images: ImageSet, n: int, known: str | None = None) -> ImageSet:
     return spread
 
 
+def check_new_run(out: str | Path, image_set: str) -> None:
+    """Raises FileExistsError, before anything is planned or loaded, where `out` cannot hold a new run."""
+    run = Run(out)
+    if not run.recipe.exists():
+        check_run_folder(run.path, [image_set])
+    _resuming(run, False, True)
+
+
 def _resuming(run: Run, resume: bool, first: bool) -> bool:
     """Whether the run continues from a checkpoint. Raises FileExistsError rather than to overwrite a run."""
     if not run.recipe.exists():
@@ -160,20 +198,24 @@ def of_set(recipe: Recipe, name: str) -> Recipe:
     return replace(recipe, data=replace(recipe.data, set=name))
 
 
-def _of_run(run: Run, recipe: Recipe) -> Recipe:
-    """The recipe with the run's name of the set. Raises ValueError where another key that decides the weights differs."""
-    if not run.recipe.exists():
-        return recipe
+def _of_run(run: Run, recipe: Recipe, new_length: bool) -> Recipe:
+    """The recipe with the run's name of the set, and the lengths that the run had until now.
+
+    Raises ValueError where another key that decides the weights differs.
+    """
     stored = resolve(run.recipe)
-    now, then = (flat(json.loads(json.dumps(asdict(r)))) for r in (recipe, stored))
-    free = {"data.set", "track", *(f"train.{key}" for key in NO_EFFECT_ON_WEIGHTS)}
-    if differ := [k for k in then if now[k] != then[k] and k not in free and not k.startswith("watch.")]:
+    if new_length:
+        stored = with_length(run, stored, recipe.train.images)
+    own = of_set(recipe, stored.data.set).with_(train={"earlier_lengths": stored.train.earlier_lengths})
+    now, then = own.decisive(), stored.decisive()
+    if differ := [k for k in then if now[k] != then[k]]:
         values = "; ".join(f"{key} {then[key]!r}, not {now[key]!r}" for key in differ)
+        out = ", ".join(differ) if len(differ) < 4 else "--recipe"
+        longer = ", type --images N for another length" if "train.images" in differ else ""
         raise ValueError(
-            f"{run.path} was started with {values}: leave {', '.join(differ)} out to continue it, or name another --out for a "
-            "new run"
+            f"{run.path} was started with {values}: leave {out} out to continue it{longer}, or name another --out for a new run"
         )
-    return of_set(recipe, stored.data.set)
+    return own
 
 
 def images_of(run: Path) -> str | None:
@@ -197,10 +239,10 @@ def _check_images(run: Run, recipe: Recipe, image_set: ImageSet) -> None:
 
 class _Start(Hook):
     """Makes the folder of a new run, once everything that can be checked before the first step is checked; in a resumed run,
-    records where the images are now."""
+    records where the images are now, and a new length."""
 
-    def __init__(self, recipe: Recipe, own: Recipe, files: Mapping[str, Any]) -> None:
-        self.recipe, self.own, self.files = recipe, own, files
+    def __init__(self, recipe: Recipe, own: Recipe, files: Mapping[str, Any], minutes: float | None) -> None:
+        self.recipe, self.own, self.files, self.minutes = recipe, own, files, minutes
 
     def check(self, training: Training) -> None:
         """Raises OSError where the disk has no room for the checkpoints."""
@@ -222,8 +264,17 @@ class _Start(Hook):
             write_private(training.run.path, flat(asdict(self.recipe)))
             for name, values in self.files.items():
                 write_atomically(training.run.path / name, json.dumps(values, indent=1) + "\n")
-        elif self.recipe.data.set != self.own.data.set:
+            return
+        if self.recipe.data.set != self.own.data.set:
             training.report("moved", set=Path(self.recipe.data.set).name)
+        length, stored = self.own.train, resolve(training.run.recipe)
+        if length.images != stored.train.images:
+            training.report("length", earlier=stored.train.images, now=length.images)
+            longer = stored.with_(train={"images": length.images, "earlier_lengths": length.earlier_lengths})
+            write_atomically(training.run.recipe, longer.toml(places=False))
+            if self.minutes is not None:
+                known = read_object(plan) if (plan := training.run.path / PLAN).exists() else {}
+                write_atomically(plan, json.dumps({**known, "minutes": self.minutes}, indent=1) + "\n")
 
 
 def _watching(recipe: Recipe, own: Recipe, image_set: ImageSet, heldout: NDArray[np.int64], resumed: Run | None) -> list[Hook]:
