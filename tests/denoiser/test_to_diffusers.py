@@ -16,7 +16,7 @@ from alphabar.fitting.coefficients import Coefficients
 from alphabar.sampling.fitted import Tuned, folders_of, save_tuned
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
-from alphabar.sampling.samplers.dpmpp_2m import dpmpp_2m
+from alphabar.sampling.samplers.dpmpp import dpmpp_2m
 from alphabar.schedule.betas import Betas
 from alphabar.schedule.grid import at_times, make_grid, timesteps_of
 from alphabar.training.checkpoint import load_model

@@ -15,9 +15,8 @@ from alphabar.sampling.catalogue import SAMPLERS, Entry, find, steps_for
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.sampling.samplers.deis import deis
-from alphabar.sampling.samplers.dpmpp_3m import dpmpp_3m
-from alphabar.sampling.samplers.euler import euler
-from alphabar.sampling.samplers.euler_ancestral import euler_ancestral
+from alphabar.sampling.samplers.dpmpp import dpmpp_3m
+from alphabar.sampling.samplers.euler import euler, euler_ancestral
 from alphabar.sampling.samplers.ipndm import ipndm
 from alphabar.sampling.samplers.unipc import unipc
 from tests.fixtures.oracles import CASES, draws, gentle_grid, order, smooth_grid

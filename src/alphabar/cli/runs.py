@@ -226,7 +226,7 @@ def export(
     from alphabar.core.files import write_atomically
     from alphabar.core.outputs import check_output
     from alphabar.denoiser.to_diffusers import export_diffusers
-    from alphabar.sampling.timesteps import fitted_timesteps
+    from alphabar.sampling.fitted import fitted_timesteps
     from alphabar.training.checkpoint import load_model
 
     model = load_model(run, checkpoint)

@@ -24,9 +24,9 @@ from alphabar.fitting.trajectory import (
     fine_trajectory,
 )
 from alphabar.sampling.catalogue import SAMPLERS
-from alphabar.sampling.clipping import Clipping
 from alphabar.sampling.fitted import Tuned, run_tuned
 from alphabar.sampling.guidance import every_class
+from alphabar.sampling.resolved import Clipping
 from alphabar.schedule.base import Schedule
 from alphabar.schedule.grid import default_grid, make_grid
 

@@ -12,11 +12,8 @@ from alphabar.sampling.samplers.consistency import consistency
 from alphabar.sampling.samplers.ddim import ddim
 from alphabar.sampling.samplers.ddpm import ddpm
 from alphabar.sampling.samplers.deis import deis
-from alphabar.sampling.samplers.dpmpp_2m import dpmpp_2m, dpmpp_2m_sde
-from alphabar.sampling.samplers.dpmpp_2s import dpmpp_2s, dpmpp_sde
-from alphabar.sampling.samplers.dpmpp_3m import dpmpp_3m, dpmpp_3m_sde
-from alphabar.sampling.samplers.euler import euler
-from alphabar.sampling.samplers.euler_ancestral import euler_ancestral
+from alphabar.sampling.samplers.dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_3m, dpmpp_3m_sde, dpmpp_sde
+from alphabar.sampling.samplers.euler import euler, euler_ancestral
 from alphabar.sampling.samplers.heun import heun
 from alphabar.sampling.samplers.ipndm import ipndm
 from alphabar.sampling.samplers.unipc import unipc

@@ -24,7 +24,8 @@ from alphabar.core.outputs import check_output
 from alphabar.core.stored_names import FITTED, renamed
 from alphabar.core.stored_values import FINITE, TEXT, Kind, StoredValues, listed, naming, number, read_object
 from alphabar.core.types import Denoiser, Grid, Images, Noise, OnStep
-from alphabar.schedule.grid import check_grid
+from alphabar.denoiser.model import Model
+from alphabar.schedule.grid import check_grid, timesteps_of
 
 FORMAT = 1
 MOST = 1000  # calls of a fitted sampler; the number of coefficients is quadratic in it
@@ -241,3 +242,25 @@ def check_model(fit: Tuned, model: str | None) -> None:
             f"the sampler {fit.name!r} of {fit.calls} calls was fitted to model {fit.model}, and this is {model}: "
             f"fit one to it, alphabar tune RUN --calls {fit.calls}"
         )
+
+
+def fitted_timesteps(model: Model) -> list[dict[str, Any]]:
+    """The fitted samplers of a model as lists of timesteps, which diffusers' `set_timesteps(timesteps=...)` takes.
+
+    A row for each: its name, calls, `timesteps`, and `moved`, the largest distance of a level from its timestep. Another solver
+    can use the levels of a fitted sampler, but not its coefficients and noise.
+
+    Raises ValueError for a model of continuous time, and for one without fitted samplers.
+    """
+    found = all_tuned(folders_of(model), model.fingerprint)
+    if not found:
+        raise ValueError(
+            f"no sampler was fitted to this model ({model.fingerprint}): fit one with `alphabar tune RUN --calls 10`"
+        )
+    rows = []
+    for fit in found:
+        steps = timesteps_of(model.schedule, fit.grid, distinct=True)
+        times = model.schedule.t(fit.grid[:-1]).tolist()
+        moved = max(abs(a - b) for a, b in zip(steps, times, strict=True))
+        rows.append({"name": fit.name, "calls": fit.calls, "timesteps": steps, "moved": round(moved, 3)})
+    return rows

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 
 from alphabar.core.suggest import did_you_mean
-from alphabar.core.types import Denoiser, Grid
+from alphabar.core.types import Denoiser, Grid, Images
 from alphabar.denoiser.adaptive import AdaptiveCalls, apply_plan
 from alphabar.denoiser.plan import Adaptive, Plan, parse_plan, timesteps
-from alphabar.denoiser.wrappers import CountCalls, SkipCalls
+from alphabar.denoiser.wrappers import ClipX0, CountCalls, SkipCalls, ThresholdX0
 from alphabar.sampling.catalogue import CONSISTENCY, SAMPLERS, Entry, default_sampler, find
-from alphabar.sampling.clipping import Clipping
 from alphabar.sampling.fitted import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
 from alphabar.sampling.guidance import ClassGuidance
 from alphabar.sampling.model import Model, fingerprint
@@ -21,6 +20,35 @@ from alphabar.schedule.base import Schedule
 from alphabar.schedule.grid import check_grid, default_grid, for_consistency, make_grid
 
 FITTED = ("eta", "options", "grid", "plan", "clip", "threshold", "variance")  # what a fitted sampler decides itself
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How x0_hat is limited at every step: thresholded first, then clipped. As a function, it wraps a denoiser.
+
+    Attributes:
+        limit: x0_hat is clipped to [-limit, limit]; 0 is no clipping.
+        threshold: share of pixels for dynamic thresholding (`ThresholdX0`); None is none.
+        threshold_max: upper bound of that threshold; None is no bound.
+    """
+
+    limit: float = 0.0
+    threshold: float | None = None
+    threshold_max: float | None = None
+
+    def __call__(self, denoise: Denoiser) -> Denoiser:
+        """Raises ValueError for a share or a bound out of range."""
+        if self.threshold is not None:
+            denoise = ThresholdX0(denoise, self.threshold, self.threshold_max)
+        return ClipX0(denoise, -self.limit, self.limit) if self.limit else denoise
+
+    def apply(self, x0_hat: Images) -> Images:
+        """The limited x0_hat."""
+        return self(lambda x, sigma: x)(x0_hat, x0_hat.new_zeros(len(x0_hat)))
+
+    @property
+    def active(self) -> bool:
+        return bool(self.limit) or self.threshold is not None
 
 
 @dataclass(frozen=True)
