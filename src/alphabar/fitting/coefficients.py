@@ -96,12 +96,8 @@ class Coefficients:
         def with_two(values: Tensor, one: Tensor, two: Tensor) -> Tensor:
             return torch.cat([values[:i], torch.stack([one, two]), values[i + 1 :]])
 
-        return Coefficients(
-            with_two(self.sigmas, self.sigmas[i], level),
-            with_two(self.keep, p, rest),
-            mix,
-            with_two(self.fresh, noise, (self.fresh[i] ** 2 - (rest * noise) ** 2).clamp_min(0).sqrt()),
-        )
+        fresh = with_two(self.fresh, noise, (self.fresh[i] ** 2 - (rest * noise) ** 2).clamp_min(0).sqrt())
+        return Coefficients(with_two(self.sigmas, self.sigmas[i], level), with_two(self.keep, p, rest), mix, fresh)
 
     def plain(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]:
         """(sigmas, keep, mix, fresh) for x instead of y, as `Tuned` holds them."""
@@ -143,16 +139,9 @@ def coefficients_of(sampler: Callable[..., Images], sigmas: Grid) -> Coefficient
 
 @torch.no_grad()
 def least_squares(
-    denoise: Denoiser | DenoiserByIndex,
-    starts: Images,
-    sigmas: Grid,
-    fine: Trajectory,
-    *,
-    memory: int = 3,
-    ridge: float = 1e-6,
-    batch: int = 64,
-    progress: bool = True,
-) -> Coefficients:
+    denoise: Denoiser | DenoiserByIndex, starts: Images, sigmas: Grid, fine: Trajectory, *, memory: int = 3, ridge: float = 1e-6,
+    batch: int = 64, progress: bool = True,
+) -> Coefficients:  # fmt: skip
     """Coefficients by regression along the sampler's own trajectory, so that each step corrects the errors of those before it
     (cf. S4S, Frankel et al. 2025, arXiv:2502.17423).
 

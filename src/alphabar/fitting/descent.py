@@ -18,6 +18,9 @@ from alphabar.core.progress import track
 from alphabar.core.seeds import SUBSET, generator
 from alphabar.core.types import Denoiser, Images
 from alphabar.fitting.coefficients import Coefficients
+from alphabar.fitting.frechet_loss import FrechetLoss
+from alphabar.fitting.problem import FittingProblem
+from alphabar.fitting.starts import fill_statistics
 from alphabar.fitting.trajectory import DenoiserByIndex, Trajectory
 from alphabar.fitting.unroll import UnrolledSampler
 from alphabar.schedule.grid import check_grid
@@ -98,28 +101,12 @@ class Descended:
 
 
 def descend(
-    model: Denoiser | DenoiserByIndex,
-    start: Coefficients,
-    loss: Loss,
-    *,
-    shape: tuple[int, int, int],
-    steps: int = 14,
-    batch: int = 512,
-    rate: float = 0.02,
-    reach: float = 0.02,
-    momentum: float = 0.5,
-    seed: int = 1,
-    pool: int | None = None,
-    first: int = 0,
-    noise: bool = True,
-    levels: bool = True,
-    bf16: bool = False,
-    clip: Callable[[Images], Images] | None = None,
-    device: torch.device | str = "cpu",
-    room: float = 1e10,
-    title: str = "descent",
-    progress: bool = True,
-) -> Descended:
+    model: Denoiser | DenoiserByIndex, start: Coefficients, loss: Loss, *, shape: tuple[int, int, int], steps: int = 14,
+    batch: int = 512, rate: float = 0.02, reach: float = 0.02, momentum: float = 0.5, seed: int = 1, pool: int | None = None,
+    first: int = 0, noise: bool = True, levels: bool = True, bf16: bool = False,
+    clip: Callable[[Images], Images] | None = None, device: torch.device | str = "cpu", room: float = 1e10,
+    title: str = "descent", progress: bool = True,
+) -> Descended:  # fmt: skip
     """Follows the gradient of `loss` in the parameters `FreeParameters`, with steps measured by their effect on the images.
 
     The parameters act on the images with very different strength, and almost alike where estimates are alike. With J the
@@ -248,3 +235,37 @@ def _grad_of(theta: Tensor) -> Tensor:
     if theta.grad is None:
         raise ValueError("the loss does not depend on the sampler: it has to be made of the images that it is given")
     return theta.grad
+
+
+SLOWER = 0.6  # the rate of a round over that of the round before
+
+
+def descend_in_rounds(problem: FittingProblem, c: Coefficients, features: FrechetLoss | None) -> tuple[Coefficients, list[float]]:
+    """The coefficients after all rounds of options.rounds, and the losses of all steps.
+
+    features: the loss; None: the distance from the fine trajectory. Ctrl-C ends the descent, and what was found is returned.
+    """
+    options = problem.options
+    losses: list[float] = []
+    loss: Loss = TrajectoryLoss(problem.fine) if features is None else features
+    pool = len(problem.fine) if features is None else None
+    for k in range(options.rounds):
+        seed = options.seed if features is None else options.seed + 2 + k
+        try:
+            if features is not None:  # the features of earlier rounds are of another sampler
+                fill_statistics(problem, features, c, options.remember, seed)
+            found = descend(
+                problem.network, c, loss, shape=problem.model.image_shape, steps=options.steps,
+                batch=options.batch if pool is None else min(options.batch, pool), rate=options.rate * SLOWER**k, seed=seed,
+                pool=pool, first=options.remember, bf16=options.bf16, clip=problem.clip, device=problem.device,
+                title=f"{len(c.sigmas)} calls, round {k + 1} of {options.rounds}", progress=problem.progress,
+            )  # fmt: skip
+        except KeyboardInterrupt:  # before the first step of a round: the result of the rounds before is kept
+            if k == 0:
+                raise
+            break
+        c = found.coefficients
+        losses += found.losses
+        if found.stopped:
+            break
+    return c, losses

@@ -19,14 +19,9 @@ FEW = 16  # smallest number of images for which a batch is split: smaller parts 
 
 
 def unroll(
-    model: Denoiser,
-    start: Images,
-    c: Coefficients,
-    noise: SeededNoise | None = None,
-    *,
-    clip: Callable[[Images], Images] | None = None,
-    recompute: bool = False,
-) -> Images:
+    model: Denoiser, start: Images, c: Coefficients, noise: SeededNoise | None = None, *,
+    clip: Callable[[Images], Images] | None = None, recompute: bool = False,
+) -> Images:  # fmt: skip
     """The finished images of a sampler, through which gradients flow to its coefficients.
 
     Args:

@@ -11,10 +11,10 @@ from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
 from alphabar.evaluation.compare import Comparison
 from alphabar.fitting.coefficients import Coefficients
+from alphabar.fitting.descent import descend_in_rounds
+from alphabar.fitting.frechet_loss import RealImages
 from alphabar.fitting.options import TuneOptions
 from alphabar.fitting.problem import FittingProblem
-from alphabar.fitting.real_images import RealImages
-from alphabar.fitting.rounds import descend_in_rounds
 from alphabar.fitting.starts import best_by_features, best_start, usual_starts
 from alphabar.fitting.trajectory import FINE, fine_grid
 from alphabar.sampling.fitted import Tuned, all_tuned, check_name, find_tuned, folders_of, load_tuned, path_of, save_tuned
