@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,28 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: finite(v) for k, v in value.items()}
     return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+class Record:
+    """Base of dataclasses that are written as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for json.dumps: the fields without those that hold arrays and tensors."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {name: plain(value) for name, value in values.items() if not hasattr(value, "shape")}
+
+
+def plain(value: Any) -> Any:
+    """Plain data, for json.dumps: what has a `to_json` as that gives it, other dataclasses as their fields, paths as texts."""
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:

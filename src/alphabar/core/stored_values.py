@@ -98,9 +98,7 @@ REAL = Kind(lambda v: type(v) in (int, float), "a number")  # or NaN or infinity
 FINITE = Kind(number(-1e300, 1e300).good, "a number")
 PAIR = Kind(lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(map(REAL.good, v)), "two numbers")
 _SIDE = whole(1, MAX_SIDE)
-SHAPE = Kind(
-    lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(map(_SIDE.good, v)), "[channels, height, width]"
-)  # fmt: skip
+SHAPE = Kind(lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(map(_SIDE.good, v)), "[channels, height, width]")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """What `check` finds of an extractor: scores by corruption and severity, and which corruptions the metrics rank."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from numpy.typing import NDArray
 
+from alphabar.core.files import Record
 from alphabar.core.machine import versions
 from alphabar.evaluation.estimate import Estimate, t95
 
@@ -16,7 +16,7 @@ NOT_ASKED = "not asked for"
 
 
 @dataclass(frozen=True)
-class SeverityScores:
+class SeverityScores(Record):
     """The scores at one severity, by metric."""
 
     severity: float
@@ -25,7 +25,7 @@ class SeverityScores:
 
 
 @dataclass(frozen=True, eq=False)
-class CorruptionResult:
+class CorruptionResult(Record):
     """Scores of one corruption at rising severity, from none (the first) to the strongest."""
 
     name: str
@@ -97,17 +97,10 @@ class CheckResult:
     def to_json(self) -> dict[str, Any]:
         """Plain data, for json.dumps: every score, rise and reason."""
         results = {
-            r.name: {
-                "unit": r.unit, "n": r.n, "note": r.note, "ranked": r.ranked,
-                "reasons": {metric: r.reason(metric) for metric in r.ranked},
-                "floor_se": dict(r.floor_se), "severities": [asdict(each) for each in r.severities],
-            }
+            r.name: r.to_json() | {"ranked": r.ranked, "reasons": {metric: r.reason(metric) for metric in r.ranked}}
             for r in self.corruptions
-        }  # fmt: skip
-        plain: dict[str, Any] = json.loads(
-            json.dumps(self._about() | {"failed": self.failed, "name": self.name, "corruptions": results})
-        )
-        return plain
+        }
+        return self._about() | {"failed": self.failed, "name": self.name, "corruptions": results}
 
     def summary(self) -> dict[str, Any]:
         """The short form, which is stored in the extractor's file."""

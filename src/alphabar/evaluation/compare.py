@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from alphabar.core.files import Record
 from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, difference, normal_quantile, variance_parts
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.measured import Measured
@@ -14,7 +15,7 @@ POWER = 0.8  # probability that the recommended number of images decides, if the
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Record):
     """One metric of two sets of images, a and b, under one protocol."""
 
     metric: str
@@ -26,21 +27,12 @@ class Comparison:
     more: int | None  # images per side that decide it with probability `POWER`; None: decided, or no number would
     words: str  # all of that in a sentence
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, for json.dumps."""
-        return {**asdict(self), "a": self.a.to_json(), "b": self.b.to_json()}
-
 
 def compare(
-    evaluator: ImageEval,
-    a: Any,
-    b: Any,
-    *,
-    names: tuple[str, str] = ("A", "B"),
-    records: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None),
-    metrics: Sequence[str] = METRICS,
+    evaluator: ImageEval, a: Any, b: Any, *, names: tuple[str, str] = ("A", "B"),
+    records: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None), metrics: Sequence[str] = METRICS,
     level: float = LEVEL,
-) -> list[Comparison]:
+) -> list[Comparison]:  # fmt: skip
     """Compares images a with images b by every metric, against the same real images.
 
     Sets whose records have the same seed and the same first image were made from the same noise. They are compared image by
@@ -126,10 +118,9 @@ def _comparison(
     if decided:
         verdict = "better" if (gap > 0) == (a.metric in HIGHER) else "worse"
         return result(verdict, f"{names[0]} is {verdict} than {names[1]}, {interval}")
+    strictest = 1 - (1 - found.level) / looks  # of Holm's steps
     # where only a part of the images is compared in pairs, more images would change nothing
-    more = (
-        None if x.n < a.n else _images_needed(x, y, gap, paired, 1 - (1 - found.level) / looks)
-    )  # the strictest of Holm's steps
+    more = None if x.n < a.n else _images_needed(x, y, gap, paired, strictest)
     if more is None:
         rest = f"no number of images would decide it against {a.n_reference:,} real ones"
     else:

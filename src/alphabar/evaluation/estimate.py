@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, stdev
-from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+
+from alphabar.core.files import Record
 
 LEVEL = 0.95  # of every interval, unless another level is asked for
 
@@ -38,7 +39,7 @@ def t95(draws: int) -> float:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Record):
     """A value with its uncertainty.
 
     >>> print(Estimate.normal(2.0, 0.1))
@@ -61,11 +62,6 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
-
-    def to_json(self) -> dict[str, Any]:
-        """Value, se, interval and level as plain data; the note is left out."""
-        interval = None if self.interval is None else list(self.interval)
-        return {"value": self.value, "se": self.se, "interval": interval, "level": self.level}
 
     def __str__(self) -> str:
         if self.interval is None:

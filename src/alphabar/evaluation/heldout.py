@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float64, Int64, Num
 from torch import Tensor, nn
 
+from alphabar.core.files import Record
 from alphabar.core.progress import track
 from alphabar.core.types import Denoiser, Images, Labels, Levels, Pixels
 from alphabar.denoiser.wrappers import Labelled
@@ -26,7 +27,7 @@ LOWEST, HIGHEST, COUNT = 0.05, 20.0, 9  # of the default levels
 
 
 @dataclass(frozen=True, eq=False)
-class DenoisingLoss:
+class DenoisingLoss(Record):
     """E|D(x0 + sigma noise, sigma) - x0|^2 per pixel and channel, in the model's range [-1, 1], with one entry per level.
 
     Each image counts once, with the mean over its draws of noise.
@@ -56,17 +57,6 @@ class DenoisingLoss:
             f"held-out loss {self.overall} ({self.n_heldout} images), train {self.overall_train} ({self.n_train}), "
             f"relative gap {self.relative_gap}"
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        out: dict[str, Any] = {"sigma": list(self.sigma)}
-        for name in ("heldout", "train", "gap"):
-            values = getattr(self, name)
-            out[name] = None if values is None else [v.to_json() for v in values]
-        for name in ("overall", "overall_train", "overall_gap", "relative_gap"):
-            value = getattr(self, name)
-            out[name] = None if value is None else value.to_json()
-        return out | {"n_heldout": self.n_heldout, "n_train": self.n_train, "draws": self.draws}
 
 
 def heldout_loss(

@@ -26,6 +26,7 @@ from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alphabar.core.files import Record
 from alphabar.core.types import Features, Pixels
 from alphabar.data.images import to_model
 from alphabar.evaluation.estimate import LEVEL, Estimate, normal_quantile
@@ -57,7 +58,7 @@ class Tail:
 
 
 @dataclass(frozen=True, eq=False)
-class Memorisation:
+class Memorisation(Record):
     """What `memorisation` found. Tensors have one entry per generated image, in the order given."""
 
     verdict: Verdict
@@ -86,23 +87,7 @@ class Memorisation:
 
     def to_json(self) -> dict[str, Any]:
         """Everything except the tensors, as plain data."""
-        return {
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "rank": self.rank.to_json(),
-            "rank_ratio": self.rank_ratio.to_json(),
-            "copies": None if self.copies is None else self.copies.to_json(),
-            "tails": [
-                {"q": t.q, "threshold": t.threshold, "count": t.count}
-                | {name: getattr(t, name).to_json() for name in ("share", "expected", "excess")}
-                for t in self.tails
-            ],
-            "n": self.n,
-            "n_train": self.n_train,
-            "n_heldout": self.n_heldout,
-            "heldout_in_train": self.heldout_in_train,
-            "k": self.k,
-        }
+        return super().to_json() | {"n": self.n}
 
 
 def memorisation(

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from alphabar.core.files import Record
 from alphabar.core.stored_names import SCORE, renamed
 from alphabar.core.stored_values import PAIR, REAL, TEXT, StoredValues
 from alphabar.evaluation.estimate import LEVEL
@@ -47,7 +48,7 @@ class ProtocolError(ValueError):
 
 
 @dataclass(frozen=True, eq=True)
-class Score:
+class Score(Record):
     """One metric of one set of images, with everything needed to measure it again.
 
     The floor is the score of as many real images, which is what a perfect model would get: the mean over `floor_sets` disjoint
@@ -93,11 +94,6 @@ class Score:
         floor = "" if self.floor is None else f", floor {self.floor:.4g}"
         at = "" if self.floor_n in (None, self.n) else f" at {self.floor_n}"
         return f"{TITLES.get(self.metric, self.metric)} {self.value:.4g}{interval} ({self.n} images{floor}{at})"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, for json.dumps."""
-        out: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | str) -> "Score":

@@ -80,9 +80,7 @@ class FittingProblem:
         )
         grid = fine_grid(model.schedule)
         unseen = fine_trajectory(denoise, unseen_starts, grid, batch=options.call_batch, progress=progress)
-        return FittingProblem(
-            model, options, progress, classes, network, denoise, clipping, starts, unseen_starts, unseen
-        )  # fmt: skip
+        return FittingProblem(model, options, progress, classes, network, denoise, clipping, starts, unseen_starts, unseen)
 
     @cached_property
     def fine(self) -> Trajectory:

@@ -1,9 +1,10 @@
 """What `alphabar demo` makes: its settings, the samples and scores of each, and the whole."""
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from alphabar.core.files import plain
 from alphabar.core.machine import machine
 from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.score import Score
@@ -63,10 +64,8 @@ class DemoResult:
         return next((s for s in self.scores if s.metric == metric), None)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "title": self.setting.title, "setting": asdict(self.setting), "record": self.samples.record,
-            "scores": [s.to_json() for s in self.scores],
-        }  # fmt: skip
+        about = {"title": self.setting.title, "setting": self.setting, "record": self.samples.record}
+        return {k: plain(v) for k, v in {**about, "scores": self.scores}.items()}
 
 
 @dataclass

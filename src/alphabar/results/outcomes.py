@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.files import plain
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.estimate import Estimate, over_seeds
 from alphabar.evaluation.measured import Measured
@@ -61,19 +62,13 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for json.dumps."""
+        names = ("verdict", "words", "finished", "page", "means", "differences", "within")
         trials = [
-            {k: str(v) if isinstance(v, Path) else v for k, v in vars(t).items() if k not in ("machine", "measured")}
-            | {"scores": [s.to_json() for s in t.measured.scores.values()]}
+            {k: v for k, v in vars(t).items() if k not in ("machine", "measured")} | {"scores": [*t.measured.scores.values()]}
             for t in self.trials
         ]
-        return {
-            "experiment": self.experiment.to_json(), "verdict": self.verdict, "words": self.words, "finished": self.finished,
-            "page": str(self.page),
-            "means": {v: {m: e.to_json() for m, e in by.items()} for v, by in self.means.items()},
-            "differences": {v: {m: e.to_json() for m, e in by.items()} for v, by in self.differences.items()},
-            "within": {v: {str(s): [c.to_json() for c in cs] for s, cs in by.items()} for v, by in self.within.items()},
-            "trials": trials,
-        }  # fmt: skip
+        values = {name: getattr(self, name) for name in names} | {"trials": trials}
+        return {"experiment": self.experiment.to_json()} | {k: plain(v) for k, v in values.items()}
 
 
 def conclude(experiment: Experiment, folder: Path, trials: Sequence[Trial], *, finished: bool = True) -> Outcome:

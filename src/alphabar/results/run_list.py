@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.files import Record
 from alphabar.core.run import Run
 from alphabar.core.suggest import did_you_mean
 from alphabar.results.curves import protocol_words, score_rows
@@ -17,7 +18,7 @@ DEPTH = 4  # levels of folders that are searched below a root
 
 
 @dataclass(frozen=True)
-class RunSummary:
+class RunSummary(Record):
     """A run in one line. state: as in `State.kind`. images: seen, of `budget`. tflop: of all calls of training, each of which
     counts as three forward ones; None if not recorded. fid: the lowest. differs: recipe keys in which the listed runs differ.
     faults: what of its record cannot be read, in sentences."""
@@ -34,9 +35,6 @@ class RunSummary:
     checkpoints: list[str]
     differs: dict[str, Any]
     faults: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def find_runs(roots: Iterable[Path]) -> list[Path]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import plain, write_atomically
 from alphabar.core.machine import device_of
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
@@ -39,22 +39,15 @@ class Lengths:
     picture: Path
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "lengths": {str(k): [s.to_json() for s in v] for k, v in self.scores.items()},
-            "last": [s.to_json() for s in self.last], "best": self.best,
-            "against_last": [c.to_json() for c in self.against_last], "picture": str(self.picture),
-        }  # fmt: skip
+        names = ("last", "best", "against_last", "picture")
+        return {"lengths": {str(k): plain(v) for k, v in self.scores.items()}} | {k: plain(getattr(self, k)) for k in names}
 
 
 @takes(EmaOptions)
 def choose_length(
-    run: str | Path,
-    against: str,
-    *,
-    options: EmaOptions = EmaOptions(),
-    reading: Mapping[str, Any] | None = None,
+    run: str | Path, against: str, *, options: EmaOptions = EmaOptions(), reading: Mapping[str, Any] | None = None,
     progress: bool = True,
-) -> Lengths:
+) -> Lengths:  # fmt: skip
     """Scores the averages of a run's weights of several lengths, on the same noise, and keeps table and picture in the run.
 
     An interrupted call continues with the batch that it was at. The best of several scores is biased low: score that average

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from alphabar.core import seeds
+from alphabar.core.files import Record
 from alphabar.core.machine import best_device
 from alphabar.core.messages import as_path
 from alphabar.core.run import Run
@@ -91,16 +92,12 @@ def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class Copies:
+class Copies(Record):
     """The result of the search in the extractor's features and in pixels, and the training images that were compared."""
 
     features: Memorisation
     pixels: Memorisation
     train: Pixels
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, without the rows of single images."""
-        return {"features": self.features.to_json(), "pixels": self.pixels.to_json()}
 
 
 def find_copies(evaluator: ImageEval, samples: SampleSet, trained_on: str, *, reading: Mapping[str, Any] | None = None) -> Copies:

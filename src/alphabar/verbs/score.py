@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alphabar.core import processes
-from alphabar.core.files import append_jsonl
+from alphabar.core.files import append_jsonl, plain
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output, save_picture
 from alphabar.core.run import Run
@@ -107,7 +107,7 @@ class ScoreReport:
     def to_json(self) -> list[dict[str, Any]]:
         """A row for each score, and one each for the search for copies and for the curve."""
         copies = [] if self.copies is None else [{"metric": "memorisation", **self.copies.to_json()}]
-        curve = [{"metric": "curve", "points": [asdict(p) for p in self.curve]}] if self.curve else []
+        curve = [{"metric": "curve", "points": plain([*self.curve])}] if self.curve else []
         return [s.to_json() for s in self.scores] + copies + curve
 
 

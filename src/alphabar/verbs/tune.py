@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alphabar.core.files import Record
 from alphabar.core.machine import device_of, versions
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
@@ -24,7 +25,7 @@ DESCENT = ("rounds", "steps", "batch", "rate", "eta", "remember", "bf16")  # the
 
 
 @dataclass(frozen=True, eq=False)
-class Tuning:
+class Tuning(Record):
     """A fitted sampler with its scores.
 
     Attributes:
@@ -40,26 +41,13 @@ class Tuning:
     distance: dict[str, float]
     compared: list[Comparison]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "fit": self.fit.to_json(), "path": str(self.path), "distance": self.distance,
-            "compared": [c.to_json() for c in self.compared],
-        }  # fmt: skip
-
 
 @takes(TuneOptions)
 def tune(
-    run: str | Path,
-    calls: Sequence[int],
-    options: TuneOptions = TuneOptions(),
-    *,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    reading: Mapping[str, Any] | None = None,
-    checkpoint: str = "last",
-    device: str | None = None,
+    run: str | Path, calls: Sequence[int], options: TuneOptions = TuneOptions(), *, out: str | Path | None = None,
+    overwrite: bool = False, reading: Mapping[str, Any] | None = None, checkpoint: str = "last", device: str | None = None,
     progress: bool = True,
-) -> list[Tuning]:
+) -> list[Tuning]:  # fmt: skip
     """Fits a sampler to a run for each number of network calls; `sample(model, n, sampler="tuned", steps=calls)` uses it.
 
     The classes of a class-conditional model are taken in turns, without guidance. A sampler is saved before it is scored, and
