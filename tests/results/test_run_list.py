@@ -13,8 +13,7 @@ from alphabar.cli.main import app
 from alphabar.core.files import append_jsonl
 from alphabar.core.run import Run
 from alphabar.denoiser.model import save_weights
-from alphabar.results.lineage import origin, plan_removals, remove
-from alphabar.results.run_list import find_runs, summaries
+from alphabar.results.run_list import find_runs, origin, plan_removals, remove, summaries
 from alphabar.sampling.sample import sample
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve

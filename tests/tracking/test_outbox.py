@@ -24,8 +24,7 @@ from alphabar.core.run import Run
 from alphabar.denoiser.model import load_weights
 from alphabar.tracking import hook
 from alphabar.tracking.hook import Tracking
-from alphabar.tracking.messages import configuration, read_messages
-from alphabar.tracking.outbox import Outbox, sync
+from alphabar.tracking.outbox import Outbox, configuration, read_messages, sync
 from alphabar.verbs import train as api
 from tests.tracking.conftest import Broken, Diary, small
 

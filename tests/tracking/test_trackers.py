@@ -20,8 +20,7 @@ import pytest
 from PIL import Image
 
 from alphabar.core.run import Run
-from alphabar.tracking.messages import read_messages
-from alphabar.tracking.outbox import sync
+from alphabar.tracking.outbox import read_messages, sync
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # raised inside the trackers

@@ -21,7 +21,7 @@ from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.wrappers import ClipX0, Labelled, ThresholdX0
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
-from alphabar.fitting import problem, real_images, rounds
+from alphabar.fitting import descent, frechet_loss, problem
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.fitting.descent import Descended, FreeParameters, TrajectoryLoss
 from alphabar.fitting.options import SEED
@@ -254,7 +254,7 @@ def test_an_unknown_fit_is_refused() -> None:
 
 
 def test_an_extractor_without_a_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(real_images, "load_extractor", lambda name: Linear(seed=len(str(name))))
+    monkeypatch.setattr(frechet_loss, "load_extractor", lambda name: Linear(seed=len(str(name))))
     monkeypatch.setattr(problem, "fine_trajectory", no_work)
     with pytest.raises(ValueError, match="extractor plain has no gradients"):
         tune("run", (2,), fit="features", against="real.npy", extractor="plain", **SHORT)
@@ -369,7 +369,7 @@ def test_a_fit_is_saved_before_it_is_scored(place: Path, monkeypatch: pytest.Mon
     def stopped(*_: Any, **__: Any) -> Samples:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(real_images, "sample", stopped)
+    monkeypatch.setattr(frechet_loss, "sample", stopped)
     with pytest.raises(KeyboardInterrupt):
         tune("run", (2,), n_heldout=64, **BRIEF, **BY_FEATURES, **SHORT)
     (path,) = (place / "run").rglob("*-features-2.json")
@@ -392,7 +392,7 @@ def test_what_the_rounds_before_have_found_is_kept(monkeypatch: pytest.MonkeyPat
             raise KeyboardInterrupt
         return descend(*arguments, **options)
 
-    monkeypatch.setattr(rounds, "descend", interrupted)
+    monkeypatch.setattr(descent, "descend", interrupted)
     (made,) = tune("run", (2,), n_heldout=64, **BRIEF, **BY_FEATURES, **SHORT)
     assert len(made.fit.how["losses"]) == 2 and made.compared and load_tuned(made.path) == made.fit
     begun[:] = [1]
@@ -404,7 +404,7 @@ def test_too_few_images_for_the_heldout_extractor_are_refused_before_anything_is
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(problem, "fine_trajectory", None)  # nothing is walked, and no features of the training images are taken
-    monkeypatch.setattr(real_images, "extract", None)
+    monkeypatch.setattr(frechet_loss, "extract", None)
     with pytest.raises(ValueError, match=r"7 images are too few for FID.*at least 8"):
         tune("run", (2,), n_heldout=7, **BRIEF, **BY_FEATURES, **SHORT)
 
@@ -416,7 +416,7 @@ def test_a_fit_by_features(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         scored.append(options["seed"])
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(real_images, "sample", seen)
+    monkeypatch.setattr(frechet_loss, "sample", seen)
     typed(
         "tune", "run", "--calls", "2", "--fit", "features", "--against", "real.npy", "--extractor", "e0.safetensors", "--n", "8",
         "--heldout-extractor", "e1.safetensors", "--n-heldout", "64", "--rounds", "2", "--steps", "3", "--batch", "16",

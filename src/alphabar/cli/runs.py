@@ -80,7 +80,7 @@ def list_runs(
 
 def _origin(paths: Sequence[Path], model: str, as_json: bool) -> None:
     """Prints which run and checkpoint a model's fingerprint belongs to."""
-    from alphabar.results.lineage import origin
+    from alphabar.results.run_list import origin
 
     found: list[dict[str, Any]] = origin(paths, model)
     if as_json:
@@ -115,7 +115,7 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
         keep: the checkpoints that stay: last, best, last.old, snapshots; none: no checkpoint stays.
         yes: do not ask.
     """
-    from alphabar.results.lineage import plan_removals, remove
+    from alphabar.results.run_list import plan_removals, remove
 
     if not runs:
         raise ValueError("name a run folder, as in `alphabar runs prune runs/garments --keep best`")
