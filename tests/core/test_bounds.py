@@ -21,7 +21,7 @@ from alphabar.fitting.options import TuneOptions
 from alphabar.sampling.options import SampleOptions
 from alphabar.training.config import DataRecipe, ModelRecipe, Recipe, ScheduleRecipe, TrainRecipe, WatchRecipe
 from alphabar.verbs import options as verbs
-from alphabar.web.options import AppOptions
+from alphabar.verbs.options import AppOptions
 
 KINDS = [
     Recipe, DataRecipe, ModelRecipe, ScheduleRecipe, TrainRecipe, WatchRecipe, SampleOptions, CommandOptions, TuneOptions,

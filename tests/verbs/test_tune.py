@@ -384,7 +384,7 @@ def test_a_fit_is_saved_before_it_is_scored(place: Path, monkeypatch: pytest.Mon
 def test_what_the_rounds_before_have_found_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ctrl-C comes before the first step of a round; in the first one there is nothing to keep."""
     begun: list[int] = []
-    descend = rounds.descend
+    descend = descent.descend
 
     def interrupted(*arguments: Any, **options: Any) -> Descended:
         begun.append(1)

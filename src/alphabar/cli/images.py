@@ -10,8 +10,7 @@ from alphabar.cli.options import Flag, Flat, Json, Reading
 from alphabar.cli.runs import runs_folder
 from alphabar.core.bounds import Count
 from alphabar.sampling.options import SampleOptions
-from alphabar.verbs.options import DemoOptions
-from alphabar.web.options import AppOptions
+from alphabar.verbs.options import AppOptions, DemoOptions
 
 
 def data(

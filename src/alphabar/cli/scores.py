@@ -188,7 +188,7 @@ def ema(
     rows = [(f"{length:g}", scores) for length, scores in found.scores.items()] + [("last", found.last)]
     show.table(
         ("length", *(s.metric for s in found.last)),
-        [(length, *(f"{s.value:.4g}{show.interval(s.interval)}" for s in scores)) for length, scores in rows],
+        [(length, *(str(s.estimate) for s in scores)) for length, scores in rows],
         f"{options.n:,} images each; last is the average that the run samples with",
     )
     for c in found.against_last:

@@ -27,16 +27,11 @@ _LOGIN = re.compile(r"(?<=://)[^\s'\"<>]*@(?=[\w.\[-])")  # user:password@, also
 _TOKEN = re.compile(r"(?i)(?<=[?&])((?:access_|api_?|auth_?)?(?:token|key|password|secret)=)[^&\s'\"<>]+")
 _SECRET = re.compile(r"(?i)(token|api_?key|password|secret)$")  # names of environment variables
 _ADVICE = {
-    errno.EACCES: "change its permissions, or name another place",
-    errno.EPERM: "change its permissions, or name another place",
-    errno.EROFS: "name another place",
-    errno.EISDIR: "name a file",
-    errno.ENOTDIR: "name another place",
-    errno.ENOSPC: "free some space, or name another place",
-    errno.EDQUOT: "free some space, or name another place",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EMFILE: "raise the limit with ulimit -n",
-}
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions, or name another place"),
+    **dict.fromkeys((errno.EROFS, errno.ENOTDIR), "name another place"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or name another place"),
+    errno.EISDIR: "name a file", errno.ENAMETOOLONG: "choose a shorter name", errno.EMFILE: "raise the limit with ulimit -n",
+}  # fmt: skip
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:

@@ -1,6 +1,6 @@
 """Work over several processes that `torchrun` starts. Every process calls the same functions in the same order and gets the
 same results. With one process nothing is started and nothing is sent. (`accelerate launch` starts several processes only if it
-finds several GPUs; `accelerate launch --cpu --num_processes 2` silently runs one.)"""
+finds several GPUs; `accelerate launch --cpu --num_processes 2` silently runs one.) Ray spreads work over machines."""
 
 import atexit
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, reduce
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -120,3 +120,29 @@ def _leave_at_exit() -> None:
             torch.distributed.destroy_process_group()
 
     atexit.register(leave)
+
+
+def import_ray(what: str) -> Any:
+    """The package ray. `what` names the work that needs it in the ImportError that says how to install it."""
+    try:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends no usage statistics
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about a future default
+        import ray
+    except ImportError as error:
+        raise ImportError(f"{what} over machines needs Ray: pip install 'alphabar[ray]', or leave --ray out") from error
+    return ray
+
+
+@contextmanager
+def joined(ray: Any, address: str) -> Iterator[None]:
+    """Connects to a cluster. "local" starts one node on this machine; a connection that exists already is used and kept."""
+    connect = not ray.is_initialized()
+    if connect and address == "local":
+        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
+    elif connect:
+        ray.init(address=address, log_to_driver=False)
+    try:
+        yield
+    finally:
+        if connect:
+            ray.shutdown()

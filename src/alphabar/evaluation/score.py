@@ -8,7 +8,7 @@ from typing import Any
 from alphabar.core.files import Record
 from alphabar.core.stored_names import SCORE, renamed
 from alphabar.core.stored_values import PAIR, REAL, TEXT, StoredValues
-from alphabar.evaluation.estimate import LEVEL
+from alphabar.evaluation.estimate import LEVEL, Estimate
 from alphabar.sampling.samples import check_record
 
 # Fields that two scores must share before their values may be compared. Sampler, nfe and seeds are what is compared.
@@ -89,11 +89,15 @@ class Score(Record):
                 raise ProtocolError(name, a, b)
         return Difference(self.metric, self.value - other.value, self, other)
 
+    @property
+    def estimate(self) -> Estimate:
+        """The value with its interval."""
+        return Estimate(self.value, self.se, self.interval, self.level, self.note)
+
     def __str__(self) -> str:
-        interval = "" if self.interval is None else f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
         floor = "" if self.floor is None else f", floor {self.floor:.4g}"
         at = "" if self.floor_n in (None, self.n) else f" at {self.floor_n}"
-        return f"{TITLES.get(self.metric, self.metric)} {self.value:.4g}{interval} ({self.n} images{floor}{at})"
+        return f"{TITLES.get(self.metric, self.metric)} {self.estimate} ({self.n} images{floor}{at})"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | str) -> "Score":

@@ -30,7 +30,7 @@ def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path) -> Path
     """Each metric with its interval next to that of as many real images, above a sheet of the first scored images."""
     figure, top, below = _with_sheet(len(scores), 2.1)
     for axes, score in zip(top, scores, strict=True):
-        sides = [(0, Estimate(score.value, interval=score.interval), _MAIN)]
+        sides = [(0, score.estimate, _MAIN)]
         if score.floor is not None:
             sides.append((1, Estimate(score.floor, interval=score.floor_interval), _REAL))
         for x, estimate, colour in sides:
@@ -88,8 +88,7 @@ def draw_curve(points: Sequence[CurvePoint], path: str | Path, limit: Score | No
         floors = {1 / p.n: p.floor for p in own if p.floor is not None}
         _estimates(axes, list(floors), list(floors.values()), _REAL, FLOOR)
         if metric == "fid" and limit is not None:
-            infinity = Estimate(limit.value, interval=limit.interval)
-            _estimates(axes, [0], [infinity], _GOOD, f"FID-infinity {limit.value:.4g}")
+            _estimates(axes, [0], [limit.estimate], _GOOD, f"FID-infinity {limit.value:.4g}")
         axes.set_xlim(-0.03 * max(x), 1.05 * max(x))
         axes.set_xticks([0, *x], ["∞", *(f"{p.n:,}" for p in own)], fontsize=7, rotation=45)
         _finish(axes, TITLES[metric], "images n (axis in 1/n)", legend=True)
@@ -118,8 +117,7 @@ def draw_lengths(scores: Mapping[float, Score], last: Score, path: str | Path) -
     """A score against the length of the average of the weights, with intervals, and that of the average the run samples with."""
     figure, (axes,) = _plots(1, (6.4, 3.8))
     x = sorted(scores)
-    estimates = [Estimate(scores[k].value, interval=scores[k].interval) for k in x]
-    _estimates(axes, x, estimates, _MAIN, "average of that length")
+    _estimates(axes, x, [scores[k].estimate for k in x], _MAIN, "average of that length")
     axes.axhline(last.value, color=_REAL, linewidth=1.5, label="the average that the run samples with")
     if last.interval is not None:
         axes.axhspan(*last.interval, color=_REAL, alpha=0.15, linewidth=0)
@@ -166,14 +164,16 @@ def _with_sheet(columns: int, height: float) -> tuple[Any, list[Any], Any]:
 
 
 def _estimates(
-    axes: Any, x: Sequence[float], estimates: Sequence[Estimate], colour: str, label: str = "", y: Sequence[float] | None = None
-) -> None:
+    axes: Any, x: Sequence[float], estimates: Sequence[Estimate], colour: str, label: str = "",
+    y: Sequence[float] | None = None, line: str = "-",
+) -> None:  # fmt: skip
     """Points with their intervals; y: other positions of the points, to which the intervals are moved."""
     ends = [(e.value, e.value) if e.interval is None else e.interval for e in estimates]
     down = [max(e.value - low, 0.0) for e, (low, _) in zip(estimates, ends, strict=True)]
     up = [max(high - e.value, 0.0) for e, (_, high) in zip(estimates, ends, strict=True)]
     values = [e.value for e in estimates] if y is None else y
-    axes.errorbar(x, values, [down, up], color=colour, marker="o", markersize=4, capsize=3, linewidth=1.2, label=label)
+    style = {"color": colour, "marker": "o", "markersize": 4, "capsize": 3, "linewidth": 1.2, "linestyle": line}
+    axes.errorbar(x, values, [down, up], label=label, **style)
 
 
 def _sheet(axes: Any, sets: Sequence[Pixels], names: Sequence[str]) -> None:
@@ -245,20 +245,13 @@ def draw_check(check: CheckResult, path: str | Path) -> Path:
 def _curves(axes: Any, result: CorruptionResult) -> None:
     for k, metric in enumerate(result.severities[0].scores):
         own = axes if k == 0 else axes.twinx()
-        scores = [at.scores[metric] for at in result.severities]
-        half = [0.0 if s.interval is None else (s.interval[1] - s.interval[0]) / 2 for s in scores]
-        x = np.arange(len(scores))
-        good = result.ranked[metric]
-        own.errorbar(
-            x, [s.value for s in scores], half, color=_COLOURS[metric], marker="o", markersize=4, capsize=2,
-            linestyle="-" if good else ":",
-        )  # fmt: skip
+        scores, good = [at.scores[metric] for at in result.severities], result.ranked[metric]
+        _estimates(own, range(len(scores)), scores, _COLOURS[metric], line="-" if good else ":")
         own.set_ylabel(metric.upper() + ("" if good else ": not ranked"), color=_COLOURS[metric], fontsize=8)
         own.tick_params(labelsize=7)
     axes.set_xticks(np.arange(len(result.severities)), [f"{at.severity:g}" for at in result.severities])
     axes.set_xlabel(result.unit, fontsize=8)
-    axes.set_title(result.name, fontsize=9, loc="left")
-    _finish(axes)
+    _finish(axes, result.name, fontsize=9)
 
 
 def _strip(axes: Any, result: CorruptionResult) -> None:

@@ -41,9 +41,7 @@ def comparison_report(found: Sequence[Comparison], names: tuple[str, str], runs:
         raise ValueError("there is no comparison to report")
     project, entity = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_ENTITY", "")
     rows = "\n".join(
-        f"| {TITLES.get(c.metric, c.metric)} | {c.a.value:.4g} {_ends(c.a.interval)} | {c.b.value:.4g} {_ends(c.b.interval)} | "
-        f"{c.difference} | {c.verdict} |"
-        for c in found
+        f"| {TITLES.get(c.metric, c.metric)} | {c.a.estimate} | {c.b.estimate} | {c.difference} | {c.verdict} |" for c in found
     )
     how = f"{found[0].a.n:,} images each, {'the same noise' if found[0].paired else 'different noise'}"
     blocks: list[Any] = [
@@ -57,10 +55,6 @@ def comparison_report(found: Sequence[Comparison], names: tuple[str, str], runs:
         panels = [wr.LinePlot(x="Step", y=[curve]) for curve in CURVES]
         blocks += [wr.H1("Training"), wr.PanelGrid(runsets=[own], panels=[*panels, wr.MediaBrowser(media_keys=["samples"])])]
     return wr.Report(project=project, entity=entity, title=f"{names[0]} against {names[1]}", description=how, blocks=blocks)
-
-
-def _ends(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"[{interval[0]:.4g}, {interval[1]:.4g}]"
 
 
 def _tracked_run(run: Path) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from alphabar.core.cluster import import_ray, joined
 from alphabar.core.files import locked, write_atomically
 from alphabar.core.machine import device_of, versions
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_folder
 from alphabar.core.places import without_places
+from alphabar.core.processes import import_ray, joined
 from alphabar.core.progress import track
 from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import ImageSet, load

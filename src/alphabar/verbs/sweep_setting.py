@@ -9,9 +9,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.cluster import import_ray, joined
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import device_of, machine, versions
+from alphabar.core.processes import import_ray, joined
 from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation.image_eval import ImageEval

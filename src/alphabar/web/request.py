@@ -4,6 +4,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from alphabar.core.bounds import short
+
 MOST_IMAGES = 256  # shown
 MOST_SCORED = 10_000  # images of a score
 MOST_STEPS = 1000  # or calls, of one image
@@ -70,12 +72,6 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     if value not in known:
         raise ValueError(f"{name} {short(value)}: choose {' or '.join(known)}")
     return str(value)
-
-
-def short(value: Any) -> str:
-    """A value for a message, at most about 60 characters."""
-    words = str(value) if isinstance(value, int | float) and abs(value) < 1e30 else repr(value)[:200]
-    return words if len(words) <= 60 else f"{words[:60]}..."
 
 
 def plural(n: float, noun: str) -> str:

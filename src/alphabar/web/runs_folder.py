@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from alphabar.core.bounds import short
 from alphabar.core.machine import best_device
 from alphabar.core.messages import as_path
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.training.checkpoint import BUNDLED, find_checkpoint, has_checkpoint, load_model
-from alphabar.web.request import choice, short
+from alphabar.web.request import choice
 
 BUNDLED_RUN = "bundled"
 _DEPTH = 3  # levels of folders that are searched for runs
