@@ -103,7 +103,7 @@ def _scoring(gr: Any) -> tuple[Any, Any, Any, Any]:
     return n_scored, score, stop_scoring, result
 
 
-def _side(gr: Any, side: str, runs: Sequence[str]) -> Side:
+def _side(gr: Any, side: str, runs: Sequence[str]) -> "Side":
     """The column of one setting: controls and images, next to each other where there is room for both."""
     with gr.Column(visible=side == "A", min_width=320, elem_id=f"side-{side}") as column:
         gr.HTML(f'<h2 class="ab">Setting {side}</h2>')
