@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alphabar.data.contact_sheet import contact_sheet, shown, shown_note
+from alphabar.data.contact_sheet import contact_sheet, levels_of, shown, shown_note
 
 
 def test_a_note_under_the_sheet_names_what_was_converted(rng: np.random.Generator) -> None:
@@ -23,6 +23,25 @@ def test_a_note_under_the_sheet_names_what_was_converted(rng: np.random.Generato
         assert sheet.tobytes() == contact_sheet(pixels).tobytes()
     assert shown_note(many) == "float32, 0..1 shown as 0..255; 6 channels, the first 4 side by side"
     assert shown_note(shown(many)) is None
+
+
+def test_low_contrast_is_stretched_alike_for_all_images_of_a_sheet_and_the_note_says_so(rng: np.random.Generator) -> None:
+    deep = rng.integers(1000, 4001, (6, 24, 24, 1)).astype(np.uint16)
+    low, high = levels_of(deep)
+    assert (low * 65535, high * 65535) == pytest.approx((1003, 3997), abs=2)  # percentiles 0.1 and 99.9
+    expected = np.rint((deep - low * 65535) / ((high - low) * 65535) * 255).clip(0, 255)
+    np.testing.assert_array_equal(shown(deep), expected)
+    np.testing.assert_array_equal(shown(deep[:1], (low, high)), expected[:1])
+    assert shown_note(deep) == f"uint16, contrast stretched: {low * 65535:.4g}..{high * 65535:.4g} of 0..65535 shown as 0..255"
+    darker = (deep // 2).astype(np.uint16)  # the other side of a comparison, by the levels of this one
+    assert shown(darker, levels_of(deep)).mean() < 40 and shown(darker).mean() > 100
+    assert levels_of(deep, darker)[0] < low and levels_of(deep, darker)[1] < high + 1e-3
+    for unchanged in (
+        deep.astype(np.uint8),
+        deep * 16,
+        np.full((2, 4, 4, 1), 7, np.uint16),
+    ):  # 8 bits; wide; without any contrast
+        assert levels_of(unchanged) == (0, 1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

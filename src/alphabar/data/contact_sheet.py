@@ -12,11 +12,16 @@ from alphabar.data.values import scale_of
 
 _MARGIN = 4  # pixels around a caption
 _SIDE_BY_SIDE = 4  # channels shown of images that are neither grey nor RGB
+_PERCENTILES = (0.1, 99.9)  # of low-contrast images, shown as black and white
+_FULL = 0.5  # share of the scale: uint16 and float32 images that fill less of it have low contrast
+
+Levels = tuple[float, float]  # the shares of the scale that are shown as black and white; (0, 1): unchanged contrast
 
 
 def contact_sheet(
-    pixels: Pixels, columns: int | None = None, scale: int = 1, pad: int = 1, captions: Sequence[str] | None = None
-) -> Image.Image:
+    pixels: Pixels, columns: int | None = None, scale: int = 1, pad: int = 1, captions: Sequence[str] | None = None,
+    levels: Levels | None = None, note: str | None = None,
+) -> Image.Image:  # fmt: skip
     """Images row by row on white, as a picture of mode L or RGB.
 
     Args:
@@ -25,6 +30,8 @@ def contact_sheet(
         scale: each pixel becomes scale x scale pixels.
         pad: white pixels around every image.
         captions: one per row, written to its left; rows lower than 12 pixels are too narrow for text.
+        levels: shares of the scale that are shown as black and white. None: `levels_of` these images.
+        note: a line under the sheet, in place of what `shown` changes.
 
     >>> contact_sheet(np.zeros((6, 8, 8, 1), np.uint8), columns=3).size
     (28, 19)
@@ -32,8 +39,9 @@ def contact_sheet(
     if pixels.ndim != 4 or 0 in pixels.shape:
         raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: wanted images (n, h, w, c), n > 0")
     scale_of(pixels.dtype)  # refuses other types
-    note = shown_note(pixels)
-    pixels = shown(pixels)
+    levels = levels or levels_of(pixels)
+    note = note or shown_note(pixels, levels)
+    pixels = shown(pixels, levels)
     n, h, w, c = pixels.shape
     if columns is None:
         columns = math.ceil(n / len(captions)) if captions else math.ceil(math.sqrt(n))
@@ -53,26 +61,41 @@ def contact_sheet(
     return sheet if note is None else _footed(sheet, note)
 
 
-def shown(pixels: Pixels) -> UInt8[np.ndarray, "n h v k"]:
+def levels_of(*sets: Pixels) -> Levels:
+    """The shares of the scale that are shown as black and white, the same for all these images: 0 and 1, or the percentiles
+    0.1 and 99.9 of uint16 and float32 images that lie in less than half of the scale."""
+    values = [np.ravel(pixels) / np.float64(scale) for pixels in sets if (scale := scale_of(pixels.dtype)) != 255]
+    if not sum(map(len, values)):
+        return 0.0, 1.0
+    low, high = map(float, np.percentile(np.concatenate(values), _PERCENTILES))
+    return (low, high) if 0 < high - low < _FULL else (0.0, 1.0)
+
+
+def shown(pixels: Pixels, levels: Levels | None = None) -> UInt8[np.ndarray, "n h v k"]:
     """Pixels as a screen can show them, uint8 with 1 or 3 channels. Only for viewing: scores use the pixels themselves.
 
-    uint16 and float32 are divided by the full scale of their type, without stretching the contrast. Of images with 2, 4 or
-    more channels the first four are placed side by side in grey, (n, h, 4 w, 1).
+    The share of the scale between `levels` (None: `levels_of` these images) becomes 0..255, and what lies outside black or
+    white. Of images with 2, 4 or more channels the first four are placed side by side in grey, (n, h, 4 w, 1).
     """
+    low, high = levels or levels_of(pixels)
     scale = scale_of(pixels.dtype)
     some = pixels if pixels.shape[3] in (1, 3) else pixels[..., :_SIDE_BY_SIDE]
-    if scale != 255:
-        some = np.rint(some.astype(np.float64) * (255 / scale)).astype(np.uint8)
+    if (scale, low, high) != (255, 0, 1):
+        values = (some.astype(np.float64) * (255 / scale) - 255 * low) / (high - low)
+        some = np.rint(values.clip(0, 255)).astype(np.uint8)
     if some.shape[3] not in (1, 3):
         n, h, w, c = some.shape
         some = some.transpose(0, 1, 3, 2).reshape(n, h, c * w, 1)
     return np.ascontiguousarray(some)
 
 
-def shown_note(pixels: Pixels) -> str | None:
+def shown_note(pixels: Pixels, levels: Levels | None = None) -> str | None:
     """What `shown` changes, in words, or None if nothing."""
+    (low, high), scale = levels or levels_of(pixels), scale_of(pixels.dtype)
     changes = []
-    if (scale := scale_of(pixels.dtype)) != 255:
+    if (low, high) != (0, 1):
+        changes.append(f"{pixels.dtype}, contrast stretched: {low * scale:.4g}..{high * scale:.4g} of 0..{scale} shown as 0..255")
+    elif scale != 255:
         changes.append(f"{pixels.dtype}, 0..{scale} shown as 0..255")
     if (c := pixels.shape[3]) not in (1, 3):
         changes.append(f"{c} channels, {'all' if c <= _SIDE_BY_SIDE else f'the first {_SIDE_BY_SIDE}'} side by side")

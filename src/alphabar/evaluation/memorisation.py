@@ -269,7 +269,7 @@ def pairs_sheet(found: Memorisation, generated: NDArray[Any], train: NDArray[Any
     Raises:
         ValueError: Where the numbers of images are not those of `found`, or shapes differ.
     """
-    from alphabar.data.contact_sheet import contact_sheet, shown
+    from alphabar.data.contact_sheet import contact_sheet, levels_of, shown, shown_note
 
     if len(generated) != found.n or len(train) != found.n_train:
         raise ValueError(
@@ -279,13 +279,15 @@ def pairs_sheet(found: Memorisation, generated: NDArray[Any], train: NDArray[Any
     if generated.shape[1:] != train.shape[1:]:
         raise ValueError(f"generated images of shape {generated.shape[1:]}, training images of {train.shape[1:]} (h, w, c)")
     top = found.order[:n].numpy()
-    left, right = shown(generated[top]), shown(np.asarray(train[found.nearest[top].numpy()]))
+    nearest = np.asarray(train[found.nearest[top].numpy()])
+    levels = levels_of(nearest)
+    left, right = shown(generated[top], levels), shown(nearest, levels)
     percent_d, percent_r = found.distance_percentile, found.ratio_percentile
     captions = [
         f"d {found.distance[i]:.3g} ({percent_d[i]:.3g} %)  r {found.ratio[i]:.3g} ({percent_r[i]:.3g} %)" for i in top.tolist()
     ]
     pairs = np.stack([left, right], 1).reshape(-1, *left.shape[1:])
-    return contact_sheet(pairs, columns=2, scale=scale, captions=captions)
+    return contact_sheet(pairs, columns=2, scale=scale, captions=captions, note=shown_note(nearest, levels))
 
 
 def _beta_quantile(a: int, b: int, p: float) -> float:

@@ -12,7 +12,7 @@ from alphabar.core.messages import cells, printable
 from alphabar.core.places import without_places
 from alphabar.core.run import flat
 from alphabar.core.types import Pixels
-from alphabar.data.contact_sheet import shown as as_shown
+from alphabar.data.contact_sheet import Levels, levels_of
 from alphabar.evaluation.score import TITLES
 from alphabar.report import page, svg
 from alphabar.report.png import png_uri, strip
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
     """Writes outcome.json, from which `report` takes the verdict, and the page, with `shown` images of every variant."""
     write_atomically(outcome.folder / OUTCOME, json.dumps(without_places(outcome.to_json()), indent=1) + "\n")
-    experiment, metrics = outcome.experiment, outcome.metrics
+    experiment, metrics, levels = outcome.experiment, outcome.metrics, levels_of(real)
     against = without_places(experiment.scoring.against)
     shown_experiment = replace(experiment, scoring=replace(experiment.scoring, against=against))
     return page.write_page(
@@ -37,13 +37,13 @@ def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
         title=experiment.hypothesis, outcome=outcome, experiment=shown_experiment,
         metrics=[column(m) for m in metrics], rows=_rows(outcome), seeds=_by_seed(outcome),
         plots=[p for m in metrics if (p := _plot(outcome, m))], differing=_differing(experiment),
-        sheets=_sheets(outcome, shown), real_uri=png_uri(strip(as_shown(real))), real_count=len(real),
+        sheets=_sheets(outcome, shown, levels), real_uri=png_uri(strip(real, levels=levels)), real_count=len(real),
         machines=sorted({t.machine["cpu"] for t in outcome.trials}),
         first=outcome.trials[0].measured.scores[experiment.metric] if outcome.trials else None,
     )  # fmt: skip
 
 
-def _sheets(outcome: Outcome, shown: int) -> list[dict[str, Any]]:
+def _sheets(outcome: Outcome, shown: int, levels: Levels) -> list[dict[str, Any]]:
     """Images of the first trial of every variant."""
     out = []
     for variant in outcome.means:
@@ -52,7 +52,7 @@ def _sheets(outcome: Outcome, shown: int) -> list[dict[str, Any]]:
         out.append({
             "name": variant, "seed": trial.seed,
             "score": f"{TITLES[outcome.experiment.metric]} {sig(trial.value(outcome.experiment.metric))}",
-            "uri": png_uri(strip(as_shown(images))), "alt": f"{len(images)} images sampled from variant {variant}.",
+            "uri": png_uri(strip(images, levels=levels)), "alt": f"{len(images)} images sampled from variant {variant}.",
         })  # fmt: skip
     return out
 

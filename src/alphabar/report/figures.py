@@ -11,7 +11,7 @@ import numpy as np
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import SOFTWARE, check_output
 from alphabar.core.types import Pixels
-from alphabar.data.contact_sheet import contact_sheet
+from alphabar.data.contact_sheet import contact_sheet, levels_of, shown
 from alphabar.evaluation.check_result import CheckResult, CorruptionResult
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.estimate import Estimate
@@ -61,8 +61,8 @@ def draw_comparison(found: Sequence[Comparison], images: tuple[Pixels, Pixels], 
         half = max((high - low) / 2, 1e-300)
         middle = (1 if c.metric in HIGHER else -1) * (high + low) / 2 / half
         colour = {"better": _GOOD, "worse": _BAD}.get(c.verdict, _REAL)
-        shown = float(np.clip(middle, -9, 9))  # beyond the axis; the text has the values
-        axes.errorbar([shown], [row], xerr=[1], color=colour, marker="o", markersize=6, capsize=4, linewidth=2)
+        within = float(np.clip(middle, -9, 9))  # beyond the axis; the text has the values
+        axes.errorbar([within], [row], xerr=[1], color=colour, marker="o", markersize=6, capsize=4, linewidth=2)
         axes.text(11.2, row, f"{c.a.value:.4g} against {c.b.value:.4g}: {c.verdict}", fontsize=9, va="center", color=colour)
     axes.axvline(0, color=_BLACK, linewidth=1)
     axes.set_xlim(-11, 11)
@@ -179,7 +179,8 @@ def _estimates(
 def _sheet(axes: Any, sets: Sequence[Pixels], names: Sequence[str]) -> None:
     """Contact sheets of the sets, one below the other, with their names at the left."""
     columns = max(1, min(12 if len(sets) == 1 else 20, len(sets[0])))
-    sheets = [np.asarray(contact_sheet(np.asarray(images), columns=columns)) for images in sets]
+    levels = levels_of(*map(np.asarray, sets))
+    sheets = [np.asarray(contact_sheet(np.asarray(images), columns=columns, levels=levels)) for images in sets]
     axes.imshow(np.concatenate(sheets), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     starts = np.cumsum([0] + [s.shape[0] for s in sheets])
     axes.set_yticks([(a + b) / 2 for a, b in pairwise(starts)], [as_drawn(name) for name in names], fontsize=9)
@@ -256,7 +257,8 @@ def _curves(axes: Any, result: CorruptionResult) -> None:
 
 def _strip(axes: Any, result: CorruptionResult) -> None:
     """Some images of every severity, side by side."""
-    sheets = [np.asarray(contact_sheet(images, columns=3)) for images in result.shown]
+    levels = levels_of(result.shown[0])
+    sheets = [np.asarray(contact_sheet(shown(images, levels), columns=3)) for images in result.shown]
     gap = np.full((sheets[0].shape[0], max(2, sheets[0].shape[1] // 20), *sheets[0].shape[2:]), 255, np.uint8)
     strip = np.concatenate([part for sheet in sheets for part in (sheet, gap)][:-1], axis=1)
     axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from alphabar.data.contact_sheet import contact_sheet, shown
+from alphabar.data.contact_sheet import Levels, contact_sheet, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,11 +52,11 @@ def png(image: "Image") -> bytes:
     return out.getvalue()
 
 
-def strip(pixels: "Pixels", columns: int | None = None, pad: int = 1) -> "Image":
+def strip(pixels: "Pixels", columns: int | None = None, pad: int = 1, levels: Levels | None = None) -> "Image":
     """A contact sheet with transparent gaps of `pad` pixels, for light and dark pages. columns: None for all in one row."""
     from PIL import ImageOps
 
-    pixels = shown(pixels)
+    pixels = shown(pixels, levels)
     columns = len(pixels) if columns is None else columns
     sheet = contact_sheet(pixels, columns=columns, pad=pad)
     covered = contact_sheet(np.zeros((*pixels.shape[:3], 1), np.uint8), columns=columns, pad=pad)  # the gaps are white
@@ -66,11 +66,11 @@ def strip(pixels: "Pixels", columns: int | None = None, pad: int = 1) -> "Image"
     return out.crop((pad, pad, width - pad, height - pad))  # flush with the text above it
 
 
-def smaller(images: "Pixels", edge: int = EDGE) -> tuple[UInt8[np.ndarray, "n _ _ k"], str | None]:
+def smaller(images: "Pixels", edge: int = EDGE, levels: Levels | None = None) -> tuple[UInt8[np.ndarray, "n _ _ k"], str | None]:
     """Images whose longer side is at most `edge` pixels, by averaging squares; and a note where they were reduced."""
     from PIL import Image
 
-    pixels = shown(images)
+    pixels = shown(images, levels)
     _, h, w, c = pixels.shape
     k = -(-max(h, w) // edge)
     if k == 1:

@@ -7,6 +7,7 @@ from typing import Any
 
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_output
+from alphabar.data.contact_sheet import shown_note
 from alphabar.evaluation.score import INTERVALS
 from alphabar.report import comparisons, sheets, sweep_page, trajectory
 from alphabar.report.page import write_page
@@ -146,7 +147,8 @@ def _section(sweep: Sweep, key: str, unread: list[str]) -> dict[str, Any]:
         "name": f"{folder.name} of {folder.parents[1].name}" if folder.parent.name == "sweeps" else folder.name,
         "lead": front_words(sweep, metric), "settings": len(sweep.rows), "page": str(sweep.page), "rows": shown, "of": len(on),
         "figures": sweep_page.figures(sweep, [metric], key, size=(440, 270)), "legend": sweep_page.legend(sweep),
-        "protocol": sweep.protocol, "n": sweep.protocol.get("n"), "caveats": time_caveats(sweep),
+        "protocol": sweep.protocol, "n": sweep.protocol.get("n"),
+        "caveats": [*time_caveats(sweep), *dict.fromkeys(f"{row['note']}." for row in shown if row["note"])],
         "reference": score.reference_name, "floor": f"{column(metric)} {value_words(metric, score.floor)}",
     }  # fmt: skip
 
@@ -161,6 +163,6 @@ def _row(row: Row, metric: str, unread: list[str]) -> dict[str, Any] | None:
     score = row.scores[metric]
     return {
         "title": row.setting.method, "calls": row.calls, "score": f"{column(metric)} {value_words(metric, score.value)}",
-        "ends": interval_words(metric, score.interval), "uri": png_uri(strip(smaller(images)[0])),
+        "ends": interval_words(metric, score.interval), "uri": png_uri(strip(smaller(images)[0])), "note": shown_note(images),
         "alt": f"{len(images)} images sampled by {row.title}.",
     }  # fmt: skip

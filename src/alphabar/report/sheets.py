@@ -176,6 +176,12 @@ def _encode(opened: Sequence[Sequence[Any]], edge: int, budget: float) -> list[l
     return out
 
 
+def _note(sheet: Any) -> str:
+    """How the images of a sheet are shown, as its event records it."""
+    note = sheet.get("note") if isinstance(sheet, dict) else None
+    return note if isinstance(note, str) else ""
+
+
 def _notes(runs: Sequence[RunData], opened: Sequence[Sequence[Any]], edge: int) -> list[str]:
     """Whether sheets can be compared image by image, and what was made smaller."""
     events = [e for run in runs for e in run.events if e.get("event") == "preview"]
@@ -188,6 +194,7 @@ def _notes(runs: Sequence[RunData], opened: Sequence[Sequence[Any]], edge: int) 
         out.append(f"Image k of every sheet starts from the same noise (seed {seeds.pop()}), in all runs and at all checkpoints.")
     else:
         out.append("The sheets differ in seed or size of images, so image k of one sheet does not correspond to that of another.")
+    out += [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(_note(e.get("sheet")) for e in events) if note]
     if len(steps) > 1:
         out.append(f"They were sampled with different numbers of calls: {', '.join(str(s) for s in sorted(steps, key=str))}.")
     if any(max(shape[:2]) > edge for shape in shapes):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphabar.core.messages import cells
 from alphabar.core.types import Pixels
-from alphabar.data.contact_sheet import shown_note
+from alphabar.data.contact_sheet import Levels, levels_of, shown_note
 from alphabar.evaluation.estimate import LEVEL
 from alphabar.evaluation.pareto import Standing
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES, Score
@@ -34,14 +34,14 @@ _APART = 0.003  # relative distance by which the points of different methods at 
 
 def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, shown: int) -> Path:
     """Writes the page of a sweep of `run`, with `shown` images of each setting; the first metric sorts and marks them."""
-    first, scores = metrics[0], sweep.rows[0].scores
-    groups, notes = _sheets(sweep, first, shown)
+    first, scores, levels = metrics[0], sweep.rows[0].scores, levels_of(real)
+    groups, notes = _sheets(sweep, first, shown, levels)
     return page.write_page(
         sweep.page, "sweep.html.j2",
         title=f"{len(sweep.rows)} ways to sample {Path(run).name or run}", sweep=sweep, near=[sweep.folder, Path(run)],
         run=Path(run).name or run, lead=front_words(sweep, first),
         figures=figures(sweep, metrics), legend=legend(sweep), groups=groups, notes=notes, shown=shown,
-        real_uri=png_uri(strip(smaller(real)[0])), real_count=len(real), columns=[column(m) for m in metrics],
+        real_uri=png_uri(strip(smaller(real, levels=levels)[0])), real_count=len(real), columns=[column(m) for m in metrics],
         first=TITLES[first], table=_table(sweep, metrics),
         floors=[estimate_words(m, scores[m].floor, scores[m].floor_interval) for m in metrics],
         explanations=explanations(sweep, metrics), score=scores[first],
@@ -128,15 +128,15 @@ def ticks(low: float, high: float) -> list[float]:
     return found or [low]
 
 
-def _sheets(sweep: Sweep, metric: str, shown: int) -> tuple[list[dict[str, Any]], list[str]]:
+def _sheets(sweep: Sweep, metric: str, shown: int, levels: Levels) -> tuple[list[dict[str, Any]], list[str]]:
     """The images of every setting, grouped by method, the most calls first; and notes on how they are shown."""
     groups, notes = [], []
     for method, rows in methods(sweep):
         lines = []
         for row in sorted(rows, key=lambda row: -row.calls):
             images = Samples.load(row.samples).images[:shown]
-            small, note = smaller(images)
-            notes += [text for text in (note, shown_note(images)) if text]
+            small, note = smaller(images, levels=levels)
+            notes += [text for text in (note, shown_note(images, levels)) if text]
             lines.append({
                 "calls": row.calls, "seconds": row.seconds, "front": row.standings[metric]["calls"].on,
                 "score": f"{column(metric)} {value_words(metric, row.scores[metric].value)}", "uri": png_uri(strip(small)),

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 from alphabar.core.messages import say
 from alphabar.core.run import Run
+from alphabar.data.contact_sheet import levels_of
 from alphabar.report.png import EDGES, Picture, picture, png, smaller, strip
 from alphabar.report.words import duration, sig
 from alphabar.results.runs import BUNDLED, RunData
@@ -152,7 +153,8 @@ def _frames(samples: Samples, edge: int) -> list[tuple[bytes, str]]:
     grid, steps = samples.record["grid"], samples.record["x0_steps"]
     words = [f"call {k + 1} of {len(grid) - 1}, sigma {sig(float(grid[k]))}" for k in steps] + ["final images"]
     pixels = [*(samples.x0 or []), samples.images]
-    return [(png(strip(smaller(images, edge)[0])), text) for images, text in zip(pixels, words, strict=True)]
+    levels = levels_of(samples.images)
+    return [(png(strip(smaller(images, edge, levels)[0])), text) for images, text in zip(pixels, words, strict=True)]
 
 
 def _trajectory(name: str, index: int, samples: Samples, frames: Sequence[tuple[bytes, str]]) -> Trajectory:

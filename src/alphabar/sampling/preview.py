@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from alphabar.core.outputs import save_picture
-from alphabar.data.contact_sheet import shown
+from alphabar.data.contact_sheet import Levels, shown, shown_note
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.model import Model
 from alphabar.sampling.options import SampleOptions
@@ -29,12 +29,12 @@ def watched(model: Model, n: int, steps: int, seed: int = 0) -> Samples:
 class Preview(Hook):
     """Writes samples/preview_IMAGES.png into the run folder every `every` images: n images by DDIM in `steps` steps, of all
     classes in turn for a conditional model. samples/trajectory.npz has x0_hat of the first 8, of the latest preview only: it
-    shows how the images form, and costs no network calls."""
+    shows how the images form, and costs no network calls. levels: of the sheets, as `contact_sheet` takes them."""
 
     watches = "preview"
 
-    def __init__(self, every: int, n: int = 64, steps: int = 25, seed: int = 0, first: int = 0) -> None:
-        self.every, self.n, self.steps, self.seed, self.first = every, n, steps, seed, first
+    def __init__(self, every: int, n: int = 64, steps: int = 25, seed: int = 0, first: int = 0, levels: Levels = (0, 1)) -> None:
+        self.every, self.n, self.steps, self.seed, self.first, self.levels = every, n, steps, seed, first, levels
 
     def check(self, training: Training) -> None:
         if self.n < 1:
@@ -50,13 +50,13 @@ class Preview(Hook):
             images = np.concatenate([images, rest.images])
         folder = training.run.samples
         path = folder / f"preview_{training.images:010d}.png"
-        save_picture(Samples(images, some.record).sheet(scale=SCALE, pad=PAD), path)
+        save_picture(Samples(images, some.record).sheet(scale=SCALE, pad=PAD, levels=self.levels), path)
         Samples(some.images, some.record | {"images_seen": training.images}, some.x0).save(training.run.trajectory)
         training.report(
             "preview", path=str(path.relative_to(training.run.path)), steps=self.steps, seed=self.seed, n=len(images),
             sheet={  # where image k lies on it
                 "columns": math.ceil(math.sqrt(len(images))), "scale": SCALE, "pad": PAD,
-                "image": list(shown(images[:1]).shape[1:3]),
+                "image": list(shown(images[:1]).shape[1:3]), "note": shown_note(images, self.levels),
             },
         )  # fmt: skip
 

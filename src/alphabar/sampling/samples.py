@@ -55,17 +55,21 @@ class Samples:
     x0: list[Pixels] | None = None
     """x0_hat at the steps that record["x0_steps"] names, each like `images`. None: not kept."""
 
-    def sheet(self, columns: int | None = None, scale: int = 1, pad: int = 1) -> "Image":
+    def sheet(
+        self, columns: int | None = None, scale: int = 1, pad: int = 1, levels: tuple[float, float] | None = None
+    ) -> "Image":
         """One picture of all images.
 
         Args:
             columns: images in a row. None: about as many as rows.
             scale: edge length of a pixel.
             pad: pixels between images.
+            levels: shares of the scale that are shown as black and white. None: of low-contrast images that are not of 8 bits,
+                their percentiles 0.1 and 99.9, which a line under the sheet says.
         """
         from alphabar.data.contact_sheet import contact_sheet
 
-        return contact_sheet(self.images, columns=columns, scale=scale, pad=pad)
+        return contact_sheet(self.images, columns=columns, scale=scale, pad=pad, levels=levels)
 
     def save(self, path: str | Path) -> Path:
         """Writes an .npz file with `images`, `record` (JSON text) and, if kept, `x0` (steps x N x H x W x C), or a folder of PNGs

@@ -23,6 +23,7 @@ from alphabar.core.places import without_places, write_private
 from alphabar.core.run import Run, flat
 from alphabar.core.stored_values import read_object
 from alphabar.data.card import unused_depth
+from alphabar.data.contact_sheet import levels_of
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
@@ -288,7 +289,8 @@ def _watching(recipe: Recipe, own: Recipe, image_set: ImageSet, heldout: NDArray
             file=sys.stderr,
         )
     if watch.preview_every:
-        hooks.append(Preview(watch.preview_every, watch.preview_n, watch.preview_steps, first=watch.preview_first))
+        levels = levels_of(np.asarray(image_set.limited(watch.preview_n).pixels))
+        hooks.append(Preview(watch.preview_every, watch.preview_n, watch.preview_steps, 0, watch.preview_first, levels))
     extractor = watch.extractor
     if extractor == "auto":
         extractor = "bundled" if own.data.set == "fashion_mnist" else "none"
