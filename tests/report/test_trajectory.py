@@ -56,7 +56,7 @@ def test_a_preview_stores_the_trajectory_of_its_images_without_more_calls(tmp_pa
     assert np.abs(kept.images.astype(int) - plain.images[:few].astype(int)).max() <= 1  # of other batches, so to rounding
     assert kept.record["images_seen"] == 128 and kept.record["model"] == model.fingerprint and kept.record["seed"] == 3
     (event,) = (json.loads(line) for line in run.events.read_text().splitlines())
-    assert event["sheet"] == {"columns": {5: 3, 20: 5}[n], "scale": 2, "pad": 1, "image": [8, 8]}
+    assert event["sheet"] == {"columns": {5: 3, 20: 5}[n], "scale": 2, "pad": 1, "image": [8, 8], "note": None}
     from PIL import Image
 
     sheet = np.asarray(Image.open(run.path / event["path"]))
