@@ -287,6 +287,17 @@ def test_a_png_with_flipped_bits_is_damaged() -> None:
         read(good[:-12])  # all pixels are there, the end is not
 
 
+def test_of_a_photo_of_a_phone_the_first_picture_is_read() -> None:
+    photo, small = (Image.fromarray(np.random.default_rng(0).integers(0, 256, (h, 9, 3), np.uint8)) for h in (12, 4))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for more in ({}, {"exif": turned}):
+        both = encoded(photo, "MPO", save_all=True, append_images=[small], **more)
+        assert both.count(b"\xff\xd9") > 1
+        np.testing.assert_array_equal(decode(both, "a", 3), decode(encoded(photo, "JPEG", **more), "a", 3))
+    assert str(probe(both, "a")) == "12x9"
+
+
 def test_several_frames_and_cmyk_are_refused() -> None:
     frames = [Image.fromarray(GREY + k) for k in range(3)]
     with pytest.raises(ValueError, match=r"3 frames"):

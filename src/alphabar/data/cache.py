@@ -114,7 +114,7 @@ def open_or_build(key: str, build: Callable[[], Decoded], folder: Path) -> Entry
         return found
     decoded = build()
     remove_leftovers(folder / "sets")
-    with _scratch(folder / "sets") as scratch, room_for(place):
+    with scratch_folder(folder / "sets") as scratch, room_for(place):
         new = Path(scratch)
         _write(new, decoded)
         try:
@@ -153,7 +153,7 @@ def _framed(data: bytes) -> bytes:
     return len(data).to_bytes(8, "little") + data  # so that ("ab", "c") and ("a", "bc") differ
 
 
-def _scratch(parent: Path) -> "tempfile.TemporaryDirectory[str]":
+def scratch_folder(parent: Path) -> "tempfile.TemporaryDirectory[str]":
     """A temporary folder in `parent`, deleted at the end unless it was renamed."""
     try:
         parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,25 @@ from alphabar.data.values import DECLARE, Reading
 
 # formats with 8 bits, or whose depth is checked
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-_ENDS = ("png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm")
+_ENDS = (
+    "png",
+    "apng",
+    "jpg",
+    "jpeg",
+    "jpe",
+    "jfif",
+    "mpo",
+    "webp",
+    "bmp",
+    "dib",
+    "gif",
+    "tif",
+    "tiff",
+    "ppm",
+    "pgm",
+    "pbm",
+    "pnm",
+)
 SUFFIXES = frozenset(f".{end}" for end in (*_ENDS, "j2k", "jp2", "jpx", "avif"))
 MOST_PIXELS = 1 << 26  # 8192 x 8192; a header of a few bytes may announce more than memory holds
 _COLOURS = {"1": 1, "L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "P": 3, "PA": 3}  # Pillow's modes with 8 bits or fewer
@@ -125,7 +143,7 @@ def _orientation(im: Image.Image, data: bytes) -> int:
 def _shape(im: Image.Image, data: bytes, where: str, reading: Reading) -> Shape:
     """Size before rotation, channels and type, from the file itself: Pillow silently reduces some 16-bit files to 8 bits."""
     frames = getattr(im, "n_frames", 1)
-    if frames > 1:
+    if frames > 1 and im.format != "MPO":  # a photo of a phone: the first picture, and others made of it, such as a small one
         raise RefusedError(f"{where} holds {frames} frames: save the one that is meant, or each to its own file")
     w, h = im.size
     if w * h > MOST_PIXELS:

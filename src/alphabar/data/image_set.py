@@ -15,6 +15,7 @@ from alphabar.core.seeds import permutation
 from alphabar.core.types import Pixels
 from alphabar.data.cache import SPLITS, Entry, Source, cache_folder, fingerprint_of, open_or_build
 from alphabar.data.named_sets import NAMED, open_named
+from alphabar.data.readers.archive import find_in_folder, unpacked
 from alphabar.data.readers.encoded import listed
 from alphabar.data.readers.find import find_source, nothing_found
 from alphabar.data.readers.hub import find_on_hub
@@ -121,9 +122,9 @@ def load(
     """Loads a set of images by name, by path, or from the Hugging Face hub. Nothing is clipped or guessed, nor resized unasked.
 
     Args:
-        name: fashion_mnist, cifar10; the path of a folder of images or of an .npz, .npy or .parquet file; or hf:owner/name.
-            Or images in memory: an array or a tensor, or a list, torch Dataset or Hugging Face Dataset whose items are images
-            (arrays, tensors (c, h, w), PIL images, paths), pairs (image, label) or dictionaries.
+        name: fashion_mnist, cifar10; the path of a folder of images or of a .zip, .npz, .npy, .parquet or .arrow file; or
+            hf:owner/name. Or images in memory: an array or a tensor, or a list, torch Dataset or Hugging Face Dataset whose items
+            are images (arrays, tensors (c, h, w), PIL images, paths), pairs (image, label) or dictionaries.
         split: train or test. A source without splits has only the split train.
         labels: class number of each image in memory, in place of those that items hold.
         root: folder where sets are searched first; None uses the environment variable ALPHABAR_DATA.
@@ -172,13 +173,17 @@ def load(
         return _image_set(name, split, found, open_or_build(found.key(), found.build, folder), reading)
     for path in (as_path(name), *([data_root / name] if data_root else [])):
         if path.exists():
+            short = Path(name).stem if path.is_file() else path.name
+            if path.is_file() and path.suffix.lower() == ".zip":
+                with unpacked(path, folder) as inside:
+                    found = replace(find_in_folder(inside, split, reading), place=str(path))
+                    return _image_set(short, split, found, open_or_build(found.key(), found.build, folder), reading)
             if (at_path := find_source(path, split, reading)) is None:
                 raise FileNotFoundError(nothing_found(path, split))
-            short = Path(name).stem if path.is_file() else path.name
             return _image_set(short, split, at_path, open_or_build(at_path.key(), at_path.build, folder), reading)
     raise FileNotFoundError(
-        f"there is no set {name}: pass {', '.join(NAMED)}, the path of a folder of images or of an .npz, .npy or "
-        f".parquet file, or hf:owner/name for the Hugging Face hub; a split is written SET:train or SET:test"
+        f"there is no set {name}: pass {', '.join(NAMED)}, the path of a folder of images or of a .zip, .npz, .npy, "
+        f".parquet or .arrow file, or hf:owner/name for the Hugging Face hub; a split is written SET:train or SET:test"
     )
 
 

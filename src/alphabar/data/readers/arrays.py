@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.core.npz import read_npz as arrays_of
-from alphabar.data.cache import Decoded, rows_per_block
+from alphabar.data.cache import SPLITS, Decoded, rows_per_block
 from alphabar.data.formats import naming
 from alphabar.data.images import as_pixels, channels_last, layout, stored_for
 from alphabar.data.labels import NAMES, numbered
@@ -59,20 +59,36 @@ def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Readin
         array = _array(partial(opened, image), lambda: arrays_of(path, {image})[image])
         small = arrays_of(path, {"classes", *([label] if label else [])})
     labels = small[label] if label else None
-    found = tuple(str(c) for c in np.atleast_1d(small["classes"]).tolist()) if "classes" in small else None
+    found = tuple(str(c) for c in np.atleast_1d(small["classes"]).tolist()) if "classes" in small else classes
     n = array.shape[0] if array.shape else 0
     checked, found = (None, None) if labels is None else numbered(labels, n, found, f"{label} in {path}")
     return decoded_from_array(array, checked, found, reading, str(path))
+
+
+def names_in_npz(files: Sequence[Path]) -> set[str]:
+    """The names of classes in the labels of all splits of an .npz file; none where they are numbers, or it holds `classes`."""
+    with zipfile.ZipFile(files[0]) as archive:
+        members = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+    names = (
+        set()
+        if "classes" in members
+        else {_members(members, split)[1] for split in SPLITS if split == "train" or _has(members, split)}
+    )
+    arrays = arrays_of(files[0], {name for name in names if name})
+    return {str(v) for array in arrays.values() if array.dtype.kind == "U" for v in array.ravel().tolist()}
 
 
 def has_split(path: Path, split: str) -> bool:
     """Whether an .npz file names the images of that split, as test_images or x_test."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [n.removesuffix(".npy").lower() for n in archive.namelist() if n.endswith(".npy")]
+            return _has([n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")], split)
     except Exception:
         return False  # its reader says what is wrong
-    return bool({f"{split}_images", f"x_{split}", f"{split}_x", f"images_{split}"} & {*members})
+
+
+def _has(members: Sequence[str], split: str) -> bool:
+    return bool({f"{split}_images", f"x_{split}", f"{split}_x", f"images_{split}"} & {m.lower() for m in members})
 
 
 def _members(members: Sequence[str], split: str) -> tuple[str, str | None]:

@@ -1,6 +1,7 @@
 """Which reader takes a path: the table of readers of files, and folders of images with splits and classes as subfolders."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,27 +10,33 @@ from typing import Any
 from alphabar.data.cache import SPLITS, Decoded, Source, content_key
 from alphabar.data.decode import SUFFIXES
 from alphabar.data.labels import numbered, ordered
-from alphabar.data.readers.arrays import has_split, read_npy, read_npz
+from alphabar.data.readers.arrays import has_split, names_in_npz, read_npy, read_npz
 from alphabar.data.readers.encoded import decoded_from_blobs
-from alphabar.data.readers.hub import read_parquet
 from alphabar.data.readers.idx import find_idx
 from alphabar.data.readers.label_files import labels_beside
 from alphabar.data.readers.listing import UNREAD, Listing, list_folder, shown, split_of
+from alphabar.data.readers.tables import names_in_tables, read_tables
 from alphabar.data.values import Reading
 
 _Reader = Callable[[list[Path], tuple[str, ...] | None, Reading], Decoded]
-_FILES: dict[str, _Reader] = {".parquet": read_parquet, ".npz": read_npz, ".npy": read_npy}
+_FILES: dict[str, _Reader] = {".parquet": read_tables, ".arrow": read_tables, ".npz": read_npz, ".npy": read_npy}
+_NAMES: Mapping[str, Callable[[Sequence[Path]], set[str]]] = dict.fromkeys((".parquet", ".arrow"), names_in_tables) | {
+    ".npz": names_in_npz
+}
+_SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")  # of datasets.save_to_disk, next to its Arrow files
 
 
 def find_source(path: Path, split: str, reading: Reading, classes: tuple[str, ...] | None = None) -> Source | None:
     """The source of a split at a path that exists, or None if the path has no such split.
 
     A folder may hold MNIST's IDX files, SPLIT.parquet, SPLIT.npz or SPLIT.npy, the shards that the hub stores
-    (train-00000-of-00002.parquet, also one level below), or image files. `classes` are names that replace the source's. Raises
-    FileNotFoundError for the test split of a single file, ValueError if it is unclear which files or classes are meant.
+    (train-00000-of-00002.parquet, also one level below), what `datasets.save_to_disk` writes, or image files. `classes` are
+    names that replace the source's. Raises FileNotFoundError for the test split of a single file, ValueError if it is unclear
+    which files or classes are meant.
     """
     if path.is_file():
         if path.suffix.lower() == ".npz" and has_split(path, split):
+            classes = classes or (_names([[path]], ".npz") if all(has_split(path, s) for s in SPLITS) else None)
             key = partial(content_key, f".npz {split}", [("0", path)], [*(classes or ()), *reading.key()])
             return Source(str(path), key, partial(read_npz, [path], classes, reading, split))
         if split != "train":
@@ -43,9 +50,21 @@ def find_source(path: Path, split: str, reading: Reading, classes: tuple[str, ..
     for suffix in _FILES:
         if files := _split_files(path, listing, suffix):
             used = [f.relative_to(path) for shards in files.values() for f in shards]
+            used += [f for f in listing.others if suffix == ".arrow" and f.name in _SAVED]
+            if len(files) > 1:
+                classes = classes or _names(files.values(), suffix)
             source = _files_source(files[split], classes, reading) if split in files else None
             return None if source is None else _naming(source, path, listing, used)
     return find_folder(path, split, reading, listing)
+
+
+def _names(splits: Iterable[list[Path]], suffix: str) -> tuple[str, ...] | None:
+    """The names of classes in the labels of all splits: one that a split lacks must not shift the others. None: no names."""
+    found: set[str] = set()
+    for files in splits:
+        with suppress(Exception):  # of a file that cannot be read, its reader says what is wrong
+            found |= _NAMES[suffix](files) if suffix in _NAMES else set()
+    return ordered(found) or None
 
 
 def _naming(source: Source, path: Path, listing: Listing, used: Sequence[Path]) -> Source:
@@ -57,14 +76,17 @@ def _split_files(path: Path, listing: Listing, suffix: str) -> dict[str, list[Pa
     for depth in (1, 2):
         of_split: dict[str, list[Path]] = {}
         for file in sorted(listing.others):
-            split = split_of(file.stem)
+            if suffix == ".arrow":  # data-00000-of-00001.arrow, of several splits in folders named after them
+                split = None if not file.stem.startswith("data") else split_of(file.parts[0]) if depth == 2 else "train"
+            else:
+                split = split_of(file.stem)
             if file.suffix.lower() == suffix and len(file.parts) == depth and split in SPLITS:
                 of_split.setdefault(split, []).append(path / file)
         for split, files in of_split.items():
             if len({f.parent for f in files}) > 1:
                 where = ", ".join(sorted({f.parent.name for f in files}))
                 raise ValueError(f"{path} holds several sets, {where}: name one, as in {files[0].parent}")
-            if len(files) > 1 and (suffix != ".parquet" or not all("-" in f.stem for f in files)):
+            if len(files) > 1 and (suffix not in (".parquet", ".arrow") or not all("-" in f.stem for f in files)):
                 raise ValueError(f"{path} holds {' and '.join(f.name for f in files)}, both {split} images: name one of them")
         if of_split:
             return of_split

@@ -76,7 +76,7 @@ def list_folder(root: Path) -> Listing:
         seen.add(identity)
         for name in os.listdir(folder):
             path = folder / name
-            if name.startswith(".") or name.lower() in _SYSTEM:
+            if is_hidden(name):
                 hidden += 1
             elif path.is_dir():
                 (links if path.is_symlink() else folders).append(path)
@@ -85,6 +85,11 @@ def list_folder(root: Path) -> Listing:
             else:
                 others[path.relative_to(root)] = reason
     return Listing(sorted(images, key=lambda p: p.parts), others, hidden)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is passed over: it is hidden, or of an operating system."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def _identity(folder: Path) -> tuple[int, int]:
