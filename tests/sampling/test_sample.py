@@ -13,8 +13,9 @@ from alphabar.data.images import to_pixels
 from alphabar.denoiser.model import build
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.plan import every, predicate
+from alphabar.denoiser.runtime import fast_model
 from alphabar.denoiser.runtime.fast_model import speed_up
-from alphabar.sampling import batches, catalogue
+from alphabar.sampling import batches, catalogue, precision
 from alphabar.sampling.model import fingerprint
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samplers.ddim import ddim
@@ -148,6 +149,41 @@ def test_the_fast_path_says_how_it_ran(network):
     assert fast.record["model"] == plain.record["model"]
     coarse = quick(network, precision="bf16")
     assert coarse.record["precision"] == "bf16" and "precision" not in fast.record
+
+
+@pytest.mark.slow(6)
+@pytest.mark.parametrize(("ratio", "coarser", "want"), [(0.5, 1.0, "bf16"), (1.5, 1.0, None), (0.5, 1e3, None)])
+def test_the_precision_is_the_faster_one_if_images_agree(network, monkeypatch, ratio, coarser, want):
+    """With a clock by which bfloat16 takes `ratio` of the time, and an outcome in bfloat16 that is `coarser`."""
+    calls = []
+
+    class Clocked(precision.FastModel):
+        def __call__(self, x, sigma, labels=None):
+            bf16 = self.precision == "bf16"
+            calls.append(ratio if bf16 else 1.0)
+            return super().__call__(x, sigma, labels) * (coarser if bf16 else 1.0)
+
+    monkeypatch.setattr(fast_model, "FastModel", Clocked)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: sum(calls))
+    monkeypatch.setattr(precision, "WORTH", 0)
+    made = quick(network, 4, precision="auto", batch=2)
+    assert made.record.get("precision") == want
+    check = made.record["precision_check"]
+    assert check["time"] == pytest.approx(ratio)
+    assert ("why" in check) == (want is None)
+    if want is None:
+        assert (made.images == quick(network, 4, batch=2).images).all()
+
+
+def test_an_automatic_precision_is_kept_over_an_interruption(network, tmp_path, monkeypatch):
+    out, how = tmp_path / "set.npz", {"precision": "auto", "batch": 1, "steps": 4}
+    plain = quick(network, 2, batch=1, steps=4)
+    assert quick(network, 2, **how).record["precision_check"]["why"].startswith("too few images")
+    with pytest.raises(KeyboardInterrupt):
+        quick(Tired(network, 5), 2, out=out, **how)
+    monkeypatch.setattr("alphabar.sampling.sample.faster_precision", None)  # nothing is found out again
+    again = quick(Tired(network, -1), 2, out=out, **how)
+    assert (again.images == plain.images).all()
 
 
 def test_clipping_reaches_the_denoiser(gaussian):

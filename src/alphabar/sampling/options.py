@@ -26,6 +26,7 @@ else:  # What can be typed on a command line, which reads these annotations. Pyt
     SamplerOptions = dict[str, int | float | str]
     Limit = Annotated[bool, Bounds(0, 1e6)]
 
+Precision = Literal["float32", "bf16", "auto"]
 Weight = Annotated[float, Bounds(-1e4, 1e4)]  # of guidance
 Threshold = Annotated[float, Bounds(0.5, 1, above=True)]
 
@@ -74,5 +75,6 @@ class SampleOptions(Checked):
     fast: str | None = None
     """How the network is run: auto (the way that finishes soonest here, by measurement), none, channels_last, compile,
     onnxruntime, openvino, mnn, or cuda_graphs."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16 multiplies in bfloat16, which changes the images slightly."""
+    precision: Precision = "float32"
+    """bf16 multiplies in bfloat16, which changes the images slightly. auto: bf16 where it is measured to be faster here and a few
+    images agree with float32; the record states which."""

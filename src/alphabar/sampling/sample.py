@@ -1,7 +1,8 @@
 """`sample`: images from a model, by any sampler, with the record of how they were made and what they cost."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from alphabar.denoiser.precondition import eval_mode
 from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
 from alphabar.sampling.batches import Batch, BatchSampler, SamplingStep
 from alphabar.sampling.model import Model, fingerprint, move_model
-from alphabar.sampling.options import SampleOptions
+from alphabar.sampling.options import Precision, SampleOptions
+from alphabar.sampling.precision import faster_precision
 from alphabar.sampling.resolved import ResolvedOptions, resolve_options
 from alphabar.sampling.samples import Samples, check_target, parts_folder
 from alphabar.sampling.trajectory import chosen
@@ -78,6 +80,14 @@ def sample(
         check_target(out, model.image_shape[0], pixels)
     fast = None if options.fast == "none" else options.fast
     device = move_model(model, device, channels_last and fast is None)
+    coarse, check = None, dict[str, Any]()
+    if options.precision == "auto":
+        known = None if out is None else _precision_of_parts(out)
+        if known is None:
+            work = n * resolved.sampler.calls(resolved.steps)
+            coarse, check = faster_precision(model, fast or "channels_last", min(options.batch, n), work)
+            known = "float32" if coarse is None else "bf16"
+        options = replace(options, precision=known)
 
     protocol = _protocol(model, indices, options, resolved, x0_steps, pixels)
     with _unfinished(out, protocol) as parts:
@@ -86,8 +96,8 @@ def sample(
             k: b for k in batches if parts is not None and (b := _finished(parts, k, len(batches[k]), pixels)) is not None
         }
         done = sum(len(batch.images) for batch in finished.values())
-        network: Denoiser = model
-        if fast is not None or options.precision != "float32":
+        network: Denoiser = coarse or model
+        if coarse is None and (fast is not None or options.precision != "float32"):
             work = (n - done) * resolved.sampler.calls(resolved.steps)
             fast = fast or "channels_last"
             network = speed_up(model, fast, batch=min(options.batch, n), precision=options.precision, work=work)
@@ -106,6 +116,7 @@ def sample(
                     parts.save(_name(first), finished[first].arrays())
 
         costs = {"device": str(device)} | ({"fast": network.record()} if isinstance(network, FastModel) else {})
+        costs |= {"precision_check": check} if check else {}
         samples = _joined([finished[first] for first in batches], protocol, costs)
         if out is not None and parts is not None:
             samples.save(out)
@@ -156,6 +167,14 @@ def _finished(parts: Parts, first: int, n: int, pixels: np.dtype[Any]) -> Batch 
     with naming(f"{parts.path(_name(first))} is damaged: delete it, and the batch is made again"):
         arrays = parts.load(_name(first))
         return None if arrays is None else Batch.of_arrays(arrays, n, pixels)
+
+
+def _precision_of_parts(out: str | Path) -> Precision | None:
+    """The precision of the batches that an earlier call has finished; None where there are none."""
+    with suppress(OSError, ValueError):
+        found = Parts(parts_folder(out), "unfinished samples").protocol().get("precision", "float32")
+        return found if found in ("float32", "bf16") else None
+    return None
 
 
 def _name(first: int) -> str:

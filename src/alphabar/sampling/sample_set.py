@@ -16,6 +16,7 @@ from alphabar.data.images import check_images
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.denoiser.model import Model
 from alphabar.sampling.guidance import every_class
+from alphabar.sampling.options import Precision
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples, read_record
 from alphabar.training.checkpoint import home_of, load_model
@@ -55,7 +56,8 @@ class SampleSet:
 
 def open_samples(
     samples: str | Path, *, n: int | None = None, steps: int = 50, eta: float = 0.0, seed: int = 0,
-    reading: Mapping[str, Any] | None = None, progress: bool = True, check: Callable[[Model, int], None] | None = None,
+    precision: Precision = "float32", reading: Mapping[str, Any] | None = None, progress: bool = True,
+    check: Callable[[Model, int], None] | None = None,
 ) -> SampleSet:  # fmt: skip
     """The images that `score` and `compare` are given.
 
@@ -66,6 +68,7 @@ def open_samples(
         steps: of DDIM, where images are drawn.
         eta: of DDIM, where images are drawn: 0 to 1.
         seed: of the noise, where images are drawn.
+        precision: of the network, where images are drawn; see `SampleOptions`.
         reading: options of `load` for images of another program. Samples of alphabar are read as they were stored.
         progress: show a progress bar while images are drawn.
         check: called with the model and the number of images before any is drawn, which may take hours; it may raise.
@@ -85,7 +88,7 @@ def open_samples(
                 f"{text}: a part can be taken of stored images only, not of a model; pass the number of images (--n), or draw "
                 f"them with `alphabar sample {path} --out PATH` and take a part of PATH"
             )
-        return _drawn(text, n or DRAWN, steps, eta, seed, progress, check)
+        return _drawn(text, n or DRAWN, steps, eta, seed, precision, progress, check)
     opened = SampleSet(text, *load_samples(path, reading))
     if part:
         whole = len(opened.pixels)
@@ -97,7 +100,14 @@ def open_samples(
 
 
 def _drawn(
-    text: str, n: int, steps: int, eta: float, seed: int, progress: bool, check: Callable[[Model, int], None] | None
+    text: str,
+    n: int,
+    steps: int,
+    eta: float,
+    seed: int,
+    precision: Precision,
+    progress: bool,
+    check: Callable[[Model, int], None] | None,
 ) -> SampleSet:
     """n images of a run by DDIM, read from its samples/ where they were drawn before."""
     model = load_model(text)
@@ -105,13 +115,14 @@ def _drawn(
         check(model, n)
     home = None if text == "bundled" else model.home
     name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
+    name += "" if precision == "float32" else f"_{precision}"
     out = None if home is None else Run(home).samples / f"{name}.npz"
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     with processes.rank_zero_first():
         made = Samples.load(out) if out is not None and out.exists() else sample(
-            model, n, steps=steps, eta=eta, seed=seed, classes=every_class(model), out=out, device=best_device(),
-            channels_last=True, progress=progress and processes.world()[0] == 0,
+            model, n, steps=steps, eta=eta, seed=seed, precision=precision, classes=every_class(model), out=out,
+            device=best_device(), channels_last=True, progress=progress and processes.world()[0] == 0,
         )  # fmt: skip
     return SampleSet(text, made.images, {**made.record, "value_range": model.value_range}, home)
 

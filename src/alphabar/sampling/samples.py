@@ -28,7 +28,7 @@ RECORD = {  # kinds of the values of a sampling record
     **dict.fromkeys(("nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"), FINITE),
     **dict.fromkeys(("grid", "guidance_interval", "x0_steps", "image_shape", "indices", "classes"), listed(FINITE, 10**7)),
     **dict.fromkeys(("sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device", "fit"), TEXT),
-    **dict.fromkeys(("versions", "tuned", "options", "calls", "fast"), TABLE), "value_range": PAIR,
+    **dict.fromkeys(("versions", "tuned", "options", "calls", "fast", "precision_check"), TABLE), "value_range": PAIR,
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from alphabar.core.bounds import Batch, Bounds, Checked, Count, Seed, Share, Steps
-from alphabar.sampling.options import Threshold, Weight
+from alphabar.sampling.options import Precision, Threshold, Weight
 
 Shown = Annotated[int, Bounds(1, 10_000)]  # images of a sheet or a page
 
@@ -24,6 +24,8 @@ class ScoreOptions(Checked):
     """Steps of DDIM, where images are drawn from a run."""
     eta: Share = 0.0
     """Eta of DDIM, where images are drawn from a run."""
+    precision: Precision = "float32"
+    """Of the network, where images are drawn from a run: float32, bf16, or auto (the faster one, if a few images agree)."""
     metrics: tuple[str, ...] | None = None
     """Which of fid, fid_infinity, kid, precision, recall, density, coverage; all of them if left out."""
 

@@ -68,8 +68,8 @@ def open_scored(
 ) -> SampleSet:
     """`open_samples`, which draws nothing from a run that the evaluator could not score."""
     return open_samples(
-        samples, n=options.n, steps=options.steps, eta=options.eta, reading=reading, progress=progress,
-        check=lambda model, n: evaluator.check_model(model, n, options.metrics or METRICS),
+        samples, n=options.n, steps=options.steps, eta=options.eta, precision=options.precision, reading=reading,
+        progress=progress,        check=lambda model, n: evaluator.check_model(model, n, options.metrics or METRICS),
     )  # fmt: skip
 
 
