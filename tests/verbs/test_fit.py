@@ -1,5 +1,6 @@
 """A run on images of several sizes states how they got theirs, and is scored against real ones that got it alike."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import alphabar
 from alphabar.cli.main import app
 from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import load
+from alphabar.data.split import holdout
 from alphabar.sampling.sample_set import check_value_range, reading_for
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
+from alphabar.training.hooks import Hook, Training
 from alphabar.verbs import score as scoring
+from alphabar.verbs import train as training
 from alphabar.verbs.memorisation import loss
 from alphabar.verbs.options import SweepOptions
 from alphabar.verbs.sweep_setting import Job, LoadedJob
@@ -83,3 +87,29 @@ def test_one_side_of_jpeg_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     recwarn.clear()
     alphabar.score(str(lossless), str(photos(tmp_path / "c", seed=2)), **options)
     assert not [w for w in recwarn if "JPEG" in str(w.message)]
+
+
+def test_held_out_images_are_drawn_from_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "MOST_HELDOUT", 10)
+    pixels = np.arange(200, dtype=np.uint8).repeat(64).reshape(200, 8, 8, 1)  # in order, as classes may be
+    np.save(tmp_path / "a.npy", pixels)
+    seen: list[list[int]] = []
+
+    class Look(Hook):
+        def on_start(self, run: Training) -> None:
+            seen.append(run.heldout[:, 0, 0, 0].tolist())
+
+    keys = (
+        f"--data.set {tmp_path}/a.npy --train.images 32 --train.batch 32 --model.channels 8 --model.groups 8 --data.holdout 0.5"
+    )
+    recipe = alphabar.resolve("garments", [*keys.split(), "--watch.preview-every", "0"])
+    for k in range(3):
+        run = tmp_path / str(min(k, 1))
+        if k == 2:  # a run of an earlier version, which took the first ones
+            data = read_object(run / "data.json")
+            assert data.pop("watched") == 10
+            (run / "data.json").write_text(json.dumps(data))
+        alphabar.train(recipe, run, resume=k == 2, hooks=[Look()], progress=False)
+    assert seen[0] == seen[1] == sorted(seen[0]) and len(seen[0]) == 10 and max(seen[0]) > 100
+    heldout = holdout(pixels, 0.5)[1].tolist()
+    assert seen[2] == heldout[:10] and set(seen[0]) <= set(heldout)

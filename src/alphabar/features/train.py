@@ -173,9 +173,11 @@ def train_extractor(
     heldout_pixels, heldout_labels = image_set.pixels[heldout], labels[heldout]
     test_pixels, test_labels = (heldout_pixels, heldout_labels) if test is None else (test.pixels, _labels(test))
 
+    some = np.sort(seeds.permutation(0, 0, len(test_pixels))[:2000])
+
     def report(epoch: Epoch) -> None:
         if on_epoch is not None:
-            on_epoch(replace(epoch, accuracy=accuracy_on(test_pixels[:2000], test_labels[:2000])))
+            on_epoch(replace(epoch, accuracy=accuracy_on(test_pixels[some], test_labels[some])))
 
     run_epochs(
         network, loss_of, kept, options,

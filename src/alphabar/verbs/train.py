@@ -21,6 +21,7 @@ from alphabar.core.machine import memory_for
 from alphabar.core.outputs import check_run_folder
 from alphabar.core.places import without_places, write_private
 from alphabar.core.run import Run, flat
+from alphabar.core.seeds import permutation
 from alphabar.core.stored_values import read_object
 from alphabar.data.card import unused_depth
 from alphabar.data.contact_sheet import levels_of
@@ -116,6 +117,7 @@ def train(
         if (note := unused_depth(image_set)) is not None:
             warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
         trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
+        watched = _watched(heldout, run if resume else None)
         model = untrained_model(recipe, image_set)
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
         if first and recipe.train.images < recipe.train.batch:
@@ -139,8 +141,8 @@ def train(
                 recipe.train,
                 run,
                 labels=image_set.labels,
-                heldout=image_set.pixels[heldout[:MOST_HELDOUT]],
-                heldout_labels=None if image_set.labels is None else image_set.labels[heldout[:MOST_HELDOUT]],
+                heldout=image_set.pixels[watched],
+                heldout_labels=None if image_set.labels is None else image_set.labels[watched],
                 hooks=[*watching, *hooks, *([tracking] if tracking else [])],
                 resume=resume,
                 fingerprint=own.fingerprint(image_set.fingerprint),
@@ -221,10 +223,22 @@ def _of_run(run: Run, recipe: Recipe, new_length: bool) -> Recipe:
 
 def images_of(run: Path) -> str | None:
     """The fingerprint of the images that a run was trained on and that it held out; None where it has no record of them."""
+    found = _data_of(run).get("fingerprint")
+    return found if isinstance(found, str) else None
+
+
+def _data_of(run: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        found = read_object(run / "data.json").get("fingerprint")
-        return found if isinstance(found, str) else None
-    return None
+        return read_object(run / "data.json")
+    return {}
+
+
+def _watched(heldout: NDArray[np.int64], resumed: Run | None) -> NDArray[np.int64]:
+    """The held-out images that hooks get, drawn at random if there are more than they use: images of a class may stand next to
+    each other. Earlier versions took the first ones, and so does a resumed run of theirs."""
+    if resumed is not None and "watched" not in _data_of(resumed.path):
+        return heldout[:MOST_HELDOUT]
+    return heldout[np.sort(permutation(0, 0, len(heldout))[:MOST_HELDOUT])]
 
 
 def _check_images(run: Run, recipe: Recipe, image_set: ImageSet) -> None:
@@ -323,7 +337,8 @@ def _description(model: Model, image_set: ImageSet, trained_on: int, heldout: in
     """What cost.json and data.json hold. source: fingerprint of the model that the weights are from, or empty."""
     about = {
         "set": image_set.name, "split": image_set.split, "fingerprint": image_set.fingerprint, "images": trained_on,
-        "held_out": heldout, "pixels": image_set.pixels.dtype.name, "value_range": image_set.value_range,
-        "fit": str(image_set.reading) or None, "skipped": list(image_set.skipped), **({"begun_with": source} if source else {}),
+        "held_out": heldout, "watched": min(heldout, MOST_HELDOUT), "pixels": image_set.pixels.dtype.name,
+        "value_range": image_set.value_range, "fit": str(image_set.reading) or None, "skipped": list(image_set.skipped),
+        **({"begun_with": source} if source else {}),
     }  # fmt: skip
     return {"cost.json": cost_of_model(model), "data.json": without_places(about)}
