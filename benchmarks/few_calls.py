@@ -32,7 +32,7 @@ from alphabar.denoiser.runtime.fast_model import speed_up
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.measured import Measured
+from alphabar.evaluation.score import Measured
 from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats

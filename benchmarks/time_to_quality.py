@@ -47,7 +47,7 @@ from alphabar.data.split import holdout
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.measured import Measured
+from alphabar.evaluation.score import Measured
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.schedule.base import Schedule

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import alphabar
-from alphabar.evaluation.measured import Measured
+from alphabar.evaluation.score import Measured
 
 AGAINST = "fashion_mnist:test"
 BLUE, ORANGE, GREEN, GREY = "#3563a8", "#c8641e", "#3c8a4f", "#777777"

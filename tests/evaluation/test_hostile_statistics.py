@@ -15,9 +15,8 @@ from alphabar.core.npz import read_npz
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.kid import kid
-from alphabar.evaluation.measured import load_measured, save_measured
 from alphabar.evaluation.prdc import prdc
-from alphabar.evaluation.score import sampling_fields
+from alphabar.evaluation.score import load_measured, sampling_fields, save_measured
 from alphabar.features.stats import FeatureStats
 from tests import typecheck
 from tests.features.test_hostile_extractors import IMAGES, NO_IMAGES, toy

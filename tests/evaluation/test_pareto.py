@@ -8,9 +8,8 @@ import pytest
 
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.measured import load_measured, save_measured
 from alphabar.evaluation.pareto import front, standings
-from alphabar.evaluation.score import METRICS
+from alphabar.evaluation.score import METRICS, load_measured, save_measured
 from tests.fixtures.scores import made
 from tests.fixtures.sets import Linear, stripes
 

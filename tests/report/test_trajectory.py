@@ -12,10 +12,10 @@ from alphabar.denoiser.model import Model, build
 from alphabar.report import trajectory
 from alphabar.report.trajectory import trajectories
 from alphabar.results.runs import load_run
+from alphabar.sampling.batches import spread_out
 from alphabar.sampling.preview import Preview, watched
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
-from alphabar.sampling.trajectory import spread_out
 from alphabar.training.checkpoint import save_checkpoint
 from alphabar.training.config import resolve
 from alphabar.training.hooks import Training

@@ -133,8 +133,7 @@ def check(
     if marked:
         files.write_check_result(path, found.summary())
     picture = draw_check(found, target) if found.corruptions else None
-    if as_json:
-        show.as_json_line({**found.to_json(), "marked": marked, "picture": picture and str(picture)})
+    if show.done({**found.to_json(), "marked": marked, "picture": picture and str(picture)}, as_json):
         return
     columns = ("corruption", "metric", "uncorrupted", "by severity", "")
     show.table(columns, check_table(found), "scores of corrupted real images")

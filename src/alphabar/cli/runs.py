@@ -55,8 +55,7 @@ def list_runs(
     if bad := [s for s in state if s not in STATES]:
         raise ValueError(f"--state {bad[0]}: use {', '.join(STATES[:-1])} or {STATES[-1]}")
     rows = summaries(paths, dict(w.split("=", 1) for w in where), state)
-    if as_json:
-        show.as_json_line([r.to_json() for r in rows])
+    if show.done(rows, as_json):
         return
     if not rows:
         say(f"no {'matching ' if paths else ''}runs below {', '.join(map(str, roots)) or 'this folder'}")
@@ -83,8 +82,7 @@ def _origin(paths: Sequence[Path], model: str, as_json: bool) -> None:
     from alphabar.results.run_list import origin
 
     found: list[dict[str, Any]] = origin(paths, model)
-    if as_json:
-        show.as_json_line(found)
+    if show.done(found, as_json):
         return
     for row in found:
         say(f"{row['run']}, checkpoint {row['checkpoint']}, {row['images']} images" + ("" if row["there"] else "; removed"))
@@ -133,8 +131,7 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
             say("nothing was removed", sys.stderr)
             return
     freed = remove(planned)
-    if as_json:
-        show.as_json_line({"freed": freed, "removed": [[r.run, r.name, r.model] for r in planned]})
+    if show.done({"freed": freed, "removed": [[r.run, r.name, r.model] for r in planned]}, as_json):
         return
     say(f"{freed / 2**20:.1f} MiB freed; their record is in lineage.jsonl of each run")
 
@@ -194,8 +191,7 @@ def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
             raise ValueError(f"{path} has no trackers in its recipe: name some, as in --to tensorboard")
         with redirect_stdout(sys.stderr):  # trackers print messages
             found[str(path)] = sync(path, names)
-    if as_json:
-        show.as_json_line(found)
+    if show.done(found, as_json):
         return
     for run, trackers in found.items():
         for name, result in trackers.items():

@@ -23,11 +23,11 @@ def samplers(*, as_json: Json = False) -> None:
     from alphabar.sampling.catalogue import SAMPLERS
 
     options = {e.name: [k for k in e.options if k != "data_range"] for e in SAMPLERS.values()}
-    if as_json:
-        show.as_json_line([
-            {"name": e.name, "order": e.order, "stochastic": e.stochastic, "calls_of_10_steps": e.calls(10),
-             "options": options[e.name], "summary": e.summary} for e in SAMPLERS.values()
-        ])  # fmt: skip
+    rows = [
+        {"name": e.name, "order": e.order, "stochastic": e.stochastic, "calls_of_10_steps": e.calls(10),
+         "options": options[e.name], "summary": e.summary} for e in SAMPLERS.values()
+    ]  # fmt: skip
+    if show.done(rows, as_json):
         return
     show.table(
         ("sampler", "order", "calls of 10 steps", "options", "purpose"),
@@ -69,8 +69,7 @@ def tune(
     )  # fmt: skip
     schedule = load_model(run, checkpoint).schedule
     pictures = [str(draw_levels(t.fit, schedule, t.path.with_suffix(".png"))) for t in done]
-    if as_json:
-        show.as_json_line([{**t.to_json(), "picture": p} for t, p in zip(done, pictures, strict=True)])
+    if show.done([{**t.to_json(), "picture": p} for t, p in zip(done, pictures, strict=True)], as_json):
         return
     for t, picture in zip(done, pictures, strict=True):
         rows = [(k, f"{v:.4f}") for k, v in sorted(t.distance.items(), key=lambda kv: kv[1])]
@@ -105,7 +104,6 @@ def sweep(
         against: SET or SET:SPLIT of real images.
         dry_run: list the settings and what is left out, and sample nothing.
     """
-    from alphabar.core.processes import world
     from alphabar.verbs.sweep import sweep as run_sweep
 
     if dry_run:
@@ -113,10 +111,7 @@ def sweep(
         return
     with show.stopped_by_ctrl_c("stopped; {}, and the same command resumes the sweep"):
         done = run_sweep(run, against, options=options, reading=asdict(reading))
-    if world()[0] != 0:  # the first process prints for all
-        return
-    if as_json:
-        show.as_json_line(done.to_json())
+    if show.done(done, as_json):
         return
     from alphabar.report.sweep_page import explanations, sweep_table
 
@@ -133,9 +128,8 @@ def _show_planned(run: str, options: SweepOptions, as_json: bool) -> None:
     from alphabar.training.checkpoint import load_model
 
     found, left_out = settings(load_model(run, options.checkpoint), **options.tried())
-    if as_json:
-        rows = [{"name": s.name, "setting": s.to_json(), "calls": c} for s, c in found]
-        show.as_json_line({"settings": rows, "left_out": [asdict(one) for one in left_out]})
+    rows = [{"name": s.name, "setting": s, "calls": c} for s, c in found]
+    if show.done({"settings": rows, "left_out": left_out}, as_json):
         return
     rows_shown = [(f"{c:g}", s.method, str(s.steps)) for s, c in found]
     show.table(("calls", "setting", "steps"), rows_shown, "settings that the sweep would sample")

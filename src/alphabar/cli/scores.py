@@ -34,14 +34,10 @@ def score(
             SAMPLES[a:b] are images a to b - 1.
         against: SET or SET:SPLIT, the real images.
     """
-    from alphabar.core.processes import world
     from alphabar.verbs.score import score_report
 
     report = score_report(samples, against, options, asdict(reading))
-    if world()[0] != 0:  # the first process prints for all
-        return
-    if as_json:
-        show.as_json_line(report.to_json())
+    if show.done(report, as_json):
         return
     _scores(report.scores)
     if report.curve:
@@ -116,8 +112,7 @@ def compare(
 
         saved = comparison_report(found, names, [Path(x) for x in (a, b) if Path(x).is_dir()]).save()
         say(f"Weights & Biases: {saved.url}", sys.stderr)
-    if as_json:
-        show.as_json_line([c.to_json() for c in found])
+    if show.done(found, as_json):
         return
     show.table(
         ("metric", *names, "difference", "verdict"),
@@ -152,8 +147,7 @@ def loss(run: str, *, trained_on: str, n: Count = 1000, picture: Path | None = N
     check_output(path, "picture", [run, trained_on])
     found = loss(run, trained_on, n=n)
     draw_losses(found, path)
-    if as_json:
-        show.as_json_line(found.to_json())
+    if show.done(found, as_json):
         return
     rows = zip(found.sigma, found.heldout, found.train or (), found.gap or (), strict=True)
     show.table(
@@ -182,8 +176,7 @@ def ema(
     from alphabar.verbs.ema import choose_length
 
     found = choose_length(run, against, options=options, reading=asdict(reading), progress=not as_json)
-    if as_json:
-        show.as_json_line(found.to_json())
+    if show.done(found, as_json):
         return
     rows = [(f"{length:g}", scores) for length, scores in found.scores.items()] + [("last", found.last)]
     show.table(

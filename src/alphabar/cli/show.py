@@ -6,12 +6,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from alphabar.core.files import finite
+from alphabar.core.files import finite, plain
 from alphabar.core.messages import cells, console, printable, say
 
 
 def as_json_line(value: Any) -> None:
-    print(json.dumps(finite(value), allow_nan=False))
+    print(json.dumps(finite(plain(value)), allow_nan=False))
+
+
+def done(value: Any, as_json: bool) -> bool:
+    """Whether nothing is left to print: `value` was printed as JSON, or this is not the first process, which prints for all."""
+    from alphabar.core.processes import world
+
+    first = world()[0] == 0
+    if first and as_json:
+        as_json_line(value)
+    return as_json or not first
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
@@ -31,8 +41,7 @@ def line(text: str) -> None:
 
 def record(values: Mapping[str, Any], as_json: bool, title: str) -> None:
     """A record as a table of names and values, or as JSON."""
-    if as_json:
-        as_json_line(values)
+    if done(values, as_json):
         return
     words = {k: ", ".join(f"{a} {b}" for a, b in v.items()) if isinstance(v, dict) else v for k, v in values.items()}
     table(("", ""), [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in words.items()], title)

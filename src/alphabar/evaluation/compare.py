@@ -8,8 +8,7 @@ from typing import Any
 from alphabar.core.files import Record
 from alphabar.evaluation.estimate import LEVEL, Estimate, Expansion, difference, normal_quantile, variance_parts
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.measured import Measured
-from alphabar.evaluation.score import HIGHER, METRICS, TITLES, Score
+from alphabar.evaluation.score import HIGHER, METRICS, TITLES, Measured, Score
 
 POWER = 0.8  # probability that the recommended number of images decides, if the difference is the one found
 

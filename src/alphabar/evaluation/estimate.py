@@ -90,7 +90,7 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
 
 
 @dataclass(frozen=True, eq=False)
-class Expansion:
+class Expansion(Record):
     """A statistic of two samples x and y, of n and m images, with its expansion at the samples.
 
     The first-order term is a mean of influences, the derivatives of the statistic towards each image (von Mises 1947; Serfling

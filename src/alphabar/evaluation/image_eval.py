@@ -23,10 +23,9 @@ from alphabar.evaluation.estimate import Estimate, Expansion, t95
 from alphabar.evaluation.feature_set import NEIGHBOUR, FeatureSet, with_limit_note
 from alphabar.evaluation.floor import Real, floor_sets, real_images
 from alphabar.evaluation.kid import kid
-from alphabar.evaluation.measured import CurvePoint, Measured
 from alphabar.evaluation.prdc import METRICS as PRDC_METRICS
 from alphabar.evaluation.prdc import prdc
-from alphabar.evaluation.score import METRICS, TITLES, Score, sampling_fields
+from alphabar.evaluation.score import METRICS, TITLES, CurvePoint, Measured, Score, sampling_fields
 from alphabar.features.extract import FeatureStore, extract
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
@@ -61,22 +60,15 @@ class ImageEval:
     """
 
     def __init__(
-        self,
-        extractor: FeatureExtractor | str | Path,
-        reference: ImageSet | Any | str,
-        *,
-        floor_images: ImageSet | Any | None = None,
-        seed: int = 0,
-        progress: bool = False,
+        self, extractor: FeatureExtractor | str | Path, reference: ImageSet | Any | str, *,
+        floor_images: ImageSet | Any | None = None, seed: int = 0, progress: bool = False,
         cache: str | PathLike[str] | bool | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.extractor: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
         if not isinstance(self.extractor, FeatureExtractor):
             raise ValueError(f"the extractor is {type(extractor).__name__}: give a name, a path, or what load_extractor returns")
         self.real: Real = real_images(reference, floor_images)
-        self.seed = seed
-        self.progress = progress
-        self.cache = cache
+        self.seed, self.progress, self.cache = seed, progress, cache
         self._order = self.real.floor_order(seed)
         self._pool: Features | None = None  # features of the pool's first images in that order
         self._floors: dict[tuple[str, int], Estimate] = {}

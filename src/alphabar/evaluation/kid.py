@@ -45,22 +45,19 @@ def kid(
     >>> print(kid(x[:150], x[150:] + 0.5).estimate())
     0.9584 [0.5126, 1.755]
     """
-    x = as_features(x)
-    ready = y if isinstance(y, Within) else None
-    f = None if isinstance(y, Within) else as_features(y)
-    m, width = (ready.n, ready.dim) if ready is not None else (len(f), f.shape[1])  # type: ignore[arg-type,union-attr]
+    x, f = as_features(x), y if isinstance(y, Within) else as_features(y)
+    n, (m, width) = len(x), (f.n, f.dim) if isinstance(f, Within) else f.shape
     if x.shape[1] != width:
         raise ValueError(f"features {x.shape[1]} and {width} wide: extract both sets with the same extractor")
-    n = len(x)
     if n < 2 or m < 2:
         raise ValueError(f"{n} and {m} images: the unbiased KID needs at least 2 on either side")
-    if ready is None and f is not None:
+    if isinstance(f, Within) and f.degree != degree:
+        raise ValueError(f"sums for degree {f.degree} cannot be used for degree {degree}: make them with within(y, degree)")
+    if isinstance(f, Within):
+        ready = f
+    else:
         centre = (x.sum(0, dtype=torch.float64) + f.sum(0, dtype=torch.float64)) / (n + m)
         ready = within(f, centre=centre, degree=degree, block=block, dtype=dtype)
-    if ready is None or ready.degree != degree:
-        raise ValueError(
-            f"sums for degree {ready and ready.degree} cannot be used for degree {degree}: make them with within(y, degree)"
-        )
     linear, powers, b, yy = ready.linear, ready.powers, ready.side, ready.sums
     a = _Side.of(x, ready.centre, b.left.dtype)
     if not bool(torch.isfinite(a.total).all()):

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from alphabar.evaluation.compare import compare_measured
 from alphabar.evaluation.estimate import LEVEL, Estimate, normal_quantile
-from alphabar.evaluation.measured import Measured
-from alphabar.evaluation.score import HIGHER
+from alphabar.evaluation.score import HIGHER, Measured
 
 
 def front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:

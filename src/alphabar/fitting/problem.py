@@ -15,14 +15,7 @@ from alphabar.denoiser.wrappers import Labelled
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.fitting.levels import grams_of, step_costs
 from alphabar.fitting.options import TuneOptions
-from alphabar.fitting.trajectory import (
-    DenoiserByIndex,
-    Trajectory,
-    batch_denoiser,
-    fine_grid,
-    fine_sampler,
-    fine_trajectory,
-)
+from alphabar.fitting.trajectory import DenoiserByIndex, Trajectory, batch_denoiser, fine_grid, fine_sampler, fine_trajectory
 from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.fitted import Tuned, run_tuned
 from alphabar.sampling.guidance import every_class
@@ -60,9 +53,8 @@ class FittingProblem:
     @staticmethod
     def of(model: Any, options: TuneOptions, progress: bool) -> "FittingProblem":
         pipeline = getattr(model, "defaults", None)  # of a diffusers pipeline
-        clipping = (
-            Clipping() if pipeline is None else Clipping(float(pipeline.clip or 0), pipeline.threshold, pipeline.threshold_max)
-        )
+        limits = () if pipeline is None else (float(pipeline.clip or 0), pipeline.threshold, pipeline.threshold_max)
+        clipping = Clipping(*limits)
         device = next(model.parameters()).device
         classes = len(every_class(model) or ())
         network: Denoiser | DenoiserByIndex = model

@@ -15,7 +15,7 @@ from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.score import TITLES, Score
 from alphabar.report import png, svg
 from alphabar.report.page import write_page
-from alphabar.report.words import FLOOR, estimate_words, intervals_explained, machine_words, sig, without_interval
+from alphabar.report.words import FLOOR, brackets_explained, estimate_words, machine_words, sig, without_interval
 from alphabar.results.demo import Demo, DemoResult
 from alphabar.sampling.samples import Samples
 
@@ -60,17 +60,9 @@ def _values(result: DemoResult, value: str, interval: str) -> dict[str, Any]:
 def intervals_in_words(demo: Demo) -> list[str]:
     """What the intervals are for, and why some scores have none: a sentence each."""
     scores = [score for result in demo.results for score in result.scores]
-    known = {s.metric: s.level for s in scores if s.interval is not None}
-    levels = " and ".join(dict.fromkeys(f"{100 * level:g} %" for level in known.values()))
-    sentences = [f"In brackets: {levels} intervals, {intervals_explained(known)}."] if known else []
-    reasons = []
-    for score in scores:
-        if score.interval is None:
-            reasons.append((score.metric, (score.note or "the record gives no reason").removeprefix("no interval: ")))
-        if score.floor is not None and score.floor_interval is None:
-            why = f"one draw of {score.floor_n:,} real images is not enough"
-            reasons.append((f"{TITLES[score.metric]} of real images", why))
-    return sentences + without_interval(reasons)
+    floors = [s for s in scores if s.floor is not None and s.floor_interval is None]
+    few = ((f"{TITLES[s.metric]} of real images", f"one draw of {s.floor_n:,} real images is not enough") for s in floors)
+    return brackets_explained(scores) + without_interval(few)
 
 
 def table(demo: Demo) -> "Table":

@@ -16,8 +16,7 @@ from alphabar.evaluation.check_result import CheckResult, CorruptionResult
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.heldout import DenoisingLoss
-from alphabar.evaluation.measured import CurvePoint
-from alphabar.evaluation.score import HIGHER, TITLES, Score
+from alphabar.evaluation.score import HIGHER, TITLES, CurvePoint, Score
 from alphabar.report.words import FLOOR, INTERVAL, as_drawn
 from alphabar.sampling.fitted import Tuned
 from alphabar.schedule.base import Schedule

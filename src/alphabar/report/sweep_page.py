@@ -12,16 +12,7 @@ from alphabar.evaluation.pareto import Standing
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES, Score
 from alphabar.report import page, svg
 from alphabar.report.png import png_uri, smaller, strip
-from alphabar.report.words import (
-    INTERVAL,
-    column,
-    estimate_words,
-    interval_words,
-    intervals_explained,
-    sig,
-    value_words,
-    without_interval,
-)
+from alphabar.report.words import INTERVAL, brackets_explained, column, estimate_words, interval_words, sig, value_words
 from alphabar.results.sweeps import COSTS, Row, Sweep
 from alphabar.sampling.samples import Samples
 
@@ -199,11 +190,7 @@ def explanations(sweep: Sweep, metrics: Sequence[str]) -> list[str]:
         "than that of the best setting that costs no more, and the difference is not chance; it is taken image by image on the "
         f"same noise, at {100 * LEVEL:g} % for all pairs of settings together. Not decided: more images would be needed."
     ]
-    if known := [s.metric for s in scores if s.interval is not None]:
-        out.append(f"In brackets: {100 * LEVEL:g} % intervals of one setting, {intervals_explained(known)}.")
-    lacking = [s for s in scores if s.interval is None]
-    out += without_interval((s.metric, (s.note or "the record gives no reason").removeprefix("no interval: ")) for s in lacking)
-    return out + time_caveats(sweep)
+    return out + brackets_explained(scores, " of one setting") + time_caveats(sweep)
 
 
 def time_caveats(sweep: Sweep) -> list[str]:

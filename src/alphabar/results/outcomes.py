@@ -8,8 +8,7 @@ from typing import Any
 from alphabar.core.files import plain
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.estimate import Estimate, over_seeds
-from alphabar.evaluation.measured import Measured
-from alphabar.evaluation.score import HIGHER, TITLES
+from alphabar.evaluation.score import HIGHER, TITLES, Measured
 from alphabar.results.experiments import Experiment
 
 

@@ -13,9 +13,8 @@ from zipfile import BadZipFile
 
 from alphabar.core.files import write_atomically
 from alphabar.core.parts import Parts
-from alphabar.evaluation.measured import Measured, load_measured
 from alphabar.evaluation.pareto import Standing, standings
-from alphabar.evaluation.score import HIGHER, Score
+from alphabar.evaluation.score import HIGHER, Measured, Score, load_measured
 from alphabar.sampling.settings import LeftOut, Setting
 
 COSTS = ("calls", "seconds")

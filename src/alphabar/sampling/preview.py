@@ -7,13 +7,13 @@ import numpy as np
 
 from alphabar.core.outputs import save_picture
 from alphabar.data.contact_sheet import Levels, shown, shown_note
+from alphabar.sampling.batches import spread_out
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.model import Model
 from alphabar.sampling.options import SampleOptions
 from alphabar.sampling.resolved import resolve_options
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
-from alphabar.sampling.trajectory import spread_out
 from alphabar.training.hooks import Hook, Training
 
 WATCHED = 8  # images whose trajectory is kept

@@ -20,13 +20,12 @@ from alphabar.core.types import Denoiser
 from alphabar.denoiser.adaptive import call_statistics
 from alphabar.denoiser.precondition import eval_mode
 from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
-from alphabar.sampling.batches import Batch, BatchSampler, SamplingStep
+from alphabar.sampling.batches import Batch, BatchSampler, SamplingStep, chosen
 from alphabar.sampling.model import Model, fingerprint, move_model
 from alphabar.sampling.options import Precision, SampleOptions
 from alphabar.sampling.precision import faster_precision
 from alphabar.sampling.resolved import ResolvedOptions, resolve_options
 from alphabar.sampling.samples import Samples, check_target, parts_folder
-from alphabar.sampling.trajectory import chosen
 
 
 @takes(SampleOptions)

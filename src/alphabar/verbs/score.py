@@ -15,9 +15,8 @@ from alphabar.core.outputs import check_output, save_picture
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.measured import CurvePoint, Measured
 from alphabar.evaluation.memorisation import pairs_sheet
-from alphabar.evaluation.score import METRICS, Score
+from alphabar.evaluation.score import METRICS, CurvePoint, Measured, Score
 from alphabar.features.load import load_extractor
 from alphabar.report.figures import draw_card, draw_curve
 from alphabar.sampling.sample_set import SampleSet, check_value_range, open_samples, reading_for

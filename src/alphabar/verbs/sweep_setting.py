@@ -15,7 +15,7 @@ from alphabar.core.processes import import_ray, joined
 from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.measured import save_measured
+from alphabar.evaluation.score import save_measured
 from alphabar.results.sweeps import SweepFolder
 from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
 from alphabar.sampling.guidance import every_class

@@ -21,7 +21,7 @@ from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.measured import load_measured, save_measured
+from alphabar.evaluation.score import load_measured, save_measured
 from alphabar.results.experiments import Experiment, Scoring
 from alphabar.results.outcomes import Trial
 from alphabar.sampling.guidance import every_class

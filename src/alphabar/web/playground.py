@@ -22,10 +22,9 @@ from alphabar.data.values import scale_of
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
-from alphabar.sampling.batches import SamplingStep
+from alphabar.sampling.batches import SamplingStep, cropped
 from alphabar.sampling.sample_set import SampleSet, reading_for
 from alphabar.sampling.samples import Samples
-from alphabar.sampling.trajectory import cropped
 from alphabar.training.config import resolve
 from alphabar.verbs.score import make_evaluator, measure
 from alphabar.web.job import Job, prepare
