@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,19 @@ from alphabar.data.images import check_images
 from alphabar.data.values import to_depth
 from alphabar.evaluation import fid_uncertainty
 from alphabar.evaluation.estimate import Estimate, Expansion, t95
-from alphabar.evaluation.feature_set import NEIGHBOUR, FeatureSet, with_limit_note
 from alphabar.evaluation.floor import Real, floor_sets, real_images
-from alphabar.evaluation.kid import kid
+from alphabar.evaluation.kid import Within, kid, within
 from alphabar.evaluation.prdc import METRICS as PRDC_METRICS
 from alphabar.evaluation.prdc import prdc
+from alphabar.evaluation.prdc_neighbours import Balls, balls
 from alphabar.evaluation.score import METRICS, TITLES, CurvePoint, Measured, Score, sampling_fields
-from alphabar.features.extract import FeatureStore, extract
+from alphabar.features.extract import FeatureStore, extract, sample_rows
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
+from alphabar.features.stats import FeatureStats
 
+LIMIT = 50_000  # images per side whose pairs are compared, by KID and by precision, recall, density and coverage
+NEIGHBOUR = 5  # the k of precision, recall, density and coverage
 _PRDC = frozenset(PRDC_METRICS)
 _FEWEST_DRAWS = 4  # of the floor, for an interval over draws; of fewer, the interval of a single draw is narrower
 
@@ -236,7 +240,7 @@ class ImageEval:
 
     # ---- computation
 
-    def _score_features(self, side: FeatureSet, fields: Mapping[str, Any], metrics: Sequence[str]) -> Measured:
+    def _score_features(self, side: "FeatureSet", fields: Mapping[str, Any], metrics: Sequence[str]) -> Measured:
         real, n = self.real, len(side)
         floor_n = self.warn_of_floor(n)
         found = self._estimates(side, metrics)
@@ -261,7 +265,7 @@ class ImageEval:
             return str(of_metric(by))
         return str(getattr(self.extractor, "check_result", "not checked"))
 
-    def _estimates(self, side: FeatureSet, metrics: Sequence[str]) -> dict[str, tuple[Estimate, Expansion]]:
+    def _estimates(self, side: "FeatureSet", metrics: Sequence[str]) -> dict[str, tuple[Estimate, Expansion]]:
         real = self._reference
         found: dict[str, tuple[Estimate, Expansion]] = {}
         if {"fid", "fid_infinity"} & set(metrics):
@@ -300,18 +304,62 @@ class ImageEval:
         return self._pool[:n]
 
     @cached_property
-    def _reference(self) -> FeatureSet:
+    def _reference(self) -> "FeatureSet":
         real = self.real
         return self._features_of(real.reference, "features of the reference", real.reference_fingerprint)
 
-    def _features_of(self, images: ImageSet | Pixels, what: str, fingerprint: str | None = None) -> FeatureSet:
+    def _features_of(self, images: ImageSet | Pixels, what: str, fingerprint: str | None = None) -> "FeatureSet":
         return FeatureSet(self._extract(images, what, fingerprint), self.seed)
 
-    def _in_memory(self, features: Features) -> FeatureSet:
+    def _in_memory(self, features: Features) -> "FeatureSet":
         return FeatureSet(FeatureStore(self.extractor.fingerprint, None, features), self.seed)
 
     def _extract(self, images: ImageSet | Pixels, what: str, fingerprint: str | None = None) -> FeatureStore:
         return extract(images, self.extractor, fingerprint=fingerprint, cache=self.cache, progress=self.progress, what=what)
+
+
+class FeatureSet:
+    """Features of one side of a score, with what the metrics compute from that side alone, each computed once."""
+
+    def __init__(self, store: FeatureStore, seed: int) -> None:
+        self.store, self.seed = store, seed
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @cached_property
+    def rows(self) -> Features:
+        """Features of a random part, from which FID's influences are computed; the same images in every set of n."""
+        return self.store.rows(sample_rows(len(self), fid_uncertainty.ROWS, self.seed))
+
+    @cached_property
+    def paired(self) -> Features:
+        """Features of the images whose pairs are compared."""
+        return self.store.all() if len(self) <= LIMIT else self.store.rows(sample_rows(len(self), LIMIT, self.seed))
+
+    @cached_property
+    def balls(self) -> Balls:
+        return balls(self.paired, NEIGHBOUR)
+
+    @cached_property
+    def within(self) -> Within:
+        return within(self.paired)
+
+    @cached_property
+    def parts(self) -> list[FeatureStats]:
+        return fid_uncertainty.parts(self.store.chunks(), len(self), self.store.extractor, self.seed)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the images, or of the features where the images have none."""
+        return self.store.images or blake2b(self.store.all().numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def with_limit_note(estimate: Estimate, *sides: FeatureSet) -> Estimate:
+    """The estimate, with a note where only a part of the images was compared in pairs."""
+    if max(map(len, sides)) <= LIMIT:
+        return estimate
+    return replace(estimate, note=f"pairs of at most {LIMIT:,} images per side, drawn at random")
 
 
 def _mean_of_draws(draws: Sequence[Estimate]) -> Estimate:
