@@ -55,8 +55,8 @@ from alphabar.schedule.betas import Betas, Linear
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.stream import pad_pixels
+from alphabar.verbs.experiment import images_per_second
 from alphabar.verbs.train import train
-from alphabar.verbs.trial import images_per_second
 
 PAD = 2  # 28x28 becomes 32x32, which their networks need
 

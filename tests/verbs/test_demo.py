@@ -22,7 +22,7 @@ from alphabar.report.words import bracket, kid, sig
 from alphabar.results.demo import SETTINGS, Demo, DemoResult, DemoSetting
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import BUNDLED as BUNDLED_MODEL
-from alphabar.verbs import demo_speed
+from alphabar.verbs import demo as demo_module
 from alphabar.verbs.demo import as_image_set, bundled_images, demo
 from tests.report.test_page import Page, fetches_nothing
 
@@ -59,7 +59,7 @@ def images() -> Any:
 
 @pytest.fixture(autouse=True)
 def _short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_speed, "MEASURE", 0.0)
+    monkeypatch.setattr(demo_module, "MEASURE", 0.0)
 
 
 @pytest.fixture
@@ -210,17 +210,17 @@ def _speed(seconds_a_call: float) -> dict[str, Any]:
 
 
 def test_the_number_of_images_follows_the_speed() -> None:
-    assert demo_speed.images_that_fit(_speed(1e-6), 2.5, 640) == 2000  # no more than is of use
-    assert demo_speed.images_that_fit(_speed(1.0), 2.5, 640) == 640  # no fewer than a score needs
-    fitting = demo_speed.images_that_fit(_speed(0.7e-3), 2.5, 640)
+    assert demo_module.images_that_fit(_speed(1e-6), 2.5, 640) == 2000  # no more than is of use
+    assert demo_module.images_that_fit(_speed(1.0), 2.5, 640) == 640  # no fewer than a score needs
+    fitting = demo_module.images_that_fit(_speed(0.7e-3), 2.5, 640)
     assert 640 < fitting < 2000
     spent = 8 * 2000 * 0.7e-3 + 1.05 * fitting * 170 * 0.7e-3
     assert 150 - 1.05 * 40 * 170 * 0.7e-3 < spent <= 150  # as many as fit, to the next 40
 
 
 def test_a_message_says_that_a_machine_is_slow() -> None:
-    assert "this machine is slow" in demo_speed.expectation(_speed(1e-2), 640, SETTINGS)
-    assert "this machine is slow" not in demo_speed.expectation(_speed(1e-4), 640, SETTINGS)
+    assert "this machine is slow" in demo_module.expectation(_speed(1e-2), 640, SETTINGS)
+    assert "this machine is slow" not in demo_module.expectation(_speed(1e-4), 640, SETTINGS)
 
 
 def test_the_settings_are_those_of_the_story() -> None:

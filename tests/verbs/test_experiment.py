@@ -22,7 +22,7 @@ from alphabar.results.experiments import Budget, Experiment, read_experiment
 from alphabar.results.outcomes import Outcome, conclude
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
-from alphabar.verbs import trial
+from alphabar.verbs import experiment as experiment_module
 from alphabar.verbs.experiment import experiment
 from tests.fixtures.runs import untrained_extractor
 
@@ -174,8 +174,8 @@ def test_a_training_of_another_experiment_is_copied(place: Path, monkeypatch: py
     definition = replace(read_experiment("definition.toml"), seeds=(0,), budget=Budget(images=128))
     first = run(definition, "first")
     trained: list[str] = []
-    real = trial.train
-    monkeypatch.setattr(trial, "train", lambda r, out, **o: trained.append(Path(out).name) or real(r, out, **o))
+    real = experiment_module.train
+    monkeypatch.setattr(experiment_module, "train", lambda r, out, **o: trained.append(Path(out).name) or real(r, out, **o))
     base = definition.variants["hardly"]
     other = replace(base, train=replace(base.train, lr=1e-3))
     changed = replace(definition, variants={"trained": definition.variants["trained"], "other": other}, than="other")
@@ -200,7 +200,7 @@ def test_a_budget_in_minutes_becomes_images_by_the_speed_of_each_variant(monkeyp
         timed.append(recipe.train.lr)
         return 1000.0 if recipe.train.lr == 1e-6 else 500.0
 
-    monkeypatch.setattr(trial, "images_per_second", speed)
+    monkeypatch.setattr(experiment_module, "images_per_second", speed)
     outcome = run(definition)
     assert {t.variant: t.images for t in outcome.trials} == {"trained": 64, "hardly": 128}  # 60 and 120 in batches of 32
     run(definition)
@@ -209,9 +209,9 @@ def test_a_budget_in_minutes_becomes_images_by_the_speed_of_each_variant(monkeyp
 
 def test_the_speed_counts_the_timed_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.chain([0.0, 100.0], itertools.count(200.0, 0.5))  # the warm-up steps are slow, the others take 0.5 s
-    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(experiment_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     recipe = read_experiment("definition.toml").variants["trained"]
-    assert trial.images_per_second(recipe, load("real.npy"), warm=2, timed=3) == recipe.train.batch / 0.5
+    assert experiment_module.images_per_second(recipe, load("real.npy"), warm=2, timed=3) == recipe.train.batch / 0.5
 
 
 KILLED = """
