@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphabar.core.files import Record, write_npz
+from alphabar.core.files import Record, plain, write_npz
 from alphabar.core.npz import read_npz
 from alphabar.core.stored_names import SCORE, renamed
 from alphabar.core.stored_values import PAIR, REAL, TEXT, StoredValues, naming, parse_object, whole
