@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 import alphabar
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.estimate import over_seeds
-from alphabar.evaluation.score import Measured
-from alphabar.evaluation.score import TITLES
+from alphabar.evaluation.score import TITLES, Measured
 
 
 def skipping(work: Path, n: int = 8) -> Drawn:

@@ -1,5 +1,6 @@
 """One optimiser step: forward and backward over micro-batches, clipping, the optimiser, and the averages of the weights."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -77,7 +78,7 @@ class Trainer:
             if beta1 is not None:
                 group["betas"] = (beta1, group["betas"][1])
         if self.consistency is not None:
-            self.consistency.done = step / total_steps
+            self.consistency.done = step / math.ceil(recipe.images / recipe.batch)
         with torch.random.fork_rng([self.device.index or 0] if self.device.type == "cuda" else [], enabled=self.dropout):
             if self.dropout:  # a resumed run repeats its masks
                 numbers = seeds.generator(recipe.seed, step, self.accelerator.process_index, stream=seeds.TRAIN + 16)
