@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from alphabar.core.seeds import starting_noise
-from alphabar.sampling.batches import KeepX0, chosen, cropped
+from alphabar.sampling.batches import KeepX0, chosen
+from alphabar.sampling.model import cropped
 from alphabar.sampling.sample import sample
 from alphabar.schedule.grid import make_grid
 

@@ -17,13 +17,14 @@ _MARKS = {  # all of a kind stand in the head of a file of that kind
     "picture": (b"Software\0alphabar",),
     "page": ("· alphabar</title>".encode(),),
     "extractor": (b'"alphabar_extractor"',),
+    "autoencoder": (b'"alphabar_autoencoder"',),
     "fitted sampler": (b'"format"', b'"sigmas"'),
     "list of timesteps": (b'"timesteps"', b'"moved"'),
     "results of a demo": (b'"finished"', b'"minutes_asked"'),
 }
 _IN_RUN = (
     "machine.json", "data.json", "cost.json", "events.jsonl", "scores.jsonl", "comparisons.jsonl", "samples", "checkpoints",
-    "tracking", "snapshots",
+    "tracking", "snapshots", "autoencoder",
 )  # fmt: skip
 
 

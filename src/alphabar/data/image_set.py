@@ -1,5 +1,6 @@
 """`load`: images from anywhere as an `ImageSet`, decoded block by block once, and memory-mapped from the cache."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from alphabar.core.messages import as_path, say
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Pixels
-from alphabar.data.cache import SPLITS, Entry, Source, cache_folder, fingerprint_of, open_or_build
+from alphabar.data.cache import SPLITS, Entry, Source, cache_folder, fingerprint_of, open_entry, open_or_build
+from alphabar.data.latents import FILE as LATENTS
+from alphabar.data.latents import Latents, read_latents
 from alphabar.data.named_sets import NAMED, open_named
 from alphabar.data.readers.archive import find_in_folder, unpacked
 from alphabar.data.readers.encoded import listed
@@ -54,6 +57,8 @@ class ImageSet:
     """Share of the images that were stored as JPEG; None if it is not known."""
     known: bool = False
     """Whether it is a set that is known by its name, such as cifar10, which a folder may have too."""
+    latents: Latents | None = None
+    """What the pixels are latents of; None for images. `hashes` are then those of the images, `source` is the folder."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -83,8 +88,24 @@ class ImageSet:
         chosen = np.asarray(indices, dtype=np.int64)
         hashes = self.hashes[chosen]
         labels = None if self.labels is None else self.labels[chosen]
-        fingerprint = fingerprint_of(self.pixels.shape[1:], hashes)
+        fingerprint = _fingerprint(self.pixels, hashes, self.latents)
         return replace(self, pixels=np.asarray(self.pixels[chosen]), labels=labels, fingerprint=fingerprint, hashes=hashes)
+
+    @property
+    def fingerprint_of_images(self) -> str:
+        """The fingerprint of the images, of latents that of the images that they were made from."""
+        c, h, w = (self.latents or self).image_shape
+        return fingerprint_of((h, w, c), self.hashes)
+
+    def originals(self) -> "ImageSet":
+        """The images that latents were made from; images themselves. Raises OSError or ValueError where they are not there."""
+        if self.latents is None:
+            return self
+        _, place, reading = read_latents(Path(self.source))
+        found = load(place, self.split, **reading).limited(len(self))
+        if not np.array_equal(found.hashes, self.hashes):
+            raise ValueError(f"{place} holds other images than those that {self.source} was made from: encode them again")
+        return found
 
     def limited(self, n: int) -> "ImageSet":
         """`n` images drawn at random, the same at every call, in their order in the set; 0: all. No class is missed because its
@@ -172,6 +193,12 @@ def load(
         found = find_on_hub(os.path.expanduser(name.removeprefix("hf:")), split, None, reading)
         return _image_set(name, split, found, open_or_build(found.key(), found.build, folder), reading)
     for path in (as_path(name), *([data_root / name] if data_root else [])):
+        if (path / LATENTS).is_file():
+            if reading != Reading():
+                raise ValueError(
+                    f"{path} holds latents, read as they were encoded: leave --range, --alpha, --axes and the like out"
+                )
+            return _latent_set(path, split)
         if path.exists():
             short = Path(name).stem if path.is_file() else path.name
             if path.is_file() and path.suffix.lower() == ".zip":
@@ -187,6 +214,24 @@ def load(
     )
 
 
+def _latent_set(folder: Path, split: str) -> ImageSet:
+    latents, _, _ = read_latents(folder)
+    if not (folder / split).is_dir():
+        raise FileNotFoundError(f"{folder} has no latents of a {split} split")
+    if (entry := open_entry(folder / split)) is None or entry.pixels.shape[3] != len(latents.mean):
+        raise ValueError(f"{folder / split} is damaged: encode the images again")
+    fingerprint, scale = _fingerprint(entry.pixels, entry.hashes, latents), Reading((-latents.limit, latents.limit))
+    return ImageSet(
+        folder.name, split, entry.pixels, entry.labels, entry.classes, fingerprint, entry.hashes, str(folder), scale,
+        latents=latents,
+    )  # fmt: skip
+
+
+def _fingerprint(pixels: Pixels, hashes: NDArray[np.uint64], latents: Latents | None) -> str:
+    more = () if latents is None else (int(hashlib.sha256(latents.autoencoder.encode()).hexdigest()[:15], 16),)
+    return fingerprint_of((*pixels.shape[1:], *more), hashes)
+
+
 def _image_set(name: str, split: str, source: Source | str, entry: Entry, reading: Reading) -> ImageSet:
     place, left_out, hidden = (source, (), 0) if isinstance(source, str) else (source.place, source.left_out, source.hidden)
     if left_out:
@@ -194,7 +239,7 @@ def _image_set(name: str, split: str, source: Source | str, entry: Entry, readin
     if entry.skipped:  # at every load, also from the cache
         n = len(entry.pixels) + len(entry.skipped)
         say(f"{len(entry.skipped)} of {n} images of {place} are broken and left out:{listed(entry.skipped)}", sys.stderr)
-    fingerprint = fingerprint_of(entry.pixels.shape[1:], entry.hashes)
+    fingerprint = _fingerprint(entry.pixels, entry.hashes, None)
     jpeg = None if entry.jpeg is None else entry.jpeg / (len(entry.pixels) + len(entry.skipped))
     return ImageSet(
         name, split, entry.pixels, entry.labels, entry.classes, fingerprint, entry.hashes, place, reading, entry.skipped,

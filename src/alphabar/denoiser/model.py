@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.core.stored_values import naming, parse_object
+from alphabar.core.types import Images
 from alphabar.core.weights import fill, read_tensors
+from alphabar.data.latents import Latents, latents_of
+from alphabar.denoiser.autoencoder import Autoencoder
 from alphabar.denoiser.model_spec import ModelRecipe, check_spec, model_spec
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.unet import DiffusersUNet, UNet
@@ -28,10 +31,12 @@ class Model(Preconditioned):
         fit: how the training images were brought to their size (crop, pad, stretch); None where they had it.
         class_names: one name per class; empty for an unconditional model.
         consistency: whether it gives the image at the end of a path (consistency tuning) and not E[x0 | x].
+        latents: what the model makes in place of images, or None; `decoded` makes images of them by `autoencoder`.
         home: the folder for files derived from the model, as `load_model` sets it; None where it came from no folder.
     """
 
     home: Path | None = None
+    autoencoder: Autoencoder | None = None
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         check_spec(spec)
@@ -47,10 +52,26 @@ class Model(Preconditioned):
         self.fit: str | None = spec.get("fit")
         self.class_names: tuple[str, ...] = tuple(spec.get("classes", ()))
         self.consistency: bool = spec.get("consistency", False)
+        self.latents = None if spec.get("latents") is None else latents_of(spec["latents"], "model description: latents")
 
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def decoded_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of its images, with padding."""
+        return self.image_shape if self.latents is None else self.latents.image_shape
+
+    def decoded(self, x: Images) -> Images:
+        """Images in [-1, 1] of what sampling ends with. Raises ValueError for a model of latents without its autoencoder."""
+        if self.latents is None:
+            return x
+        if self.autoencoder is None or self.autoencoder.fingerprint != self.latents.autoencoder:
+            raise ValueError(
+                "the model makes latents, and their autoencoder is not with it: name its run, which holds autoencoder/"
+            )
+        return self.autoencoder.decode(self.latents.encoded(x.float()), self.latents.image_shape)
 
     @property
     def fingerprint(self) -> str:
@@ -65,8 +86,7 @@ class Model(Preconditioned):
 def build(
     recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int = 0, crop: int = 0, *,
     pixels: str = "uint8", value_range: tuple[float, float] | None = None, classes: Sequence[str] = (), augment: int = 0,
-    fit: str | None = None,
-    consistency: bool = False,
+    fit: str | None = None, consistency: bool = False, latents: Latents | None = None,
 ) -> Model:  # fmt: skip
     """A new model with random weights.
 
@@ -86,11 +106,12 @@ def build(
         augment: length of the vector that describes an image's augmentation; 0 for training without augmentation.
         fit: how images are brought to that size: crop, pad or stretch; None where they have it.
         consistency: the model is for consistency tuning.
+        latents: what a set of latents holds, which the model is trained on in place of images.
 
     Raises:
         ValueError: for a conditional recipe without classes, for `augment` with "unet2d", and for sizes that do not fit.
     """
-    spec = model_spec(recipe, schedule, image_shape, crop, pixels, value_range, classes, augment, fit)
+    spec = model_spec(recipe, schedule, image_shape, crop, pixels, value_range, classes, augment, fit, latents)
     spec |= {"consistency": True} if consistency else {}
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from alphabar.core.bounds import Bounds, Checked
 from alphabar.core.stored_values import FLAG, PAIR, SHAPE, TEXT, StoredValues, listed, number, one_of, whole
 from alphabar.data.fit_size import Fit
+from alphabar.data.latents import Latents, latents_of
 from alphabar.data.values import check_range, scale_of
 from alphabar.denoiser.diffusers_config import MAX_BLOCKS, MAX_LEVELS, WIDTH, check_unet2d
 from alphabar.schedule.kinds import schedule_from
@@ -16,7 +17,8 @@ from alphabar.schedule.noising import Prediction
 FORMAT = 1
 # Format 2 adds `pixels` and `value_range`, format 3 `classes`. Each is written only where it is needed: for images that are not
 # uint8 of the usual range, and for a class-conditional model. `fit`, which decides nothing in the network, needs no new format.
-FORMATS = (1, 2, 3)
+# Format 4 adds `latents` (`data.latents.Latents`).
+FORMATS = (1, 2, 3, 4)
 MAX_CLASSES = 100_000
 NAMES = listed(TEXT, MAX_CLASSES)
 UNET = {  # arguments of a `UNet`
@@ -55,7 +57,8 @@ class ModelRecipe(Checked):
     prediction: Prediction = "v"
     """What the network predicts: eps, x0, v, or flow (the velocity eps - x0 of flow matching)."""
     data_range: Annotated[float, Bounds(0, 1e4, above=True)] = 1.0
-    """Half the width of the network's input range: 1.0 is -1..1, 0.5 is -0.5..0.5; EDM's is 1 / sigma_data, 2.0."""
+    """Half the width of the network's input range: 1.0 is -1..1, 0.5 is -0.5..0.5; EDM's is 1 / sigma_data, 2.0. Of latents
+    it is the standard deviation."""
     conditional: bool = False
     """Condition the network on the class of each image; the set needs labels. --train.label-dropout hides some, for guidance."""
 
@@ -63,6 +66,7 @@ class ModelRecipe(Checked):
 def model_spec(
     recipe: ModelRecipe, schedule: Mapping[str, Any], image_shape: tuple[int, int, int], crop: int, pixels: str,
     value_range: tuple[float, float] | None, classes: Sequence[str], augment: int, fit: str | None = None,
+    latents: Latents | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The specification of a new model. The arguments and errors are those of `model.build`, which documents them."""
     if recipe.conditional and not classes:
@@ -82,9 +86,10 @@ def model_spec(
     depth = {} if pixels == "uint8" and value_range is None else {"pixels": pixels, "value_range": value_range and [*value_range]}
     return {
         **depth, **({"classes": names} if names else {}), **({"fit": fit} if fit else {}),
-        "format": 3 if names else 2 if depth else FORMAT,
+        **({} if latents is None else {"latents": latents.spec()}),
+        "format": 4 if latents else 3 if names else 2 if depth else FORMAT,
         "network": recipe.network, "arguments": arguments, "schedule": dict(schedule), "prediction": recipe.prediction,
-        "data_range": recipe.data_range, "image_shape": list(image_shape), "crop": crop,
+        "data_range": recipe.data_range * (latents.limit if latents else 1), "image_shape": list(image_shape), "crop": crop,
     }  # fmt: skip
 
 
@@ -131,6 +136,11 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     scale_of(c.get("pixels", TEXT))  # raises ValueError for a type that images are not stored in
     if spec.get("value_range") is not None:
         check_range(c.get("value_range", PAIR))
+    if (
+        spec.get("latents") is not None
+        and len(latents_of(c.table("latents").values, "model description: latents").mean) != channels
+    ):
+        raise ValueError(f"model description: the means of its latents are not {channels}")
     if network == "unet2d":
         check_unet2d(arguments, [channels, height, width])
     elif (given := arguments.check(UNET).values.get("in_channels", 1)) != channels:

@@ -31,6 +31,7 @@ from alphabar.features.extract import FeatureStore, extract, sample_rows
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats
+from alphabar.sampling.model import image_shape
 
 LIMIT = 50_000  # images per side whose pairs are compared, by KID and by precision, recall, density and coverage
 NEIGHBOUR = 5  # the k of precision, recall, density and coverage
@@ -181,8 +182,7 @@ class ImageEval:
 
     def check_model(self, model: Any, n: int, metrics: Sequence[str]) -> None:
         """Raises the ValueError that `measure` would raise for n samples of a model, before any is drawn."""
-        (c, h, w), crop = model.image_shape, 2 * int(getattr(model, "crop", 0))
-        self.check_shape((c, h - crop, w - crop), getattr(model, "pixels", "uint8"), n, metrics)
+        self.check_shape(image_shape(model), getattr(model, "pixels", "uint8"), n, metrics)
 
     def warn_of_floor(self, n: int) -> int:
         """The number of images that the floor of n images is taken at, with a warning where that is less than n."""

@@ -136,6 +136,8 @@ class RealImages:
             ValueError: without `against` and `extractor`, for an extractor without gradients or one that is used for both, and
                 for too few held-out images.
         """
+        if model.latents is not None:
+            raise ValueError("a fit by features needs a model of images, and this one makes latents: use another --fit")
         if options.against is None or options.extractor is None:
             raise ValueError(
                 "a fit by features needs real images and an extractor, and another extractor for the held-out scores: --against "

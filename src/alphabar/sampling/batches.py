@@ -76,8 +76,7 @@ class BatchSampler:
     Attributes:
         network: the denoiser that is called, which may be a faster form of the model.
         x0_steps: steps whose x0_hat is kept.
-        crop: pixels to cut from each side of the images.
-        pixels: type of the images.
+        finish: makes pixels of x.
         advance: called with the number of images done, in fractions.
     """
 
@@ -86,8 +85,7 @@ class BatchSampler:
     seed: int
     image_shape: tuple[int, int, int]
     x0_steps: tuple[int, ...]
-    crop: int
-    pixels: DTypeLike
+    finish: Callable[[Images], Pixels]
     device: torch.device
     channels_last: bool
     advance: Callable[[float], None]
@@ -105,7 +103,7 @@ class BatchSampler:
         noise = SeededNoise(self.seed, indices)
         ahead = noise if self.device.type == "cpu" else Ahead(noise)
         x = self.resolved.sampler.fn(denoise, x, sigmas, noise=ahead, on_step=report, **self.resolved.arguments)
-        images = to_pixels(cropped(x, self.crop), self.pixels)  # also waits for the device
+        images = self.finish(x)  # also waits for the device
         each = skipping.calls.numpy() if isinstance(skipping, AdaptiveCalls) else None
         return Batch(images, report.kept.x0(), count.images, report.seconds(), each)
 
@@ -115,7 +113,7 @@ class _StepReport:
 
     def __init__(self, sampler: BatchSampler, count: CountCalls, first: int, size: int) -> None:
         self.sampler, self.count, self.first, self.size = sampler, count, first, size
-        self.kept = KeepX0(sampler.x0_steps, sampler.crop, sampler.pixels)
+        self.kept = KeepX0(sampler.x0_steps, sampler.finish)
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
@@ -155,24 +153,17 @@ def spread_out(steps: int, most: int) -> tuple[int, ...]:
 
 
 class KeepX0:
-    """An `on_step` that keeps x0_hat of one or more batches at these steps as pixels of `dtype`, N x H x W x C, clamped to
-    [-1, 1], without `crop` pixels on each side."""
+    """An `on_step` that keeps x0_hat of one or more batches at these steps as pixels, N x H x W x C, made by `finish`."""
 
-    def __init__(self, steps: Sequence[int], crop: int = 0, dtype: DTypeLike = np.uint8) -> None:
+    def __init__(self, steps: Sequence[int], finish: Callable[[Images], Pixels] = to_pixels) -> None:
         self.steps = tuple(steps)
-        self.crop = crop
-        self.dtype = dtype
+        self.finish = finish
         self._kept: dict[int, list[Pixels]] = {k: [] for k in self.steps}
 
     def __call__(self, step: int, sigma: float, x: Tensor, x0_hat: Tensor) -> None:
         if step in self._kept:
-            self._kept[step].append(to_pixels(cropped(x0_hat, self.crop), self.dtype))
+            self._kept[step].append(self.finish(x0_hat))
 
     def x0(self) -> list[Pixels]:
         """One array per kept step."""
         return [np.concatenate(self._kept[k]) for k in self.steps]
-
-
-def cropped(x: Tensor, crop: int) -> Tensor:
-    """x without `crop` pixels on each of its four sides."""
-    return x[..., crop : x.shape[-2] - crop, crop : x.shape[-1] - crop] if crop else x

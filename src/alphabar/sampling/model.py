@@ -3,11 +3,13 @@
 import hashlib
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import nn
 
 from alphabar.core.machine import device_of
-from alphabar.core.types import Images, Levels
+from alphabar.core.types import Images, Levels, Pixels
+from alphabar.data.images import to_pixels
 from alphabar.schedule.base import Schedule
 
 
@@ -16,7 +18,8 @@ class Model(Protocol):
     """A denoiser with the schedule (in the one coordinate) and the shape (c, h, w) of the images that it was trained on.
 
     Optional attributes: `data_range` (default 1.0), `crop` (pixels to cut from each side of the finished images, 0),
-    `fingerprint`, `defaults` (`from_diffusers.Defaults`, the options of a diffusers pipeline), `classes` and `class_names`, and,
+    for models of latents `decoded` (x of the end of sampling -> images in [-1, 1]) and `decoded_shape`, `fingerprint`,
+    `defaults` (`from_diffusers.Defaults`, the options of a diffusers pipeline), `classes` and `class_names`, and,
     of the training images, `pixels` (their type, in which samples are returned: "uint8") and `value_range` (None).
     """
 
@@ -27,6 +30,25 @@ class Model(Protocol):
     def image_shape(self) -> tuple[int, int, int]: ...
 
     def __call__(self, x: Images, sigma: Levels, /) -> Images: ...
+
+
+def image_shape(model: Model) -> tuple[int, int, int]:
+    """(c, h, w) of the finished images of a model: decoded, and without its padding."""
+    c, h, w = getattr(model, "decoded_shape", model.image_shape)
+    crop = 2 * int(getattr(model, "crop", 0))
+    return c, h - crop, w - crop
+
+
+def to_images(model: Model, x: Images) -> Pixels:
+    """The images, in the type of the model's, of x or x0_hat: decoded, without padding, clamped to the scale."""
+    decode, crop = getattr(model, "decoded", None), int(getattr(model, "crop", 0))
+    x = x if decode is None else decode(x)
+    return to_pixels(cropped(x, crop), np.dtype(getattr(model, "pixels", "uint8")))
+
+
+def cropped(x: Images, crop: int) -> Images:
+    """x without `crop` pixels on each of its four sides."""
+    return x[..., crop : x.shape[-2] - crop, crop : x.shape[-1] - crop] if crop else x
 
 
 def fingerprint(model: object) -> str | None:

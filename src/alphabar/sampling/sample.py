@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from alphabar.denoiser.adaptive import call_statistics
 from alphabar.denoiser.precondition import eval_mode
 from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
 from alphabar.sampling.batches import Batch, BatchSampler, SamplingStep, chosen
-from alphabar.sampling.model import Model, fingerprint, move_model
+from alphabar.sampling.model import Model, fingerprint, image_shape, move_model, to_images
 from alphabar.sampling.options import Precision, SampleOptions
 from alphabar.sampling.precision import faster_precision
 from alphabar.sampling.resolved import ResolvedOptions, resolve_options
@@ -76,7 +77,7 @@ def sample(
     if out is not None and (size := processes.world()[1]) > 1:
         raise ValueError(f"{out}: sampling is the work of one process, and torchrun started {size}: leave torchrun out")
     if out is not None:
-        check_target(out, model.image_shape[0], pixels)
+        check_target(out, image_shape(model)[0], pixels)
     fast = None if options.fast == "none" else options.fast
     device = move_model(model, device, channels_last and fast is None)
     coarse, check = None, dict[str, Any]()
@@ -106,8 +107,8 @@ def sample(
         memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch (batch=)")
         with bar as advance, eval_mode(model), torch.inference_mode(), memory:
             sampler = BatchSampler(
-                network, resolved, options.seed, model.image_shape, x0_steps, int(getattr(model, "crop", 0)), pixels, device,
-                channels_last, advance, on_step,
+                network, resolved, options.seed, model.image_shape, x0_steps, partial(to_images, model), device, channels_last,
+                advance, on_step,
             )  # fmt: skip
             for first in [k for k in batches if k not in finished]:
                 finished[first] = sampler.sample(first, batches[first])
@@ -128,13 +129,11 @@ def _protocol(
     pixels: np.dtype[Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that decides the images, as plain data."""
-    c, h, w = model.image_shape
-    crop = int(getattr(model, "crop", 0))
     value_range = getattr(model, "value_range", None)
     n, first = len(indices), int(indices[0])
     protocol = resolved.record() | {
         "seed": options.seed, "first_index": first, "n": n, "batch": options.batch,
-        "model": fingerprint(model), "image_shape": [c, h - 2 * crop, w - 2 * crop],
+        "model": fingerprint(model), "image_shape": [*image_shape(model)],
         "x0_steps": list(x0_steps), "versions": versions(),
         "pixels": pixels.name, "value_range": None if value_range is None else [float(v) for v in value_range],
     } | resolved.further_record()  # fmt: skip

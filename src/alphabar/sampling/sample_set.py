@@ -17,6 +17,7 @@ from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.denoiser.model import Model
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.options import Precision
+from alphabar.sampling.model import image_shape
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples, read_record
 from alphabar.training.checkpoint import home_of, load_model
@@ -166,8 +167,7 @@ def _fit_of(made: Any) -> tuple[tuple[int, int], str] | None:
             record = read_record(path) or {}
             return ((shape[-2], shape[-1]), fit) if (fit := record.get("fit")) and (shape := record.get("image_shape")) else None
         made = load_model(text)
-    fit, cut = getattr(made, "fit", None), 2 * int(getattr(made, "crop", 0))
-    return ((made.image_shape[1] - cut, made.image_shape[2] - cut), fit) if fit else None
+    return (image_shape(made)[1:], fit) if (fit := getattr(made, "fit", None)) else None
 
 
 def check_value_range(record: Mapping[str, Any] | None, real: ImageSet) -> None:

@@ -192,14 +192,14 @@ def shipped_recipes() -> list[dict[str, Any]]:
     return found
 
 
-def network_for(image_shape: tuple[int, int, int], width: int = 64) -> ModelRecipe:
-    """The U-Net for images of a size: a patch for large ones, then levels until the lowest is at most 8 pixels wide.
+def network_for(image_shape: tuple[int, int, int], width: int = 64, latents: bool = False) -> ModelRecipe:
+    """The U-Net for images or latents of a size: a patch for large images, levels until the lowest is at most 8 pixels wide.
 
     >>> [network_for((1, side, side)).channels for side in (8, 28, 64)]
     [(64, 128), (64, 128), (64, 128, 192)]
     """
     side = max(image_shape[1:])
-    patch = 1 if side <= 16 else 2 if side < 128 else 4
+    patch = 1 if side <= 16 or latents else 2 if side < 128 else 4
     sides = [math.ceil(side / patch)]
     while sides[-1] > LOWEST or len(sides) < 2:
         sides.append(math.ceil(sides[-1] / 2))
@@ -211,10 +211,10 @@ def network_for(image_shape: tuple[int, int, int], width: int = 64) -> ModelReci
 
 def _with_network(recipe: Recipe, images: ImageSet, width: int, n: int, by_hand: Mapping[str, Any]) -> Recipe:
     """The recipe with the network of a width, and what depends on it and on the number of images."""
-    model = replace(network_for(images.image_shape, width), conditional=bool(class_names(images)))
+    model = replace(network_for(images.image_shape, width, images.latents is not None), conditional=bool(class_names(images)))
     train = replace(recipe.train, lr=round(2e-3 * math.sqrt(64 / max(width, 64)), 5), augment=0.12 if n < SMALL else 0.0)
-    if by_hand.get("model", {}).get("network") == "unet2d" or recipe.train.init_from:
-        train = replace(train, augment=0.0)  # the network must take the augmentation as input
+    if by_hand.get("model", {}).get("network") == "unet2d" or recipe.train.init_from or images.latents:
+        train = replace(train, augment=0.0)  # the network must take it as input; latents allow none
     return replace(recipe, model=model, train=train).with_(**by_hand)
 
 
@@ -226,7 +226,7 @@ def with_network_of(recipe: Recipe, model: Model) -> Recipe:
     known = {**spec["arguments"], "groups": spec["arguments"]["group_size"], "conditional": bool(spec.get("classes"))}
     network = {k: known[k] for k in ("channels", "blocks", "patch", "attention", "embedding", "groups", "dropout", "conditional")}
     network |= {"channels": tuple(network["channels"]), "attention": tuple(network["attention"])}
-    about = {"prediction": spec["prediction"], "data_range": spec["data_range"]}
+    about = {"prediction": spec["prediction"], "data_range": spec["data_range"] / (model.latents.limit if model.latents else 1)}
     return recipe.with_(model={"network": "unet", **network, **about}, schedule=spec["schedule"])
 
 

@@ -26,6 +26,8 @@ from alphabar.core.messages import as_path
 from alphabar.core.run import Run
 from alphabar.core.stored_values import read_object
 from alphabar.core.weights import read_tensors
+from alphabar.data.latents import AUTOENCODER
+from alphabar.denoiser.autoencoder import read_autoencoder
 from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
 from alphabar.denoiser.model import Model, load_weights, model_of, save_weights
 from alphabar.training.ema import post_hoc
@@ -234,6 +236,10 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     else:
         model = load_weights(_weights(run_or_file, which))
     model.home = home_of(run_or_file)
+    if model.latents is not None:
+        path = as_path(run_or_file)  # a run, or a checkpoint or file in it
+        holding = [p / AUTOENCODER for p in (path, *path.absolute().parents[:3]) if (p / AUTOENCODER).is_dir()]
+        model.autoencoder = read_autoencoder(holding[0]) if holding else None
     return model
 
 

@@ -8,19 +8,20 @@ import torch
 
 from alphabar.data.augment import AUGMENT_DIM
 from alphabar.data.image_set import ImageSet, class_names, load
+from alphabar.data.latents import Latents
 from alphabar.denoiser.model import Model, build
 from alphabar.denoiser.precondition import eval_mode
 from alphabar.schedule.base import Schedule
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe
 
-MUST_AGREE = ("network", "prediction", "data_range", "classes")  # keys of the specifications of both models
+MUST_AGREE = ("network", "prediction", "data_range", "classes", "latents")  # keys of the specifications of both models
 MAY_DIFFER = ("dropout", "sample_size")  # arguments of the network that no weight depends on
 
 
 def new_model(
     recipe: Recipe, image_shape: tuple[int, int, int], pixels: str = "uint8", value_range: tuple[float, float] | None = None,
-    classes: Sequence[str] = (), fit: str | None = None,
+    classes: Sequence[str] = (), fit: str | None = None, latents: Latents | None = None,
 ) -> Model:  # fmt: skip
     """The model of a recipe with random weights.
 
@@ -29,20 +30,28 @@ def new_model(
         pixels: type in which samples are stored: uint8, uint16 or float32.
         value_range: the values that were declared as bottom and top of the scale; None where none were.
         fit: how the images were brought to their size.
+        latents: what a set of latents holds. Raises ValueError for a recipe that transforms or pads them as if they were images.
     """
+    transforms = {"data.pad": recipe.data.pad, "train.augment": recipe.train.augment, "train.flip": recipe.train.flip}
+    if latents and (bad := [key for key, value in transforms.items() if value]):
+        raise ValueError(
+            f"{bad[0]} is for images, and a latent that is transformed is not that of a transformed image: leave it out"
+        )
     c, h, w = image_shape
     pad = recipe.data.pad
     return build(
         recipe.model, recipe.schedule.spec(), (c, h + 2 * pad, w + 2 * pad), recipe.train.seed, crop=pad, pixels=pixels,
         value_range=value_range, classes=classes, augment=AUGMENT_DIM if recipe.train.augment else 0, fit=fit,
-        consistency=bool(recipe.train.consistency),
+        consistency=bool(recipe.train.consistency), latents=latents,
     )  # fmt: skip
 
 
 def untrained_model(recipe: Recipe, images: ImageSet) -> Model:
     """The model of a recipe for the images of a set, with random weights."""
-    c, pixels, reading = images.image_shape, images.pixels.dtype.name, images.reading
-    return new_model(recipe, c, pixels, reading.value_range, class_names(images), reading.fit)
+    about, shape, depth = images.reading, images.image_shape, images.pixels.dtype.name
+    if (of := images.latents) is not None:
+        return new_model(recipe, shape, of.pixels, of.value_range, class_names(images), of.fit, of)
+    return new_model(recipe, shape, depth, about.value_range, class_names(images), about.fit)
 
 
 def initial_model(recipe: Recipe, images: ImageSet) -> Model:

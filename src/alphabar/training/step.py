@@ -62,6 +62,7 @@ class Trainer:
         self.module = module if self.sharded else accelerator.prepare(module)  # a sharded module needs no wrapper
         self.optimizer = accelerator.prepare(optimizer)
         self.sampling_model = Model(model.spec).to(self.device).eval().requires_grad_(False) if self.sharded else self.ema
+        self.ema.autoencoder = self.sampling_model.autoencoder = model.autoencoder
         self.refresh_sampling_model()
         self.dropout = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         self.lr = recipe.lr

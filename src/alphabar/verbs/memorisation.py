@@ -55,9 +55,12 @@ def training_images(run: str | Path | None, trained_on: str, reading: Mapping[st
     known = None if folder is None else images_of(folder)
     if folder is not None:
         recipe = resolve(Run(folder).recipe)
+        encoded = images_of(folder, "fingerprint_of_images")  # of a run on latents
         with contextlib.suppress(ValueError):  # other images may not be readable in the way of the run's
-            images = limited(load(name, split, **recipe.data.reading()), recipe.data.limit, known)
-            if known == images.fingerprint or (known is None and (name, split) == (recipe.data.set, "train")):
+            own = recipe.data.reading() if encoded is None else dict(reading or {})
+            images = limited(load(name, split, **own), recipe.data.limit, known)
+            of_set = known is None and (name, split) == (recipe.data.set, "train")
+            if images.fingerprint in (known, encoded) or of_set:
                 parts = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
                 return TrainingImages(images, *parts, recipe.train.flip)
     images = load(name, split, **dict(reading or {}))
@@ -79,9 +82,10 @@ def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> 
         progress: show a progress bar.
     """
     model = load_model(run)
-    images, trained, heldout, _ = training_images(
-        as_path(run), trained_on, reading_for(model, {"value_range": model.value_range})
-    )
+    reading = {} if model.latents else reading_for(model, {"value_range": model.value_range})
+    images, trained, heldout, _ = training_images(as_path(run), trained_on, reading)
+    if model.latents and not images.latents:
+        raise ValueError(f"{run} was trained on latents, and {trained_on} holds images: name the folder of latents")
     chosen = [np.sort(seeds.generator(0, stream=seeds.SUBSET).permutation(rows)[:n]) for rows in (heldout, trained)]
     unseen, seen = (np.asarray(images.pixels[rows]) for rows in chosen)
     labels = None

@@ -58,7 +58,7 @@ def make_evaluator(
     against: str, extractor: str = "bundled", *, reading: Mapping[str, Any] | None = None, progress: bool = True
 ) -> tuple[ImageEval, ImageSet]:
     """An ImageEval against SET[:SPLIT], and those real images."""
-    real = load(*parse_set(against), **dict(reading or {}))
+    real = load(*parse_set(against), **dict(reading or {})).originals()
     return ImageEval(load_extractor(extractor), real, progress=progress and processes.world()[0] == 0), real
 
 

@@ -26,7 +26,9 @@ from alphabar.core.stored_values import read_object
 from alphabar.data.card import unused_depth
 from alphabar.data.contact_sheet import levels_of
 from alphabar.data.image_set import ImageSet, load
+from alphabar.data.latents import AUTOENCODER
 from alphabar.data.split import holdout
+from alphabar.denoiser.autoencoder import read_autoencoder
 from alphabar.denoiser.model import Model
 from alphabar.evaluation.hooks import ScoreSamples
 from alphabar.evaluation.image_eval import ImageEval
@@ -119,6 +121,8 @@ def train(
         trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
         watched = _watched(heldout, run if resume else None)
         model = untrained_model(recipe, image_set)
+        if image_set.latents is not None:
+            model.autoencoder = read_autoencoder(Path(image_set.source) / AUTOENCODER)
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
         if first and recipe.train.images < recipe.train.batch:
             warnings.warn(
@@ -221,9 +225,10 @@ def _of_run(run: Run, recipe: Recipe, new_length: bool) -> Recipe:
     return own
 
 
-def images_of(run: Path) -> str | None:
-    """The fingerprint of the images that a run was trained on and that it held out; None where it has no record of them."""
-    found = _data_of(run).get("fingerprint")
+def images_of(run: Path, key: str = "fingerprint") -> str | None:
+    """The fingerprint of the images that a run was trained on and that it held out; None where it has no record of them. With
+    "fingerprint_of_images", that of the images of which it was trained on the latents."""
+    found = _data_of(run).get(key)
     return found if isinstance(found, str) else None
 
 
@@ -276,6 +281,8 @@ class _Start(Hook):
     def on_start(self, training: Training) -> None:
         if self.files:
             training.run.start(self.recipe.toml(places=False))
+            if training.model.autoencoder is not None:
+                training.model.autoencoder.save(training.run.path / AUTOENCODER)
             write_private(training.run.path, flat(asdict(self.recipe)))
             for name, values in self.files.items():
                 write_atomically(training.run.path / name, json.dumps(values, indent=1) + "\n")
@@ -321,8 +328,9 @@ def _watching(recipe: Recipe, own: Recipe, image_set: ImageSet, heldout: NDArray
 def _scores(recipe: Recipe, extractor: str, image_set: ImageSet, heldout: NDArray[np.int64]) -> ScoreSamples:
     """Scores against the test split; a set without one is scored against its held-out images."""
     watch = recipe.watch
+    image_set = image_set.originals()
     try:
-        reference = load(recipe.data.set, "test", **recipe.data.reading())
+        reference = load(recipe.data.set, "test", **recipe.data.reading()).originals()
     except FileNotFoundError:
         if not len(heldout):
             raise ValueError(
@@ -341,4 +349,5 @@ def _description(model: Model, image_set: ImageSet, trained_on: int, heldout: in
         "value_range": image_set.value_range, "fit": str(image_set.reading) or None, "skipped": list(image_set.skipped),
         **({"begun_with": source} if source else {}),
     }  # fmt: skip
+    about |= {"fingerprint_of_images": image_set.fingerprint_of_images} if image_set.latents else {}
     return {"cost.json": cost_of_model(model), "data.json": without_places(about)}

@@ -17,12 +17,12 @@ import numpy as np
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet
-from alphabar.data.images import to_pixels
 from alphabar.data.values import scale_of
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import Score
-from alphabar.sampling.batches import SamplingStep, cropped
+from alphabar.sampling.batches import SamplingStep
+from alphabar.sampling.model import image_shape, to_images
 from alphabar.sampling.sample_set import SampleSet, reading_for
 from alphabar.sampling.samples import Samples
 from alphabar.training.config import resolve
@@ -128,12 +128,11 @@ class Playground:
     def watch(self, job: Job, every: float = 0.1) -> Generator[Frame, None, None]:
         """Yields the images as they form, at most one frame in `every` seconds, and at last the samples; closing stops it."""
         pixels = np.dtype(getattr(job.model, "pixels", "uint8"))
-        crop = int(getattr(job.model, "crop", 0))
-        c, h, w = job.model.image_shape
-        images = np.full((job.n, h - 2 * crop, w - 2 * crop, c), scale_of(pixels) / 2, pixels)
+        c, h, w = image_shape(job.model)
+        images = np.full((job.n, h, w, c), scale_of(pixels) / 2, pixels)
 
         def frame(now: SamplingStep) -> Frame:
-            batch = to_pixels(cropped(now.x0_hat, crop), pixels)
+            batch = to_images(job.model, now.x0_hat)
             images[now.first : now.first + len(batch)] = batch
             return Frame(images.copy(), progress_words(now, job.n))
 
