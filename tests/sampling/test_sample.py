@@ -15,7 +15,7 @@ from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.plan import every, predicate
 from alphabar.denoiser.runtime import fast_model
 from alphabar.denoiser.runtime.fast_model import speed_up
-from alphabar.sampling import batches, catalogue, precision
+from alphabar.sampling import catalogue, precision
 from alphabar.sampling.model import fingerprint
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samplers.ddim import ddim
@@ -195,7 +195,9 @@ def test_clipping_reaches_the_denoiser(gaussian):
     for clip in (False, True):
         grid = make_grid(gaussian.schedule, 4)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(batches, "to_pixels", lambda x, dtype: moved.append(x.max()) or np.zeros((2, 2, 2, 1), np.uint8))
+            patch.setattr(
+                "alphabar.sampling.model.to_pixels", lambda x, dtype: moved.append(x.max()) or np.zeros((2, 2, 2, 1), np.uint8)
+            )
             quick(gaussian, 2, clip=clip, grid=grid)
     assert moved[0] > 2 and moved[1] <= 1
 

@@ -11,27 +11,15 @@ from typing import Any, get_args
 
 import torch
 
+from alphabar.core import stored_values as kinds
 from alphabar.core.places import PRIVATE
-from alphabar.core.stored_values import (
-    FINITE,
-    PAIR,
-    SHAPE,
-    TABLE,
-    TEXT,
-    Kind,
-    StoredValues,
-    listed,
-    naming,
-    one_of,
-    read_object,
-    whole,
-)
+from alphabar.core.stored_values import StoredValues, naming, read_object
 from alphabar.core.types import Images
 from alphabar.data.fit_size import Fit
 from alphabar.data.values import Range, check_range, scale_of
 
 FILE, AUTOENCODER = "latents.json", "autoencoder"
-_WIDTH = Kind(lambda v: FINITE.good(v) and v > 0, "a number above 0")
+_WIDTH = kinds.Kind(lambda v: kinds.FINITE.good(v) and v > 0, "a number above 0")
 
 
 @dataclass(frozen=True)
@@ -67,16 +55,16 @@ class Latents:
 def latents_of(values: Mapping[str, Any], where: str) -> Latents:
     """What `Latents.spec` wrote. Raises ValueError, beginning with `where`, for a value that it does not write."""
     c = StoredValues(values, where)
-    mean, std = c.get("mean", listed(FINITE, 65_536, 1)), c.get("std", listed(_WIDTH, 65_536, 1))
+    mean, std = c.get("mean", kinds.listed(kinds.FINITE, 65_536, 1)), c.get("std", kinds.listed(_WIDTH, 65_536, 1))
     if len(mean) != len(std):
         raise ValueError(f"{where}: {len(mean)} means and {len(std)} standard deviations")
-    shape, pixels, declared = c.get("image_shape", SHAPE), c.get("pixels", TEXT), values.get("value_range")
+    shape, pixels, declared = c.get("image_shape", kinds.SHAPE), c.get("pixels", kinds.TEXT), values.get("value_range")
     with naming(where):
         scale_of(pixels)
-        value_range = None if declared is None else check_range(c.get("value_range", PAIR))
-        fit = None if values.get("fit") is None else c.get("fit", one_of(get_args(Fit)))
+        value_range = None if declared is None else check_range(c.get("value_range", kinds.PAIR))
+        fit = None if values.get("fit") is None else c.get("fit", kinds.one_of(get_args(Fit)))
     return Latents(
-        c.get("autoencoder", TEXT), tuple(mean), tuple(std), c.get("limit", _WIDTH), tuple(shape), pixels, value_range, fit
+        c.get("autoencoder", kinds.TEXT), tuple(mean), tuple(std), c.get("limit", _WIDTH), tuple(shape), pixels, value_range, fit
     )
 
 
@@ -84,8 +72,8 @@ def read_latents(folder: Path) -> tuple[Latents, str, dict[str, Any]]:
     """The latents of a folder, and the set that they were made from with the options of `load` by which it was read."""
     file = folder / FILE
     c = StoredValues(read_object(file), str(file))
-    c.get("format", whole(1, 1))
-    place = c.get("set", TEXT)
+    c.get("format", kinds.whole(1, 1))
+    place = c.get("set", kinds.TEXT)
     if (private := folder / PRIVATE).is_file():
-        place = StoredValues(read_object(private), str(private)).get("set", TEXT)
-    return latents_of(c.table("latents").values, f"{file}: latents"), place, dict(c.get("reading", TABLE))
+        place = StoredValues(read_object(private), str(private)).get("set", kinds.TEXT)
+    return latents_of(c.table("latents").values, f"{file}: latents"), place, dict(c.get("reading", kinds.TABLE))

@@ -16,8 +16,8 @@ from alphabar.data.images import check_images
 from alphabar.denoiser.from_diffusers import PREFIX
 from alphabar.denoiser.model import Model
 from alphabar.sampling.guidance import every_class
-from alphabar.sampling.options import Precision
 from alphabar.sampling.model import image_shape
+from alphabar.sampling.options import Precision
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples, read_record
 from alphabar.training.checkpoint import home_of, load_model

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from alphabar.core.bounds import Batch, Bounds, Checked, Count, Seed, Share
-from alphabar.data.split import HOLDOUT
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class AutoencoderOptions(Checked):
     """Highest learning rate of AdamW."""
     seed: Seed = 0
     """Seed of the weights, the order of the images, and the squares."""
-    holdout: Annotated[float, Bounds(0, 1, below=True)] = HOLDOUT
+    holdout: Annotated[float, Bounds(0, 1, below=True)] = 0.17
     """Share of the images, chosen by content, that is kept out of training; the same images as `alphabar train` keeps out."""
     bf16: bool = False
     """Multiply in bfloat16; faster on GPUs and on processors that have it."""
