@@ -25,7 +25,7 @@ def test_it_learns_images_of_low_contrast_in_sixteen_bits(pixels: Any, tmp_path:
     """12-bit images in 16 bits, of two channels: the error falls far below the contrast of the images."""
     deep = np.repeat(pixels.astype(np.uint16) * 16, 2, axis=3)
     images = load(deep)
-    made = trained(images, tmp_path / "a.part", images=1200, lr=5e-3)
+    made = trained(images, tmp_path / "a.part", images=800, lr=5e-3)
     restored = made.reconstruct(deep[:40])
     assert restored.dtype == np.uint16
     off = np.abs(restored.astype(float) - deep[:40]).mean()

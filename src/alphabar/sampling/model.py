@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alphabar.core.machine import device_of
 from alphabar.core.types import Images, Levels, Pixels
@@ -46,7 +46,7 @@ def to_images(model: Model, x: Images) -> Pixels:
     return to_pixels(cropped(x, crop), np.dtype(getattr(model, "pixels", "uint8")))
 
 
-def cropped(x: Images, crop: int) -> Images:
+def cropped(x: Tensor, crop: int) -> Tensor:
     """x without `crop` pixels on each of its four sides."""
     return x[..., crop : x.shape[-2] - crop, crop : x.shape[-1] - crop] if crop else x
 
