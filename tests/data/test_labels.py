@@ -133,3 +133,14 @@ def test_names_that_are_numbers_are_in_the_order_of_numbers() -> None:
     assert ordered(["10", "2", "b"]) == ("10", "2", "b")
     labels, classes = numbered(["10", "2", "1"], 3, None, "here")
     assert (labels.tolist(), classes) == ([2, 1, 0], ("1", "2", "10"))
+
+
+def test_images_of_an_npz_that_no_split_reads_are_named(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    medmnist = {f"{split}_{what}": PIXELS if what == "images" else np.zeros((len(PIXELS), 1), np.uint8)
+                for split in ("train", "val", "test") for what in ("images", "labels")}  # fmt: skip
+    np.savez(tmp_path / "a.npz", **medmnist)
+    for split in ("train", "test"):
+        assert alphabar.load(tmp_path / "a.npz", split, cache=cache).left_out == ("val_images.npy", "val_labels.npy")
+    assert "left out: 2 files: val_images.npy, val_labels.npy" in capsys.readouterr().err
+    np.savez(tmp_path / "b.npz", PIXELS, np.zeros(len(PIXELS), int))
+    assert alphabar.load(tmp_path / "b.npz", cache=cache).left_out == ()

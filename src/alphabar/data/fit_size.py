@@ -87,9 +87,8 @@ def _resized(image: NDArray[Any], size: tuple[int, int], box: tuple[float, float
     """The part (left, top, right, bottom) of an image, resized."""
     from PIL import Image
 
-    planes = [
-        np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.LANCZOS, box))
-        for plane in np.ascontiguousarray(np.moveaxis(image, -1, 0), np.float32)
-    ]
-    out = np.stack(planes, -1).clip(image.min(), image.max())
+    whole = image.dtype == np.uint8 and image.shape[2] in (1, 3)  # which Pillow resizes at once, and four times faster
+    planes = [image.squeeze(-1) if image.shape[2] == 1 else image] if whole else np.moveaxis(image, -1, 0).astype(np.float32, "C")
+    resized = [np.asarray(Image.fromarray(p).resize(size[::-1], Image.Resampling.LANCZOS, box)) for p in planes]
+    out = np.stack(resized, -1).reshape(*size, -1).clip(image.min(), image.max())
     return (out if image.dtype.kind == "f" else np.rint(out)).astype(image.dtype)

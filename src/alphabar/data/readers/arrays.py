@@ -4,7 +4,7 @@ import io
 import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +63,15 @@ def read_npz(files: list[Path], classes: tuple[str, ...] | None, reading: Readin
     n = array.shape[0] if array.shape else 0
     checked, found = (None, None) if labels is None else numbered(labels, n, found, f"{label} in {path}")
     return decoded_from_array(array, checked, found, reading, str(path))
+
+
+def unread_in_npz(path: Path) -> tuple[str, ...]:
+    """The members of an .npz file that are read for no split, such as val_images; none of a file that cannot be read."""
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
+        members = [n.removesuffix(".npy") for n in archive.namelist()]
+        used = [_members(members, split) for split in SPLITS if split == "train" or _has(members, split)]
+        return tuple(f"{n}.npy" for n in members if n not in {"classes", "record", "x0", *(m for pair in used for m in pair)})
+    return ()
 
 
 def names_in_npz(files: Sequence[Path]) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from alphabar.data.cache import SPLITS, Decoded, Source, content_key
 from alphabar.data.decode import SUFFIXES
 from alphabar.data.labels import numbered, ordered
-from alphabar.data.readers.arrays import has_split, names_in_npz, read_npy, read_npz
+from alphabar.data.readers.arrays import has_split, names_in_npz, read_npy, read_npz, unread_in_npz
 from alphabar.data.readers.encoded import decoded_from_blobs
 from alphabar.data.readers.idx import find_idx
 from alphabar.data.readers.label_files import labels_beside
@@ -38,12 +38,13 @@ def find_source(path: Path, split: str, reading: Reading, classes: tuple[str, ..
         if path.suffix.lower() == ".npz" and has_split(path, split):
             classes = classes or (_names([[path]], ".npz") if all(has_split(path, s) for s in SPLITS) else None)
             key = partial(content_key, f".npz {split}", [("0", path)], [*(classes or ()), *reading.key()])
-            return Source(str(path), key, partial(read_npz, [path], classes, reading, split))
+            return Source(str(path), key, partial(read_npz, [path], classes, reading, split), unread_in_npz(path))
         if split != "train":
             names = f"train{path.suffix} and test{path.suffix}"
             advice = f"ask for {path}:train, or put {names} in a folder and name the folder"
             raise FileNotFoundError(f"{path} is one file and has no {split} split: {advice}")
-        return _files_source([path], classes, reading)
+        left_out = unread_in_npz(path) if path.suffix.lower() == ".npz" else ()
+        return replace(_files_source([path], classes, reading), left_out=left_out)
     listing = list_folder(path)
     if (idx := find_idx(path, split, classes, reading)) is not None:
         return _naming(idx, path, listing, [p for p in listing.others if p.name.startswith(("train-", "t10k-"))])
