@@ -60,7 +60,7 @@ def train(
     Args:
         image_set: a set with labels (a folder with a subfolder for each class, for example); any set with --self-supervised.
         out: the file to write.
-        self_supervised: train on the images alone (SimCLR); needs pip install 'alphabar[selfsup]'.
+        self_supervised: train on the images alone (SimCLR).
     """
     from alphabar.core.outputs import check_output
     from alphabar.data.image_set import load, parse_set

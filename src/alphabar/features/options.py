@@ -1,8 +1,9 @@
 """Options of the two ways to train an extractor. The module imports no torch, so that `--help` is fast."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, TypeVar
 
 from alphabar.core.bounds import Batch, Bounds, Checked, Seed, Share
 
@@ -11,6 +12,17 @@ Rate = Annotated[float, Bounds(0, 1e3, above=True)]
 Decay = Annotated[float, Bounds(0, 1e3)]
 Width = Annotated[int, Bounds(1, 65_536)]
 Pairs = Annotated[int, Bounds(2, 10**6)]
+
+Kind = TypeVar("Kind", bound="ExtractorOptions")
+
+
+def features_for(n: int) -> int:
+    """The largest power of 2, from 8 to 512, of which n images have a covariance with an interval: half of n.
+
+    >>> [features_for(n) for n in (15, 283, 5000)]
+    [8, 128, 512]
+    """
+    return 2 ** min(max(int(math.log2(max(n / 2, 8))), 3), 9)
 
 
 @dataclass(frozen=True)
@@ -27,16 +39,25 @@ class ExtractorOptions(Checked):
     """Weight decay of the convolutions and matrices; biases and norms have none."""
     flip: bool = True
     """Mirror half of the images at random; False where left and right mean different things, as in digits."""
-    widths: Sequence[Width] = (48, 96, 192)
-    """Channels at half, a quarter, an eighth ... of the image size; give more of them for larger images."""
-    dim: Width = 512
-    """Number of features per image."""
+    widths: Sequence[Width] = ()
+    """Channels at half, a quarter, an eighth ... of the image size. Left out: 48 96 192, with 24, 12 ... before them for
+    images of more than 48 pixels."""
+    dim: Annotated[int, Bounds(0, 65_536)] = 0
+    """Number of features per image. 0: 512, or as many as half of the held-out images have a covariance of."""
     seed: Seed = 0
     """Seed of the weights, the order of the images and their augmentation."""
     holdout: Annotated[float, Bounds(0, 1, below=True)] = 0.17
     """Share of the images, chosen by content, that is kept out of training, 0 <= holdout < 1."""
     bf16: bool = False
     """Multiply in bfloat16; 2 to 3 times as fast on GPUs and on processors that have it (AMX)."""
+
+
+def of_set(options: Kind, image_shape: tuple[int, int, int], n: int) -> Kind:
+    """The options with widths and dim, where left out, chosen for n images of shape (channels, height, width)."""
+    doublings = max(0, math.ceil(math.log2(max(image_shape[1:]) / 48)))
+    widths = (*(max(8, 48 >> k) for k in range(doublings, 0, -1)), 48, 96, 192)
+    dim = features_for(round((options.holdout or 0.17) * n) // 2)
+    return replace(options, widths=options.widths or widths, dim=options.dim or dim)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,6 @@
 """Extractors of unlabelled images, by SimCLR (Chen et al. 2020, arXiv:2002.05709).
 
 Two random views of each image should have similar features, and features unlike those of all other images in the batch.
-The loss is `SupConLoss` of pytorch-metric-learning with one label per image, which is SimCLR's NT-Xent (Khosla et al. 2020,
-arXiv:2004.11362, eq. 2 with one positive), without the memory for pairs of pairs that that library's `NTXentLoss` needs.
-
 A network becomes insensitive to whatever its views differ in. They differ in crop, mirroring and contrast, but not in blur,
 noise, inversion or large shifts, since scores must detect those. The features are taken before the projector, which loses
 most of this information (section 4.2 of the paper). `alphabar extractor check` measures what the features detect.
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from alphabar.core.options import takes
@@ -22,14 +20,13 @@ from alphabar.core.types import Images
 from alphabar.data.images import to_model
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import Extractor
-from alphabar.features.options import SimCLROptions
+from alphabar.features.options import SimCLROptions, of_set
 from alphabar.features.train import Epoch, Indices, make_extractor, pick_device, run_epochs, split
 
 if TYPE_CHECKING:
     from alphabar.data.image_set import ImageSet
 
 METHOD = "self-supervised: SimCLR"
-INSTALL = "self-supervision needs pytorch-metric-learning: pip install 'alphabar[selfsup]'"
 
 
 @takes(SimCLROptions)
@@ -39,14 +36,11 @@ def train_self_supervised(
 ) -> Extractor:  # fmt: skip
     """Train a feature extractor on images alone; labels are ignored, and the extractor has no logits.
 
-    The arguments are those of `train_extractor`; the loss of random features is log(2 batch - 1). Raises ImportError without
-    pytorch-metric-learning, and ValueError for fewer images than one batch.
+    The arguments are those of `train_extractor`; the loss of random features is log(2 batch - 1). Raises ValueError for fewer
+    images than one batch.
     """
-    try:
-        from pytorch_metric_learning.losses import SelfSupervisedLoss, SupConLoss  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError(INSTALL) from error
     started = time.perf_counter()
+    options = of_set(options, image_set.image_shape, len(image_set))
     where = pick_device(device)
     kept, heldout = split(image_set, options)
     width = options.dim
@@ -56,14 +50,13 @@ def train_self_supervised(
         projector = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, options.projection))
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     projector = projector.to(where)
-    criterion = SelfSupervisedLoss(SupConLoss(temperature=options.temperature))
 
     def loss_of(batch: Indices, rng: np.random.Generator) -> Tensor:
         x = to_model(np.ascontiguousarray(image_set.pixels[batch]), where)
         pairs = [views(x, rng, crop=options.crop, flip=options.flip, contrast=options.contrast) for _ in range(2)]
         with torch.autocast(where.type, torch.bfloat16, enabled=options.bf16):
             z: Tensor = projector(network.embed(torch.cat(pairs).contiguous(memory_format=torch.channels_last)))
-        return criterion(z[: len(x)].float(), z[len(x) :].float())  # type: ignore[no-any-return]
+        return nt_xent(z.float(), options.temperature)
 
     loss = run_epochs(
         nn.ModuleList([network, projector]), loss_of, kept, options,
@@ -75,6 +68,14 @@ def train_self_supervised(
         "chance_loss": float(np.log(2 * options.batch - 1)), "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     return make_extractor(network, image_set, options, record, name=name)
+
+
+def nt_xent(z: Float[Tensor, "m d"], temperature: float) -> Float[Tensor, ""]:
+    """The loss of SimCLR, eq. 1: row i of the first half of z belongs to row i of the second, and to no other row."""
+    z = nn.functional.normalize(z, dim=1)
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    partner = torch.arange(len(z), device=z.device).roll(len(z) // 2)
+    return nn.functional.cross_entropy((z @ z.T / temperature).masked_fill(own, -torch.inf), partner)
 
 
 def views(x: Images, rng: np.random.Generator, *, crop: float, flip: bool, contrast: float) -> Images:

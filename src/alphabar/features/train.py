@@ -21,7 +21,7 @@ from alphabar.data.split import holdout
 from alphabar.data.values import scale_of
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import Extractor
-from alphabar.features.options import ExtractorOptions, SupervisedOptions
+from alphabar.features.options import ExtractorOptions, SupervisedOptions, of_set
 
 if TYPE_CHECKING:
     from alphabar.data.image_set import ImageSet
@@ -150,6 +150,7 @@ def train_extractor(
         ValueError: for a set without labels, with fewer than two classes, or with fewer images than one batch.
     """
     started = time.perf_counter()
+    options = of_set(options, image_set.image_shape, len(image_set))
     where = pick_device(device)
     labels = _labels(image_set)
     classes = _number_of_classes(image_set, labels)
