@@ -36,9 +36,9 @@ class TuneOptions(Checked):
     against: str | None = None
     """For features: SET of real images. Its train split is fitted to, its test split is used for the held-out scores."""
     extractor: str | None = None
-    """For features: the extractor in whose features the distance is minimised."""
+    """For features: the extractor in whose features the distance is minimised: a path, or auto, that of the run."""
     heldout_extractor: str = "bundled"
-    """For features: another extractor, not used in fitting, which scores the result."""
+    """For features: another extractor, not used in fitting, which scores the result: bundled, a path, or auto."""
     n: Annotated[int, Bounds(8, 10**6)] = 256
     """Starting noises of the fine trajectory, 8 or more."""
     n_heldout: Count = 2000

@@ -70,7 +70,8 @@ def compare_report(
 
         check_server()  # before the features are computed
     check_output(options.picture, "picture", [a, b, parse_set(against)[0]])
-    evaluator, real = make_evaluator(against, options.extractor, reading=reading_for(b, reading_for(a, reading)))
+    own = reading_for(b, reading_for(a, reading))
+    evaluator, real = make_evaluator(against, options.extractor, samples=[a, b], reading=own)
     first, second = (open_scored(x, evaluator, options, reading) for x in (a, b))
     label_a, label_b = (Path(x.rstrip("/")).name.removesuffix(".npz") for x in (a, b))
     names = (label_a, label_b) if label_a != label_b else ("A", "B")

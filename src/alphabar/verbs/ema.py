@@ -71,7 +71,8 @@ def choose_length(
         raise ValueError(f"lengths = {list(lengths)}: give different ones, as 0.03 0.05 0.1")
     picture = folder / f"lengths-{n}.png"
     check_output(picture, "picture")
-    evaluator, real = make_evaluator(against, options.extractor, reading=reading_for(run, reading), progress=progress)
+    own = reading_for(run, reading)
+    evaluator, real = make_evaluator(against, options.extractor, samples=[run], reading=own, progress=progress)
     measured = {}
     for checkpoint in ("last", *(f"ema:{k:g}" for k in lengths)):
         samples = _samples(run, checkpoint, folder / "samples", options, progress)

@@ -17,7 +17,8 @@ class ScoreOptions(Checked):
     """How images are scored."""
 
     extractor: str = "bundled"
-    """bundled (garments), the path of one that `alphabar extractor train` wrote, inception:original or inception:clean."""
+    """bundled (garments), auto (trained on the images of the run, and kept there), the path of one that `alphabar extractor
+    train` wrote, inception:original or inception:clean."""
     n: Count | None = None
     """Score the first N images; of a run, the number of images to draw (2,000 if left out)."""
     steps: Steps = 50
@@ -79,7 +80,7 @@ class EmaOptions(Checked):
     lengths: Annotated[tuple[float, ...], Bounds(0, 0.289, above=True, below=True)] = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
     """Lengths to try, relative to the whole training: more than 0 and less than 0.289."""
     extractor: str = "bundled"
-    """Extractor of the features: bundled, or a path."""
+    """Extractor of the features: bundled, auto (that of the run), or a path."""
     n: Count = 1000
     """Images drawn with each average."""
     sampler: str = "unipc"
@@ -177,7 +178,7 @@ class SweepOptions(Checked):
     batch: Batch = 64
     """Images in one network call."""
     extractor: str | Path = "bundled"
-    """Feature extractor of the scores: bundled, a path, inception:original or inception:clean."""
+    """Feature extractor of the scores: bundled, auto (that of the run), a path, inception:original or inception:clean."""
     metrics: tuple[str, ...] = ("fid", "kid")
     """Metrics, as for `score`. The first one sorts the table."""
     name: str = "default"

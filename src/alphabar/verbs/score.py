@@ -17,10 +17,10 @@ from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import pairs_sheet
 from alphabar.evaluation.score import METRICS, CurvePoint, Measured, Score
-from alphabar.features.load import load_extractor
 from alphabar.report.figures import draw_card, draw_curve
 from alphabar.sampling.sample_set import SampleSet, check_value_range, open_samples, reading_for
 from alphabar.training.checkpoint import home_of
+from alphabar.verbs.extractor import extractor_for
 from alphabar.verbs.memorisation import Copies, find_copies
 from alphabar.verbs.options import ScoreOptions, ScoreReportOptions
 
@@ -49,17 +49,19 @@ def score(
         ValueError: for too few images, an unknown metric, or samples in another value range than the real images.
     """
     chosen = extractor or options.extractor
-    evaluator, real = make_evaluator(against, chosen, reading=reading_for(samples, reading), progress=progress)
+    evaluator, real = make_evaluator(against, chosen, samples=[samples], reading=reading_for(samples, reading), progress=progress)
     opened = open_scored(samples, evaluator, options, reading, progress)
     return tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values())
 
 
 def make_evaluator(
-    against: str, extractor: str = "bundled", *, reading: Mapping[str, Any] | None = None, progress: bool = True
-) -> tuple[ImageEval, ImageSet]:
-    """An ImageEval against SET[:SPLIT], and those real images."""
+    against: str, extractor: str = "bundled", *, samples: Sequence[str | Path] = (), reading: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> tuple[ImageEval, ImageSet]:  # fmt: skip
+    """An ImageEval against SET[:SPLIT], and those real images. samples: what will be scored, whose run has the extractor auto."""
     real = load(*parse_set(against), **dict(reading or {})).originals()
-    return ImageEval(load_extractor(extractor), real, progress=progress and processes.world()[0] == 0), real
+    chosen = extractor_for(extractor, real, samples, against, progress)
+    return ImageEval(chosen, real, progress=progress and processes.world()[0] == 0), real
 
 
 def open_scored(
@@ -121,7 +123,7 @@ def score_report(
     for path in (picture, *_further(picture).values()):
         check_output(path, "picture", [samples, parse_set(against)[0], *filter(None, [options.trained_on])])
     own = reading_for(samples, reading)
-    evaluator, real = make_evaluator(against, options.extractor, reading=own)
+    evaluator, real = make_evaluator(against, options.extractor, samples=[samples], reading=own)
     curved = [m for m in ("fid", "kid") if m in (options.metrics or METRICS)]
     if options.curve and not curved:
         raise ValueError(f"--curve is of fid and kid, and --metrics {' '.join(options.metrics or ())} holds neither: add one")

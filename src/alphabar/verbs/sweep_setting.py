@@ -53,7 +53,8 @@ class LoadedJob:
     def load(cls, job: Job, progress: bool = False) -> "LoadedJob":
         model = load_model(job.run, job.options.checkpoint)
         reading = reading_for(model, dict(job.reading))
-        real = scoring.make_evaluator(job.against, str(job.options.extractor), reading=reading, progress=progress)
+        chosen = str(job.options.extractor)
+        real = scoring.make_evaluator(job.against, chosen, samples=[job.run], reading=reading, progress=progress)
         return cls(job, model, *real)
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from alphabar.core.machine import device_of, versions
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
+from alphabar.data.image_set import load, parse_set
 from alphabar.evaluation.compare import Comparison
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.fitting.descent import descend_in_rounds
@@ -19,7 +20,9 @@ from alphabar.fitting.problem import FittingProblem
 from alphabar.fitting.starts import best_by_features, best_start, usual_starts
 from alphabar.fitting.trajectory import FINE, fine_grid
 from alphabar.sampling.fitted import Tuned, all_tuned, check_name, find_tuned, folders_of, load_tuned, path_of, save_tuned
+from alphabar.sampling.sample_set import reading_for
 from alphabar.training.checkpoint import load_model
+from alphabar.verbs.extractor import AUTO, FILE, extractor_for, run_of
 
 DESCENT = ("rounds", "steps", "batch", "rate", "eta", "remember", "bf16")  # the options of a descent, for the record
 
@@ -80,6 +83,8 @@ def tune(
     folder = as_path(out) if out is not None else folders_of(model)[-1 if str(run) == "bundled" else 0]
     name = check_name(options.name or options.fit)
     _refuse_existing([path_of(folder, model.fingerprint, name, k) for k in calls], overwrite)
+    if options.against is not None and AUTO in (options.extractor, options.heldout_extractor):
+        options = _with_auto(run, options, reading_for(model, reading), progress)
     real = RealImages.of(model, options, reading, progress) if options.fit == "features" else None
 
     problem = FittingProblem.of(model, options, progress)
@@ -169,6 +174,15 @@ def _of_at_most(model: Any, calls: int, name: str) -> Tuned:
     if fewer:
         return max(fewer, key=lambda f: f.calls)
     return find_tuned(folders_of(model), model.fingerprint, calls, name)  # raises, naming what the model has
+
+
+def _with_auto(run: str | Path, options: TuneOptions, reading: Mapping[str, Any], progress: bool) -> TuneOptions:
+    """The options with the file of the run's extractor in place of "auto"."""
+    against = str(options.against)
+    extractor_for(AUTO, load(*parse_set(against), **reading), [run], against, progress)
+    path = str((run_of(run) or Path()) / FILE)
+    chosen = {k: path for k in ("extractor", "heldout_extractor") if getattr(options, k) == AUTO}
+    return replace(options, **chosen)  # type: ignore[arg-type]
 
 
 def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
