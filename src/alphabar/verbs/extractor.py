@@ -93,6 +93,7 @@ def train_beside(run: Path, real: ImageSet, against: str = "", progress: bool = 
         images = recipe_images(of_set(recipe, parse_set(against)[0]), known=images_of(run))
     if images_of(run) not in (None, images.fingerprint):
         raise ValueError(f"{recipe.data.set} holds other images than those that {run} was trained on: {_by_hand(images)}")
+    images = images.originals()
     plan = plan_extractor(images, recipe.data.holdout, len(real) // 2)
     path = run / FILE
     path.parent.mkdir(exist_ok=True)
