@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from alphabar.verbs.experiment import experiment
     from alphabar.verbs.score import score
     from alphabar.verbs.sweep import sweep
-    from alphabar.verbs.train import train
+    from alphabar.verbs.train_images import train
     from alphabar.verbs.tune import tune
 
 _WHERE = {
@@ -47,7 +47,7 @@ _WHERE = {
     "sample": "sampling.sample",
     "score": "verbs.score",
     "sweep": "verbs.sweep",
-    "train": "verbs.train",
+    "train": "verbs.train_images",
     "train_extractor": "features.train",
     "tune": "verbs.tune",
 }

@@ -72,7 +72,8 @@ def sample(
 
     Writes OUT.npz with `images` (n x h x w x c, of the type that the model was trained on) and the record of how they were
     made, or, when OUT ends in a slash, a folder of PNGs; and a contact sheet of the first 100 next to it. An interrupted
-    command continues where it stopped.
+    command continues where it stopped. Under torchrun (torchrun --nproc_per_node 2 -m alphabar -- sample ...) the processes
+    divide the images among themselves, which are those of one process.
 
     Args:
         run: a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
@@ -83,6 +84,7 @@ def sample(
     """
     from alphabar.core.machine import device_of
     from alphabar.core.outputs import check_output, save_picture
+    from alphabar.core.processes import world
     from alphabar.data.contact_sheet import contact_sheet
     from alphabar.sampling.sample import sample
     from alphabar.sampling.samples import sheet_path
@@ -95,6 +97,8 @@ def sample(
     model = load_model(run, checkpoint)
     with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
         samples = sample(model, n, options=options, out=out, device=str(device_of(device)), channels_last=True)
+    if world()[0] != 0:  # the first process prints for all
+        return
     save_picture(contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1), sheet)
     record = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
     show.record({**record, "sheet": str(sheet)}, as_json, out)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
@@ -70,31 +70,24 @@ def train(
         dry_run: print the plan, the cost and the resolved recipe, and train nothing.
     """
     from alphabar.core import processes
-    from alphabar.core.run import Run
-    from alphabar.training.auto import AutoRecipe, auto_recipe, measured
-    from alphabar.training.config import Recipe, resolve, typed
+    from alphabar.training.auto import AutoRecipe, measured
+    from alphabar.training.config import typed
     from alphabar.training.initial_model import cost
-    from alphabar.verbs.train import check_new_run, recipe_images, train
+    from alphabar.verbs.train import recipe_images
+    from alphabar.verbs.train import train as train_run
+    from alphabar.verbs.train_images import recipe_for
 
     _check_options(tokens)
-    run = Run(out)
-    if resume and not run.recipe.exists():
-        raise FileNotFoundError(f"there is no run at {out} to resume: leave --resume out to start one")
     named = ["--data.set", image_set]  # typed twice, it may stand only once
     settings = [*tokens, *([] if named in map(list, pairwise(tokens)) else named), *reading.settings()]
     settings += [] if images is None else ["--train.images", str(images)]
     settings += [] if seed is None else ["--train.seed", str(seed)]
     if minutes is not None and recipe not in (None, "auto") and not resume:
         raise ValueError(f"--minutes {minutes:g} is for a planned run, and --recipe {recipe} has a length: give --images N")
-    plan: AutoRecipe | None = None
-    if recipe in (None, "auto") and not resume:
-        check_new_run(out, image_set)
-        keys = typed(settings)
-        plan = auto_recipe(recipe_images(Recipe().with_(**keys)), keys=keys, minutes=minutes)
-        resolved = plan.recipe
-    else:
-        resolved = resolve(run.recipe if recipe in (None, "auto") else str(recipe), settings)
-        plan = measured(resolved, recipe_images(resolved)) if dry_run else None
+    chosen = recipe_for(out, recipe, keys := typed(settings), minutes=minutes, resume=resume)
+    plan, resolved = (chosen, chosen.recipe) if isinstance(chosen, AutoRecipe) else (None, chosen)
+    if dry_run and plan is None:
+        plan = measured(resolved, recipe_images(resolved))
     if plan is not None and processes.world()[0] == 0:
         say("\n".join(plan.lines()))
     if dry_run and plan is not None:
@@ -102,18 +95,19 @@ def train(
         show.record(cost(resolved, plan.images) | here, False, "cost")
         say(resolved.toml())
         return
-    new_length = resume and (images is not None or any(token.partition("=")[0] == "--train.images" for token in tokens))
+    new_length = resume and "images" in keys.get("train", {})
     with show.stopped_by_ctrl_c("{}\ncontinue with: " + command("alphabar", "train", image_set, "--out", out, "--resume")):
-        train(plan or resolved, out, resume=resume, new_length=new_length, minutes=minutes if resume else None)
+        train_run(plan or resolved, out, resume=resume, new_length=new_length, minutes=minutes if resume else None)
 
 
 def _check_options(tokens: tuple[str, ...]) -> None:
     """Raises ValueError for an option that is neither a key of the recipe nor an option of the command, naming the nearest."""
-    own = "out recipe images minutes seed resume dry-run range alpha skip-broken axes size fit help track"
+    own = App(default_command=train, default_parameter=Parameter(negative=())).assemble_argument_collection()
+    known = [name for argument in own for name in argument.names if name.startswith("--")]
     for token in tokens:
         name = token.partition("=")[0]
         if name.startswith("--") and "." not in name and name not in ("--", "--track"):
-            near = did_you_mean(name, [f"--{word}" for word in own.split()], 0.6)
+            near = did_you_mean(name, [*known, "--track", "--help"], 0.6)
             raise ValueError(f"{name} is no option of alphabar train (keys of the recipe are written --section.key): {near}")
 
 

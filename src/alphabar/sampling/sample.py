@@ -1,7 +1,7 @@
 """`sample`: images from a model, by any sampler, with the record of how they were made and what they cost."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,12 @@ from alphabar.sampling.options import Precision, SampleOptions
 from alphabar.sampling.precision import faster_precision
 from alphabar.sampling.resolved import ResolvedOptions, resolve_options
 from alphabar.sampling.samples import Samples, check_target, parts_folder
+from alphabar.training.checkpoint import load_model
 
 
 @takes(SampleOptions)
 def sample(
-    model: Model, n: Count, options: SampleOptions = SampleOptions(), *, out: str | Path | None = None,
+    model: Model | str | Path, n: Count, options: SampleOptions = SampleOptions(), *, out: str | Path | None = None,
     indices: Sequence[int] | None = None, keep_x0: bool | Sequence[int] = False, progress: bool = True,
     on_step: Callable[[SamplingStep], None] | None = None, device: torch.device | str | None = None,
     channels_last: bool = False,
@@ -44,11 +45,13 @@ def sample(
     ((4, 28, 28, 1), 5.0)
 
     Args:
-        model: a denoiser with a `schedule` and an `image_shape`: what `load_model` returns, or any object that fits `Model`.
+        model: a denoiser with a `schedule` and an `image_shape`: what `train` and `load_model` return, or any object that fits
+            `Model`; or what `load_model` takes, as the path of a run.
         n: number of images, 1 or more.
         options: everything that decides the images. Its fields may also be passed as keywords, as above.
         out: PATH.npz, or a folder (ending in a slash) for PNGs: the samples are also saved there. Each finished batch is kept
-            in OUT.part until all are complete, and the same call continues after an interruption. None: only returned.
+            in OUT.part until all are complete, and the same call continues after an interruption. None: only returned. The
+            processes of torchrun divide the batches of one call with `out` among themselves, and the first one saves.
         indices: which images of the seed to make, n of them. None: 0 to n - 1.
         keep_x0: steps whose x0_hat is kept in `Samples.x0`: True for all, or their numbers (-1 is the last).
         progress: whether to show a progress bar.
@@ -69,59 +72,87 @@ def sample(
         raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
     if bad := [k for k in indices if isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= int(k) < 2**64]:
         raise ValueError(f"index = {bad[0]}: give whole numbers from 0, the numbers of the images of the seed")
+    model = load_model(model) if isinstance(model, str | Path) else model
     if not isinstance(model, Model):
         raise ValueError(f"the model is {type(model).__name__}, without schedule and image_shape: give what load_model returns")
     resolved = resolve_options(model, options)
     x0_steps = chosen(keep_x0, resolved.steps)
     pixels = np.dtype(getattr(model, "pixels", "uint8"))
-    if out is not None and (size := processes.world()[1]) > 1:
-        raise ValueError(f"{out}: sampling is the work of one process, and torchrun started {size}: leave torchrun out")
     if out is not None:
         check_target(out, image_shape(model)[0], pixels)
     fast = None if options.fast == "none" else options.fast
     device = move_model(model, device, channels_last and fast is None)
-    coarse, check = None, dict[str, Any]()
-    if options.precision == "auto":
-        known = None if out is None else _precision_of_parts(out)
-        if known is None:
-            work = n * resolved.sampler.calls(resolved.steps)
-            coarse, check = faster_precision(model, fast or "channels_last", min(options.batch, n), work)
-            known = "float32" if coarse is None else "bf16"
-        options = replace(options, precision=known)
-
+    rank, size = (0, 1) if out is None else processes.world()  # without a place to meet, each process makes all images
+    work = n * resolved.sampler.calls(resolved.steps)
+    options, coarse, check = _with_precision(options, model, fast or "channels_last", min(options.batch, n), work, out)
     protocol = _protocol(model, indices, options, resolved, x0_steps, pixels)
-    with _unfinished(out, protocol) as parts:
+    with _unfinished(out, protocol, first=rank == 0) as parts:
         batches = {first: indices[first : first + options.batch] for first in range(0, n, options.batch)}
-        finished = {
-            k: b for k in batches if parts is not None and (b := _finished(parts, k, len(batches[k]), pixels)) is not None
-        }
-        done = sum(len(batch.images) for batch in finished.values())
-        network: Denoiser = coarse or model
-        if coarse is None and (fast is not None or options.precision != "float32"):
-            work = (n - done) * resolved.sampler.calls(resolved.steps)
-            fast = fast or "channels_last"
-            network = speed_up(model, fast, batch=min(options.batch, n), precision=options.precision, work=work)
+        own = [*batches][rank::size]
+
+        def stored(numbers: Sequence[int]) -> dict[int, Batch]:
+            found = {k: parts and _finished(parts, k, len(batches[k]), pixels) for k in numbers}
+            return {k: batch for k, batch in found.items() if batch is not None}
+
+        finished = stored(own)
+        done, total = (sum(len(batches[k]) for k in some) for some in (finished, own))
+        network: Denoiser = model
+        if fast is not None or options.precision != "float32":
+            work = (total - done) * resolved.sampler.calls(resolved.steps)
+            make = partial(speed_up, model, batch=min(options.batch, n), precision=options.precision, work=work)
+            network = _of_first(coarse, fast or "channels_last", make, rank, size)
 
         title = f"sampling, {resolved.sampler.name} {resolved.steps}"
-        bar = track(n, title, unit="images", done=done, show=progress)
+        bar = track(total, title, unit="images", done=done, show=progress and rank == 0)
         memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch (batch=)")
         with bar as advance, eval_mode(model), torch.inference_mode(), memory:
             sampler = BatchSampler(
                 network, resolved, options.seed, model.image_shape, x0_steps, partial(to_images, model), device, channels_last,
                 advance, on_step,
             )  # fmt: skip
-            for first in [k for k in batches if k not in finished]:
+            for first in [k for k in own if k not in finished]:
                 finished[first] = sampler.sample(first, batches[first])
                 if parts is not None:
                     parts.save(_name(first), finished[first].arrays())
+        if size > 1:
+            processes.everyone(True)  # from here on all batches are stored
+            finished |= stored([k for k in batches if k not in finished])
+            if not processes.everyone(len(finished) == len(batches)):
+                raise ValueError(f"{out}: the processes do not see each other's batches: name a folder that all machines share")
 
         costs = {"device": str(device)} | ({"fast": network.record()} if isinstance(network, FastModel) else {})
         costs |= {"precision_check": check} if check else {}
         samples = _joined([finished[first] for first in batches], protocol, costs)
-        if out is not None and parts is not None:
+        if out is not None and parts is not None and rank == 0:
             samples.save(out)
             parts.clear()
+        if size > 1:
+            processes.everyone(True)
         return samples
+
+
+def _with_precision(
+    options: SampleOptions, model: Model, fast: str, batch: int, work: int, out: str | Path | None
+) -> tuple[SampleOptions, FastModel | None, dict[str, Any]]:
+    """The options with precision "auto" decided (with `out`, in all processes as in the first); a model ready in bfloat16, if
+    that was chosen, and why, for the record."""
+    coarse, check = None, dict[str, Any]()
+    if options.precision != "auto":
+        return options, coarse, check
+    rank, size = (0, 1) if out is None else processes.world()
+    known = None if out is None else _precision_of_parts(out)
+    if known is None and rank == 0:
+        coarse, check = faster_precision(model, fast, batch, work)
+        known = "float32" if coarse is None else "bf16"
+    return replace(options, precision=processes.gather(known)[0] if size > 1 else known), coarse, check
+
+
+def _of_first(ready: FastModel | None, method: str, make: Callable[[str], FastModel], rank: int, size: int) -> FastModel:
+    """The fast model that is `ready` or made; by the method of process 0 in all, so that their images are those of one."""
+    if rank == 0:
+        ready = ready or make(method)
+    method = processes.gather("" if ready is None else ready.method)[0] if size > 1 else method
+    return ready or make(method)
 
 
 def _protocol(
@@ -147,16 +178,22 @@ def _protocol(
 
 
 @contextmanager
-def _unfinished(out: str | Path | None, protocol: Mapping[str, Any]) -> Iterator[Parts | None]:
-    """The folder of finished batches of this protocol, which no other process may use meanwhile; None without `out`."""
+def _unfinished(out: str | Path | None, protocol: Mapping[str, Any], first: bool) -> Iterator[Parts | None]:
+    """The folder of finished batches of this protocol, which no other program may use meanwhile; None without `out`.
+
+    Of several processes that share the work, the first one makes it.
+    """
     if out is None:
         yield None
         return
     parts = Parts(parts_folder(out), "unfinished samples")
-    with parts.locked():
-        if protocol["model"] is None:
-            parts.clear()  # a model without a fingerprint: the batches may be another model's
-        parts.claim(protocol)
+    with ExitStack() as stack:
+        with processes.rank_zero_first():
+            if first:
+                stack.enter_context(parts.locked())
+                if protocol["model"] is None:
+                    parts.clear()  # a model without a fingerprint: the batches may be another model's
+            parts.claim(protocol)
         yield parts
 
 

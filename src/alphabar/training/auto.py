@@ -25,7 +25,7 @@ from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.training.checkpoint import load_model
-from alphabar.training.config import Precision, Recipe, TrainRecipe, WatchRecipe, resolve, shipped
+from alphabar.training.config import DataRecipe, Precision, Recipe, TrainRecipe, WatchRecipe, resolve, shipped
 from alphabar.training.hooks import HELDOUT
 from alphabar.training.initial_model import cost_of_model, untrained_model
 from alphabar.training.loop import make_accelerator
@@ -118,7 +118,8 @@ def auto_recipe(
 
     Args:
         images: the images, held-out ones included.
-        recipe: where everything comes from that is not chosen: [data], [schedule], the optimiser, `track`.
+        recipe: where everything comes from that is not chosen: [schedule], the optimiser, `track`, and [data] if it names a set
+            (else it describes `images`).
         keys: keys that are set by hand and not chosen, as `Recipe.with_` takes them: {"train": {"images": 20000}}. With
             train.init_from, network and schedule are those of the initial model.
         minutes: length of the training. None: train.images of `keys`, or by the number of images, two hours at most.
@@ -133,6 +134,8 @@ def auto_recipe(
             f"{minutes:g} minutes" + (f" and {budget} images: give one of the two" if budget else ": give more than 0")
         )
     recipe = recipe.with_(**keys)
+    if recipe.data.set == DataRecipe().set and "set" not in by_hand.get("data", {}):
+        recipe = recipe.with_(data={**data_keys(images), **by_hand.get("data", {})})
     if recipe.train.init_from:
         recipe = with_network_of(recipe, load_model(recipe.train.init_from))
         by_hand["model"] = asdict(recipe.model)
@@ -172,6 +175,17 @@ def measured(recipe: Recipe, images: ImageSet) -> AutoRecipe:
     speed, _ = measure(recipe, images, indices, recipe.train.precision)
     seconds = _seconds(recipe, speed, min(len(images) - len(indices), HELDOUT))
     return AutoRecipe(recipe, (speed,), images, len(indices), cost["parameters"], cost["gflop_a_call"], seconds)
+
+
+def data_keys(images: ImageSet) -> dict[str, Any]:
+    """The keys of [data] that say where images come from and how they were read."""
+    reading = images.reading
+    return {
+        "set": images.name if images.known or images.name.startswith("hf:") else images.source, "axes": reading.axes or "",
+        "range": reading.value_range or (), "skip_broken": reading.skip_broken,
+        "alpha": reading.alpha if isinstance(reading.alpha, str) else ",".join(map(str, reading.alpha)),
+        "size": "x".join(map(str, reading.size or ())), "fit": reading.fit or "crop",
+    }  # fmt: skip
 
 
 def shipped_recipes() -> list[dict[str, Any]]:

@@ -59,37 +59,9 @@ def train(
     hooks: Sequence[Hook] = (),
     progress: bool = True,
 ) -> Model:
-    """Trains a model by a recipe into a run folder.
+    """Trains a model by a recipe into a run folder; `alphabar.train` (verbs.train_images) documents arguments and errors.
 
-    Args:
-        recipe: everything that decides the run; see `resolve`. The plan of an `auto_recipe` is kept in the run's plan.json.
-        out: the run folder.
-        resume: continue from the run's last checkpoint, with the run's recipe and images; the images may have been moved or
-            renamed. A run that was stopped before its first checkpoint starts again.
-        new_length: with resume, recipe.train.images is the new length of the whole training, above what the run has seen. The
-            learning rate goes, within a warm-up, to where it would be in a training of that length.
-        minutes: with resume, the new length in minutes of training, those until now included, at the speed of this machine.
-        images: the training images; None loads the recipe's set.
-        hooks: called in addition to those that the recipe's `watch` asks for.
-        progress: show a progress bar.
-
-    Returns:
-        The averaged model (EMA), ready to sample.
-
-    Raises:
-        FileExistsError: where `out` already holds a run and resume is False, or other files of the names that a run has.
-        ValueError: before anything is written, where previews or scores are bound to fail, and where a run to resume has other
-            images or another value of a key that decides its weights.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; the run has a checkpoint and can be resumed.
-        alphabar.training.stopping.Diverged: when the loss is NaN or explodes.
-
-    >>> import tempfile, numpy as np, alphabar
-    >>> folder = tempfile.mkdtemp()
-    >>> np.save(f"{folder}/squares.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8))
-    >>> tokens = f"--data.set {folder}/squares.npy --train.images 64 --train.batch 32 --model.channels 8 --model.groups 8"
-    >>> model = alphabar.train(alphabar.resolve("garments", tokens.split()), f"{folder}/run", progress=False)
-    >>> model.image_shape
-    (1, 8, 8)
+    images: the training images; None takes those of a plan, else loads the recipe's set. A plan is kept in the run's plan.json.
     """
     run, first = Run(out), processes.world()[0] == 0  # of several processes, the first one writes
     if minutes is not None and not resume:
@@ -99,6 +71,7 @@ def train(
     plan, recipe = (recipe, recipe.recipe) if isinstance(recipe, AutoRecipe) else (None, recipe)
     if first and not run.recipe.exists():
         check_run_folder(run.path, [recipe.data.set] if images is None else [])
+    images = plan.images if plan is not None and images is None else images
     with locked(run.path) if first else nullcontext():
         resume = _resuming(run, resume, first)
         tracking = Tracking(run, recipe.track) if first and recipe.track else None
@@ -138,7 +111,7 @@ def train(
         files |= {} if plan is None or resume else {PLAN: plan.record()}
         watching = [_Start(recipe, own, files, minutes), *_watching(recipe, own, image_set, heldout, run if resume else None)]
         try:
-            return train_loop(
+            trained = train_loop(
                 model,
                 image_set.pixels,
                 trained_on,
@@ -157,6 +130,8 @@ def train(
         finally:
             if tracking:
                 tracking.end()
+        trained.home = run.path
+        return trained
 
 
 def recipe_images(recipe: Recipe, images: ImageSet | None = None, known: str | None = None) -> ImageSet:
@@ -180,11 +155,11 @@ def limited(images: ImageSet, n: int, known: str | None = None) -> ImageSet:
     return spread
 
 
-def check_new_run(out: str | Path, image_set: str) -> None:
+def check_new_run(out: str | Path, image_set: str | None) -> None:
     """Raises FileExistsError, before anything is planned or loaded, where `out` cannot hold a new run."""
     run = Run(out)
     if not run.recipe.exists():
-        check_run_folder(run.path, [image_set])
+        check_run_folder(run.path, [image_set] if image_set else [])
     _resuming(run, False, True)
 
 
