@@ -8,6 +8,7 @@ import pytest
 
 from alphabar.data.image_set import load
 from alphabar.data.named_sets import NAMED, Named
+from alphabar.evaluation.floor import real_images
 
 from .conftest import Array, idx_bytes
 
@@ -112,3 +113,14 @@ def test_a_named_set_is_fetched_once(hub: list[str], cache: Path, tmp_path: Path
     assert hub == ["uoft-cs/cifar10:train"]  # the second time it comes from the cache
     np.testing.assert_array_equal(images.pixels, pixels)
     assert images.classes == NAMED["cifar10"].classes
+
+
+def test_the_floor_of_a_named_set_has_the_size_of_its_reference(
+    garments: tuple[Path, Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _, _ = garments
+    monkeypatch.setenv("ALPHABAR_DATA", str(root))
+    real = real_images(load("fashion_mnist", "test", size="18x20", fit="pad"))
+    assert real.pool.shape[1:] == (18, 20, 1) and not real.halved
+    assert real.pool_source.startswith("fashion_mnist:train") and real.reference_name == "fashion_mnist:test, pad to 18x20"
+    assert real_images(load(root / "fashion-mnist", "test")).halved
