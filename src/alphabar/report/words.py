@@ -77,16 +77,12 @@ def column(metric: str) -> str:
     return f"{title} ×1000" if metric == "kid" else title
 
 
-def intervals_explained(metrics: Iterable[str]) -> str:
-    """What the intervals of these metrics are for: "FID's for ..., KID's for ..."."""
-    return ", ".join(f"{TITLES[m]}'s for {INTERVALS[m]}" for m in dict.fromkeys(metrics))
-
-
 def brackets_explained(scores: Sequence[Score], of: str = "") -> list[str]:
     """What the intervals of scores are for, and why some have none: a sentence each. of: " of one setting"."""
     known = {s.metric: s.level for s in scores if s.interval is not None}
     levels = " and ".join(dict.fromkeys(f"{100 * level:g} %" for level in known.values()))
-    sentences = [f"In brackets: {levels} intervals{of}, {intervals_explained(known)}."] if known else []
+    each = ", ".join(f"{TITLES[m]}'s for {INTERVALS[m]}" for m in known)
+    sentences = [f"In brackets: {levels} intervals{of}, {each}."] if known else []
     notes = ((s.metric, s.note or "the record gives no reason") for s in scores if s.interval is None)
     return sentences + without_interval((metric, note.removeprefix("no interval: ")) for metric, note in notes)
 

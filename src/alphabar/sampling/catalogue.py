@@ -29,7 +29,7 @@ class Entry:
         order: the error falls as steps^-order, with default options, on smooth grids with small steps at both ends, where
             multistep methods have a lower order; for a stochastic sampler, the error of the variance.
         stochastic: whether noise is drawn with default options.
-        calls: network calls for n steps.
+        calls_a_step: network calls of a step; the last one has one.
         summary: one line.
         options: names of the keyword options, without noise and on_step; `sample` takes data_range from the model.
     """
@@ -38,9 +38,13 @@ class Entry:
     fn: Callable[..., Images]
     order: int
     stochastic: bool
-    calls: Callable[[int], int]
+    calls_a_step: int
     summary: str
     options: tuple[str, ...] = ()
+
+    def calls(self, n: int) -> int:
+        """Network calls for n steps."""
+        return self.calls_a_step * (n - 1) + 1
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -49,40 +53,30 @@ class Entry:
         return {name: parameters[name].default for name in self.options if name in parameters}
 
 
-def _one_a_step(n: int) -> int:
-    return n
-
-
-def _two_a_step(n: int) -> int:
-    return 2 * n - 1  # the last step has one
-
-
-SAMPLERS: dict[str, Entry] = {
+CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
+SAMPLERS: dict[str, Entry] = {  # name, function, order, stochastic, calls a step, purpose, options
     e.name: e
     for e in (
-        Entry("ddim", ddim, 1, False, _one_a_step, "eta 0: deterministic, for few calls; eta 1: DDPM", ("eta",)),
-        Entry("ddpm", ddpm, 1, True, _one_a_step, "noise at every step, for many calls", ("variance", "data_range")),
-        Entry("euler", euler, 1, False, _one_a_step, "Euler on the probability-flow ODE: ddim at eta 0, as a check"),
-        Entry("euler_ancestral", euler_ancestral, 1, True, _one_a_step, "Euler with noise: ddim at eta 1, as a check", ("eta",)),
-        Entry(
-            "heun", heun, 2, False, _two_a_step, "EDM's sampler, with churn on request; for 30 calls or more",
-            ("s_churn", "s_tmin", "s_tmax", "s_noise"),
-        ),
-        Entry("dpmpp_2s", dpmpp_2s, 2, False, _two_a_step, "DPM-Solver++(2S): two calls a step, no memory"),
-        Entry("dpmpp_2m", dpmpp_2m, 2, False, _one_a_step, "DPM-Solver++(2M): the usual fast sampler elsewhere"),
-        Entry("dpmpp_3m", dpmpp_3m, 3, False, _one_a_step, "DPM-Solver++ multistep of true third order", ("order",)),
-        Entry("dpmpp_sde", dpmpp_sde, 2, True, _two_a_step, "DPM-Solver++(2S) with noise", ("eta",)),
-        Entry("dpmpp_2m_sde", dpmpp_2m_sde, 2, True, _one_a_step, "DPM-Solver++(2M) with noise", ("eta",)),
-        Entry("dpmpp_3m_sde", dpmpp_3m_sde, 2, True, _one_a_step, "the third-order multistep with noise", ("eta", "order")),
-        Entry("unipc", unipc, 3, False, _one_a_step, "predictor and corrector in one call a step", ("order", "bh")),
-        Entry("ipndm", ipndm, 2, False, _one_a_step, "Adams-Bashforth on eps_hat, for few calls", ("order", "coefficients")),
-        Entry("deis", deis, 3, False, _one_a_step, "tAB-DEIS, for few calls", ("order", "variable", "data_range")),
+        Entry("ddim", ddim, 1, False, 1, "eta 0: deterministic, for few calls; eta 1: DDPM", ("eta",)),
+        Entry("ddpm", ddpm, 1, True, 1, "noise at every step, for many calls", ("variance", "data_range")),
+        Entry("euler", euler, 1, False, 1, "Euler on the probability-flow ODE: ddim at eta 0, as a check"),
+        Entry("euler_ancestral", euler_ancestral, 1, True, 1, "Euler with noise: ddim at eta 1, as a check", ("eta",)),
+        Entry("heun", heun, 2, False, 2, "EDM's sampler, with churn on request; for 30 calls or more", CHURN),
+        Entry("dpmpp_2s", dpmpp_2s, 2, False, 2, "DPM-Solver++(2S): two calls a step, no memory"),
+        Entry("dpmpp_2m", dpmpp_2m, 2, False, 1, "DPM-Solver++(2M): the usual fast sampler elsewhere"),
+        Entry("dpmpp_3m", dpmpp_3m, 3, False, 1, "DPM-Solver++ multistep of true third order", ("order",)),
+        Entry("dpmpp_sde", dpmpp_sde, 2, True, 2, "DPM-Solver++(2S) with noise", ("eta",)),
+        Entry("dpmpp_2m_sde", dpmpp_2m_sde, 2, True, 1, "DPM-Solver++(2M) with noise", ("eta",)),
+        Entry("dpmpp_3m_sde", dpmpp_3m_sde, 2, True, 1, "the third-order multistep with noise", ("eta", "order")),
+        Entry("unipc", unipc, 3, False, 1, "predictor and corrector in one call a step", ("order", "bh")),
+        Entry("ipndm", ipndm, 2, False, 1, "Adams-Bashforth on eps_hat, for few calls", ("order", "coefficients")),
+        Entry("deis", deis, 3, False, 1, "tAB-DEIS, for few calls", ("order", "variable", "data_range")),
     )
 }  # fmt: skip
 
 
 # Of models that are no longer E[x0 | x], which the samplers above need.
-CONSISTENCY = Entry("consistency", consistency, 0, True, _one_a_step, "of distilled models alone: 1 or 2 calls")
+CONSISTENCY = Entry("consistency", consistency, 0, True, 1, "of distilled models alone: 1 or 2 calls")
 
 
 def default_sampler(model: object) -> str:

@@ -118,7 +118,7 @@ def resolve_options(model: Model, options: SampleOptions) -> ResolvedOptions:
                 f"{given[0]} = {getattr(options, given[0])!r}: a fitted sampler has its own levels, coefficients, noise and "
                 f"clipping, so leave {given[0]} out"
             )
-        entry = Entry("tuned", run_tuned, 1, fit.stochastic, lambda n: n, "fitted to this model")
+        entry = Entry("tuned", run_tuned, 1, fit.stochastic, 1, "fitted to this model")
         sigmas, _ = _levels(model.schedule, options.steps, fit.grid)
         clipping = Clipping(fit.clip, fit.threshold, fit.threshold_max)
         return ResolvedOptions(entry, {"fit": fit}, fit, model.schedule, sigmas, "tuned", None, clipping, guidance)
