@@ -6,12 +6,12 @@ need; protocol.json, what all settings share; results.jsonl, all rows; and index
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import plain, write_atomically
 from alphabar.core.parts import Parts
 from alphabar.evaluation.pareto import Standing, standings
 from alphabar.evaluation.score import HIGHER, Measured, Score, load_measured
@@ -75,24 +75,19 @@ class Sweep:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for json.dumps."""
-        return {
-            "folder": str(self.folder), "page": str(self.page), "finished": self.finished, "protocol": dict(self.protocol),
-            "rows": [
-                {
-                    "name": row.setting.name, "setting": row.setting.to_json(), "nfe": row.calls,
-                    "seconds_per_image": row.seconds, "samples": str(row.samples), "machine": dict(row.where),
-                    "scores": [score.to_json() for score in row.scores.values()],
-                    "front": {m: {cost: self._standing(at) for cost, at in by.items()} for m, by in row.standings.items()},
-                }
-                for row in self.rows
-            ],
-            "left_out": [asdict(one) for one in self.left_out],
-        }  # fmt: skip
+        rows = [
+            {
+                "name": row.setting.name, "setting": row.setting, "nfe": row.calls, "seconds_per_image": row.seconds,
+                "samples": row.samples, "machine": row.where, "scores": [*row.scores.values()],
+                "front": {m: {cost: self._standing(at) for cost, at in by.items()} for m, by in row.standings.items()},
+            }
+            for row in self.rows
+        ]  # fmt: skip
+        about = {"folder": self.folder, "page": self.page, "finished": self.finished, "protocol": self.protocol}
+        return {k: plain(v) for k, v in {**about, "rows": rows, "left_out": self.left_out}.items()}
 
     def _standing(self, at: Standing) -> dict[str, Any]:
-        behind = None if at.behind is None else self.rows[at.behind].setting.name
-        difference = None if at.difference is None else at.difference.to_json()
-        return {"on": at.on, "behind": behind, "difference": difference, "decided": at.decided}
+        return {**vars(at), "behind": None if at.behind is None else self.rows[at.behind].setting.name}
 
 
 def with_standings(rows: Sequence[Row], metrics: Sequence[str], measured: Callable[[str], Measured]) -> list[Row]:
