@@ -11,7 +11,7 @@ import torch
 import alphabar
 from alphabar.data.image_set import ImageSet
 from alphabar.training import auto
-from alphabar.training.auto import activation_bytes, auto_recipe, bf16_agrees, network_for
+from alphabar.training.auto import Speed, activation_bytes, auto_recipe, bf16_agrees, network_for
 from alphabar.training.config import Recipe, TrainRecipe
 from alphabar.training.initial_model import copy_weights, untrained_model
 from alphabar.training.stream import Batch
@@ -59,8 +59,8 @@ def test_minutes_decide_the_number_of_images(tmp_path: Path, monkeypatch: pytest
     images = noise(tmp_path, (30, 8, 8, 1))
     found = auto_recipe(images, Recipe(train=TrainRecipe(batch=8)), minutes=2)
     rate = found.speeds[0].images_a_second
-    assert found.recipe.train.images == pytest.approx(rate * 120 * 0.95, rel=0.01, abs=8)
-    assert found.seconds == pytest.approx(120, rel=0.25)
+    assert 0.88 * rate * 120 < found.recipe.train.images < rate * 120, "a twentieth each for sheets and held-out losses"
+    assert found.seconds == pytest.approx(120, rel=0.05)
     assert found.speeds[0].images_a_second == max(s.images_a_second for s in found.speeds)
     assert found.recipe.train.precision == found.speeds[0].precision
 
@@ -95,8 +95,39 @@ def test_less_memory_means_parts_of_batches_then_recomputed_activations_then_a_r
     assert given(33 * each) == (2, False)
     accumulate, recompute = given(5 * least)
     assert recompute and accumulate >= 16
-    with pytest.raises(ValueError, match="for a single image"):
+    with pytest.raises(ValueError, match=r"for a single image, .*: --size 16x16 would fit"):
         given(0.5 * least)
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys", "words"),
+    [
+        ((1, 9, 20, 1), {}, ["1 image of 9x20x1; ", " passes)"]),
+        ((30, 8, 8, 1), {"train": {"images": 3}}, ["8 images (0.3 passes)"]),
+        ((30, 40, 16, 1), {"train": {"images": 24}}, ["attention at 10x4"]),
+    ],
+)
+def test_the_plan_is_in_words_that_are_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], keys: dict[str, Any], words: list[str]
+) -> None:
+    monkeypatch.setattr(auto, "WIDTHS", (8,))
+    monkeypatch.setattr(
+        auto, "measure", lambda r, i, n, precision: (Speed(precision, 4321.0, 1e-5, 512.0), untrained_model(r, i))
+    )
+    text = "\n".join(auto_recipe(noise(tmp_path, shape), Recipe(train=TrainRecipe(batch=8)), keys).lines())
+    for one in (*words, "4,321 images/s", "About 0.5 GiB"):
+        assert one in text, text
+
+
+def test_where_the_widest_network_does_not_fit_a_narrower_one_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = noise(tmp_path, (30, 32, 32, 1))
+    needed = [
+        activation_bytes(untrained_model(replace(Recipe(), model=network_for((1, 32, 32), width)), images), recompute=True)
+        for width in (8, 64)
+    ]
+    monkeypatch.setattr(auto, "WIDTHS", (8, 64))
+    monkeypatch.setattr(auto, "free_memory", lambda: sum(needed) / 2 / auto.MEMORY_SHARE)
+    assert auto_recipe(images, Recipe(), {"train": {"images": 64}}).recipe.model.channels[0] == 8
 
 
 def test_activations_are_counted_as_they_grow_in_memory(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from alphabar.core.files import read_jsonl
 from alphabar.core.run import Run
 from alphabar.training.auto import auto_recipe
 from alphabar.training.config import Recipe, TrainRecipe, resolve
-from alphabar.training.lengthen import length_in_images, with_length
+from alphabar.training.lengthen import last_state, length_in_images, with_length
 from alphabar.training.optim import rate, rate_at
 from alphabar.verbs.train import recipe_images, train
 from tests.fixtures.training import InterruptAt, assert_same_weights
@@ -126,8 +126,9 @@ def test_minutes_are_of_the_whole_training_and_the_planned_ones_change_nothing(r
     model = train(plan, run.path, images=images, progress=False)
     stored = resolve(run.recipe)
     assert length_in_images(run, stored, images, 0.01) == stored.train.images
-    train(stored, run.path, images=images, resume=True, minutes=0.05, progress=False)
+    minutes = last_state(run)["seconds"] / 60 + 0.05
+    train(stored, run.path, images=images, resume=True, minutes=minutes, progress=False)
     longer = resolve(run.recipe)
     assert longer.train.images > stored.train.images and longer.train.earlier_lengths == (stored.train.images,) * 2
-    assert length_in_images(run, longer, images, 0.05) == longer.train.images
+    assert length_in_images(run, longer, images, minutes) == longer.train.images
     assert model.image_shape == (1, 8, 8)

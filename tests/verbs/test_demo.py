@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ def test_ctrl_c_keeps_what_was_made_and_the_same_command_continues(
     for setting in SMALL:
         whole, cut = (Samples.load(tmp_path / f / "samples" / f"{setting.key}.npz").images for f in ("whole", "cut"))
         np.testing.assert_array_equal(whole, cut)
-    assert "continuing the demo" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "continuing the demo" in said and re.search(r"\d settings are drawn already", said)
 
 
 def test_another_demo_in_the_same_folder_starts_from_nothing(small: dict[str, Any], tmp_path: Path) -> None:
@@ -216,6 +218,14 @@ def test_the_number_of_images_follows_the_speed() -> None:
     assert 640 < fitting < 2000
     spent = 8 * 2000 * 0.7e-3 + 1.05 * fitting * 170 * 0.7e-3
     assert 150 - 1.05 * 40 * 170 * 0.7e-3 < spent <= 150  # as many as fit, to the next 40
+
+
+def test_a_continued_demo_promises_the_time_that_is_left() -> None:
+    speed = _speed(1e-2) | {"calls": {s.key: 100 for s in SETTINGS}}
+    whole, rest = (demo_module.expectation(speed, 640, SETTINGS, done) for done in ((), [SETTINGS[0].key]))
+    minutes = [float(re.findall(r"about ([0-9.]+) minutes", text)[0]) for text in (whole, rest)]
+    cost = (640 if SETTINGS[0].scored else 8) * 100 * 1e-2 / 60
+    assert minutes[0] - minutes[1] == pytest.approx(cost, abs=0.11)
 
 
 def test_a_message_says_that_a_machine_is_slow() -> None:

@@ -44,6 +44,7 @@ PREVIEW_SHARE = 0.05  # of the time that sheets take, and of the time that held-
 SHEETS = (64, 36, 16, 9, 4)  # samples on a sheet; the most that take at most SHEET_SECONDS and PREVIEW_SHARE of the time
 SHEET_SECONDS = 40.0
 STEPS = 4  # that are measured, after one that is not
+MEASURING = 15.0  # seconds after which a slow machine takes no further step
 STEP_GFLOP = 300.0  # smaller batches are measured where a step would take more
 AGREEMENT = 0.98  # least cosine between the gradients in bfloat16 and in float32
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
@@ -87,21 +88,22 @@ class AutoRecipe:
         """What will be trained, and how long it takes, in sentences."""
         train, model, speed = self.recipe.train, self.recipe.model, self.speeds[0]
         n, (c, h, w), classes = len(self.images), self.images.image_shape, len(class_names(self.images))
+        total = math.ceil(train.images / train.batch) * train.batch  # no step has fewer
+        passes = total / max(self.trained_on, 1)
         copies = n - len(np.unique(self.images.hashes))
-        side = math.ceil(max(h, w) / model.patch)
-        attended = [f"{math.ceil(side / 2**k)}x{math.ceil(side / 2**k)}" for k in model.attention]
-        others = "".join(f", {s.images_a_second:.3g} in {NAMES[s.precision]}" for s in self.speeds[1:])
+        attended = ["x".join(str(math.ceil(side / model.patch / 2**k)) for side in (h, w)) for k in model.attention]
+        others = "".join(f", {_rate(s)} in {NAMES[s.precision]}" for s in self.speeds[1:])
         watch, rate = self.recipe.watch, speed.images_a_second
         sheet = min(watch.preview_first or watch.preview_every, train.images) / rate + _sheet_seconds(watch, speed)
         loss = min(train.log_every or train.images, train.images) / rate
         return [
-            f"{n:,} images of {h}x{w}x{c}" + (f" in {classes} classes" if classes else "")
+            f"{n:,} image{'s' * (n != 1)} of {h}x{w}x{c}" + (f" in {classes} classes" if classes else "")
             + (f", {copies:,} of them copies of others" if copies else "") + f"; {n - self.trained_on:,} are held out.",
             f"U-Net with {len(model.channels)} level{'s' * (len(model.channels) > 1)}"
             + (f", attention at {' and '.join(attended)}" if attended else "")
             + f", {self.parameters / 1e6:.1f} M parameters, {self.gflop:.2g} GFLOP a network call.",
-            f"{train.images:,} images ({train.images / max(self.trained_on, 1):.0f} passes), about {duration(self.seconds)} here "
-            f"({speed.images_a_second:.3g} images/s measured in {NAMES[speed.precision]}{others}).",
+            f"{total:,} images ({passes:.{0 if passes >= 10 else 1}f} passes), about {duration(self.seconds)} here "
+            f"({_rate(speed)} images/s measured in {NAMES[speed.precision]}{others}).",
             f"About {speed.mib / 1024:.1f} GiB of memory"
             + (", activations computed twice to save some" if train.recompute else "")
             + (f", batches in {train.accumulate} parts" if train.accumulate > 1 else "") + ".",
@@ -143,9 +145,11 @@ def auto_recipe(
     wanted = budget or round(PASSES * math.sqrt(max(len(indices), 1)), -3)
     seconds = 60 * minutes if minutes else math.inf if budget else LONGEST
     widths = [w for w in WIDTHS if len(indices) >= WIDE_FROM.get(w, 0)]
-    candidates = [_for_memory(_with_network(recipe, images, width, len(indices), by_hand), images) for width in widths]
+    fitted = [_for_memory(_with_network(recipe, images, width, len(indices), by_hand), images) for width in widths]
+    if not (candidates := [each for each, _ in fitted if each is not None]):
+        raise _does_not_fit(images, fitted[0][1])
 
-    best = candidates[min(2, len(widths) - 1)]
+    best = candidates[min(2, len(candidates) - 1)]
     speeds = speeds_of(best, images, indices)
     costs = [cost_of_model(untrained_model(each, images)) for each in candidates]
     flops = speeds[0].images_a_second * costs[candidates.index(best)]["gflop_a_call"]
@@ -170,7 +174,9 @@ def measured(recipe: Recipe, images: ImageSet) -> AutoRecipe:
     """A recipe with what it costs on this machine, by a few measured training steps."""
     indices, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
     model = untrained_model(recipe, images)
-    _for_memory(recipe, images)
+    fits, each = _for_memory(recipe, images)
+    if fits is None:
+        raise _does_not_fit(images, each)
     cost = cost_of_model(model)
     speed, _ = measure(recipe, images, indices, recipe.train.precision)
     seconds = _seconds(recipe, speed, min(len(images) - len(indices), HELDOUT))
@@ -244,19 +250,27 @@ def with_network_of(recipe: Recipe, model: Model) -> Recipe:
     return recipe.with_(model={"network": "unet", **network, **about}, schedule=spec["schedule"])
 
 
-def _for_memory(recipe: Recipe, images: ImageSet) -> Recipe:
-    """The recipe with batches in as many parts as fit into the memory, and activations that are computed twice if need be."""
+def _for_memory(recipe: Recipe, images: ImageSet) -> tuple[Recipe | None, int]:
+    """The recipe with batches in as many parts as fit into the memory, and activations that are computed twice if need be; None
+    where a single image does not fit. And the bytes that it takes."""
     free, train = MEMORY_SHARE * free_memory(), recipe.train
-    network = untrained_model(recipe, images)
-    for recompute in (False, True):
+    network, each = untrained_model(recipe, images), 0
+    for recompute in (False, True) if recipe.model.network == "unet" else (False,):
         each = activation_bytes(network, recompute)
         for parts in (1, 2, 4) if not recompute else (1, 2, 4, 8, 16, 32, 64):
             if train.batch % parts == 0 and each * train.batch / parts <= free:
-                return replace(recipe, train=replace(train, accumulate=max(parts, train.accumulate), recompute=recompute))
-    c, h, w = images.image_shape
-    raise ValueError(
+                return replace(recipe, train=replace(train, accumulate=max(parts, train.accumulate), recompute=recompute)), each
+    return None, each
+
+
+def _does_not_fit(images: ImageSet, each: int) -> ValueError:
+    """The refusal of images that do not fit into memory, with the size that would."""
+    (c, h, w), free = images.image_shape, MEMORY_SHARE * free_memory()
+    share = math.sqrt(free / each)
+    fits = "x".join(str(max(int(side * share) // 8 * 8, 1)) for side in (h, w))
+    return ValueError(
         f"training on images of {h}x{w}x{c} takes {each / 2**30:.1f} GiB for a single image, and {free / 2**30:.1f} GiB are "
-        "free: make the images smaller, give fewer --model.channels, or use a machine with more memory"
+        f"free: --size {fits} would fit; or give fewer --model.channels, or use a machine with more memory"
     )
 
 
@@ -294,6 +308,10 @@ def _seconds(recipe: Recipe, speed: Speed, n_heldout: int) -> float:
     return train.images / speed.images_a_second + sheets * _sheet_seconds(watch, speed) + heldout
 
 
+def _rate(speed: Speed) -> str:
+    return f"{speed.images_a_second:,.0f}" if speed.images_a_second >= 100 else f"{speed.images_a_second:.3g}"
+
+
 def _sheet_seconds(watch: WatchRecipe, speed: Speed) -> float:
     return watch.preview_n * watch.preview_steps * speed.call_seconds
 
@@ -317,7 +335,11 @@ def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Preci
     accelerator = make_accelerator(train)
     trainer = Trainer(model, train, accelerator, None)
     batches = _batches(train, model, images, indices, STEPS + 1, accelerator.process_index, accelerator.num_processes)
-    taken = [_timed(partial(trainer.step, batch, step)) for step, batch in enumerate(batches)]
+    taken: list[float] = []
+    for step, part in enumerate(batches):
+        taken.append(_timed(partial(trainer.step, part, step)))
+        if len(taken) > 1 and sum(taken) > MEASURING and accelerator.num_processes == 1:  # all processes take as many steps
+            break
     x = torch.zeros(min(train.batch, 32), *model.image_shape, device=trainer.device)
     with torch.inference_mode():
         call = min(_timed(lambda: trainer.ema(x, torch.ones(len(x), device=x.device)).sum()) for _ in range(2)) / len(x)

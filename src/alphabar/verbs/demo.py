@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ def demo(
     features: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
     real = bundled_images() if images is None else as_image_set(images)
     speed = _speed(out, options, network, features, real, settings, device)
-    _print(expectation(speed, int(speed["n"]), settings))
+    drawn = [s.key for s in settings if (out / "samples" / f"{s.key}.npz").exists()]
+    _print(expectation(speed, int(speed["n"]), settings, drawn))
     about = {
         "n": int(speed["n"]), "speed": speed, "extractor": features.fingerprint, "model": fingerprint(network),
         "reference": real.name,
@@ -290,14 +291,19 @@ def images_that_fit(speed: Mapping[str, Any], minutes: float, least: int) -> int
     return max(least, min(fits, MOST))
 
 
-def expectation(speed: Mapping[str, Any], n: int, settings: Sequence[DemoSetting]) -> str:
-    """What will be sampled, and how long that should take, in a sentence."""
+def expectation(speed: Mapping[str, Any], n: int, settings: Sequence[DemoSetting], done: Collection[str] = ()) -> str:
+    """What will be sampled, and how long that should take, in a sentence. done: settings that a stopped demo has drawn."""
     few = speed["few"] * speed["calls_few"] * speed["seconds_a_call_few"]
     features = speed["real"] + n * (speed["scored"] + floor_sets(n, speed["real"]))
     seconds = few + n * speed["calls_scored"] * speed["seconds_a_call"] + features * speed["seconds_a_feature"]
+    for s in settings:
+        if s.key in done:
+            cost = n * speed["seconds_a_call"] if s.scored else speed["few"] * speed["seconds_a_call_few"]
+            seconds -= cost * speed["calls"][s.key]
+    drawn = f"; {len(done)} settings are drawn already" if done else ""
     slow = " (this machine is slow, but a score of fewer images would mean little)" if seconds > SLOW else ""
     scored, slow_ones, minutes = speed["scored"], len(settings) - speed["scored"], max(seconds, 1) / 60
     return (
         f"one network call takes {speed['seconds_a_call'] * 1e3:.3g} ms an image: {n:,} images by each of {scored} settings, "
-        f"{speed['few']} by {slow_ones} slow ones, in about {minutes:.1f} minutes{slow}"
+        f"{speed['few']} by {slow_ones} slow ones, in about {minutes:.1f} minutes{slow}{drawn}"
     )
