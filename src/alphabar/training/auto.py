@@ -223,9 +223,12 @@ def network_for(image_shape: tuple[int, int, int], width: int = 64, latents: boo
     sides = [math.ceil(side / patch)]
     while sides[-1] > LOWEST or len(sides) < 2:
         sides.append(math.ceil(sides[-1] / 2))
-    attention = tuple(k for k, s in enumerate(sides) if k > 0 and s <= ATTENDED) if len(sides) > 2 else ()
+    attention = tuple(k for k, s in enumerate(sides) if k > 0 and s <= ATTENDED) if len(sides) > 2 or latents else ()
     return ModelRecipe(
-        channels=tuple(width * min(k + 1, 4) for k in range(len(sides))), blocks=1, patch=patch, attention=attention
+        channels=tuple(width * min(k + 1, 4) for k in range(len(sides))),
+        blocks=2 if latents else 1,
+        patch=patch,
+        attention=attention,
     )
 
 

@@ -140,7 +140,7 @@ def _squares(
     pixels: Pixels, kept: NDArray[np.int64], options: AutoencoderOptions, side: tuple[int, ...], step: int
 ) -> NDArray[Any]:
     """The batch of a step: images in a new order in every epoch, cut at a random place, every second one mirrored."""
-    rng, out = seeds.generator(options.seed, step, stream=STREAM), []
+    rng, out = seeds.generator(options.seed, step, stream=STREAM), list[NDArray[Any]]()
     for number in range(step * options.batch, (step + 1) * options.batch):
         epoch, position = divmod(number, len(kept))
         if not out or not position:
