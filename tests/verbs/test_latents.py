@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import alphabar
-from alphabar.cli import main as command_line
 from alphabar.data.image_set import load
 from alphabar.data.latents import FILE
 from alphabar.data.split import holdout
@@ -183,42 +182,3 @@ def test_damaged_latents_are_named(made: Made, tmp_path: Path) -> None:
     (folder / "train" / "hashes.npy").write_bytes(b"")
     with pytest.raises(ValueError, match="train is damaged: encode the images again"):
         load(folder)
-
-
-def discs(n: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """48x48 images of one coloured disc on white, with a soft edge."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:48, :48]
-    centre, radius, colour = rng.uniform(16, 32, (2, n, 1, 1)), rng.uniform(6, 14, (n, 1, 1)), rng.uniform(0, 200, (n, 1, 1, 3))
-    inside = np.clip(radius - np.hypot(y - centre[0], x - centre[1]) + 0.5, 0, 1)[..., None]
-    return np.rint(255 + inside * (colour - 255)).astype(np.uint8)
-
-
-def command(*words: object) -> None:
-    with pytest.raises(SystemExit) as ended:
-        command_line.main([str(word) for word in words])
-    assert not ended.value.code
-
-
-@pytest.mark.slow(100)
-def test_discs_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restored discs are close to the originals, and samples are discs: whole images of the decoder, on white."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path / "cache"))
-    np.savez("discs.npz", train_images=discs(600, 0), test_images=discs(200, 1))
-    network = ["--latent", 8, "--width", 16, "--blocks", 1, "--lr", 5e-3, "--batch", 16]
-    command("autoencoder", "train", "discs.npz", *network, "--images", 12800, "--out", "a.safetensors")
-    command("autoencoder", "check", "a.safetensors", "--against", "discs.npz:test", "--n", 100)
-    assert (tmp_path / "a_check.png").exists()
-    found = check_autoencoder(read_autoencoder("a.safetensors"), load("discs.npz", "test"), Linear(16), progress=False)
-    assert found.psnr.value > 23
-    command("encode", "discs.npz", "--with", "a.safetensors", "--out", "latents")
-    model = ["--model.patch", 1, "--model.channels", 32, 64, "--train.lr", 2e-3, "--train.batch", 32, "--watch.preview-every", 0]
-    command("train", "latents", "--recipe", "garments", "--images", 24000, *model, "--out", "run")
-    command("sample", "run", "--n", 100, "--steps", 15, "--out", "samples.npz")
-    drawn = Samples.load("samples.npz").images
-    assert drawn.shape == (100, 48, 48, 3)
-    assert np.median(drawn[:, :2].min((1, 2, 3))) > 200  # the margin is white
-    evaluator = ImageEval(Linear(16), load("discs.npz", "test"), cache=False)
-    grey = np.full_like(drawn, 128)
-    assert evaluator.kid(drawn).value < 0.05 * evaluator.kid(grey).value
