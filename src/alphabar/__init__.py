@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alphabar.data.image_set import ImageSet, load
+    from alphabar.denoiser.own_networks import register_network
     from alphabar.evaluation.compare import compare
     from alphabar.evaluation.image_eval import ImageEval
     from alphabar.features.load import load_extractor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from alphabar.training.auto import auto_recipe
     from alphabar.training.checkpoint import load_model
     from alphabar.training.config import Recipe, resolve
+    from alphabar.training.loss import register_weighting
     from alphabar.verbs.ema import choose_length
     from alphabar.verbs.experiment import experiment
     from alphabar.verbs.score import score
@@ -43,6 +45,8 @@ _WHERE = {
     "load_extractor": "features.load",
     "load_model": "training.checkpoint",
     "read_experiment": "results.experiments",
+    "register_network": "denoiser.own_networks",
+    "register_weighting": "training.loss",
     "resolve": "training.config",
     "sample": "sampling.sample",
     "score": "verbs.score",
@@ -55,8 +59,8 @@ _WHERE = {
 __all__ = [
     "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "auto_recipe", "choose_length",
     "compare", "experiment", "load",
-    "load_extractor", "load_model", "read_experiment", "resolve", "sample", "score", "sweep", "train",
-    "train_extractor", "tune",
+    "load_extractor", "load_model", "read_experiment", "register_network", "register_weighting", "resolve", "sample", "score",
+    "sweep", "train", "train_extractor", "tune",
 ]  # fmt: skip
 
 

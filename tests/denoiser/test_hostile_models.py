@@ -85,7 +85,7 @@ def test_weights_that_do_not_fit_their_description(kind: str, tmp_path: Path) ->
 SPECS: dict[str, tuple[dict[str, Any], str]] = {
     "no format": ({"format": None}, "format None"), "format of tomorrow": ({"format": 99}, "reads formats"),
     "network a list": ({"network": ["unet"]}, "network is"),
-    "another network": ({"network": "exec"}, "wanted one of unet, unet2d"),
+    "another network": ({"network": "exec"}, "network 'exec' is not registered"),
     "arguments a list": ({"arguments": [1]}, "arguments is"), "arguments unknown": ({"arguments.x": 1}, "'x'"),
     "no blocks": ({"arguments.blocks": 0}, "blocks is 0; wanted a whole number from 1 to 64"),
     "a thousand million blocks": ({"arguments.blocks": 10**9}, "blocks is 1000000000"),

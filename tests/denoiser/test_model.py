@@ -77,7 +77,7 @@ def test_invalid_files_are_refused_with_a_reason(tmp_path: Path) -> None:
         load_weights(file)
     spec = build(SMALL, {"kind": "cosine"}, (1, 8, 8)).spec
     for change, message in (
-        ({"format": 99}, "reads formats"), ({"network": "exec"}, "wanted one of unet, unet2d"),
+        ({"format": 99}, "reads formats"), ({"network": "exec"}, "network 'exec' is not registered"),
         ({"image_shape": [1, 8]}, "wanted \\[channels, height, width\\]"), ({"schedule": {"kind": "x"}}, "use one of linear"),
         ({"arguments": {"nothing": 1}}, "do not match its specification"),
     ):  # fmt: skip

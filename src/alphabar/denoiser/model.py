@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alphabar.core.weights import fill, read_tensors
 from alphabar.data.latents import Latents, latents_of
 from alphabar.denoiser.autoencoder import Autoencoder
 from alphabar.denoiser.model_spec import ModelRecipe, check_spec, model_spec
+from alphabar.denoiser.own_networks import BUILT_IN, find_network
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.denoiser.unet import DiffusersUNet, UNet
 from alphabar.schedule.kinds import schedule_from
@@ -40,9 +42,13 @@ class Model(Preconditioned):
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         check_spec(spec)
-        arguments = dict(spec["arguments"])
-        network = UNet(**arguments) if spec["network"] == "unet" else DiffusersUNet(**arguments)
         c, h, w = spec["image_shape"]
+        if spec["network"] in BUILT_IN:
+            network: nn.Module = (UNet if spec["network"] == "unet" else DiffusersUNet)(**spec["arguments"])
+        else:
+            network = find_network(spec["network"])((c, h, w), len(spec.get("classes", ())))
+            if not isinstance(network, nn.Module):
+                raise ValueError(f"the network {spec['network']!r} is of type {type(network).__name__}: make an nn.Module")
         super().__init__(network, schedule_from(spec["schedule"]), spec["prediction"], spec["data_range"], (c, h, w))
         self.spec = dict(spec)
         self.crop: int = spec.get("crop", 0)
@@ -155,7 +161,11 @@ def load_weights(path: Path) -> Model:
 def model_of(spec: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Model:
     """The model of a specification with these weights, in evaluation mode. Raises ValueError, beginning with `where`."""
     mismatch = f"{where}: its weights do not match its specification"
-    with naming(mismatch), torch.device("meta"):  # allocates nothing, however large a network the specification asks for
+    if own := isinstance(name := spec.get("network"), str) and name not in BUILT_IN:
+        with naming(where):
+            find_network(name)
+    # the device "meta" allocates nothing, however large a network the specification asks for; code of a user may not work there
+    with naming(mismatch), torch.random.fork_rng([], enabled=own), nullcontext() if own else torch.device("meta"):
         model = Model(spec)
     fill(model, weights, mismatch)
     return model.eval()

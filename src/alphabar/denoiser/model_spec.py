@@ -11,6 +11,7 @@ from alphabar.data.fit_size import Fit
 from alphabar.data.latents import Latents, latents_of
 from alphabar.data.values import check_range, scale_of
 from alphabar.denoiser.diffusers_config import MAX_BLOCKS, MAX_LEVELS, WIDTH, check_unet2d
+from alphabar.denoiser.own_networks import BUILT_IN, find_network
 from alphabar.schedule.kinds import schedule_from
 from alphabar.schedule.noising import Prediction
 
@@ -36,8 +37,9 @@ class ModelRecipe(Checked):
 
     section = "model."
 
-    network: Literal["unet", "unet2d"] = "unet"
-    """"unet": our own compact U-Net. "unet2d": diffusers' UNet2DModel (extra `diffusers`)."""
+    network: str = "unet"
+    """"unet": our own compact U-Net. "unet2d": diffusers' UNet2DModel (extra `diffusers`). Or one from `register_network`, which
+    decides all of it itself; channels, blocks, patch, attention, embedding, groups and dropout then have no effect."""
     channels: tuple[Width, ...] = (64, 96)
     """Channels of each level; every level below the first halves the size."""
     blocks: Annotated[int, Bounds(1, 64)] = 1
@@ -78,9 +80,12 @@ def model_spec(
         arguments = _unet_arguments(recipe, image_shape[0], _time_scale(schedule), len(names), augment)
     elif augment:
         raise ValueError(
-            "train.augment needs a network that takes the augmentation as input, and UNet2DModel does not: use "
+            f"train.augment needs a network that takes the augmentation as input, and {recipe.network} does not: use "
             "--model.network unet, or --train.augment 0"
         )
+    elif recipe.network != "unet2d":
+        find_network(recipe.network)
+        arguments = {}
     else:
         arguments = _unet2d_arguments(recipe, image_shape, len(names))
     depth = {} if pixels == "uint8" and value_range is None else {"pixels": pixels, "value_range": value_range and [*value_range]}
@@ -127,7 +132,7 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     if spec.get("format") not in FORMATS:
         raise ValueError(f"model description of format {spec.get('format')!r}: this release reads formats {FORMATS}")
     c = StoredValues({"crop": 0, "pixels": "uint8", "classes": [], "consistency": False, **spec}, "model description")
-    network, arguments, names = c.get("network", one_of(("unet", "unet2d"))), c.table("arguments"), c.get("classes", NAMES)
+    network, arguments, names = c.get("network", TEXT), c.table("arguments"), c.get("classes", NAMES)
     c.table("schedule"), c.get("prediction", TEXT), c.get("data_range", number(1e-6, 1e6))
     channels, height, width = c.get("image_shape", SHAPE)
     if "fit" in spec:
@@ -141,6 +146,9 @@ def check_spec(spec: Mapping[str, Any]) -> None:
         and len(latents_of(c.table("latents").values, "model description: latents").mean) != channels
     ):
         raise ValueError(f"model description: the means of its latents are not {channels}")
+    if network not in BUILT_IN:
+        find_network(network)
+        return
     if network == "unet2d":
         check_unet2d(arguments, [channels, height, width])
     elif (given := arguments.check(UNET).values.get("in_channels", 1)) != channels:

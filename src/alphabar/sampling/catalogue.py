@@ -93,6 +93,27 @@ def find(name: str) -> Entry:
     raise ValueError(f"sampler {name!r} is unknown: {did_you_mean(name.lower(), SAMPLERS, 0.6)} (`alphabar samplers` lists all)")
 
 
+def own_sampler(fn: Callable[..., Images]) -> Entry:
+    """The entry of a sampler of yours, which records name MODULE:FUNCTION.
+
+    Args:
+        fn: (denoise, x, sigmas, *, noise, on_step, ...) -> images, as docs/adding-a-sampler.md describes it: x is noise of level
+            sigmas[0], denoise(x, sigma) the estimate of the clean image, noise(draw, x) fresh noise; on_step(i, sigma, x, x0_hat)
+            is to be called once a step. Further keywords with defaults are its options.
+
+    Raises:
+        ValueError: for a function that cannot be called so.
+    """
+    name = f"{getattr(fn, '__module__', '')}:{getattr(fn, '__qualname__', type(fn).__name__)}"
+    parameters = signature(fn).parameters
+    try:
+        signature(fn).bind(None, None, None, noise=None, on_step=None)
+    except TypeError as e:
+        raise ValueError(f"the sampler {name} ({e}): write def name(denoise, x, sigmas, *, noise, on_step) -> images") from e
+    options = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("noise", "on_step")]
+    return Entry(name, fn, 0, True, _one_a_step, "a function that was passed", tuple(options))
+
+
 def steps_for(entry: Entry, calls: int) -> int:
     """The most steps for at most `calls` network calls. Raises ValueError if one step costs more."""
     if entry.calls(1) > calls:

@@ -1,7 +1,7 @@
 """The options of `sample`, which are also those of `alphabar sample`. Imports no torch, so that --help stays fast."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from alphabar.core.bounds import UNCHECKED, Batch, Bounds, Checked, Seed, Share, Steps
 
 if TYPE_CHECKING:
-    from alphabar.core.types import Grid
+    from alphabar.core.types import Grid, Images
     from alphabar.denoiser.plan import Adaptive, Plan
     from alphabar.sampling.fitted import Tuned
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     Classes = int | str | Sequence[int | str]
     SamplerOptions = Mapping[str, int | float | str | bool]
     Limit = bool | float
+    SamplerName = str | Callable[..., Images]
 else:  # What can be typed on a command line, which reads these annotations. Python callers may pass the types above.
-    GridName = PlanName = str
+    GridName = PlanName = SamplerName = str
     TunedFile = Path
     Classes = Annotated[tuple[str, ...], UNCHECKED]
     SamplerOptions = dict[str, int | float | str]
@@ -35,10 +36,11 @@ Threshold = Annotated[float, Bounds(0.5, 1, above=True)]
 class SampleOptions(Checked):
     """Every option that decides which images `sample` makes. None leaves a choice to the model or the sampler."""
 
-    sampler: str | None = None
+    sampler: SamplerName | None = None
     """Name of a sampler (`alphabar samplers` lists them), ddim if left out, or for a distilled model consistency; "tuned", the
     one that `alphabar tune` fitted to this run for that number of steps; "tuned:NAME", where several were fitted; or, on the
-    command line, "distilled", what `alphabar distill` made of this run."""
+    command line, "distilled", what `alphabar distill` made of this run. In Python also a function, as
+    `alphabar.sampling.catalogue.own_sampler` describes it."""
     steps: Steps = 50
     """Steps of the sampler. Each costs a network call (some samplers: two), unless a call plan skips it."""
     eta: Share | None = None

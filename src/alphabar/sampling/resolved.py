@@ -11,7 +11,7 @@ from alphabar.core.types import Denoiser, Grid, Images
 from alphabar.denoiser.adaptive import AdaptiveCalls, apply_plan
 from alphabar.denoiser.plan import Adaptive, Plan, parse_plan, timesteps
 from alphabar.denoiser.wrappers import ClipX0, CountCalls, SkipCalls, ThresholdX0
-from alphabar.sampling.catalogue import CONSISTENCY, SAMPLERS, Entry, default_sampler, find
+from alphabar.sampling.catalogue import CONSISTENCY, SAMPLERS, Entry, default_sampler, find, own_sampler
 from alphabar.sampling.fitted import Tuned, check_model, find_tuned, folders_of, load_tuned, run_tuned
 from alphabar.sampling.guidance import ClassGuidance
 from alphabar.sampling.model import Model, fingerprint
@@ -123,7 +123,7 @@ def resolve_options(model: Model, options: SampleOptions) -> ResolvedOptions:
         clipping = Clipping(fit.clip, fit.threshold, fit.threshold_max)
         return ResolvedOptions(entry, {"fit": fit}, fit, model.schedule, sigmas, "tuned", None, clipping, guidance)
 
-    entry = find(options.sampler or default_sampler(model))
+    entry = own_sampler(options.sampler) if callable(options.sampler) else find(options.sampler or default_sampler(model))
     if getattr(model, "consistency", False) and entry is not CONSISTENCY:
         raise ValueError(
             f"sampler {entry.name} needs E[x0 | x], and this model was distilled, so that it gives finished images: leave the "
@@ -150,7 +150,7 @@ def resolve_options(model: Model, options: SampleOptions) -> ResolvedOptions:
 
 def _fitted_sampler(model: Model, options: SampleOptions) -> Tuned | None:
     """The fitted sampler that was asked for, if any. Raises ValueError if there is none, or if it is another model's."""
-    kind, _, name = (options.sampler or "").partition(":")
+    kind, _, name = ("" if options.sampler is None or callable(options.sampler) else options.sampler).partition(":")
     if options.tuned is None:
         if kind != "tuned":
             return None

@@ -91,7 +91,7 @@ def sample(
         own = [*batches][rank::size]
 
         def stored(numbers: Sequence[int]) -> dict[int, Batch]:
-            found = {k: parts and _finished(parts, k, len(batches[k]), pixels) for k in numbers}
+            found = {k: None if parts is None else _finished(parts, k, len(batches[k]), pixels) for k in numbers}
             return {k: batch for k, batch in found.items() if batch is not None}
 
         finished = stored(own)
@@ -144,7 +144,8 @@ def _with_precision(
     if known is None and rank == 0:
         coarse, check = faster_precision(model, fast, batch, work)
         known = "float32" if coarse is None else "bf16"
-    return replace(options, precision=processes.gather(known)[0] if size > 1 else known), coarse, check
+    known = processes.gather(known)[0] if size > 1 else known
+    return replace(options, precision=known or "float32"), coarse, check
 
 
 def _of_first(ready: FastModel | None, method: str, make: Callable[[str], FastModel], rank: int, size: int) -> FastModel:

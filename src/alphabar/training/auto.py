@@ -236,7 +236,7 @@ def _with_network(recipe: Recipe, images: ImageSet, width: int, n: int, by_hand:
     """The recipe with the network of a width, and what depends on it and on the number of images."""
     model = replace(network_for(images.image_shape, width, images.latents is not None), conditional=bool(class_names(images)))
     train = replace(recipe.train, lr=round(2e-3 * math.sqrt(64 / max(width, 64)), 5), augment=0.12 if n < SMALL else 0.0)
-    if by_hand.get("model", {}).get("network") == "unet2d" or recipe.train.init_from or images.latents:
+    if by_hand.get("model", {}).get("network", "unet") != "unet" or recipe.train.init_from or images.latents:
         train = replace(train, augment=0.0)  # the network must take it as input; latents allow none
     return replace(recipe, model=model, train=train).with_(**by_hand)
 

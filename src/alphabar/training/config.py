@@ -20,7 +20,6 @@ from alphabar.data.split import HOLDOUT
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.schedule.density import Density, LogNormal, UniformTime
 from alphabar.schedule.kinds import KINDS
-from alphabar.training.loss import Weighting
 
 # Keys that were added after the first runs. At its default such a key does not count in the fingerprint, so that older runs
 # keep theirs and can be resumed.
@@ -131,8 +130,8 @@ class TrainRecipe(Checked):
     """Weight decay of the optimiser."""
     clip: Annotated[float, Bounds(0, note="0 does not clip")] = 1.0
     """Largest norm of the gradient; 0 does not clip."""
-    weighting: Weighting = "plain"
-    """Weighting of the loss by noise level: plain, min_snr or soft_min_snr."""
+    weighting: str = "plain"
+    """Weighting of the loss by noise level: plain, min_snr, soft_min_snr, or one from `register_weighting`."""
     gamma: Positive = 5.0
     """min_snr and soft_min_snr: the signal-to-noise ratio above which the weight of an error in x0 grows no more."""
     consistency: Annotated[tuple[float, ...], Bounds(2, 1e6)] = ()
