@@ -226,7 +226,9 @@ def test_a_recipe_is_chosen_for_the_set_and_printed_before_training(tmp_path: Pa
     recipe = resolve(tmp_path / "run" / "recipe.toml")
     assert (recipe.train.images, recipe.train.lr, recipe.model.patch) == (128, 1e-3, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(auto, "measure", None)  # nothing is measured for what cannot start, and nothing for what is resumed
+        patch.setattr(
+            "alphabar.training.speed.measure", None
+        )  # nothing is measured for what cannot start, and nothing for what is resumed
         refused = alphabar(*words, cwd=tmp_path, ok=False)
         assert "already holds a run" in refused.stderr
         again = alphabar(*words, "--resume", cwd=tmp_path)

@@ -11,9 +11,10 @@ import torch
 import alphabar
 from alphabar.data.image_set import ImageSet
 from alphabar.training import auto
-from alphabar.training.auto import Speed, activation_bytes, auto_recipe, bf16_agrees, network_for
+from alphabar.training.auto import auto_recipe, network_for
 from alphabar.training.config import Recipe, TrainRecipe
 from alphabar.training.initial_model import copy_weights, untrained_model
+from alphabar.training.speed import Speed, activation_bytes, bf16_agrees
 from alphabar.training.stream import Batch
 
 
@@ -112,7 +113,7 @@ def test_the_plan_is_in_words_that_are_true(
 ) -> None:
     monkeypatch.setattr(auto, "WIDTHS", (8,))
     monkeypatch.setattr(
-        auto, "measure", lambda r, i, n, precision: (Speed(precision, 4321.0, 1e-5, 512.0), untrained_model(r, i))
+        "alphabar.training.speed.measure", lambda r, i, n, kind: (Speed(kind, 4321.0, 1e-5, 512.0), untrained_model(r, i))
     )
     text = "\n".join(auto_recipe(noise(tmp_path, shape), Recipe(train=TrainRecipe(batch=8)), keys).lines())
     for one in (*words, "4,321 images/s", "About 0.5 GiB"):

@@ -4,33 +4,24 @@ The rules are few, stand here, and what they chose is printed (`AutoRecipe.lines
 """
 
 import math
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from alphabar.core import processes
-from alphabar.core.machine import best_device, free_memory, peak_memory
+from alphabar.core.machine import free_memory
 from alphabar.core.progress import duration, track
 from alphabar.data.image_set import ImageSet, class_names, load
-from alphabar.data.images import to_model
 from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.training.checkpoint import load_model
-from alphabar.training.config import DataRecipe, Precision, Recipe, TrainRecipe, WatchRecipe, resolve, shipped
+from alphabar.training.config import DataRecipe, Recipe, WatchRecipe, resolve, shipped
 from alphabar.training.hooks import HELDOUT
 from alphabar.training.initial_model import cost_of_model, untrained_model
-from alphabar.training.loop import make_accelerator
-from alphabar.training.step import Trainer
-from alphabar.training.stream import Batch, Indices, Stream
+from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of
 
 PASSES = 4200  # images seen = PASSES * sqrt(images of the set): 240,000 for 3,300, a million for 57,000
 LONGEST = 2 * 3600.0  # seconds that a training may take where no budget is given
@@ -43,24 +34,8 @@ FIRST_SIGHT = 90.0  # seconds until the first loss and the first sheet of sample
 PREVIEW_SHARE = 0.05  # of the time that sheets take, and of the time that held-out losses take, at most
 SHEETS = (64, 36, 16, 9, 4)  # samples on a sheet; the most that take at most SHEET_SECONDS and PREVIEW_SHARE of the time
 SHEET_SECONDS = 40.0
-STEPS = 4  # that are measured, after one that is not
-MEASURING = 15.0  # seconds after which a slow machine takes no further step
-STEP_GFLOP = 300.0  # smaller batches are measured where a step would take more
-AGREEMENT = 0.98  # least cosine between the gradients in bfloat16 and in float32
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
 NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What a few training steps and a network call took."""
-
-    precision: Precision
-    images_a_second: float
-    call_seconds: float
-    """Of a network call, per image."""
-    mib: float
-    """Largest memory of this process (on a CPU) or of the device until now."""
 
 
 @dataclass(frozen=True)
@@ -317,85 +292,3 @@ def _rate(speed: Speed) -> str:
 
 def _sheet_seconds(watch: WatchRecipe, speed: Speed) -> float:
     return watch.preview_n * watch.preview_steps * speed.call_seconds
-
-
-def speeds_of(recipe: Recipe, images: ImageSet, indices: Indices) -> list[Speed]:
-    """The speeds of a recipe in the precisions that this machine computes rightly, the fastest first."""
-    speed, model = measure(recipe, images, indices, "no")
-    batch = _batches(replace(recipe.train, batch=8), model, images, indices, 1)[0]
-    if best_device() == "mps" or not bf16_agrees(model, batch):
-        return [speed]
-    return sorted([speed, measure(recipe, images, indices, "bf16")[0]], key=lambda s: -s.images_a_second)
-
-
-def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Precision) -> tuple[Speed, Model]:
-    """Trains a new model of the recipe for a few steps. Several processes measure together and get the same numbers."""
-    model = untrained_model(recipe, images)
-    gflop, batch, accumulate = cost_of_model(model)["gflop_a_call"], recipe.train.batch, recipe.train.accumulate
-    while 3 * gflop * batch > STEP_GFLOP and batch > 8 * processes.world()[1]:
-        batch, accumulate = batch // 2, max(accumulate // 2, 1)
-    train = replace(recipe.train, precision=precision, batch=batch, accumulate=accumulate)
-    accelerator = make_accelerator(train)
-    trainer = Trainer(model, train, accelerator, None)
-    batches = _batches(train, model, images, indices, STEPS + 1, accelerator.process_index, accelerator.num_processes)
-    taken: list[float] = []
-    for step, part in enumerate(batches):
-        taken.append(_timed(partial(trainer.step, part, step)))
-        if len(taken) > 1 and sum(taken) > MEASURING and accelerator.num_processes == 1:  # all processes take as many steps
-            break
-    x = torch.zeros(min(train.batch, 32), *model.image_shape, device=trainer.device)
-    with torch.inference_mode():
-        call = min(_timed(lambda: trainer.ema(x, torch.ones(len(x), device=x.device)).sum()) for _ in range(2)) / len(x)
-    more = (recipe.train.batch // recipe.train.accumulate - batch // accumulate) * activation_bytes(model, train.recompute)
-    mib = (peak_memory() + more / accelerator.num_processes) / 2**20
-    seconds, call, mib = processes.gather((statistics.median(taken[1:]), call, mib))[0]
-    return Speed(precision, train.batch / seconds, call, mib), model
-
-
-def bf16_agrees(model: Model, batch: Batch) -> bool:
-    """Whether loss and gradients of a batch in bfloat16 are those in float32, but for rounding."""
-    device = next(model.parameters()).device
-    x0, sigma, noise = to_model(batch.pixels, device), batch.sigma.to(device), batch.noise.to(device)
-    losses, gradients = [], []
-    for enabled in (False, True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-            loss = model.loss(x0, sigma, noise, batch.labels, batch.augment).mean()
-        parts = torch.autograd.grad(loss, [*model.parameters()], allow_unused=True)
-        losses.append(loss.item())
-        gradients.append(torch.cat([g.flatten() for g in parts if g is not None]).double())
-    cosine = float(torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0))
-    return cosine > AGREEMENT and abs(losses[1] - losses[0]) < 0.02 * losses[0]
-
-
-def activation_bytes(model: Model, recompute: bool) -> int:
-    """Bytes that the backward pass of one image keeps, counted on this model."""
-    network, kept = model.network, 0
-    seen = {p.untyped_storage().data_ptr() for p in model.parameters()}  # views of weights are kept too, and cost nothing
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            kept += storage.nbytes()
-        return tensor
-
-    network.recompute = recompute  # type: ignore[assignment]
-    x = torch.zeros(1, *model.image_shape)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model.loss(x, torch.ones(1), x)
-    network.recompute = False  # type: ignore[assignment]
-    return kept
-
-
-def _timed(work: Callable[[], Tensor]) -> float:
-    start = time.perf_counter()
-    float(work())  # waits for the device
-    return time.perf_counter() - start
-
-
-def _batches(
-    recipe: TrainRecipe, model: Model, images: ImageSet, indices: Indices, n: int, rank: int = 0, world: int = 1
-) -> list[Batch]:
-    stream, size = Stream(images.pixels, indices, recipe, model, images.labels), recipe.batch // world
-    return [stream.batch(k * recipe.batch + rank * size, size) for k in range(n)]

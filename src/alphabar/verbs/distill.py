@@ -10,9 +10,10 @@ from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
-from alphabar.training.auto import NAMES, speeds_of, with_network_of
+from alphabar.training.auto import NAMES, with_network_of
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
+from alphabar.training.speed import speeds_of
 from alphabar.verbs.options import DistillOptions
 from alphabar.verbs.train import images_of, recipe_images, train
 
