@@ -72,7 +72,8 @@ class AutoRecipe:
         sheet = min(watch.preview_first or watch.preview_every, train.images) / rate + _sheet_seconds(watch, speed)
         loss = min(train.log_every or train.images, train.images) / rate
         return [
-            f"{n:,} image{'s' * (n != 1)} of {h}x{w}x{c}" + (f" in {classes} classes" if classes else "")
+            f"{n:,} image{'s' * (n != 1)} of {h}x{w}x{c}" + (f" ({fit})" if (fit := str(self.images.reading)) else "")
+            + (f" in {classes} classes" if classes else "")
             + (f", {copies:,} of them copies of others" if copies else "") + f"; {n - self.trained_on:,} are held out.",
             f"U-Net with {len(model.channels)} level{'s' * (len(model.channels) > 1)}"
             + (f", attention at {' and '.join(attended)}" if attended else "")
