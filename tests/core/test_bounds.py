@@ -18,14 +18,18 @@ from alphabar.cli.train import ReadingOfRecipe
 from alphabar.core.bounds import UNCHECKED, Batch, Bounds, Checked, Count, Share, checks_numbers, hints_of
 from alphabar.features.options import ExtractorOptions, SimCLROptions, SupervisedOptions
 from alphabar.fitting.options import TuneOptions
+from alphabar.results.experiments import Budget, Scoring
 from alphabar.sampling.options import SampleOptions
+from alphabar.schedule.betas import Linear
+from alphabar.schedule.continuous import Cosine
+from alphabar.schedule.density import LogNormal
 from alphabar.training.config import DataRecipe, ModelRecipe, Recipe, ScheduleRecipe, TrainRecipe, WatchRecipe
 from alphabar.verbs import options as verbs
 from alphabar.verbs.options import AppOptions
 
 KINDS = [
     Recipe, DataRecipe, ModelRecipe, ScheduleRecipe, TrainRecipe, WatchRecipe, SampleOptions, CommandOptions, TuneOptions,
-    ExtractorOptions, SupervisedOptions, SimCLROptions, TrainOptions, AppOptions, Reading, ReadingOfRecipe,
+    ExtractorOptions, SupervisedOptions, SimCLROptions, TrainOptions, AppOptions, Reading, ReadingOfRecipe, Scoring, LogNormal,
     *(k for k in vars(verbs).values() if is_dataclass(k) and k is not Bounds),
 ]  # fmt: skip
 
@@ -139,6 +143,25 @@ def test_values_that_fit_become_plain() -> None:
 def test_other_types_are_refused(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         Example(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("good", "values", "message"),
+    [
+        (Budget(1), {"images": -1}, "budget.images = -1: give a whole number from 0"),
+        (Budget(1), {"minutes": math.inf}, "budget.minutes = inf: give a number from 0"),
+        (Budget(1), {"images": True}, "budget.images = True: give a whole number"),
+        (Budget(1), {"images": 0}, "the budget is in images or in minutes"),
+        (Linear(), {"steps": 10.5}, "steps = 10.5: give a whole"), (Cosine(), {"s": math.nan}, "s = nan: give"),
+        (Linear(), {"beta_max": "0.01"}, "beta_max = '0.01': give a number"),
+    ],
+)  # fmt: skip
+def test_budgets_and_schedules_check_types_and_ranges(good: Any, values: dict[str, Any], message: str) -> None:
+    made = object.__new__(type(good))  # as above
+    for key, value in (vars(good) | values).items():
+        object.__setattr__(made, key, value)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        made.__post_init__()
 
 
 def test_arguments_of_a_function() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alphabar.core.files import (
     append_jsonl,
@@ -21,14 +22,20 @@ from alphabar.core.files import (
     replacing,
     temporary,
     write_atomically,
+    write_json,
     write_npz,
 )
+from alphabar.core.outputs import save_picture
 from alphabar.core.stored_values import read_object, read_toml
+from alphabar.data.formats import write_png
+
+NOISE = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
 
 
 @pytest.mark.parametrize("write", [
     lambda path: write_atomically(path, "x" * 40_000), lambda path: write_npz(path, {"a": np.zeros(10_000)}),
-    lambda path: append_jsonl(path, {"a": "x" * 40_000}),
+    lambda path: append_jsonl(path, {"a": "x" * 40_000}), lambda path: write_json(path, {"a": "x" * 40_000}),
+    lambda path: save_picture(Image.fromarray(NOISE), path),
 ])  # fmt: skip
 def test_a_full_disk_is_named_and_leaves_the_file_as_it_was(write: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "file"
@@ -45,6 +52,19 @@ def test_a_full_disk_is_named_and_leaves_the_file_as_it_was(write: Callable[[Pat
     assert list(tmp_path.iterdir()) == [path]
     write(path)
     assert len(path.read_bytes()) > 20_000
+
+
+def test_a_picture_for_which_there_is_no_room_is_not_left_in_half(tmp_path: Path) -> None:
+    """Of a folder of samples, whose pictures are written one by one, without waiting for the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for image in (NOISE, NOISE.astype(np.uint16) * 257):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"000000\.png was not written: the disk is full"):
+                write_png(tmp_path / "000000.png", image)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_on_disk_before_it_is_renamed_and_its_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,28 @@ def test_no_product_of_a_session_tells_of_this_machine(home: Path, capsys: pytes
     works("sample", run, "--n", 24, "--steps", 3, "--out", f"{shared}/b/")
     works("score", shared / "a.npz", *against, "--metrics", "fid", "kid")
     works("compare", shared / "a.npz", f"{shared}/b", *against, "--picture", shared / "ab.png", "--keep", run)
+    few = ["--metrics", "fid", "kid", "--json"]
+
+    def printed(*words: object) -> None:
+        """The JSON that a command prints is shared too."""
+        capsys.readouterr()
+        works(*words)
+        (shared / f"{words[0]}.json").write_text(capsys.readouterr().out)
+
+    printed("score", shared / "a.npz", *against, *few)
+    printed("compare", shared / "a.npz", f"{shared}/b", *against, *few, "--picture", shared / "again.png")
+    printed("loss", run, "--trained-on", photos, "--n", 24, "--json")
+    printed("samplers", "--json")
+    works("ema", run, *against, "--n", 24, "--steps", 2)
+    works("tune", run, "--calls", 2, "--fit", "grid", "--n", 8)
+    np.savez(home / "classes.npz", images=rng.integers(0, 256, (120, 8, 8, 1), np.uint8), labels=np.arange(120) % 2)
+    works("extractor", "train", home / "classes.npz", "--out", shared / "own.safetensors", "--epochs", 1)
+    works("extractor", "check", shared / "own.safetensors", "--against", f"{photos}:train", "--n", 100)
+    unet = [*SMALL, "--model.network", "unet2d", "--schedule.kind", "linear", "--model.data-range", 1]
+    works("train", photos, "--out", shared / "unet", *unet)
+    works("export", shared / "unet", "--out", shared / "exported")
+    works("tune", shared / "unet", "--calls", 2, "--fit", "grid", "--n", 8)
+    works("export", shared / "unet", "--to", "timesteps", "--out", shared / "timesteps.json")
     works("sweep", run, *against, "--n", 24, "--calls", 2, "--samplers", "ddim", "--metrics", "fid", "--out", shared / "sweep")
     works("data", photos, "--sheet", shared / "photos.png", "--json")
     (shared / "card.json").write_text(capsys.readouterr().out.splitlines()[-1])

@@ -146,7 +146,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no machine": (lambda p: (p / "machine.json").unlink(), "There is no machine.json"),
     "recipe torn": (lambda p: (p / "recipe.toml").write_text("[train\nlr ="), "recipe.toml cannot be read"),
     "recipe binary": (lambda p: (p / "recipe.toml").write_bytes(b"\xff\xfe\x00"), "recipe.toml cannot be read"),
-    "events binary": (lambda p: (p / "events.jsonl").write_bytes(b"\xff\xfe\x00"), ""),
+    "events binary": (lambda p: (p / "events.jsonl").write_bytes(b"\xff\xfe\x00"), "events.jsonl"),
     "machine is a list": (lambda p: (p / "machine.json").write_text("[1]"), "machine.json cannot be read"),
     "machine torn": (lambda p: (p / "machine.json").write_text('{"cpu":'), "machine.json cannot be read"),
     "odd rows": (_number_row, ""),

@@ -227,7 +227,7 @@ ANSWERS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "another size": (lambda x, s: x[:, :, :4], r"gave torch\.float32 of shape \(2, 1, 4, 8\) for images of shape \(2, 1, 8, 8\)"),
     "one image": (lambda x, s: x[:1], r"of shape \(1, 1, 8, 8\)"), "nothing": (lambda x, s: None, "gave NoneType"),
     "whole numbers": (lambda x, s: x.long(), "gave torch.int64"), "an array": (lambda x, s: x.numpy(), "gave ndarray"),
-    "more than memory": (lambda x, s: torch.empty(2**50), "2 images does not fit into memory .* smaller --batch"),
+    "more than memory": (lambda x, s: torch.empty(2**50), "2 images does not fit into memory.* smaller --batch"),
 }  # fmt: skip
 
 

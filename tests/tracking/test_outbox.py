@@ -18,8 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar.cli.main import app
-from alphabar.core.files import read_jsonl
+from alphabar.cli.main import app, main
+from alphabar.core.files import locked, read_jsonl
 from alphabar.core.run import Run
 from alphabar.denoiser.model import load_weights
 from alphabar.tracking import hook
@@ -299,6 +299,21 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"mlflow is not installed: pip install 'alphabar\[mlflow\]'"):
         Outbox(Run(tmp_path), "mlflow")
+
+
+def test_a_second_process_is_told(squares: Path, copy: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of `alphabar sync`, and one of them next to a training that tracks."""
+    with locked(copy / "tracking"), pytest.raises(SystemExit) as end:
+        main(["sync", str(copy), "--to", DIARY])
+    assert end.value.code == 2 and not log(copy.name)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(r"tracking is being written by another process \(process \d+ on .*\): wait until it ends", line)
+    tracked = small(squares, track=(DIARY,))
+    with locked(copy / "tracking"), pytest.raises(OSError, match="tracking is being written by another process"):
+        api.train(tracked, copy, resume=True, progress=False)
+    api.train(tracked, copy, resume=True, progress=False)
+    assert set(points(log(copy.name))) == recorded(copy)
+    assert not (copy / "tracking" / ".lock").exists()
 
 
 def test_sync_wants_a_run(tmp_path: Path) -> None:

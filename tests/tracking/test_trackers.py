@@ -8,12 +8,15 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import zlib
+from base64 import b64encode
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -242,6 +245,54 @@ def test_mlflow(copy: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert {a.path for a in client.list_artifacts(run_id, "model")} == {"model/best", "model/latest"}
     about = json.loads(Path(client.download_artifacts(run_id, "model/latest/about.json", str(tmp_path))).read_text())
     assert about["score"]["score/fid"] == 4.5 and about["data"] == json.loads((copy / "data.json").read_text())["fingerprint"]
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server that keeps what it is sent, and allows nothing."""
+
+    received: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.received.append(self.path.encode() + self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(f"{self.headers.get('Authorization')} may not log in\n".encode())
+
+    do_GET = do_POST  # noqa: N815
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    Refusing.received.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow(40)
+@pytest.mark.parametrize("which", ["server", "refusing"])
+def test_the_password_of_mlflow_is_never_printed(copy: Path, which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A real process, with the password in the address: of a server that takes the record, and of one that refuses it."""
+    address = request.getfixturevalue(which).replace("http://", "http://anna:hunter22-geheim@")
+    env = os.environ | {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "alphabar", "sync", str(copy), "--to", "mlflow"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, cwd=tmp_path)
+    printed = done.stdout + done.stderr
+    assert done.returncode == (0 if which == "server" else 2), printed
+    assert "geheim" not in printed and "Traceback" not in printed
+    assert b64encode(b"anna:hunter22-geheim").decode() not in printed
+    kept = b"".join(p.read_bytes() for p in copy.rglob("*") if p.is_file())
+    assert b"geheim" not in kept
+    if which == "refusing":
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("alphabar: ")]
+        assert "mlflow does not respond" in line and "nothing is lost" in line
+        sent = b"".join(Refusing.received)
+        assert sent and socket.gethostname().encode() not in sent and str(tmp_path).encode() not in sent
 
 
 # ---- trackio

@@ -169,6 +169,26 @@ def test_a_reworded_hypothesis_resumes_the_experiment(outcome: Outcome) -> None:
     assert "A network is better after training." in again.page.read_text()
 
 
+def test_images_that_were_moved_are_the_same_and_others_are_refused(outcome: Outcome, place: Path) -> None:
+    """Under any name: of the training images and of those that the scores are taken against."""
+    shutil.copy("real.npy", "moved.npy")
+    np.save("other.npy", np.load("real.npy")[::-1] // 2)
+    definition, variants = outcome.experiment, outcome.experiment.variants
+
+    def with_(training: str, against: str) -> Experiment:
+        named = {k: replace(r, data=replace(r.data, set=training)) for k, r in variants.items()}
+        return replace(definition, variants=named, scoring=replace(definition.scoring, against=against))
+
+    again = run(with_("moved.npy", str(place / "moved.npy")))
+    assert [t.seconds for t in again.trials] == [t.seconds for t in outcome.trials]
+    with pytest.raises(ValueError, match=r"other.npy holds other images than those that out/\w+-seed0 was trained on"):
+        run(with_("other.npy", "real.npy"))
+    with pytest.raises(ValueError, match=r"other.npy holds other images than those that out/rows/\w+-seed0.json was scored with"):
+        run(with_("real.npy", "other.npy"))
+    copied = run(replace(with_("moved.npy", "moved.npy"), seeds=(0,)), "second", reuse=[place / "out"])
+    assert [t.seconds for t in copied.trials] == [t.seconds for t in outcome.trials if t.seed == 0]
+
+
 def test_a_training_of_another_experiment_is_copied(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What two experiments have in common is trained once, and is the training that the second one would have done."""
     definition = replace(read_experiment("definition.toml"), seeds=(0,), budget=Budget(images=128))

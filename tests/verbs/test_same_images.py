@@ -89,6 +89,18 @@ def test_a_run_is_resumed_wherever_its_images_are(place: Path, spelling: str) ->
     command(spelling, "--out", "run", "--resume", "--data.set", spelling)
 
 
+def test_a_set_that_is_renamed_in_the_recipe_of_a_run_is_the_same_set(place: Path) -> None:
+    command("photos", "--out", "whole", *SMALL)
+    command("photos", "--out", "run", *SMALL)
+    shutil.rmtree("run/checkpoints/last")
+    Path("run/checkpoints/last.old").rename("run/checkpoints/last")
+    shutil.move("photos", "moved")
+    recipe = Path("run/recipe.toml")
+    recipe.write_text(recipe.read_text().replace('set = "photos"', 'set = "moved"'))
+    command("moved", "--out", "run", "--resume")
+    assert_same_weights(place / "run", place / "whole")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

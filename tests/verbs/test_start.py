@@ -57,7 +57,7 @@ class Full(Hook):
 
 
 def test_too_little_memory_says_how_to_take_less(squares: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"does not fit into memory .*--train\.batch, a larger --train\.accumulate"):
+    with pytest.raises(ValueError, match=r"does not fit into memory.*--train\.batch, a larger --train\.accumulate"):
         start(squares, tmp_path / "run", hooks=(Full(),))
     start(squares, tmp_path / "run")  # the first one took no step, so nothing is lost
     assert [*read_jsonl(tmp_path / "run/events.jsonl")][-1]["event"] == "finished"

@@ -274,6 +274,16 @@ def test_another_protocol_is_refused_and_the_field_named(done: Sweep, place: Pat
         swept(place, done.folder, **other)
 
 
+def test_real_images_that_were_moved_are_the_same(done: Sweep, place: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done.folder, copy)
+    shutil.copy(place / "real.npy", tmp_path / "moved.npy")
+    before = {path.name: path.stat().st_mtime_ns for path in copy.glob("*.npz")}
+    named: dict[str, Any] = {"extractor": place / "extractor.safetensors", "out": copy}
+    sweep(place / "model.safetensors", str(tmp_path / "moved.npy"), **{**named, **FEW})
+    assert before == {path.name: path.stat().st_mtime_ns for path in copy.glob("*.npz")}
+
+
 def test_another_model_and_a_folder_of_other_files_are_refused(done: Sweep, place: Path, tmp_path: Path) -> None:
     save_weights(tmp_path / "other.safetensors", untrained_model(1))
     named: dict[str, Any] = {**FEW, "extractor": place / "extractor.safetensors"}

@@ -1,6 +1,7 @@
 """`alphabar tune` from a run to a file that `alphabar sample` and diffusers use."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from alphabar.cli.main import app, main
+from alphabar.core.files import locked
 from alphabar.core.seeds import starting_noise
 from alphabar.data.image_set import load
 from alphabar.denoiser.model import Model, build, save_weights
@@ -296,6 +298,16 @@ def test_overwrite() -> None:
 
 
 # ---- where it begins
+
+
+def test_a_second_process_is_told(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lock is the operating system's, which holds within a process too; `tests/core/test_files.py` kills its owner."""
+    monkeypatch.setattr(tuning.FittingProblem, "of", no_work)
+    with locked(place / "run" / "tuned"), pytest.raises(SystemExit) as end:
+        main(["tune", "run", "--calls", "3", "--fit", "grid"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(r"run/tuned is being written by another process \(process \d+ on .*\): wait until it ends", line)
 
 
 def test_a_fit_can_begin_with_another(place: Path) -> None:

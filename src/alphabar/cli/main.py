@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from alphabar.cli import autoencoder, distill, extractor, images, runs, samplers, scores, train
 from alphabar.core.bounds import checks_numbers, exact
-from alphabar.core.messages import console, expanded, explain, open_streams, printable, say, signals_to
+from alphabar.core.messages import console, expanded, explain, open_streams, printable, say, signals_to, stop_code
 
 app = App(
     name="alphabar",
@@ -29,6 +29,7 @@ for command in (
     runs.sync, runs.report, runs.app, extractor.app, autoencoder.app, autoencoder.encode,
 ):  # fmt: skip
     app.command(command if isinstance(command, App) else checks_numbers(command))
+PIPE_CODE = 141  # as shells give it: 128 + SIGPIPE
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -36,7 +37,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
     A wrong input ends in one line that says what to type, a diverged training (FloatingPointError) in one line that says what to
     try, both with exit code 2. Any other error is a fault of alphabar: one line and exit code 70. --debug, anywhere in the
-    command, or ALPHABAR_DEBUG=1 shows the traceback of either.
+    command, or ALPHABAR_DEBUG=1 shows the traceback of either. Exit code 130 is Ctrl-C, 143 SIGTERM, 129 SIGHUP (a closed
+    terminal, or a closed pipe of messages) and 141 output that nobody reads any more.
     """
     given = list(sys.argv[1:] if words is None else words)
     end = given.index("--") if "--" in given else len(given)
@@ -60,9 +62,9 @@ def main(words: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
         _drop_output()
-        raise SystemExit(1) from None
+        raise SystemExit(PIPE_CODE) from None
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(stop_code()) from None
     except Exception as error:
         message, code = explain(error)
         with suppress(OSError):  # standard error may be a full disk too

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from alphabar.core.files import finite, plain
-from alphabar.core.messages import cells, console, printable, say
+from alphabar.core.messages import cells, console, printable, say, stop_code
 
 
 def as_json_line(value: Any) -> None:
@@ -54,9 +54,9 @@ def interval(ends: tuple[float, float] | None, form: str = " [{:.4g}, {:.4g}]") 
 
 @contextmanager
 def stopped_by_ctrl_c(words: str) -> Iterator[None]:
-    """Ctrl-C ends the command with `words` on stderr and exit code 130; "{}" in them is the message of the interrupted verb."""
+    """Ctrl-C, SIGTERM and SIGHUP end the command with `words` on stderr; "{}" in them is the message of the interrupted verb."""
     try:
         yield
     except KeyboardInterrupt as stop:
         say(words.replace("{}", str(stop), 1), sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(stop_code()) from None

@@ -142,6 +142,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes plain data as JSON, whole or not at all; NaN and infinity, which JSON does not have, become null."""
+    write_atomically(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes arrays to an .npz file whole or not at all."""
     import numpy as np

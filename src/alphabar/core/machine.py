@@ -78,7 +78,7 @@ def memory_for(what: str, less: str) -> Iterator[None]:
             word in line.lower() for word in ("out of memory", "can't allocate memory", "not enough memory")
         ):
             raise
-        raise ValueError(f"{what} does not fit into memory ({line:.120}): {less}") from e
+        raise ValueError(f"{what} does not fit into memory: {less} ({line:.120})") from e
 
 
 def free_memory() -> int:

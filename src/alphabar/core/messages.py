@@ -88,20 +88,48 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+class _Messages:
+    """Standard error: text that cannot be written is lost. One that is closed (`2>&1 | head`) stops the work, with `stops`."""
+
+    def __init__(self, stream: Any, stops: bool) -> None:
+        self.stream, self.stops = stream, stops
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        self._try(self.stream.write, text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, call: Callable[..., object], *text: str) -> None:
+        try:
+            call(*text)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                return
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), self.stream.fileno())
+            if self.stops:
+                closed = getattr(signal, "SIGHUP", signal.SIGINT)
+                _thread.interrupt_main(closed if callable(signal.getsignal(closed)) else signal.SIGINT)
+
+
 def say(text: object, file: Any = None) -> None:
     """Prints a message in which names may hold anything.
 
-    Standard error that cannot be written loses the message; one that is closed (`2>&1 | head`) stops the work as Ctrl-C does.
+    Standard error that cannot be written loses the message; one that is closed (`2>&1 | head`) stops the work as SIGHUP does.
     """
-    try:
-        print(printable(text), file=file, flush=True)
-    except OSError as error:
-        if file is None or file is not sys.stderr:
-            raise
-        if error.errno in (errno.EPIPE, errno.EIO):
-            with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), sys.stderr.fileno())
-            _thread.interrupt_main()
+    print(printable(text), file=_Messages(file, True) if file is not None and file is sys.stderr else file, flush=True)
+
+
+_signals: list[int] = []  # those that were handled
+
+
+def stop_code() -> int:
+    """The exit code of what a signal has stopped, as shells give it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    return 128 + (_signals[-1] if _signals else signal.SIGINT)
 
 
 @contextmanager
@@ -113,8 +141,13 @@ def signals_to(handle: Callable[[int, Any], None]) -> Iterator[None]:
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     main = threading.current_thread() is threading.main_thread()
     earlier = {n: signal.getsignal(n) for n in numbers if main and (n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN)}
+
+    def keep(number: int, frame: Any) -> None:
+        _signals[:] = [number]
+        handle(number, frame)
+
     for number in earlier:
-        signal.signal(number, handle)
+        signal.signal(number, keep)
     try:
         yield
     finally:
@@ -126,7 +159,13 @@ def console(width: int | None = None, stderr: bool = False) -> "Console":
     """Where tables and progress bars are drawn: square brackets and colons in names are text, not markup."""
     from rich.console import Console
 
-    return Console(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            """Rich would end the process."""
+            raise BrokenPipeError
+
+    file: Any = _Messages(sys.stderr, False) if stderr else None  # a terminal that is closed sends SIGHUP to those it belongs to
+    return Terminal(file=file, width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def open_streams() -> None:
@@ -160,7 +199,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if debugging():
         print(printable("".join(traceback.format_exception(error))), file=sys.stderr)
     words = str(error).strip()
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in words:
+    short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if short or ("can't allocate memory" in words and not isinstance(error, ValueError)):  # not one that has its advice
         return (
             f"out of memory ({words.partition(chr(10))[0] or 'no more could be had'}): use a smaller --batch or --n",
             EXPECTED_CODE,

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alphabar.core.files import replacing
 from alphabar.core.messages import as_path
 from alphabar.core.stored_values import parse_object, read_object
 
@@ -121,7 +122,7 @@ def save_picture(image: "Image", path: Path) -> Path:
 
     info = PngInfo()
     info.add_text("Software", SOFTWARE["Software"])
-    path.parent.mkdir(parents=True, exist_ok=True)
     kind = registered_extensions().get(path.suffix.lower(), "PNG")
-    image.save(path, kind, pnginfo=info, comment=b"Software\0alphabar")
+    with replacing(path) as part:
+        image.save(part, kind, pnginfo=info, comment=b"Software\0alphabar")
     return path

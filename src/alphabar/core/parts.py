@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.files import locked, write_atomically, write_npz
+from alphabar.core.files import locked, write_json, write_npz
 from alphabar.core.stored_values import read_object
 
 
@@ -46,8 +46,10 @@ class Parts:
     subfolder: str = ""
     """Where in the folder the items stand; "" is the folder itself."""
 
-    def claim(self, protocol: Mapping[str, Any]) -> None:
+    def claim(self, protocol: Mapping[str, Any], names: Collection[str] = ()) -> None:
         """Makes the folder, or opens it again for the same protocol, which is plain data (tuples become lists).
+
+        names: fields that may differ, as they name what another field identifies.
 
         Raises ValueError if the folder holds files of another protocol, naming the fields that differ, or other files.
         """
@@ -56,7 +58,7 @@ class Parts:
             if not self._note.exists():
                 raise ValueError(f"{self.folder} holds files that are no {self.what}: choose an empty folder")
             stored, asked = _flat(self.protocol()), _flat(wanted)
-            if fields := differing(stored, asked):
+            if fields := [key for key in differing(stored, asked) if key not in names]:
                 was, now = (f"{p.get(fields[0])!r:.60}" for p in (stored, asked))
                 raise ValueError(
                     f"{self.folder} holds {self.what} that differ in {', '.join(fields)} ({fields[0]} was {was}, is now {now}): "
@@ -64,7 +66,7 @@ class Parts:
                 )
         self.path("").mkdir(parents=True, exist_ok=True)
         if not self._note.exists() or self.protocol() != wanted:
-            write_atomically(self._note, json.dumps(wanted, indent=1) + "\n")
+            write_json(self._note, wanted)
 
     def protocol(self) -> dict[str, Any]:
         """What the folder was claimed for."""
@@ -83,7 +85,7 @@ class Parts:
         if name.endswith(".npz"):
             write_npz(self.path(name), item)
         else:
-            write_atomically(self.path(name), json.dumps(item))
+            write_json(self.path(name), item)
 
     def load(self, name: str) -> dict[str, Any] | None:
         """One item as it was saved, or None if it is not done."""

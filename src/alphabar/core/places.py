@@ -1,12 +1,11 @@
 """Places on this machine: what is shared names a file or folder by its last part alone; a run keeps the whole in private.json."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import write_json
 from alphabar.core.stored_values import read_object
 
 PRIVATE = "private.json"  # in a run: the recipe's keys that name a place, which resuming needs; not uploaded, not shown
@@ -30,7 +29,7 @@ def without_places(value: Any) -> Any:
 def write_private(run: Path, recipe: Mapping[str, Any]) -> None:
     """Keeps in a run the values of a recipe with flat keys that its recipe.toml names by their last part."""
     if hidden := {k: v for k, v in recipe.items() if without_places(v) != (list(v) if isinstance(v, tuple) else v)}:
-        write_atomically(run / PRIVATE, json.dumps(hidden, indent=1) + "\n")
+        write_json(run / PRIVATE, hidden)
 
 
 def with_places(values: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """A run is a folder: recipe.toml, machine.json, {events,scores,comparisons}.jsonl, samples/, checkpoints/."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.files import append_jsonl, write_atomically
+from alphabar.core.files import append_jsonl, write_atomically, write_json
 from alphabar.core.machine import machine
 from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
@@ -46,7 +45,7 @@ class Run:
         """Creates the folder and writes the resolved recipe and the machine."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.recipe, recipe_toml)
-        write_atomically(self.path / "machine.json", json.dumps(machine(), indent=1))
+        write_json(self.path / "machine.json", machine())
 
     def event(self, kind: str, **values: Any) -> None:
         append_jsonl(self.events, {"event": kind, "time": round(time.time(), 3), **values})

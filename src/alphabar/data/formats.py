@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from alphabar.core.files import room_for
 from alphabar.data.values import DECLARE, MAX_CHANNELS, Reading
 
 
@@ -69,10 +70,15 @@ def write_png(path: Path, image: NDArray[Any]) -> None:
     """Writes a uint8 or uint16 image of shape (h, w, 1) for grey or (h, w, 3) for RGB, without loss. Refuses others."""
     if image.dtype.name not in ("uint8", "uint16") or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(f"{image.dtype} image of shape {image.shape}: PNG holds uint8 or uint16 of (h, w, 1 or 3)")
-    if image.dtype == np.uint8:
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)
-    else:
-        path.write_bytes(png_16(image))
+    try:
+        with room_for(path):
+            if image.dtype == np.uint8:
+                Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path, "PNG")
+            else:
+                path.write_bytes(png_16(image))
+    except OSError:
+        path.unlink(missing_ok=True)  # rather than half of it
+        raise
 
 
 def png_16(image: NDArray[np.uint16]) -> bytes:

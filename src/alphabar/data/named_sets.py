@@ -1,10 +1,9 @@
 """Sets that are known by name: where they may lie on the machine, and how to get them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import write_json
 from alphabar.core.stored_values import read_object
 from alphabar.data.cache import Entry, open_entry, open_or_build
 from alphabar.data.readers.find import find_source
@@ -60,7 +59,7 @@ def open_named(name: str, split: str, root: Path | None, cache: Path, reading: R
     key = found.key()
     entry = open_or_build(key, found.build, cache)
     if pointer is not None:
-        write_atomically(pointer, json.dumps({"key": key, "source": found.place}))
+        write_json(pointer, {"key": key, "source": found.place})
     return found.place, entry
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from alphabar.core.messages import as_path
+from alphabar.core.messages import as_path, command
 from alphabar.core.stored_values import naming, read_object
 from alphabar.core.weights import fill, read_tensors
 from alphabar.denoiser.diffusers_config import SCHEDULERS, SamplingDefaults, read_scheduler, read_unet_config
@@ -58,10 +58,8 @@ def read_diffusers(folder: str | Path) -> DiffusersModel:
     folder = as_path(folder)
     index_file = folder / "model_index.json"
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder at {folder}: diffusers: reads local folders, as `hf download OWNER/NAME --local-dir {folder}` "
-            "makes them"
-        )
+        fetch = command("hf", "download", "OWNER/NAME", "--local-dir", folder)
+        raise FileNotFoundError(f"there is no folder at {folder}: diffusers: reads local folders, as `{fetch}` makes them")
     if not index_file.exists():
         raise FileNotFoundError(f"{folder} has no model_index.json: give the folder that pipeline.save_pretrained(FOLDER) wrote")
     pipeline, scheduler = _read_index(index_file)

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import room_for, write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_folder
 from alphabar.denoiser.diffusers_config import PREDICTIONS
@@ -56,7 +56,7 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
     notes = _notes(model, config)
     unet = cast(DiffusersUNet, model.network).unet
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+    with room_for(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         part = Path(scratch) / "part"
         (part / "unet").mkdir(parents=True)
         unet.save_config(part / "unet")

@@ -10,7 +10,6 @@ filelock has no shared locks on files; without fcntl (on Windows) nothing is cac
 
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphabar.core.files import remove_leftovers, replacing, temporary, write_atomically, write_npz
+from alphabar.core.files import remove_leftovers, replacing, temporary, write_json, write_npz
 from alphabar.core.parts import Parts
 from alphabar.core.stored_values import read_object
 from alphabar.core.types import Features
@@ -190,7 +189,7 @@ class Builder:
                 file.write(rows.data)
                 sums.append(_checksum(rows))
         meta = {**self.about, "chunk": self.chunk, **details, "sums": sums}
-        write_atomically(self.folder / "meta.json", json.dumps(meta, indent=1))
+        write_json(self.folder / "meta.json", meta)
         if (entry := open_entry(self.folder, self.about, verify=False)) is None:
             raise OSError(f"{self.folder} cannot be read back: is the disk full? Set ALPHABAR_CACHE to a folder with room")
         self._parts.clear()

@@ -1,6 +1,5 @@
 """The page and the terminal table of `alphabar demo`."""
 
-import json
 import sys
 from pathlib import Path
 from shlex import quote
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import write_json
 from alphabar.core.messages import console, say
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet
@@ -103,7 +102,7 @@ def print_demo(demo: Demo, page: Path) -> None:
 def write_demo(demo: Demo, out: Path) -> Path:
     """Writes out/results.json and out/index.html, and returns the path of the page."""
     results = demo.to_json()
-    write_atomically(out / "results.json", json.dumps(results, indent=1))
+    write_json(out / "results.json", results)
     table_rows = rows(demo)
     scored = [row for row in table_rows if row["scored"] and row["fid"] is not None]
     real = next((row for row in table_rows if row["real"]), None)

@@ -1,13 +1,12 @@
 """The page of an experiment: its verdict, what differs between the variants, scores by seed, and images."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import write_json
 from alphabar.core.messages import cells, printable
 from alphabar.core.places import without_places
 from alphabar.core.run import flat
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
     """Writes outcome.json, from which `report` takes the verdict, and the page, with `shown` images of every variant."""
-    write_atomically(outcome.folder / OUTCOME, json.dumps(without_places(outcome.to_json()), indent=1) + "\n")
+    write_json(outcome.folder / OUTCOME, without_places(outcome.to_json()))
     experiment, metrics, levels = outcome.experiment, outcome.metrics, levels_of(real)
     against = without_places(experiment.scoring.against)
     shown_experiment = replace(experiment, scoring=replace(experiment.scoring, against=against))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alphabar.core.files import replacing
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import SOFTWARE, check_output
 from alphabar.core.types import Pixels
@@ -212,12 +213,11 @@ def save(figure: Any, path: str | Path, dpi: int = 100) -> Path:
 
     path = as_path(path)
     check_output(path, "picture")
-    path.parent.mkdir(parents=True, exist_ok=True)
     for text in figure.findobj(Text):
         text.set_text(as_drawn(text.get_text()))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), replacing(path) as part:
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name in a script that the font lacks
-        figure.savefig(path, format="png", dpi=dpi, metadata=SOFTWARE)
+        figure.savefig(part, format="png", dpi=dpi, metadata=SOFTWARE)
     return path
 
 

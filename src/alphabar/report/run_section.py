@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import finite
+from alphabar.core.messages import command
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES
 from alphabar.report.png import fitted, read_png, uri
 from alphabar.report.svg import Level, Line, Plot, plot
@@ -37,7 +38,8 @@ def run_section(run: RunData, name: str, key: str, index: int, *, sheets: int, m
     picked = sorted({0, len(run.previews) // 2, len(run.previews) - 1}) if run.previews else []
     speeds = series(losses, "images_per_second")[1]
     return {
-        "name": name, "key": key, "index": index, "path": str(run.path), "state": state(run), "missing": run.missing,
+        "name": name, "key": key, "index": index, "path": str(run.path), "state": state(run),
+        "to_score": command("alphabar", "score", run.path, "--against", "SET:test"), "missing": run.missing,
         "recipe": [(k, as_toml(v)) for k, v in run.recipe.items()], "facts": _facts(run.recipe), "data": run.data,
         "machine": run.machine, "machine_words": machine_words(run.machine),
         "speed": statistics.median(speeds) if speeds else None, "fids": len(fids),

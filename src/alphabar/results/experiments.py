@@ -22,11 +22,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from alphabar.core.bounds import Batch, Checked, Count, CountOrZero, NotNegative, Seed, Share, Steps
 from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
-from alphabar.core.stored_values import read_toml
+from alphabar.core.stored_values import naming, read_toml
 from alphabar.evaluation.score import METRICS
 from alphabar.sampling.catalogue import find
 from alphabar.training.config import Recipe, check_keys, parse, resolve
@@ -35,32 +36,34 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,31}")
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Checked):
     """What each training may use: images, or minutes, which each variant's speed on this machine converts to images."""
 
-    images: int = 0
-    minutes: float = 0.0
+    images: CountOrZero = 0
+    minutes: NotNegative = 0.0
+
+    section: ClassVar[str] = "budget."
 
     def __post_init__(self) -> None:
-        for key, value in asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, int if key == "images" else (int, float)) or value < 0:
-                raise ValueError(f"budget.{key} = {value!r}: give a number above 0, or leave it out")
+        super().__post_init__()
         if (self.images > 0) == (self.minutes > 0):
             raise ValueError("the budget is in images or in minutes: give one of the two, as [budget] images = 60_000")
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Scoring(Checked):
     """How every trained model is sampled and scored. Image k of training seed s starts from the same noise in all variants."""
 
     against: str = "fashion_mnist:test"
     extractor: str = "bundled"
-    n: int = 2000
+    n: Count = 2000
     sampler: str = "ddim"
-    steps: int = 50
-    eta: float | None = None
-    batch: int = 128
-    seed: int = 0
+    steps: Steps = 50
+    eta: Share | None = None
+    batch: Batch = 128
+    seed: Seed = 0
+
+    section: ClassVar[str] = "scoring."
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,9 @@ def read_experiment(path: str | Path) -> Experiment:
     check_keys(values, _File, str(file))
     if missing := [k for k in ("hypothesis", "better", "than", "seeds", "budget", "variants") if k not in values]:
         raise ValueError(f"{file} has no {', '.join(missing)}: see `alphabar experiment --help`")
-    metric, seeds, scoring = values.get("metric", "fid"), values["seeds"], Scoring(**values.get("scoring", {}))
+    metric, seeds = values.get("metric", "fid"), values["seeds"]
+    with naming(str(file)):
+        scoring, budget = Scoring(**values.get("scoring", {})), Budget(**values["budget"])
     if metric not in METRICS:
         raise ValueError(f"{file}: metric {metric!r} is unknown: use one of {', '.join(METRICS)}")
     if not isinstance(seeds, list) or not seeds or any(type(s) is not int or s < 0 for s in seeds) or len({*seeds}) < len(seeds):
@@ -137,9 +142,7 @@ def read_experiment(path: str | Path) -> Experiment:
     if better == than:
         raise ValueError(f"{file}: better and than are both {than!r}: name two variants")
     find(scoring.sampler)  # raises ValueError for an unknown one
-    return Experiment(
-        file.stem, str(values["hypothesis"]), better, than, variants, tuple(seeds), Budget(**values["budget"]), scoring, metric
-    )
+    return Experiment(file.stem, str(values["hypothesis"]), better, than, variants, tuple(seeds), budget, scoring, metric)
 
 
 def _variants(values: Mapping[str, Any], file: Path) -> dict[str, Recipe]:

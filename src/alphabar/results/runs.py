@@ -103,7 +103,10 @@ def _rows(path: Path, missing: list[str], absent: str = "") -> list[dict[str, An
     if absent and not path.exists():
         missing.append(absent)
     try:
-        return [row for row in read_jsonl(path) if isinstance(row, dict)]
+        rows = [row for row in read_jsonl(path) if isinstance(row, dict)]
+        if not rows and path.exists() and path.stat().st_size:
+            missing.append(f"{path.name} has no line that can be read.")
+        return rows
     except (OSError, ValueError, RecursionError) as e:
         missing.append(f"{path.name} cannot be read ({e}).")
         return []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from alphabar.core.files import plain, write_atomically
+from alphabar.core.files import finite, plain, write_atomically
 from alphabar.core.parts import Parts
 from alphabar.evaluation.pareto import Standing, standings
 from alphabar.evaluation.score import HIGHER, Measured, Score, load_measured
@@ -124,7 +124,7 @@ class SweepFolder:
 
     def claim(self, protocol: Mapping[str, Any], wanted: Sequence[Setting]) -> None:
         """Opens the folder for a protocol, as `Parts.claim` does, and forgets which of the `wanted` settings were refused."""
-        self._rows.claim(protocol)
+        self._rows.claim(protocol, names=("reference_name", "floor"))
         for setting in wanted:  # a fitted sampler may have been added since
             if "refused" in self._row(setting):
                 self._rows.path(f"{setting.name}.json").unlink(missing_ok=True)
@@ -161,7 +161,7 @@ class SweepFolder:
     def write_results(self) -> None:
         """Writes results.jsonl: every row that has scores."""
         rows = sorted((row for row in self._all() if "scores" in row), key=lambda row: (row["nfe"], row["name"]))
-        write_atomically(self.path / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(self.path / "results.jsonl", "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in rows))
 
     def _row(self, setting: Setting) -> dict[str, Any]:
         return self._rows.load(f"{setting.name}.json") or {}

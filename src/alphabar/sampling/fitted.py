@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import write_json
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_output
 from alphabar.core.stored_names import FITTED, renamed
@@ -179,7 +179,7 @@ def save_tuned(fit: Tuned, folder: Path, overwrite: bool = False) -> Path:
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already: pass another --name, or --overwrite")
     check_output(path, "fitted sampler")
-    write_atomically(path, json.dumps(fit.to_json(), indent=1) + "\n")
+    write_json(path, fit.to_json())
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from alphabar.core import processes
 from alphabar.core.machine import best_device
-from alphabar.core.messages import as_path
+from alphabar.core.messages import as_path, command
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet, load
@@ -87,7 +87,7 @@ def open_samples(
         if part:
             raise ValueError(
                 f"{text}: a part can be taken of stored images only, not of a model; pass the number of images (--n), or draw "
-                f"them with `alphabar sample {path} --out PATH` and take a part of PATH"
+                f"them with `{command('alphabar', 'sample', path, '--out', 'PATH')}` and take a part of PATH"
             )
         return _drawn(text, n or DRAWN, steps, eta, seed, precision, progress, check)
     opened = SampleSet(text, *load_samples(path, reading))

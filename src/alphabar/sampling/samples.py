@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from alphabar.core.files import write_atomically, write_npz
-from alphabar.core.messages import as_path
+from alphabar.core.files import write_json, write_npz
+from alphabar.core.messages import as_path, command
 from alphabar.core.npz import npz_names, read_npz
 from alphabar.core.outputs import check_output, check_sample_folder
 from alphabar.core.stored_values import FINITE, PAIR, TABLE, TEXT, StoredValues, listed, naming, parse_object, read_object, whole
@@ -98,7 +98,7 @@ class Samples:
         for stale in check_sample_folder(folder):
             stale.unlink()
         # before the images: a folder whose writing was interrupted is still one of samples
-        write_atomically(folder / "record.json", json.dumps({**self.record, "n": len(self.images)}, indent=1) + "\n")
+        write_json(folder / "record.json", {**self.record, "n": len(self.images)})
         for k, image in enumerate(self.images):
             write_png(folder / f"{k:06d}.png", image)
         return folder
@@ -124,7 +124,8 @@ class Samples:
             return Samples(np.stack(each), record)
         target = npz_path(folder)
         if not target.exists():
-            raise FileNotFoundError(f"no samples at {target}: make some with `alphabar sample RUN --out {path}`")
+            make = command("alphabar", "sample", "RUN", "--out", path)
+            raise FileNotFoundError(f"no samples at {target}: make some with `{make}`")
         arrays = read_npz(target, ("images", "record", "x0"))
         if not {"images", "record"} <= arrays.keys():
             raise ValueError(f"{target} holds {', '.join(sorted(npz_names(target)))}: samples have `images` and `record`")

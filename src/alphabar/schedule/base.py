@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from alphabar.core.bounds import Checked
 from alphabar.core.types import Times
 
 
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """The noise at time t. Times run from t_min (least noise) to t_max (most). A subclass defines `sigma` or `alphabar`."""
 
     kind: ClassVar[str]

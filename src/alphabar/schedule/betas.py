@@ -63,6 +63,7 @@ class Linear(Table):
     kind: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         low, high = self.beta_min, self.beta_max
         if not 0 < low <= high < 1:
             raise ValueError(f"betas {low}..{high}: give 0 < beta_min <= beta_max < 1, as in Linear(1e-4, 0.02)")
@@ -111,6 +112,7 @@ class Betas(Table):
     kind: ClassVar[str] = "betas"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.curve not in CURVES:
             raise ValueError(f"beta curve {self.curve!r} is unknown: use one of {', '.join(CURVES)}")
         if not 2 <= self.steps <= MOST_STEPS:

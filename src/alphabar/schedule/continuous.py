@@ -47,6 +47,7 @@ class Cosine(_Interval):
     kind: ClassVar[str] = "cosine"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.t_start < self.t_end < 1:
             raise ValueError(f"times {self.t_start}..{self.t_end}: give 0 <= t_start < t_end < 1, as in Cosine()")
         if not 0 <= self.s <= 1:
@@ -79,6 +80,7 @@ class LogSigma(Schedule):
     kind: ClassVar[str] = "log_sigma"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1e-9 <= self.low < self.high <= 1e9:
             raise ValueError(f"levels {self.low}..{self.high}: give 1e-9 <= low < high <= 1e9, as in LogSigma(0.004, 160)")
 
@@ -112,6 +114,7 @@ class Flow(_Interval):
     kind: ClassVar[str] = "flow"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.t_start < self.t_end < 1:
             raise ValueError(f"times {self.t_start}..{self.t_end}: give 0 < t_start < t_end < 1, as in Flow()")
 

@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
+from alphabar.core.bounds import Bounds, Checked
 from alphabar.core.types import Times
 from alphabar.schedule.base import Schedule
 
 
-class Density(ABC):
+class Density(Checked, ABC):
     """A distribution of noise levels, given by its inverse distribution function."""
 
     kind: ClassVar[str]
@@ -39,8 +40,8 @@ class UniformTime(Density):
 class LogNormal(Density):
     """log sigma ~ N(mean, std^2), clamped to the schedule's levels. EDM (Karras et al. 2022, table 1): -1.2 and 1.2."""
 
-    mean: float = -1.2
-    std: float = 1.2
+    mean: Annotated[float, Bounds(-20, 20)] = -1.2
+    std: Annotated[float, Bounds(0, 20, above=True)] = 1.2
 
     kind: ClassVar[str] = "log_normal"
 

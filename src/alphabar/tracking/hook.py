@@ -4,7 +4,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
+from alphabar.core.files import locked
 from alphabar.core.messages import command, say
 from alphabar.core.run import Run
 from alphabar.tracking.outbox import Outbox
@@ -25,6 +27,7 @@ class Tracking(Hook):
         self.run = run
         self.ending = threading.Event()
         self.failing: set[str] = set()
+        self.lock = ExitStack()
         # daemon threads: a tracker that hangs does not keep the program from ending
         self.threads = [threading.Thread(target=self._run, args=(box,), daemon=True) for box in self.boxes]
 
@@ -32,7 +35,9 @@ class Tracking(Hook):
         self.start()
 
     def start(self) -> None:
-        """Starts the threads. accelerate must know all processes by then, since its trackers ask it."""
+        """Starts the threads. accelerate must know all processes by then, since its trackers ask it. Raises OSError where another
+        process sends the same record."""
+        self.lock.enter_context(locked(self.run.path / "tracking"))
         for thread in self.threads:
             thread.start()
 
@@ -77,3 +82,4 @@ class Tracking(Hook):
         if late := [name for name, thread in started if thread.is_alive() or name in self.failing]:
             again = command("alphabar", "sync", self.run.path, "--to", *late)
             say(f"{', '.join(late)}: not everything was sent; send the rest with: {again}", sys.stderr)
+        self.lock.close()

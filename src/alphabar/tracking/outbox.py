@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from alphabar.core.files import remove_leftovers, write_atomically
+from alphabar.core.files import locked, write_json
 from alphabar.core.messages import as_path
 from alphabar.core.places import without_places
 from alphabar.core.run import ENDS, Run, flat
@@ -151,7 +151,7 @@ class Outbox:
         return sum(1 for _ in read_messages(self.run, self.position["offset"])) + self._has_new_checkpoint()
 
     def _save(self) -> None:
-        write_atomically(self.file, json.dumps(self.position, indent=1) + "\n")
+        write_json(self.file, self.position)
 
     def _has_new_checkpoint(self) -> bool:
         return _images_of(self.run.checkpoint()) > int(self.position["sent"].get("latest", -1))
@@ -243,24 +243,25 @@ def sync(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError: if the folder has no record.
         ConnectionError: if a tracker does not respond.
+        OSError: if another process is sending the run's record.
     """
     run = Run(path)
     if not run.events.exists():
         raise FileNotFoundError(f"{run.path} has no record: wanted a run folder, as `alphabar train SET --out RUN` makes them")
     from accelerate import PartialState
 
-    remove_leftovers(run.path / "tracking")
-    boxes = [Outbox(run, name) for name in names]
-    PartialState()  # accelerate's trackers ask it which process writes
     found = {}
-    for box in boxes:
-        before = box.unsent()
-        try:
-            box.open()
-            box.send_new(last=True)
-            box.close()
-        except (Exception, SystemExit) as e:
-            again = "nothing is lost: the same command sends the rest"
-            raise ConnectionError(f"{box.name} does not respond ({error_line(e)}); {again}") from e
-        found[box.name] = {"sent": before - box.unsent(), "where": box.tracker.where()}
+    with locked(run.path / "tracking"):
+        boxes = [Outbox(run, name) for name in names]
+        PartialState()  # accelerate's trackers ask it which process writes
+        for box in boxes:
+            before = box.unsent()
+            try:
+                box.open()
+                box.send_new(last=True)
+                box.close()
+            except (Exception, SystemExit) as e:
+                again = "nothing is lost: the same command sends the rest"
+                raise ConnectionError(f"{box.name} does not respond ({error_line(e)}); {again}") from e
+            found[box.name] = {"sent": before - box.unsent(), "where": box.tracker.where()}
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import write_json
 from alphabar.core.machine import device_of
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
@@ -148,7 +148,7 @@ def _speed(
     _print("measuring the speed of a network call on this machine ...")
     speed = measure_speed(model, extractor, real.pixels, settings, options.few, device)
     speed["n"] = options.n or images_that_fit(speed, options.minutes, least)
-    write_atomically(unfinished, json.dumps({"wanted": wanted, "pace": speed}))
+    write_json(unfinished, {"wanted": wanted, "pace": speed})
     return speed
 
 

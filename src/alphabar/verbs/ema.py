@@ -1,12 +1,11 @@
 """`ema`: which length of the weights' average scores best, among those that a run's snapshots can make."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.files import plain, write_atomically
+from alphabar.core.files import plain, write_json
 from alphabar.core.machine import device_of
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
@@ -82,7 +81,7 @@ def choose_length(
     compared = compare_measured(measured[f"ema:{best:g}"], measured["last"], names=(f"ema:{best:g}", "last"))
     draw_lengths({k: v[0] for k, v in scores.items()}, measured["last"].scores["fid"], picture)
     found = Lengths(scores, list(measured["last"].scores.values()), best, compared, folder / f"lengths-{n}.json", picture)
-    write_atomically(found.table, json.dumps(without_places({**found.to_json(), "picture": picture.name}), indent=1) + "\n")
+    write_json(found.table, without_places({**found.to_json(), "picture": picture.name}))
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from alphabar.core.files import locked, write_atomically
+from alphabar.core.files import locked, room_for, write_json
 from alphabar.core.machine import device_of, machine, versions
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
@@ -44,7 +44,7 @@ from alphabar.training.hooks import Hook, Training
 from alphabar.training.initial_model import initial_model
 from alphabar.verbs import score
 from alphabar.verbs.options import ExperimentOptions
-from alphabar.verbs.train import recipe_images, train
+from alphabar.verbs.train import images_of, known_as, limited, of_set, recipe_images, train
 
 METRICS = ("fid", "kid")  # scored in addition to the metric that decides
 
@@ -106,9 +106,11 @@ def _claim(folder: Path, definition: Experiment) -> None:
     now = json.loads(json.dumps(without_places({**definition.to_json(), "versions": versions()})))
     if path.exists():
         there = read_object(path)
-        differ = [k for k in ("budget", "scoring", "metric") if without_places(there.get(k)) != now[k]]
+        differ = [k for k in ("budget", "metric") if without_places(there.get(k)) != now[k]]
+        was = without_places(there.get("scoring")) | {"against": now["scoring"]["against"]}  # sets are known by their images
+        differ += ["scoring"] if was != now["scoring"] else []
         stored = {k: parse(tomllib.loads(text), (), f"{path}, variant {k}") for k, text in there["variants"].items()}
-        same = {k: stored.get(k, r).toml(False) == r.toml(False) for k, r in definition.variants.items()}
+        same = {k: of_set(stored.get(k, r), r.data.set).toml(False) == r.toml(False) for k, r in definition.variants.items()}
         differ += [f"variants.{k}" for k, equal in same.items() if not equal]
         if differ:
             what = "give another folder, or the file that started this experiment"
@@ -116,7 +118,7 @@ def _claim(folder: Path, definition: Experiment) -> None:
         now["variants"] = there["variants"] | now["variants"]
     elif folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no experiment: choose an empty folder")
-    write_atomically(path, json.dumps(now, indent=1) + "\n")
+    write_json(path, now)
 
 
 def _plan(folder: Path, definition: Experiment, options: ExperimentOptions, progress: bool) -> "tuple[list[TrialJob], ImageSet]":
@@ -127,6 +129,7 @@ def _plan(folder: Path, definition: Experiment, options: ExperimentOptions, prog
     metrics = tuple(dict.fromkeys((definition.metric, *METRICS)))
     for each in images.values():
         evaluator.check_shape(each.image_shape, each.pixels.dtype, definition.scoring.n, metrics)
+    _check_images(folder, definition, images, evaluator.real.reference_fingerprint)
     recipes = with_budget(folder, definition, images, progress)
     show = progress and options.ray is None and options.at_once == 1
     jobs = [
@@ -138,6 +141,19 @@ def _plan(folder: Path, definition: Experiment, options: ExperimentOptions, prog
         for name, recipe in recipes.items()
     ]  # fmt: skip
     return jobs, real
+
+
+def _check_images(folder: Path, definition: Experiment, images: Mapping[str, ImageSet], reference: str) -> None:
+    """Raises ValueError where the sets hold other images than the trainings and scores in the folder are of, by whatever name."""
+    what = "the same trainings and scores need the same images: name where they are now, or give another folder"
+    for name, recipe in definition.variants.items():
+        for run in folder.glob(f"{name}-seed*"):
+            known = images_of(run)
+            if known not in (None, limited(images[name], recipe.data.limit, known).fingerprint):
+                raise ValueError(f"{recipe.data.set} holds other images than those that {run} was trained on: {what}")
+        for row in folder.glob(f"rows/{name}-seed*.json"):
+            if any(score.get("reference") not in (None, reference) for score in read_object(row).get("scores", [])):
+                raise ValueError(f"{definition.scoring.against} holds other images than those that {row} was scored with: {what}")
 
 
 def _run_all(jobs: "Sequence[TrialJob]", options: ExperimentOptions, progress: bool) -> None:
@@ -232,7 +248,7 @@ def finish(job: TrialJob) -> None:
         "samples": str(path.relative_to(job.folder)), "record": samples.record, "machine": machine(),
         "scores": [s.to_json() for s in measured.scores.values()],
     }  # fmt: skip
-    write_atomically(job.row, json.dumps(row))  # last: its existence means "finished"
+    write_json(job.row, row)  # last: its existence means "finished"
 
 
 @lru_cache(maxsize=1)
@@ -243,13 +259,15 @@ def load_evaluator(scoring: Scoring, reading: tuple[tuple[str, Any], ...]) -> tu
 
 def _copy_training(run: Run, job: TrialJob) -> None:
     """Copies a finished training of the same recipe, seed, budget and images; its samples are not copied."""
-    wanted = job.recipe.fingerprint(recipe_images(job.recipe).fingerprint)
+    images = recipe_images(job.recipe).fingerprint
     for state in sorted(s for other in job.reuse for s in other.glob("*-seed*/checkpoints/last/state.json")):
         source = Run(state.parents[2])
+        wanted = known_as(source, job.recipe, images).fingerprint(images)
         if _state(source).get("fingerprint") == wanted and _trained(source, job.recipe):
             part = run.path.with_name(f".{run.path.name}.part")
             shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source.path, part, ignore=shutil.ignore_patterns("samples", "tracking", "last.old"))
+            with room_for(run.path):
+                shutil.copytree(source.path, part, ignore=shutil.ignore_patterns("samples", "tracking", "last.old"))
             part.rename(run.path)  # the whole folder or nothing
             return
 
@@ -288,7 +306,7 @@ def with_budget(folder: Path, experiment: Experiment, images: Mapping[str, Image
             speeds = [rate[k] for rate in rates]
             steps = max(1, round(median(speeds) * 60 * budget.minutes / recipe.train.batch))
             known[k] = {"images": steps * recipe.train.batch, "images_per_second": speeds, "machine": machine()["cpu"]}
-        write_atomically(path, json.dumps(known, indent=1) + "\n")
+        write_json(path, known)
     return {k: replace(r, train=replace(r.train, images=known[k]["images"])) for k, r in variants.items()}
 
 

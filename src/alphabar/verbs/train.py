@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import shutil
 import sys
 import warnings
@@ -16,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphabar.core import processes
-from alphabar.core.files import locked, write_atomically
+from alphabar.core.files import locked, write_atomically, write_json
 from alphabar.core.machine import memory_for
 from alphabar.core.outputs import check_run_folder
-from alphabar.core.places import without_places, write_private
+from alphabar.core.places import PRIVATE, without_places, write_private
 from alphabar.core.run import Run, flat
 from alphabar.core.seeds import permutation
-from alphabar.core.stored_values import read_object
+from alphabar.core.stored_values import read_object, read_toml
 from alphabar.data.card import unused_depth
 from alphabar.data.contact_sheet import levels_of
 from alphabar.data.image_set import ImageSet, load
@@ -36,7 +35,7 @@ from alphabar.features.load import load_extractor
 from alphabar.sampling.preview import Preview
 from alphabar.tracking.hook import Tracking
 from alphabar.training.auto import AutoRecipe
-from alphabar.training.checkpoint import has_checkpoint
+from alphabar.training.checkpoint import has_checkpoint, read_state
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.ema import LENGTHS
 from alphabar.training.hooks import HeldOutLoss, Hook, Training, failed
@@ -89,6 +88,7 @@ def train(
                 )
             recipe = of_set(own, recipe.data.set)
             _check_images(run, recipe, image_set)
+            own = known_as(run, own, image_set.fingerprint)
         if (note := unused_depth(image_set)) is not None:
             warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
         trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
@@ -200,6 +200,24 @@ def _of_run(run: Run, recipe: Recipe, new_length: bool) -> Recipe:
     return own
 
 
+def known_as(run: Run, recipe: Recipe, images: str) -> Recipe:
+    """The recipe with the name of its set by which the checkpoint of a run has its fingerprint, where that is the same training.
+
+    A set is known by its images, but its name counts in the fingerprint: the run's names of it stand for the recipe's.
+    """
+    names = []
+    for file, read in ((run.recipe, read_toml), (run.path / PRIVATE, read_object), (run.path / "data.json", read_object)):
+        with contextlib.suppress(OSError, ValueError):
+            found = flat(read(file))
+            names += [name for key in ("data.set", "set") if isinstance(name := found.get(key), str)]
+    with contextlib.suppress(OSError, ValueError):
+        stored = read_state(run.checkpoint()).get("fingerprint")
+        for named in (recipe, *(of_set(recipe, name) for name in names)):
+            if stored in [r.fingerprint(images) for r in (named, *named.earlier_recipes())]:
+                return named
+    return recipe
+
+
 def images_of(run: Path, key: str = "fingerprint") -> str | None:
     """The fingerprint of the images that a run was trained on and that it held out; None where it has no record of them. With
     "fingerprint_of_images", that of the images of which it was trained on the latents."""
@@ -260,7 +278,7 @@ class _Start(Hook):
                 training.model.autoencoder.save(training.run.path / AUTOENCODER)
             write_private(training.run.path, flat(asdict(self.recipe)))
             for name, values in self.files.items():
-                write_atomically(training.run.path / name, json.dumps(values, indent=1) + "\n")
+                write_json(training.run.path / name, values)
             return
         if self.recipe.data.set != self.own.data.set:
             training.report("moved", set=Path(self.recipe.data.set).name)
@@ -271,7 +289,7 @@ class _Start(Hook):
             write_atomically(training.run.recipe, longer.toml(places=False))
             if self.minutes is not None:
                 known = read_object(plan) if (plan := training.run.path / PLAN).exists() else {}
-                write_atomically(plan, json.dumps({**known, "minutes": self.minutes}, indent=1) + "\n")
+                write_json(plan, {**known, "minutes": self.minutes})
 
 
 def _watching(recipe: Recipe, own: Recipe, image_set: ImageSet, heldout: NDArray[np.int64], resumed: Run | None) -> list[Hook]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.files import Record
+from alphabar.core.files import Record, locked
 from alphabar.core.machine import device_of, versions
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
@@ -74,6 +74,7 @@ def tune(
         ValueError: for calls out of range, and for a fit by features without `against` and `extractor`, with the same extractor
             for fitting and scoring, or with too few images.
         FileExistsError: if a sampler of that name and number of calls exists and `overwrite` is False.
+        OSError: if another process fits samplers in the same folder.
     """
     model = load_model(run, checkpoint).to(device_of(device))
     model.requires_grad_(False)
@@ -82,31 +83,32 @@ def tune(
     starts = _given_starts(model, calls, options)
     folder = as_path(out) if out is not None else folders_of(model)[-1 if str(run) == "bundled" else 0]
     name = check_name(options.name or options.fit)
-    _refuse_existing([path_of(folder, model.fingerprint, name, k) for k in calls], overwrite)
-    if options.against is not None and AUTO in (options.extractor, options.heldout_extractor):
-        options = _with_auto(run, options, reading_for(model, reading), progress)
-    real = RealImages.of(model, options, reading, progress) if options.fit == "features" else None
+    with locked(folder):
+        _refuse_existing([path_of(folder, model.fingerprint, name, k) for k in calls], overwrite)
+        if options.against is not None and AUTO in (options.extractor, options.heldout_extractor):
+            options = _with_auto(run, options, reading_for(model, reading), progress)
+        real = RealImages.of(model, options, reading, progress) if options.fit == "features" else None
 
-    problem = FittingProblem.of(model, options, progress)
-    made = []
-    for k in calls:
-        start, how = _start(problem, k, starts.get(k), real)
-        c, losses = start, list[float]()
-        if options.fit in ("images", "features"):
-            c, losses = descend_in_rounds(problem, start, None if real is None else real.loss)
-        notes = _notes(problem, how, losses, real)
-        fitted = problem.fitted(c, name, notes)
-        save_tuned(fitted, folder, overwrite)  # saved before it is scored, which takes long and may be interrupted
-        distance = {"fitted": problem.distance(fitted), **problem.usual_distances(k)}
-        compared = []
-        if real is not None:
-            compared = real.compare(model, fitted, problem.fitted(start, "start"), options, progress)
-            notes["heldout"] = {
-                "extractor": options.heldout_extractor, "n": options.n_heldout, "seed": options.seed + 1,
-                "found": [c.to_json() for c in compared],
-            }  # fmt: skip
-        scored = replace(fitted, how=notes | {"distance": distance})
-        made.append(Tuning(scored, save_tuned(scored, folder, overwrite=True), distance, compared))
+        problem = FittingProblem.of(model, options, progress)
+        made = []
+        for k in calls:
+            start, how = _start(problem, k, starts.get(k), real)
+            c, losses = start, list[float]()
+            if options.fit in ("images", "features"):
+                c, losses = descend_in_rounds(problem, start, None if real is None else real.loss)
+            notes = _notes(problem, how, losses, real)
+            fitted = problem.fitted(c, name, notes)
+            save_tuned(fitted, folder, overwrite)  # saved before it is scored, which takes long and may be interrupted
+            distance = {"fitted": problem.distance(fitted), **problem.usual_distances(k)}
+            compared = []
+            if real is not None:
+                compared = real.compare(model, fitted, problem.fitted(start, "start"), options, progress)
+                notes["heldout"] = {
+                    "extractor": options.heldout_extractor, "n": options.n_heldout, "seed": options.seed + 1,
+                    "found": [c.to_json() for c in compared],
+                }  # fmt: skip
+            scored = replace(fitted, how=notes | {"distance": distance})
+            made.append(Tuning(scored, save_tuned(scored, folder, overwrite=True), distance, compared))
     return made
 
 

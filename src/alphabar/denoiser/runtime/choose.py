@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import write_json
 from alphabar.core.machine import machine
 from alphabar.core.stored_values import number, read_object
 from alphabar.denoiser.runtime.job import Job
@@ -74,7 +74,7 @@ class TimingFile:
         """Stores the timings. A file that cannot be written is a warning, since it costs time but changes no image."""
         values = {name: v._asdict() for name, v in timings.items()}
         try:
-            write_atomically(self.file, json.dumps({**self._all(), self.key: values}, indent=1) + "\n")
+            write_json(self.file, {**self._all(), self.key: values})
         except OSError as e:
             hint = "timings are not kept; set ALPHABAR_CACHE to a folder of yours"
             warnings.warn(f"{self.file} cannot be written ({e}): {hint}", stacklevel=2)
