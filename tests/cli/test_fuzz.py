@@ -167,6 +167,8 @@ def _mutated(words: list[str], kept: list[str], rng: np.random.Generator, values
     def one(of: Sequence[str]) -> str:
         return of[int(rng.integers(len(of)))]
 
+    if not words:  # all of them were dropped
+        return words, kept
     every = [*words, *kept]
     numbers = [i for i, w in enumerate(every) if w.replace(".", "").replace("e-", "").isdigit()]
     places = [i for i, w in enumerate(words) if i > 0 and not w.startswith("-") and i not in numbers]
