@@ -195,8 +195,9 @@ REFUSED = {
     "short table": ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "trained_betas is a list of 2;.*1000"),
     "many steps": ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps is 1000000000000"),
     "nan": ("scheduler/scheduler_config.json", {"beta_end": float("nan")}, "beta_end is nan"),
-    "class": ("unet/config.json", {"num_class_embeds": 10}, "num_class_embeds is 10: a class-conditional"),
-    "class type": ("unet/config.json", {"class_embed_type": "timestep"}, "class-conditional"),
+    "class": ("unet/config.json", {"num_class_embeds": 10}, "'class_embedding.weight' is missing"),
+    "null class": ("unet/config.json", {"num_class_embeds": 10, "null_class": 3}, "null_class is 3; the last of num"),
+    "class type": ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type is 'timestep'; only null"),
     "conditional": ("unet/config.json", {"in_channels": 4}, "in_channels 4, out_channels 1: a conditional"),
     "variance": ("unet/config.json", {"out_channels": 2}, "out_channels 2 is twice.*variance"),
     "fourier": ("unet/config.json", {"time_embedding_type": "fourier"}, "time_embedding_type is 'fourier'"),
@@ -336,3 +337,30 @@ def test_a_folder_is_a_run_for_every_command(tmp_path, networks, monkeypatch, ca
     assert (folder / "alphabar" / "score.png").exists()
     assert not list(tmp_path.glob("diffusers*"))
     assert load_model(run).home == folder / "alphabar"
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_a_class_conditional_network_gets_its_labels(null, tmp_path):
+    network = unet(num_class_embeds=4)
+    folder = saved(tmp_path / "p", network, clip_sample=False)
+    if null:
+        edit(folder / "unet" / "config.json", null_class=3)
+    model = read_diffusers(folder)
+    assert (model.classes, model.null_class) == ((3, True) if null else (4, False))
+    y, t, labels = torch.randn(3, 1, 16, 16), torch.tensor([3, 400, 900]), torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        sigma = model.schedule.sigma(t.double())
+        wanted = network(y, t, class_labels=labels).sample
+        x = y * (1 + sigma**2).sqrt().float()[:, None, None, None]
+        assert torch.allclose(model.output(x, sigma, labels), wanted, atol=1e-4)
+        assert not torch.allclose(model.output(x, sigma, labels.flip(0)), wanted, atol=1e-3)
+    options = {"steps": 2, "progress": False, "fast": "auto"}
+    made = sample(model, 3, classes="all", **options)
+    assert made.record["classes"] == list(range(model.classes))
+    if null:
+        assert sample(model, 2, **options).images.shape == sample(model, 2, classes=1, guidance=2, **options).images.shape
+        return
+    with pytest.raises(ValueError, match=r"needs a class for every image: give classes \(--classes all\), 0 to 3"):
+        sample(model, 2, **options)
+    with pytest.raises(ValueError, match="guidance 2 needs a label that stands for no class"):
+        sample(model, 2, classes=1, guidance=2, **options)

@@ -148,7 +148,9 @@ OTHER_EMBEDDINGS = "fourier belongs to variance-exploding models and has no time
 
 
 def read_unet_config(file: Path, variance: str) -> dict[str, Any]:
-    """The arguments of the unconditional UNet2DModel that a config.json describes.
+    """The arguments of the UNet2DModel that a config.json describes; conditioned on classes or not.
+
+    Diffusers has no key for the label that stands for no class: "null_class", its number, may stand in the file.
 
     variance: the scheduler's variance_type, for the message about a network that also predicts the variance.
     Raises ValueError, naming the file and the key, for another network, an unknown key, or a value that cannot be used.
@@ -157,14 +159,15 @@ def read_unet_config(file: Path, variance: str) -> dict[str, Any]:
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ValueError(f"{file}: the network is a {config['_class_name']!r:.60}; only UNet2DModel can be read")
     known = set(inspect.signature(inspect.unwrap(unet2d_class().__init__)).parameters) - {"self"}
-    if unknown := sorted(set(config) - known - IGNORED_UNET_KEYS):
+    if unknown := sorted(set(config) - known - IGNORED_UNET_KEYS - {"null_class"}):
         raise ValueError(
             f"{file}: {', '.join(unknown)} is unknown to UNet2DModel of the installed diffusers and might change the images: "
             "remove it from the file if it does not"
         )
-    for key in ("class_embed_type", "num_class_embeds"):
-        if (value := config.get(key)) is not None:
-            raise ValueError(f"{file}: {key} is {value!r:.60}: a class-conditional network. Only unconditional ones can be read")
+    if (value := config.get("class_embed_type")) is not None:
+        raise ValueError(f"{file}: class_embed_type is {value!r:.60}; only null can be read, with the number num_class_embeds")
+    if (null := config.get("null_class")) is not None and (type(null) is not int or null + 1 != config.get("num_class_embeds")):
+        raise ValueError(f"{file}: null_class is {null!r:.60}; the last of num_class_embeds labels can stand for no class")
     if (embedding := config.get("time_embedding_type", "positional")) != "positional":
         raise ValueError(f"{file}: time_embedding_type is {embedding!r:.60}; only 'positional' can be read ({OTHER_EMBEDDINGS})")
     network = {k: v for k, v in config.items() if k in known}

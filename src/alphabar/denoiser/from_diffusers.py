@@ -1,4 +1,4 @@
-"""`diffusers:PATH`: the folder of an unconditional pipeline of diffusers, read as a model.
+"""`diffusers:PATH`: the folder of a pipeline of diffusers, read as a model.
 
 The folder holds model_index.json, unet/ (config.json and safetensors) and scheduler/ (scheduler_config.json). Nothing in it is
 executed or unpickled. Every setting is either reproduced or refused by name; an unknown key is refused, because it might change
@@ -18,7 +18,7 @@ from alphabar.core.stored_values import naming, read_object
 from alphabar.core.weights import fill, read_tensors
 from alphabar.denoiser.diffusers_config import SCHEDULERS, SamplingDefaults, read_scheduler, read_unet_config
 from alphabar.denoiser.model import Model
-from alphabar.denoiser.model_spec import FORMAT
+from alphabar.denoiser.model_spec import FORMAT, FORMATS
 from alphabar.denoiser.unet import DiffusersUNet
 
 PREFIX = "diffusers:"
@@ -74,11 +74,14 @@ def read_diffusers(folder: str | Path) -> DiffusersModel:
             "so eps contains no information about the image (diffusers divides by 0 there). If the network was trained without "
             "it, set rescale_betas_zero_snr to false; if it predicts v, set prediction_type to 'v_prediction'"
         )
+    null = read_object(unet_file).get("null_class") is not None
+    names = [str(k) for k in range((network.get("num_class_embeds") or 0) - null)]
+    classes = {"classes": names, "format": FORMATS[-1], **({} if null else {"null_class": False})} if names else {}
     size = network["sample_size"]
     h, w = (size, size) if isinstance(size, int) else size
     spec = {
         "format": FORMAT, "network": "unet2d", "arguments": network, "schedule": schedule.spec(), "prediction": prediction,
-        "data_range": 1.0, "image_shape": [network["in_channels"], h, w], "crop": 0, "sampling": asdict(defaults),
+        "data_range": 1.0, "image_shape": [network["in_channels"], h, w], "crop": 0, "sampling": asdict(defaults), **classes,
     }  # fmt: skip
     # the device "meta" allocates nothing, however large a network the configuration asks for
     with naming(f"{unet_file}: diffusers' UNet2DModel cannot be made from it"), torch.device("meta"):

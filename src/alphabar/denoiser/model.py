@@ -33,6 +33,7 @@ class Model(Preconditioned):
         fit: how the training images were brought to their size (crop, pad, stretch); None where they had it.
         class_names: one name per class; empty for an unconditional model.
         consistency: whether it gives the image at the end of a path (consistency tuning) and not E[x0 | x].
+        null_class: whether a class-conditional model has a label that stands for no class; without it, it has no guidance.
         latents: what the model makes in place of images, or None; `decoded` makes images of them by `autoencoder`.
         home: the folder for files derived from the model, as `load_model` sets it; None where it came from no folder.
     """
@@ -58,6 +59,7 @@ class Model(Preconditioned):
         self.fit: str | None = spec.get("fit")
         self.class_names: tuple[str, ...] = tuple(spec.get("classes", ()))
         self.consistency: bool = spec.get("consistency", False)
+        self.null_class: bool = spec.get("null_class", True)
         self.latents = None if spec.get("latents") is None else latents_of(spec["latents"], "model description: latents")
 
     @property

@@ -131,7 +131,9 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     """Raises ValueError, naming the key, for a specification (read from a file) that describes no model."""
     if spec.get("format") not in FORMATS:
         raise ValueError(f"model description of format {spec.get('format')!r}: this release reads formats {FORMATS}")
-    c = StoredValues({"crop": 0, "pixels": "uint8", "classes": [], "consistency": False, **spec}, "model description")
+    c = StoredValues(
+        {"crop": 0, "pixels": "uint8", "classes": [], "consistency": False, "null_class": True, **spec}, "model description"
+    )
     network, arguments, names = c.get("network", TEXT), c.table("arguments"), c.get("classes", NAMES)
     c.table("schedule"), c.get("prediction", TEXT), c.get("data_range", number(1e-6, 1e6))
     channels, height, width = c.get("image_shape", SHAPE)
@@ -153,6 +155,7 @@ def check_spec(spec: Mapping[str, Any]) -> None:
         check_unet2d(arguments, [channels, height, width])
     elif (given := arguments.check(UNET).values.get("in_channels", 1)) != channels:
         raise ValueError(f"model description: in_channels is {given}, and images have {channels}")
-    known = arguments.values.get("classes", (arguments.values.get("num_class_embeds") or 1) - 1)
+    null = network == "unet" or c.get("null_class", FLAG)  # whether one label more stands for no class
+    known = arguments.values.get("classes", max((arguments.values.get("num_class_embeds") or 0) - null, 0))
     if known != len(names):
         raise ValueError(f"model description: it names {len(names)} classes, and the network has {known}")

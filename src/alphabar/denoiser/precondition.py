@@ -46,6 +46,8 @@ class Preconditioned(nn.Module):
         ValueError: for an unknown prediction, data_range <= 0, or "eps" with a schedule that ends in pure noise.
     """
 
+    null_class: bool = True
+
     def __init__(
         self, network: nn.Module, schedule: Schedule, prediction: str, data_range: float = 1.0,
         image_shape: tuple[int, int, int] = (1, 28, 28),
@@ -73,7 +75,9 @@ class Preconditioned(nn.Module):
         return 0
 
     def no_class(self, n: int) -> Labels:
-        """Labels of n images without a class."""
+        """Labels of n images without a class. Raises ValueError for a model that was trained with classes alone."""
+        if not self.null_class:
+            raise ValueError(f"this model needs a class for every image: give classes (--classes all), 0 to {self.classes - 1}")
         return torch.full((n,), self.classes, dtype=torch.int64)
 
     def output(self, x: Images, sigma: Levels, labels: Labels | None = None, augment: Tensor | None = None) -> Images:

@@ -73,12 +73,17 @@ class ClassGuidance:
     @staticmethod
     def of(model: Model, options: SampleOptions) -> "ClassGuidance | None":
         """What the options ask of the model; None if no class was given. Raises ValueError for what the model cannot do."""
+        null = getattr(model, "null_class", True)
         if options.classes is None:
+            if not null:
+                model.no_class(1)  # type: ignore[attr-defined]  # raises, with what to type
             if options.guidance is not None or options.guidance_interval is not None:
                 raise ValueError("guidance leads towards a class: say which, classes=3, or classes=range(10) for all in turns")
             return None
         numbers = class_numbers(options.classes, model)
         weight = 1.0 if options.guidance is None else float(options.guidance)
+        if weight != 1 and not null:
+            raise ValueError(f"guidance {weight:g} needs a label that stands for no class, and this model has none: leave it out")
         low, high = options.guidance_interval or (0.0, math.inf)
         Guided(model, model, weight, (low, high))  # checks the weight and the interval
         return ClassGuidance(tuple(numbers), int(getattr(model, "classes", 0)), weight, (float(low), float(high)))

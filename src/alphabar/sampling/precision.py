@@ -29,6 +29,8 @@ def faster_precision(model: Model, fast: str, batch: int, work: int) -> tuple[Fa
     """
     if work < WORTH * 2 * (ROUNDS * batch + IMAGES * CALLS):
         return None, {"why": "too few images to find out whether bf16 is faster"}
+    if not getattr(model, "null_class", True):
+        return None, {"why": "the model needs a class for every image"}
     try:
         plain, coarse = (speed_up(model, fast, batch=batch, precision=p, work=work) for p in ("float32", "bf16"))
     except (RuntimeError, ValueError) as e:  # no network, or no bfloat16 here

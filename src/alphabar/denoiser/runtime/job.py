@@ -47,7 +47,7 @@ class Job:
         t = torch.linspace(low, high, self.batch).to(self.device)
         if not self.model.classes:
             return y, t
-        return y, t, (torch.arange(self.batch) % (self.model.classes + 1)).to(self.device)
+        return y, t, (torch.arange(self.batch) % (self.model.classes + self.model.null_class)).to(self.device)
 
     def network(self, layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
         """A frozen copy of the network in the given memory layout, in the job's precision."""
