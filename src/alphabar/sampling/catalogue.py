@@ -111,7 +111,7 @@ def own_sampler(fn: Callable[..., Images]) -> Entry:
     except TypeError as e:
         raise ValueError(f"the sampler {name} ({e}): write def name(denoise, x, sigmas, *, noise, on_step) -> images") from e
     options = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("noise", "on_step")]
-    return Entry(name, fn, 0, True, _one_a_step, "a function that was passed", tuple(options))
+    return Entry(name, fn, 0, True, 1, "a function that was passed", tuple(options))
 
 
 def steps_for(entry: Entry, calls: int) -> int:
