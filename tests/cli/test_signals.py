@@ -119,7 +119,7 @@ def test_messages_that_nobody_reads_stop_the_training_with_a_checkpoint(begin: B
 
 
 @pytest.mark.slow(8)
-@pytest.mark.parametrize("words", [["samplers"], ["recipes"], ["samplers", "--json"]])
+@pytest.mark.parametrize("words", [["samplers"], ["samplers", "--json"]])
 def test_output_that_nobody_reads_ends_quietly(words: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)

@@ -128,7 +128,7 @@ def test_no_product_of_a_session_tells_of_this_machine(home: Path, capsys: pytes
     works("ema", run, *against, "--n", 24, "--steps", 2)
     works("tune", run, "--calls", 2, "--fit", "grid", "--n", 8)
     np.savez(home / "classes.npz", images=rng.integers(0, 256, (120, 8, 8, 1), np.uint8), labels=np.arange(120) % 2)
-    works("extractor", "train", home / "classes.npz", "--out", shared / "own.safetensors", "--epochs", 1)
+    works("extractor", "train", home / "classes.npz", "--out", shared / "own.safetensors", "--epochs", 1, "--batch", 32)
     works("extractor", "check", shared / "own.safetensors", "--against", f"{photos}:train", "--n", 100)
     unet = [*SMALL, "--model.network", "unet2d", "--schedule.kind", "linear", "--model.data-range", 1]
     works("train", photos, "--out", shared / "unet", *unet)
