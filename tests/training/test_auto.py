@@ -60,7 +60,7 @@ def test_minutes_decide_the_number_of_images(tmp_path: Path, monkeypatch: pytest
     images = noise(tmp_path, (30, 8, 8, 1))
     found = auto_recipe(images, Recipe(train=TrainRecipe(batch=8)), minutes=2)
     rate = found.speeds[0].images_a_second
-    assert 0.88 * rate * 120 < found.recipe.train.images < rate * 120, "a twentieth each for sheets and held-out losses"
+    assert 0.8 * rate * 120 < found.recipe.train.images < rate * 120, "the rest for sheets, held-out losses and scores"
     assert found.seconds == pytest.approx(120, rel=0.05)
     assert found.speeds[0].images_a_second == max(s.images_a_second for s in found.speeds)
     assert found.recipe.train.precision == found.speeds[0].precision
@@ -206,3 +206,17 @@ def test_keys_that_make_no_recipe_are_refused(keys: dict[str, Any], minutes: flo
 def test_the_network_of_diffusers_is_not_augmented(tmp_path: Path) -> None:
     keys = {"model": {"network": "unet2d", "channels": (16, 16), "groups": 8}, "train": {"images": 8, "batch": 8}}
     assert auto_recipe(noise(tmp_path, (30, 8, 8, 1)), Recipe(), keys).recipe.train.augment == 0
+
+
+def test_a_small_set_is_scored_tested_for_copies_and_stopped_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "WIDTHS", (8,))
+    images = noise(tmp_path, (400, 8, 8, 1))
+    found = auto_recipe(images, Recipe(train=TrainRecipe(batch=8)), {"train": {"images": 80_000}})
+    recipe, call = found.recipe, found.speeds[0].call_seconds
+    assert recipe.data.holdout == 0.25 and "held out (25%)" in found.lines()[0]
+    assert recipe.train.early_stop and recipe.watch.copies
+    scores = recipe.train.images // recipe.watch.score_every
+    assert scores * recipe.watch.score_n * recipe.watch.preview_steps * call <= 0.1 * found.seconds
+    by_hand = auto_recipe(images, Recipe(), {"train": {"images": 64, "early_stop": False}, "data": {"holdout": 0.1}})
+    assert (by_hand.recipe.data.holdout, by_hand.recipe.train.early_stop, by_hand.recipe.watch.score_every) == (0.1, False, 0)
+    assert any(line.startswith("No scores during training") for line in by_hand.lines())

@@ -1,5 +1,6 @@
 """What watches a training: bound to fail, it is refused before anything is written; failing later, it never ends the training."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +45,7 @@ SCORED = ("--watch.extractor", "extractor.safetensors", "--watch.score-n", "20",
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((*SCORED, "--watch.score-n", "5"), r"watch.score_n 5: 5 images are too few"),
-        ((*SCORED, "--data.holdout", "0.02"), r"too few for FID|cannot be halved|there are no real images|neither a test split"),
-        ((*SCORED, "--data.holdout", "0"), r"neither a test split nor held-out images"),
-        (
-            ("--watch.extractor", "bundled"),
-            r"66 reference images are too few for FID.*--watch.score-every 0 trains",
-        ),
+        (("--watch.extractor", "bundled"), r"wants uint8, uint16 or float32 of shape \(n, 28, 28, 1\)"),
         (("--watch.extractor", "nowhere.safetensors"), r"nowhere.safetensors"),
         (("--watch.preview-steps", "5000", "--schedule.kind", "linear"), r"watch.preview_steps 5000"),
         (("--track", "no_such_tracker"), r"no_such_tracker"),
@@ -60,6 +55,38 @@ def test_what_is_bound_to_fail_is_refused_before_anything_is_written(place: Path
     with pytest.raises((ValueError, OSError), match=message):
         started("run", *words)
     assert not Path("run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the floor is taken at")
+@pytest.mark.parametrize(
+    ("words", "line", "metrics"),
+    [
+        ((), "FID and KID of 20 samples every 400,000 images, against 66 images", ["fid", "kid"]),
+        (("--watch.score-n", "5"), "No FID: 5 images are too few for FID: the extractor has 4 features", ["kid"]),
+        (("--data.holdout", "0.03"), r"No FID: \d reference images are too few for FID", ["kid"]),
+        (("--data.holdout", "0"), "No FID or KID: set has neither a test split nor held-out images", []),
+        (("--watch.extractor", "auto"), "No FID or KID: they need an extractor.*--watch.extractor PATH takes", []),
+        (("--watch.copies",), "Test of 20 samples every 400,000 images for copies, against 66 held-out", ["fid", "kid"]),
+        (("--watch.copies", "--data.holdout", "0.03"), r"No test for copies: \d held-out images are too few \(20 are", ["kid"]),
+        (("--train.early-stop",), "Stops early when the held-out loss has turned", ["fid", "kid"]),
+        (("--train.early-stop", "--data.holdout", "0.03"), r"No early stopping: \d held-out images are too few", ["kid"]),
+    ],
+)
+def test_what_cannot_be_scored_is_said_at_the_start_and_the_rest_is_scored(
+    place: Path, words: tuple[str, ...], line: str, metrics: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [w for w in words if w in ("--watch.copies", "--train.early-stop")]
+    keys = SMALL | dict(zip(SCORED[::2], SCORED[1::2], strict=True)) | {"--watch.preview-every": "0"}
+    rest = [w for w in words if w not in flags]
+    keys |= dict(zip(rest[::2], rest[1::2], strict=True))
+    train(resolve("garments", [w for pair in keys.items() for w in pair] + flags), "run", progress=False)
+    err = capsys.readouterr().err
+    assert re.search(line, err), err
+    scores = list(read_jsonl(Path("run/scores.jsonl"))) if Path("run/scores.jsonl").exists() else []
+    assert [row["metric"] for row in scores] == metrics
+    assert all(row["interval"] for row in scores if row["metric"] == "kid")
+    assert bool(load_run(Path("run")).of("copies")) == (words == ("--watch.copies",))
+    assert load_run(Path("run")).of("finished")
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_refused_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

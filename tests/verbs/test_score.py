@@ -15,8 +15,12 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.sampling.sample_set import SampleSet, open_samples
 from alphabar.sampling.samples import Samples
 from alphabar.training.config import resolve
+from alphabar.verbs.compare import compare_report
 from alphabar.verbs.memorisation import find_copies, training_images
+from alphabar.verbs.options import CompareOptions
 from alphabar.verbs.score import score
+from alphabar.verbs.train import train
+from tests.fixtures.runs import untrained_extractor
 from tests.fixtures.sets import Linear
 
 
@@ -148,3 +152,56 @@ def test_the_extractor_is_the_third_argument_or_an_option(tmp_path: Path) -> Non
     for arguments, keywords in ((("nowhere.safetensors",), {}), ((), {"extractor": "nowhere.safetensors"})):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             score(tmp_path / "s.npz", str(tmp_path / "real.npy"), *arguments, **keywords)
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 200 images, of which about 50 are held out, and its extractor."""
+    folder = tmp_path_factory.mktemp("small")
+    np.save(folder / "set.npy", pictures(200))
+    untrained_extractor().save(folder / "extractor.safetensors")
+    keys = "--train.images 32 --train.batch 16 --model.channels 8 --model.embedding 8 --model.groups 4 --watch.preview-every 0"
+    words = [*keys.split(), "--data.set", str(folder / "set.npy"), "--data.holdout", "0.25"]
+    train(resolve("garments", words), folder / "run", progress=False)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:the floor is taken at")
+@pytest.mark.filterwarnings("ignore:.*warmup")
+def test_a_run_is_scored_against_what_it_held_out(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, chosen, images = small_run / "run", str(small_run / "extractor.safetensors"), load(small_run / "set.npy")
+    _, heldout = holdout(images.pixels, 0.25, hashes=images.hashes)
+    saved(run / "s.npz", n=20, model="x", value_range=None)
+    for samples, against in ((run, None), (run, f"{small_run}/set.npy:heldout"), (run / "s.npz[:15]", None)):
+        found = score(str(samples), against, chosen, n=15, steps=2)
+        assert [s.metric for s in found] == ["fid", "fid_infinity", "kid", "precision", "recall", "density", "coverage"]
+        assert {s.reference for s in found} == {images.subset(heldout).fingerprint}
+        assert {s.floor_source for s in found} == {"floor images given (set:train)"}
+    saved(small_run.parent / "elsewhere.npz", n=20, value_range=None)
+    with pytest.raises(
+        ValueError, match="held out, and the samples lie in the folder of no run: give --against SET, or --run RUN"
+    ):
+        score(small_run.parent / "elsewhere.npz", f"{small_run}/set.npy:heldout", chosen)
+    score(small_run.parent / "elsewhere.npz", f"{small_run}/set.npy:heldout", chosen, run=run, metrics=("kid",))
+    np.save(small_run / "other.npy", pictures(90, seed=5))
+    with pytest.raises(ValueError, match="was trained on other images than"):
+        score(str(run), f"{small_run}/other.npy:heldout", chosen)
+    with pytest.raises(ValueError, match="depends on the run"):
+        load(small_run / "set.npy", "heldout")
+
+
+@pytest.mark.filterwarnings("ignore:the floor is taken at")
+def test_what_too_few_images_cannot_be_scored_by_is_left_out_with_the_reason(
+    small_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = str(small_run / "extractor.safetensors")
+    np.save(small_run / "few.npy", pictures(12, seed=2))
+    saved(small_run / "a.npz", n=20, value_range=None)
+    found = score(small_run / "a.npz", str(small_run / "few.npy"), chosen)
+    assert [s.metric for s in found] == ["kid", "precision", "recall", "density", "coverage"]
+    assert "no FID: 12 reference images are too few for FID" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="12 reference images are too few for FID"):
+        score(small_run / "a.npz", str(small_run / "few.npy"), chosen, metrics=("fid",))
+    options = CompareOptions(extractor=chosen, picture=small_run / "compare.png")
+    both, _ = compare_report(str(small_run / "a.npz"), str(small_run / "a.npz"), str(small_run / "few.npy"), options)
+    assert [c.metric for c in both] == ["kid", "precision", "recall", "density", "coverage"]

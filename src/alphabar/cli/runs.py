@@ -13,7 +13,7 @@ from alphabar.cli import show
 from alphabar.cli.options import Flag, Json
 from alphabar.core.messages import say
 
-STATES = ("finished", "stopped", "diverged", "open", "empty")
+STATES = ("finished", "stopped", "diverged", "stopped early", "open", "empty")
 app = App(
     name="runs",
     help="List runs, and remove checkpoints without losing the record of what they were.\n\n"
@@ -41,7 +41,7 @@ def list_runs(
     Args:
         roots: folders that hold runs; runs/ where there is one, else this folder.
         where: recipe keys and the values they must have, as train.lr=0.001.
-        state: finished, stopped, diverged, open or empty: only runs in one of these states.
+        state: finished, stopped, diverged, "stopped early", open or empty: only runs in one of these states.
         model: a fingerprint, by which samples and scores name their model: print only which run and checkpoint it is or was.
     """
     from alphabar.results.run_list import find_runs, summaries

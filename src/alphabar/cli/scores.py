@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def score(
-    samples: str, *, against: str, options: Flat[ScoreReportOptions] = ScoreReportOptions(), reading: Reading = Reading(),
-    as_json: Json = False,
+    samples: str, *, against: str | None = None, options: Flat[ScoreReportOptions] = ScoreReportOptions(),
+    reading: Reading = Reading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score images against real ones: every metric with its interval, next to the score of as many real images (the floor).
 
@@ -32,7 +32,8 @@ def score(
     Args:
         samples: an .npz, a folder of images made by any program, or a run (N images are drawn from it by DDIM and kept);
             SAMPLES[a:b] are images a to b - 1.
-        against: SET or SET:SPLIT, the real images.
+        against: SET or SET:SPLIT, the real images; SET:heldout are those that the run of the samples held out, and if left out,
+            those of its own set.
     """
     from alphabar.verbs.score import score_report
 
@@ -81,7 +82,7 @@ def _scores(scores: "Sequence[Score]") -> None:
 
 
 def compare(
-    a: str, b: str, *, against: str, options: Flat[CompareOptions] = CompareOptions(), reading: Reading = Reading(),
+    a: str, b: str, *, against: str | None = None, options: Flat[CompareOptions] = CompareOptions(), reading: Reading = Reading(),
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Is A better than B? Each metric's difference with its interval, a verdict, and how many images would decide it.
@@ -98,7 +99,7 @@ def compare(
     Args:
         a: an .npz, a folder of images, or a run; PATH[a:b] is a part.
         b: the same.
-        against: SET or SET:SPLIT, the real images.
+        against: as for score; the runs of A and B must have held out the same images.
     """
     from alphabar.core.processes import world
     from alphabar.evaluation.score import TITLES

@@ -42,6 +42,7 @@ def train(
     minutes: Positive | None = None,
     seed: Seed | None = None,
     resume: bool = False,
+    early_stop: bool | None = None,
     dry_run: bool = False,
     reading: ReadingOfRecipe = ReadingOfRecipe(),
 ) -> None:
@@ -67,13 +68,16 @@ def train(
         minutes: length in minutes on this machine, of a run without --recipe or, with --resume, of the whole training.
         seed: in place of the recipe's.
         resume: continue from the run's last checkpoint; what is not named here comes from the run.
+        early_stop: end at the best checkpoint once the held-out loss has turned or samples are copies of training images; on
+            in a planned run. With --resume, --no-early-stop goes on with a run that ended so.
         dry_run: print the plan, the cost and the resolved recipe, and train nothing.
     """
     from alphabar.core import processes
+    from alphabar.core.run import Run
     from alphabar.training.auto import AutoRecipe, measured
     from alphabar.training.config import typed
     from alphabar.training.initial_model import cost
-    from alphabar.verbs.train import recipe_images
+    from alphabar.verbs.train import recipe_images, watching
     from alphabar.verbs.train import train as train_run
     from alphabar.verbs.train_images import recipe_for
 
@@ -81,6 +85,7 @@ def train(
     named = ["--data.set", image_set]  # typed twice, it may stand only once
     settings = [*tokens, *([] if named in map(list, pairwise(tokens)) else named), *reading.settings()]
     settings += [] if images is None else ["--train.images", str(images)]
+    settings += [] if early_stop is None else [f"--train.{'' if early_stop else 'no-'}early-stop"]
     settings += [] if seed is None else ["--train.seed", str(seed)]
     if minutes is not None and recipe not in (None, "auto") and not resume:
         raise ValueError(f"--minutes {minutes:g} is for a planned run, and --recipe {recipe} has a length: give --images N")
@@ -91,6 +96,7 @@ def train(
     if plan is not None and processes.world()[0] == 0:
         say("\n".join(plan.lines()))
     if dry_run and plan is not None:
+        say("\n".join(watching(resolved, resolved, plan.images, Run(out), resume)[1]))
         here = {"hours_here": plan.seconds / 3600, "gib_here": plan.speeds[0].mib / 1024}
         show.record(cost(resolved, plan.images) | here, False, "cost")
         say(resolved.toml())
@@ -151,6 +157,8 @@ def experiment(
     Args:
         file: a TOML file, or the name of an experiment that ships.
         out: folder for the runs, their scores, and the page index.html.
+        early_stop: end at the best checkpoint once the held-out loss has turned or samples are copies of training images; on
+            with --recipe auto. With --resume, --no-early-stop goes on with a run that ended so.
         dry_run: print the resolved experiment and stop.
     """
     from alphabar.results.experiments import read_experiment

@@ -11,7 +11,7 @@ from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.core.stored_values import read_toml
 
-ENDS = ("finished", "stopped", "diverged")  # events that end a session of training
+ENDS = ("finished", "stopped", "stopped_early", "diverged")  # events that end a session of training
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

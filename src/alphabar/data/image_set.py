@@ -26,6 +26,8 @@ from alphabar.data.readers.listing import line_of
 from alphabar.data.readers.objects import find_in_memory
 from alphabar.data.values import Range, Reading, reading_of
 
+HELD_OUT = "heldout"  # the split of SET:heldout
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -121,13 +123,14 @@ def class_names(images: ImageSet) -> tuple[str, ...]:
 
 
 def parse_set(text: str) -> tuple[str, str]:
-    """ "SET" or "SET:SPLIT" -> (set, split); the default split is train. Other colons belong to the set.
+    """ "SET" or "SET:SPLIT" -> (set, split); the default split is train. Other colons belong to the set. The split heldout stands
+    for the images that a run held out; the verbs find them through its record.
 
     >>> parse_set("fashion_mnist:test"), parse_set("hf:owner/name")
     (('fashion_mnist', 'test'), ('hf:owner/name', 'train'))
     """
     name, colon, split = text.rpartition(":")
-    if colon and split in SPLITS and name:
+    if colon and split in (*SPLITS, HELD_OUT) and name:
         return name, split
     if not text:
         raise ValueError("the set has no name: pass fashion_mnist, cifar10, a path, or hf:owner/name")
@@ -180,6 +183,10 @@ def load(
     if labels is not None:
         raise ValueError(f"labels are for images in memory, and {name} is a set: its own labels are read with it")
     name = os.fspath(name)
+    if split == HELD_OUT:
+        raise ValueError(
+            f"which images of {name} were held out depends on the run: score, compare, sweep and tune of a run take it"
+        )
     if split not in SPLITS:
         raise ValueError(f"split {split!r} of {name} is unknown: use train or test, as in {name}:test")
     reading = reading_of(value_range, alpha, skip_broken, axes, size, fit)

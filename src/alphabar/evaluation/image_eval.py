@@ -195,27 +195,34 @@ class ImageEval:
             )
         return floor_n
 
+    def scorable(self, n: int, metrics: Sequence[str] = METRICS) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The metrics that n images can be scored by, and why not by each of the others: too few images on some side."""
+        self._check_names(metrics)
+        why = {metric: self._too_few(metric, n) for metric in metrics}
+        return tuple(m for m in metrics if not why[m]), {m: words for m, words in why.items() if words}
+
     def _check(self, images: ImageSet | Pixels, metrics: Sequence[str]) -> None:
+        self._check_names(metrics)
+        for metric in metrics:
+            if why := self._too_few(metric, len(images.pixels if isinstance(images, ImageSet) else images)):
+                kid = "; or use KID alone (.kid, --metrics kid), which is unbiased at any number of images"
+                raise ValueError(why + (kid if metric.startswith("fid") else ""))
+
+    @staticmethod
+    def _check_names(metrics: Sequence[str]) -> None:
         if bad := [m for m in metrics if m not in METRICS]:
             raise ValueError(f"metric {bad[0]!r} is unknown: use one of {', '.join(METRICS)}")
-        counts = {
-            "images": len(images.pixels if isinstance(images, ImageSet) else images),
-            "reference images": len(self.real.reference),
-            f"images for the floor ({self.real.pool_source})": len(self.real.pool),
-        }
-        for metric in metrics:
-            fewest, why = self._fewest(metric)
-            for what, count in counts.items():
-                if count < fewest:
-                    kid = "; or use KID alone (.kid, --metrics kid), which is unbiased at any number of images"
-                    more = ""
-                    if self.real.halved and what != "images":
-                        what, count, fewest = "reference images", sum(list(counts.values())[1:]), 2 * fewest
-                        more = ", since one half of them is scored against the other for the floor (or pass floor_images)"
-                    raise ValueError(
-                        f"{count} {what} are too few for {TITLES[metric]}: {why}, so it needs at least {fewest}{more}"
-                        + (kid if metric.startswith("fid") else "")
-                    )
+
+    def _too_few(self, metric: str, n: int) -> str:
+        """Why n images cannot be scored by a metric; empty where they can."""
+        (fewest, why), more = self._fewest(metric), ""
+        real, pool = len(self.real.reference), len(self.real.pool)
+        counts = {"images": n, "reference images": real, f"images for the floor ({self.real.pool_source})": pool}
+        what, count = next(((what, count) for what, count in counts.items() if count < fewest), ("", 0))
+        if what and self.real.halved and what != "images":
+            what, count, fewest = "reference images", real + pool, 2 * fewest
+            more = ", since one half of them is scored against the other for the floor (or pass floor_images)"
+        return what and f"{count} {what} are too few for {TITLES[metric]}: {why}, so it needs at least {fewest}{more}"
 
     def _fewest(self, metric: str) -> tuple[int, str]:
         """The smallest number of images that a metric accepts, and why."""

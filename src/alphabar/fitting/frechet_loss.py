@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alphabar.core.types import Features, Images
-from alphabar.data.image_set import load, parse_set
+from alphabar.data.image_set import ImageSet, load, parse_set
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.extract import extract
@@ -123,14 +123,20 @@ class RealImages:
     Attributes:
         loss: distance to the training images in the features of options.extractor.
         evaluator: scores against the test images by options.heldout_extractor.
+        metrics: those of `METRICS` for which there are enough images.
     """
 
     loss: FrechetLoss
     evaluator: ImageEval
+    metrics: Sequence[str] = METRICS
 
     @staticmethod
-    def of(model: Any, options: TuneOptions, reading: Mapping[str, Any] | None, progress: bool) -> "RealImages":
-        """Reads the images and the extractors.
+    def of(
+        model: Any, options: TuneOptions, reading: Mapping[str, Any] | None, progress: bool,
+        heldout_images: tuple[ImageSet, ImageSet] | None = None,
+    ) -> "RealImages":  # fmt: skip
+        """Reads the images and the extractors. heldout_images: those of SET:heldout, and those that the run was trained on, to
+        which the sampler is fitted.
 
         Raises:
             ValueError: without `against` and `extractor`, for an extractor without gradients or one that is used for both, and
@@ -153,17 +159,22 @@ class RealImages:
                 f"the held-out extractor is the one that is fitted to ({options.extractor}): name another one, "
                 "--heldout-extractor PATH"
             )
-        name, split = parse_set(options.against)
-        reading = reading_for(model, reading)
-        real = load(name, split, **reading)
-        try:
-            test = load(name, "test", **reading)
-        except FileNotFoundError:  # no test split: the same images, but in other features
-            test = real
-        evaluator = ImageEval(heldout, test, progress=progress)
-        evaluator.check_model(model, options.n_heldout, METRICS)
+        if heldout_images is not None:
+            test, real = heldout_images
+            evaluator = ImageEval(heldout, test, floor_images=real, progress=progress)
+        else:
+            name, split = parse_set(options.against)
+            reading = reading_for(model, reading)
+            real = load(name, split, **reading)
+            try:
+                test = load(name, "test", **reading)
+            except FileNotFoundError:  # no test split: the same images, but in other features
+                test = real
+            evaluator = ImageEval(heldout, test, progress=progress)
+        metrics = evaluator.scorable(options.n_heldout, METRICS)[0] or METRICS
+        evaluator.check_model(model, options.n_heldout, metrics)
         stats = FeatureStats.of(extract(real, fitted, progress=progress).rows(slice(None)), fitted.fingerprint)
-        return RealImages(FrechetLoss(fitted, stats, remember=options.remember, crop=model.crop), evaluator)
+        return RealImages(FrechetLoss(fitted, stats, remember=options.remember, crop=model.crop), evaluator, metrics)
 
     def compare(self, model: Any, fitted: Tuned, start: Tuned, options: TuneOptions, progress: bool) -> list[Comparison]:
         """Held-out scores of the fitted sampler against those of its start, on the same noise, which no fit has used."""
@@ -173,5 +184,5 @@ class RealImages:
                 model, options.n_heldout, sampler="tuned", tuned=fit, seed=options.seed + 1, batch=2 * options.call_batch,
                 classes=every_class(model), progress=progress,
             )  # fmt: skip
-            measured.append(self.evaluator.measure(made.images, made.record, METRICS))
+            measured.append(self.evaluator.measure(made.images, made.record, self.metrics))
         return compare_measured(measured[0], measured[1], names=("fitted", "its start"))

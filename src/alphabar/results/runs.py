@@ -119,8 +119,8 @@ def _previews(folder: Path) -> list[tuple[int, Path]]:
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is. kind: finished, stopped, diverged, open (its record has no end) or empty. words: for a reader. images:
-    seen, of `budget`. measured: whether the run recorded `seconds`; else it is the time from its first to its last event."""
+    """How far a run is. kind: finished, stopped early, stopped, diverged, open (no end yet) or empty. words: for a reader.
+    images: seen, of `budget`. measured: whether the run recorded `seconds`; else it is the time from its first event on."""
 
     kind: str
     words: str
@@ -138,13 +138,15 @@ def state(run: RunData) -> State:
     if not known:
         return State("empty", "no events: training has not started, or its record was deleted", None, budget, None)
     last = known[-1]
-    kind = last["event"] if last["event"] in ENDS else "open"
+    kind = last["event"].replace("_", " ") if last["event"] in ENDS else "open"
     times = [t for row in run.events if (t := number(row, "time")) is not None]
     seconds = recorded = number(last, "seconds")
     if recorded is None and times:
         seconds = max(times) - min(times)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(times[-1])) if times and 0 <= times[-1] < 1e11 else "an unknown time"
     words = {
+        "stopped early": f"finished, stopped early: {last.get('reason', 'its record does not say why')}. The model is that of "
+        f"image {int(number(last, 'model') or 0):,}; --resume --no-early-stop goes on from there",
         "stopped": "stopped by hand, with a checkpoint; --resume continues it",
         "diverged": f"diverged: the loss became {last.get('loss', 'unusable')}; the last good checkpoint is kept",
         "open": f"still running, or interrupted: the last event is of {when}",

@@ -71,7 +71,7 @@ class Tracker(ABC):
         return None
 
     def close(self, state: str) -> None:
-        """state: finished, stopped, diverged, or open if a later session may continue the run."""
+        """state: finished, stopped_early, stopped, diverged, or open if a later session may continue the run."""
         self.tracker.finish()
 
     def where(self) -> str:

@@ -14,13 +14,14 @@ import numpy as np
 from alphabar.core.machine import free_memory
 from alphabar.core.progress import duration, track
 from alphabar.data.image_set import ImageSet, class_names, load
-from alphabar.data.split import holdout
+from alphabar.data.split import HOLDOUT, holdout
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.training.checkpoint import load_model
-from alphabar.training.config import DataRecipe, Recipe, WatchRecipe, resolve, shipped
+from alphabar.training.config import DataRecipe, Recipe, resolve, shipped
 from alphabar.training.hooks import HELDOUT
 from alphabar.training.initial_model import cost_of_model, untrained_model
+from alphabar.training.intervals import expected_seconds, heldout_share, sheet_seconds, with_intervals
 from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of
 
 PASSES = 4200  # images seen = PASSES * sqrt(images of the set): 240,000 for 3,300, a million for 57,000
@@ -30,10 +31,6 @@ WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is considered
 LOWEST = 8  # widest side of the lowest level of the network, in pixels
 ATTENDED = 16  # widest side of a level with attention
-FIRST_SIGHT = 90.0  # seconds until the first loss and the first sheet of samples
-PREVIEW_SHARE = 0.05  # of the time that sheets take, and of the time that held-out losses take, at most
-SHEETS = (64, 36, 16, 9, 4)  # samples on a sheet; the most that take at most SHEET_SECONDS and PREVIEW_SHARE of the time
-SHEET_SECONDS = 40.0
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
 NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -69,12 +66,13 @@ class AutoRecipe:
         attended = ["x".join(str(math.ceil(side / model.patch / 2**k)) for side in (h, w)) for k in model.attention]
         others = "".join(f", {_rate(s)} in {NAMES[s.precision]}" for s in self.speeds[1:])
         watch, rate = self.recipe.watch, speed.images_a_second
-        sheet = min(watch.preview_first or watch.preview_every, train.images) / rate + _sheet_seconds(watch, speed)
+        sheet = min(watch.preview_first or watch.preview_every, train.images) / rate + sheet_seconds(watch, speed)
         loss = min(train.log_every or train.images, train.images) / rate
         return [
             f"{n:,} image{'s' * (n != 1)} of {h}x{w}x{c}" + (f" ({fit})" if (fit := str(self.images.reading)) else "")
             + (f" in {classes} classes" if classes else "")
-            + (f", {copies:,} of them copies of others" if copies else "") + f"; {n - self.trained_on:,} are held out.",
+            + (f", {copies:,} of them copies of others" if copies else "")
+            + f"; {n - self.trained_on:,} are held out ({self.recipe.data.holdout:.0%}).",
             f"U-Net with {len(model.channels)} level{'s' * (len(model.channels) > 1)}"
             + (f", attention at {' and '.join(attended)}" if attended else "")
             + f", {self.parameters / 1e6:.1f} M parameters, {self.gflop:.2g} GFLOP a network call.",
@@ -85,6 +83,7 @@ class AutoRecipe:
             + (f", batches in {train.accumulate} parts" if train.accumulate > 1 else "") + ".",
             f"First loss after about {duration(loss)}"
             + (f", first samples after about {duration(sheet)}." if watch.preview_every else ", no samples."),
+            *([] if watch.score_every else ["No scores during training: even a few samples would take a tenth of the time."]),
             *(["The images are augmented; the network gets the augmentation as input (train.augment)."] if train.augment else []),
         ]  # fmt: skip
 
@@ -117,6 +116,8 @@ def auto_recipe(
     if recipe.train.init_from:
         recipe = with_network_of(recipe, load_model(recipe.train.init_from))
         by_hand["model"] = asdict(recipe.model)
+    if "holdout" not in by_hand.get("data", {}) and recipe.data.holdout == HOLDOUT:
+        recipe = recipe.with_(data={"holdout": heldout_share(len(images))})
     indices, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
     wanted = budget or round(PASSES * math.sqrt(max(len(indices), 1)), -3)
     seconds = 60 * minutes if minutes else math.inf if budget else LONGEST
@@ -138,11 +139,11 @@ def auto_recipe(
 
     heldout = min(len(images) - len(indices), HELDOUT)
     total = budget or min(wanted if not minutes else math.inf, seconds * fastest.images_a_second)
-    chosen = _with_intervals(best, total, fastest, heldout).with_(**by_hand)
+    chosen = with_intervals(best, total, fastest, heldout).with_(**by_hand)
     if not budget:
-        total *= min(seconds / _seconds(chosen, fastest, heldout), 1)
-        chosen = _with_intervals(best, total, fastest, heldout).with_(**by_hand)
-    cost, expected = costs[candidates.index(best)], _seconds(chosen, fastest, heldout)
+        total *= min(seconds / expected_seconds(chosen, fastest, heldout), 1)
+        chosen = with_intervals(best, total, fastest, heldout).with_(**by_hand)
+    cost, expected = costs[candidates.index(best)], expected_seconds(chosen, fastest, heldout)
     return AutoRecipe(chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], expected, minutes)
 
 
@@ -155,7 +156,7 @@ def measured(recipe: Recipe, images: ImageSet) -> AutoRecipe:
         raise _does_not_fit(images, each)
     cost = cost_of_model(model)
     speed, _ = measure(recipe, images, indices, recipe.train.precision)
-    seconds = _seconds(recipe, speed, min(len(images) - len(indices), HELDOUT))
+    seconds = expected_seconds(recipe, speed, min(len(images) - len(indices), HELDOUT))
     return AutoRecipe(recipe, (speed,), images, len(indices), cost["parameters"], cost["gflop_a_call"], seconds)
 
 
@@ -214,7 +215,8 @@ def _with_network(recipe: Recipe, images: ImageSet, width: int, n: int, by_hand:
     train = replace(recipe.train, lr=round(2e-3 * math.sqrt(64 / max(width, 64)), 5), augment=0.12 if n < SMALL else 0.0)
     if by_hand.get("model", {}).get("network", "unet") != "unet" or recipe.train.init_from or images.latents:
         train = replace(train, augment=0.0)  # the network must take it as input; latents allow none
-    return replace(recipe, model=model, train=train).with_(**by_hand)
+    watch = replace(recipe.watch, copies=n < SMALL)
+    return replace(recipe, model=model, train=replace(train, early_stop=True), watch=watch).with_(**by_hand)
 
 
 def with_network_of(recipe: Recipe, model: Model) -> Recipe:
@@ -253,43 +255,5 @@ def _does_not_fit(images: ImageSet, each: int) -> ValueError:
     )
 
 
-def _with_intervals(recipe: Recipe, length: float, speed: Speed, heldout: int) -> Recipe:
-    """The recipe with its length, and intervals by which something is seen early and little time is spent on looking."""
-    train, watch = recipe.train, recipe.watch
-    rate, batch = speed.images_a_second, train.batch
-    total = max(math.ceil(length / batch), 1) * batch
-    most = min(SHEET_SECONDS, PREVIEW_SHARE * total / rate)
-    sizes = (replace(watch, preview_n=n) for n in SHEETS)
-    watch = next((each for each in sizes if _sheet_seconds(each, speed) <= most), replace(watch, preview_n=SHEETS[-1]))
-    sheet = _sheet_seconds(watch, speed)
-    first = max(batch, min(round(rate * (FIRST_SIGHT - sheet)), total))
-    every = max(first, total // 10, round(sheet / PREVIEW_SHARE * rate))
-    return replace(
-        recipe,
-        train=replace(
-            train, images=total, precision=speed.precision, warmup=min(train.warmup, total // 10),
-            heldout_every=max(total // 24, batch, round(heldout * speed.call_seconds * rate / PREVIEW_SHARE)),
-            checkpoint_every=max(min(round(300 * rate), total // 4), batch),
-            log_every=max(min(train.log_every, first // 2), batch),
-        ),
-        watch=replace(watch, preview_first=first, preview_every=every),
-    )  # fmt: skip
-
-
-def _seconds(recipe: Recipe, speed: Speed, n_heldout: int) -> float:
-    """Expected seconds of a training: steps, sheets of samples, losses of so many held-out images."""
-    train, watch = recipe.train, recipe.watch
-    sheets = 0.0
-    if watch.preview_every:
-        doublings = math.log2(max(watch.preview_every / watch.preview_first, 1)) if watch.preview_first else 0
-        sheets = doublings + math.ceil(train.images / watch.preview_every)
-    heldout = math.ceil(train.images / (train.heldout_every or train.images)) * n_heldout * speed.call_seconds
-    return train.images / speed.images_a_second + sheets * _sheet_seconds(watch, speed) + heldout
-
-
 def _rate(speed: Speed) -> str:
     return f"{speed.images_a_second:,.0f}" if speed.images_a_second >= 100 else f"{speed.images_a_second:.3g}"
-
-
-def _sheet_seconds(watch: WatchRecipe, speed: Speed) -> float:
-    return watch.preview_n * watch.preview_steps * speed.call_seconds

@@ -78,8 +78,11 @@ def _write(folder: Path, model: Model, files: Mapping[str, Mapping[str, Tensor]]
             save_weights(folder / name, model, tensors)
         else:
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / name)
-    written = {**state, "sha256": {name: _digest(folder / name) for name in files}}
-    (folder / STATE).write_text(json.dumps({**written, "checksum": _checksum(written)}, indent=1), encoding="utf-8")
+    _write_state(folder, {**state, "sha256": {name: _digest(folder / name) for name in files}})
+
+
+def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    (folder / STATE).write_text(json.dumps({**state, "checksum": _checksum(state)}, indent=1), encoding="utf-8")
 
 
 def _checksum(state: Mapping[str, Any]) -> str:
@@ -100,6 +103,23 @@ def best_figures(run: Run, fingerprints: Collection[str]) -> dict[str, float]:
         if state.get("fingerprint") in fingerprints:
             return dict(state.get("best", {}))
     return {}
+
+
+def back_to_best(run: Run, reason: str) -> int | None:
+    """Makes checkpoints/best, if there is one, the last checkpoint too, as that of a run that was stopped early for `reason`.
+
+    Returns the images that it has seen. The checkpoint that was the last one stays as last.old.
+    """
+    last, best = run.checkpoint(), run.checkpoint("best")
+    if not (best / STATE).exists():
+        return None
+    state = {k: v for k, v in read_state(best).items() if k != "checksum"}
+    if state["images"] != read_state(last)["images"]:
+        with room_for(last, f"the best one is kept in {best}"), _replacing_folder(last) as part:
+            for name in state["sha256"]:
+                shutil.copyfile(best / Path(name).name, part / Path(name).name)
+            _write_state(part, {**state, "stopped_early": reason})
+    return int(state["images"])
 
 
 @contextmanager

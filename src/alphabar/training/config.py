@@ -28,7 +28,7 @@ ADDED_LATER = {
     "model": ("conditional",),
     "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "consistency", "earlier_lengths"),
 }
-NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate", "recompute")  # keys of [train]
+NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate", "recompute", "early_stop")  # keys of [train]
 
 Beta = Annotated[float, Bounds(0, 1, above=True, below=True)]
 Sigma = Annotated[float, Bounds(0, 1e6, above=True)]
@@ -158,6 +158,8 @@ class TrainRecipe(Checked):
     """Snapshots kept over the training, from which `alphabar ema` makes an average of any length; 0 keeps none."""
     heldout_every: CountOrZero = 50_000
     """Images between two measurements of the held-out loss (the validation loss)."""
+    early_stop: bool = False
+    """End at the best checkpoint once the held-out loss has risen beyond its interval or samples are copies (watch.copies)."""
     checkpoint_every: CountOrZero = 50_000
     """Images between two checkpoints."""
     log_every: CountOrZero = 6_400
@@ -211,11 +213,13 @@ class WatchRecipe(Checked):
     preview_steps: Steps = 25
     """Steps of DDIM for a preview, and for a score during training."""
     score_every: CountOrZero = 400_000
-    """Images between two scores (FID and KID); 0 makes none."""
+    """Images between two scores (FID and KID) and tests for copies; 0 makes none."""
     score_n: Annotated[int, Bounds(2, 10**7)] = 1024
-    """Samples for a score during training; must be more than the extractor has features."""
+    """Samples for a score during training. FID needs more than the extractor has features, KID two."""
     extractor: str = "auto"
-    """A path, bundled, none, or auto: the bundled one for fashion_mnist, none for other sets."""
+    """A path, bundled, none, or auto: the bundled one for fashion_mnist, else RUN/extractor/auto.safetensors, if there is one."""
+    copies: bool = False
+    """Test the samples of each score for copies of training images, in pixels. It needs no extractor."""
 
 
 @dataclass(frozen=True)

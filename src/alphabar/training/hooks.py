@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from alphabar.core import seeds
+from alphabar.core.files import read_jsonl
 from alphabar.core.messages import first_line
 from alphabar.core.run import Run
 from alphabar.denoiser.model import Model
+from alphabar.training.checkpoint import load_model
 from alphabar.training.config import TrainRecipe
 from alphabar.training.loss import image_losses
+from alphabar.training.stopping import FEWEST_HELDOUT, rise, turned
 
 HELDOUT = 512  # images of a held-out loss
 
@@ -34,10 +38,16 @@ class Training:
     heldout: NDArray[Any] | None = None  # held-out images (n, h, w, c), padded as in training
     heldout_labels: NDArray[np.int64] | None = None  # their classes, for a conditional model
     best: dict[str, float] = field(default_factory=dict)  # lowest value so far of every figure that a hook reports
+    ending: str = ""  # why the training ends early
 
     def report(self, kind: str, **values: Any) -> None:
         """Appends an event, with images and steps so far, to the run's events.jsonl."""
         self.run.event(kind, images=self.images, step=self.step, **values)
+
+    def end_early(self, reason: str) -> None:
+        """Ends the training after this step, at its best checkpoint, where `train.early_stop` allows it."""
+        if self.recipe.early_stop:
+            self.ending = self.ending or reason
 
     def improved(self, figure: str, value: float) -> bool:
         """Whether `value` is the lowest of its figure so far; if so, it is stored in `best`.
@@ -86,27 +96,62 @@ class Hook:
 
 class HeldOutLoss(Hook):
     """The held-out loss (validation loss): loss of the averaged model on images that are never trained on, in all and in five
-    bands of noise level. Levels and noise are the same every time, so that values of one run can be compared."""
+    bands of noise level. Levels and noise are the same every time, so that values of one run can be compared.
+
+    With `train.early_stop` the training ends once the loss has turned (`alphabar.training.stopping.turned`)."""
 
     watches = "held-out loss"
 
     def __init__(self, every: int, n: int = HELDOUT, batch: int = 128) -> None:
         self.every, self.n, self.batch = every, n, batch
+        self.lowest: Tensor | None = None  # losses of the images where their mean was lowest
+        self.lowest_at = 0  # images seen by then
+        self.rises: list[tuple[float, float, float]] = []  # since then
+
+    def on_start(self, training: Training) -> None:
+        """In a resumed run, finds again what the session before knew of the lowest loss."""
+        if not (training.step and training.recipe.early_stop and training.best.get("heldout_loss")):
+            return
+        with contextlib.suppress(OSError, ValueError):  # without it, the next loss takes the place of the lowest one
+            known = [row for row in read_jsonl(training.run.events) if row.get("event") == "heldout"]
+            at = [row["images"] for row in known if row.get("loss") == training.best["heldout_loss"]]
+            best = load_model(training.run.path, "best").to(training.device)
+            losses, _ = self._losses(training, best)
+            if at and float(losses.mean()) == training.best["heldout_loss"]:
+                self.lowest, self.lowest_at = losses, at[-1]
+                since = {r["images"]: r["rise"] for r in known if at[-1] < r["images"] <= training.images and r.get("rise")}
+                self.rises = list(since.values())
 
     def on_interval(self, training: Training) -> None:
         if training.heldout is None or not len(training.heldout):
             return
+        loss, sigma = self._losses(training, training.ema)
+        n = len(loss)
+        bands = [
+            {"sigma": [float(sigma[rows[0]]), float(sigma[rows[-1]])], "loss": float(loss[rows].mean())}
+            for rows in sigma.argsort().chunk(5)
+        ]
+        se = float(loss.std() / n**0.5) if n > 1 else None
+        risen: tuple[float, float, float] | None = None
+        if training.improved("heldout_loss", value := float(loss.mean())) or self.lowest is None:
+            self.lowest, self.lowest_at, self.rises = loss, training.images, []
+        elif n >= FEWEST_HELDOUT and training.images > self.lowest_at:
+            self.rises.append(risen := rise(self.lowest, loss))
+        training.report("heldout", loss=value, se=se, n=n, bands=bands, **({"rise": risen} if risen else {}))
+        if risen and turned(self.rises):
+            by, low = (f"{100 * v:.2g}" for v in risen[:2])
+            training.end_early(
+                f"the held-out loss has risen by {by} % since image {self.lowest_at:,} (three standard errors less: {low} %)"
+            )
+
+    def _losses(self, training: Training, model: Model) -> tuple[Tensor, Tensor]:
+        """The loss of each held-out image, and its noise level."""
+        assert training.heldout is not None
         pixels, seed = training.heldout[: self.n], training.recipe.seed
         n = len(pixels)
         # One noise level per image, spread evenly over the training distribution, in an order that depends on the seed alone
         u = (torch.from_numpy(seeds.permutation(seed, 0, n)).double() + 0.5) / n
         sigma = training.recipe.density_value().sigma(u, training.ema.schedule)
         labels = None if training.heldout_labels is None else torch.from_numpy(training.heldout_labels[:n])
-        loss = image_losses(training.ema.loss, pixels, sigma, seed, batch=self.batch, device=training.device, labels=labels)
-        bands = [
-            {"sigma": [float(sigma[rows[0]]), float(sigma[rows[-1]])], "loss": float(loss[rows].mean())}
-            for rows in sigma.argsort().chunk(5)
-        ]
-        training.improved("heldout_loss", value := float(loss.mean()))
-        se = float(loss.std() / n**0.5) if n > 1 else None
-        training.report("heldout", loss=value, se=se, n=n, bands=bands)
+        loss = image_losses(model.loss, pixels, sigma, seed, batch=self.batch, device=training.device, labels=labels)
+        return loss, sigma

@@ -8,9 +8,9 @@ from alphabar.core.run import Run
 from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
-from alphabar.training.auto import PREVIEW_SHARE
 from alphabar.training.checkpoint import find_checkpoint, last_good, read_state
 from alphabar.training.config import Recipe
+from alphabar.training.intervals import PREVIEW_SHARE
 from alphabar.training.speed import measure
 
 PLAN = "plan.json"  # of a run: what was planned, and the minutes that were asked for

@@ -4,6 +4,7 @@ A resumed run continues exactly where it stopped, and every number of processes 
 """
 
 import math
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,20 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from alphabar.core.messages import say
 from alphabar.core.progress import track
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.denoiser.model import Model
-from alphabar.training.checkpoint import SNAPSHOTS, Checkpoint, best_figures, last_good, remove_earlier
+from alphabar.training.checkpoint import (
+    SNAPSHOTS,
+    Checkpoint,
+    back_to_best,
+    best_figures,
+    last_good,
+    load_model,
+    remove_earlier,
+)  # fmt: skip
 from alphabar.training.config import TrainRecipe
 from alphabar.training.ema import save_snapshots
 from alphabar.training.hooks import Hook, Training, failed
@@ -38,7 +48,7 @@ def train(
     resume: bool = False, fingerprint: str = "", decided_by: Mapping[str, Any] = MappingProxyType({}),
     earlier: Sequence[str] = (), progress: bool = True,
 ) -> Model:  # fmt: skip
-    """Trains `model`, in place, on pixels[indices] until `recipe.images` have been seen.
+    """Trains `model`, in place, on pixels[indices] until `recipe.images` have been seen, or a hook ends it early.
 
     Args:
         model: the initial model; a resumed run replaces its weights.
@@ -54,7 +64,7 @@ def train(
         earlier: fingerprints before the run's length was changed; a checkpoint may have one of them.
 
     Returns:
-        The averaged model (EMA), ready to sample.
+        The averaged model (EMA), ready to sample: of the last step, or of the best checkpoint, if the training ended early.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint of the current step.
@@ -129,6 +139,8 @@ class _Loop:
             for figure, value in best_figures(state.run, fingerprints).items():
                 state.best[figure] = min(value, state.best.get(figure, math.inf))
         self.best_seen = dict(state.best)
+        self.ends_early = False
+        state.ending = str(stored.get("stopped_early", "")) if self.recipe.early_stop else ""
         self.total_steps = math.ceil(self.recipe.images / self.recipe.batch)
         self.monitor = LossMonitor()
         self.losses: list[Tensor] = []  # since the last record
@@ -137,6 +149,8 @@ class _Loop:
 
     def run(self, stream: Stream, progress: bool) -> Model:
         state, trainer, batch = self.state, self.trainer, self.recipe.batch
+        if state.ending:
+            return self._end_early()
         self._check_hooks()
         for hook in self.hooks:
             hook.on_start(state)
@@ -152,14 +166,32 @@ class _Loop:
                 stopping = self._any_process(stop.is_set())
                 self._after_step(stopping)
                 advance(batch, "" if math.isnan(state.loss) else f"loss {state.loss:.4f}")  # NaN before the first record
+                if self.ends_early and not self.done:
+                    break
                 if stopping and not self.done:
                     self._report("stopped", seconds=self._seconds())
                     raise KeyboardInterrupt(f"stopped after {state.images} images; the checkpoint is in {state.run.checkpoint()}")
         for hook in self.hooks:
             hook.on_end(state)
+        if not self.done:
+            return self._end_early()
         self._report("finished", seconds=self._seconds())
         trainer.refresh_sampling_model()
         trainer.accelerator.wait_for_everyone()
+        return trainer.sampling_model
+
+    def _end_early(self) -> Model:
+        """Goes back to the best checkpoint. A run that is resumed without --no-early-stop comes here at once."""
+        state, trainer = self.state, self.trainer
+        if trainer.main:
+            best = back_to_best(state.run, state.ending)
+            model = state.images if best is None else best
+            words = f"stopped early: {state.ending}. The model is that of image {model:,}"
+            say(f"{words}; --resume --no-early-stop goes on from there", sys.stderr)
+            if self.ends_early:
+                self._report("stopped_early", reason=state.ending, model=model, seconds=self._seconds())
+        trainer.accelerator.wait_for_everyone()
+        trainer.sampling_model.load_state_dict(load_model(state.run.path).state_dict())
         return trainer.sampling_model
 
     @property
@@ -195,6 +227,8 @@ class _Loop:
         best, seen = self.state.best, self.best_seen
         figure = _figure(best)
         better, self.best_seen = best.get(figure, math.inf) < seen.get(figure, math.inf), dict(best)
+        self.state.ending = "" if self.done else self.state.ending
+        self.ends_early = due and self._any_process(bool(self.state.ending))
         return self._any_process(better) if due else better
 
     def _after_step(self, stopping: bool) -> None:
@@ -204,13 +238,14 @@ class _Loop:
         snapshot = recipe.ema_snapshots > 0 and self._due(math.ceil(recipe.images / recipe.ema_snapshots))
         if saving or snapshot or self._due(recipe.log_every):  # no weights are written before their loss was checked
             self._record_loss()
-        if self._call_hooks():
-            if self.losses:
-                self._record_loss()
+        better = self._call_hooks()
+        if self.losses and (better or self.ends_early):
+            self._record_loss()
+        if better:
             self._save("best")
         if snapshot and (averages := self.trainer.averages):
             save_snapshots(state.run.path / SNAPSHOTS, averages, state.model.spec, state.images, write=self.trainer.main)
-        if saving:
+        if saving or self.ends_early:
             self._save()
 
     def _due(self, every: int, first: int = 0) -> bool:
@@ -258,7 +293,7 @@ class _Loop:
         """Writes checkpoints/last, or checkpoints/best, whose own weights have the lowest FID (or held-out loss) measured."""
         state, figure = self.state, _figure(self.state.best)
         position = {"images": state.images, "step": state.step, **self.identity, "best": state.best}
-        position |= {"best_by": figure} if name == "best" else {}
+        position |= {"best_by": figure} if name == "best" else {"stopped_early": state.ending} if state.ending else {}
         self.trainer.save(state.run.checkpoint(name), {**position, "seconds": self._seconds()})
         if name == "last":
             self._report("checkpoint")
@@ -270,7 +305,7 @@ class _Loop:
         """Seconds of training, earlier sessions included."""
         return round(self.seconds_before + time.monotonic() - self.started, 1)
 
-    def _report(self, kind: str, **values: float) -> None:
+    def _report(self, kind: str, **values: Any) -> None:
         """Writes an event from the main process."""
         if self.trainer.main:
             self.state.report(kind, **values)

@@ -1,17 +1,23 @@
-"""What ends a training early: Ctrl-C, SIGTERM or SIGHUP, after a step and with a checkpoint, and a loss that diverges."""
+"""What ends a training early: signals, after a step and with a checkpoint, a loss that diverges, a held-out loss that turns."""
 
 import math
 import signal
 import statistics
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+
+from jaxtyping import Float64
+from torch import Tensor
 
 from alphabar.core.messages import say, signals_to
 
 REMEDIES = "a lower learning rate (--train.lr), a longer warm-up (--train.warmup) or stronger clipping (--train.clip)"
+
+PATIENCE = 3  # measurements without a new lowest held-out loss, after which a rise can end a training
+FEWEST_HELDOUT = 20  # images whose losses have an interval that can be trusted, and of which one is in the tail of 5 %
 
 
 @contextmanager
@@ -62,3 +68,23 @@ class LossMonitor:
             return None
         self.warned = True
         return min(before), last[-1]
+
+
+def rise(best: Float64[Tensor, " n"], now: Float64[Tensor, " n"]) -> tuple[float, float, float]:
+    """How much the mean loss has risen, relative to the best one, and the ends of its interval of three standard errors.
+
+    Both have the losses of the same images at the same levels with the same noise, so that only the difference of each image
+    varies: the interval is that of a mean of paired differences. Three, because the best of some twenty losses is low by chance.
+
+    >>> import torch
+    >>> [round(v, 3) for v in rise(torch.ones(4).double(), torch.tensor([1.1, 1.2, 1.1, 1.2]).double())]
+    [0.15, 0.063, 0.237]
+    """
+    mean, off = float(best.mean()), now - best
+    middle, half = float(off.mean()), 3 * float(off.std()) / len(off) ** 0.5
+    return middle / mean, (middle - half) / mean, (middle + half) / mean
+
+
+def turned(rises: Sequence[Sequence[float]]) -> bool:
+    """Whether a loss has turned, by PATIENCE rises or more since the lowest one, the last two beyond their intervals."""
+    return len(rises) >= PATIENCE and all(low > 0 for _, low, _ in rises[-2:])

@@ -10,14 +10,14 @@ from alphabar.core.files import append_jsonl
 from alphabar.core.outputs import check_output
 from alphabar.core.places import without_places
 from alphabar.core.run import Run
-from alphabar.data.image_set import ImageSet, parse_set
+from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import METRICS, ProtocolError
 from alphabar.report.figures import draw_comparison
 from alphabar.sampling.sample_set import SampleSet, reading_for
 from alphabar.verbs.options import CompareOptions
-from alphabar.verbs.score import make_evaluator, measure, open_scored
+from alphabar.verbs.score import make_evaluator, measure, named, open_scored, possible
 
 
 def compare(
@@ -59,7 +59,7 @@ def compare(
 
 
 def compare_report(
-    a: str, b: str, against: str, options: CompareOptions, reading: Mapping[str, Any] | None = None
+    a: str, b: str, against: str | None, options: CompareOptions, reading: Mapping[str, Any] | None = None
 ) -> tuple[list[Comparison], tuple[str, str]]:
     """`compare` of samples by their paths, with a picture: the comparisons, and the names that their sentences give the sets.
 
@@ -69,13 +69,15 @@ def compare_report(
         from alphabar.tracking.wandb_report import check_server
 
         check_server()  # before the features are computed
-    check_output(options.picture, "picture", [a, b, parse_set(against)[0]])
+    check_output(options.picture, "picture", [a, b, *named(against)])
     own = reading_for(b, reading_for(a, reading))
-    evaluator, real = make_evaluator(against, options.extractor, samples=[a, b], reading=own)
+    evaluator, real = make_evaluator(against, options.extractor, samples=[*filter(None, [options.run]), a, b], reading=own)
     first, second = (open_scored(x, evaluator, options, reading) for x in (a, b))
     label_a, label_b = (Path(x.rstrip("/")).name.removesuffix(".npz") for x in (a, b))
     names = (label_a, label_b) if label_a != label_b else ("A", "B")
-    found = compare(first, second, evaluator, real, options.metrics or METRICS, names, options.keep)
+    if len(first.pixels) != len(second.pixels):
+        raise ProtocolError("n", len(first.pixels), len(second.pixels))
+    found = compare(first, second, evaluator, real, possible(evaluator, first, options.metrics), names, options.keep)
     if processes.world()[0] == 0:
         draw_comparison(found, (first.pixels, second.pixels), names, options.picture)
     return found, names

@@ -2,8 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from alphabar.core.machine import best_device
 from alphabar.core.messages import as_path
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
-from alphabar.data.image_set import ImageSet, load, parse_set
+from alphabar.data.image_set import HELD_OUT, ImageSet, load, parse_set
 from alphabar.data.split import HOLDOUT, holdout
 from alphabar.evaluation.heldout import DenoisingLoss, heldout_loss
 from alphabar.evaluation.image_eval import ImageEval
@@ -27,6 +27,7 @@ from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample_set import SampleSet, check_value_range, reading_for
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
+from alphabar.verbs.extractor import run_of
 from alphabar.verbs.train import images_of, limited
 
 
@@ -50,19 +51,11 @@ def training_images(run: str | Path | None, trained_on: str, reading: Mapping[st
         reading: options of `load`, where the recipe does not give them.
     """
     name, split = parse_set(trained_on)
-    path = None if run is None else Path(run).absolute()
-    folder = next((p for p in (path, *path.parents[:3]) if Run(p).recipe.exists()), None) if path else None
-    known = None if folder is None else images_of(folder)
+    folder = None if run is None else run_of(run)
     if folder is not None:
-        recipe = resolve(Run(folder).recipe)
-        encoded = images_of(folder, "fingerprint_of_images")  # of a run on latents
         with contextlib.suppress(ValueError):  # other images may not be readable in the way of the run's
-            own = recipe.data.reading() if encoded is None else dict(reading or {})
-            images = limited(load(name, split, **own), recipe.data.limit, known)
-            of_set = known is None and (name, split) == (recipe.data.set, "train")
-            if images.fingerprint in (known, encoded) or of_set:
-                parts = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
-                return TrainingImages(images, *parts, recipe.train.flip)
+            if (found := _images_of_run(folder, name, split, reading)) is not None:
+                return found
     images = load(name, split, **dict(reading or {}))
     if str(run) != "bundled":
         whose = (
@@ -70,6 +63,63 @@ def training_images(run: str | Path | None, trained_on: str, reading: Mapping[st
         )
         print(f"{whose}: {HOLDOUT:.0%} of the images of {trained_on} are taken to be held out, the usual share", file=sys.stderr)
     return TrainingImages(images, *holdout(images.pixels, HOLDOUT, hashes=images.hashes), False)
+
+
+def _images_of_run(
+    folder: Path, name: str, split: str = "train", reading: Mapping[str, Any] | None = None
+) -> TrainingImages | None:
+    """The images of a set, read and split as the run did; None where it was trained on others."""
+    recipe, known = resolve(Run(folder).recipe), images_of(folder)
+    encoded = images_of(folder, "fingerprint_of_images")  # of a run on latents
+    own = recipe.data.reading() if encoded is None else dict(reading or {})
+    images = limited(load(name, split, **own), recipe.data.limit, known)
+    of_set = known is None and (name, split) == (recipe.data.set, "train")
+    if images.fingerprint not in (known, encoded) and not of_set:
+        return None
+    return TrainingImages(images, *holdout(images.pixels, recipe.data.holdout, hashes=images.hashes), recipe.train.flip)
+
+
+def reference(
+    against: str | None, runs: Sequence[str | Path], reading: Mapping[str, Any] | None = None
+) -> tuple[ImageSet, ImageSet | None]:
+    """The real images of a score, SET[:SPLIT], and those of its floor, if they are decided by that: see `heldout_of`."""
+    if against is not None and parse_set(against)[1] != HELD_OUT:
+        return load(*parse_set(against), **dict(reading or {})).originals(), None
+    return heldout_of(runs, against, reading)
+
+
+def heldout_of(
+    runs: Sequence[str | Path], against: str | None = None, reading: Mapping[str, Any] | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """The images that runs held out, and those that they were trained on.
+
+    Args:
+        runs: paths of runs, or of samples in the folder of one; those that are known must have held out the same images.
+        against: SET:heldout, where the images of the runs are now. None: where their recipes name them.
+
+    Raises:
+        ValueError: where no run is known, or where one held out too few images, or was trained on other images than SET.
+    """
+    folders = list(dict.fromkeys(path.resolve() for run in runs if (path := run_of(run)) is not None))
+    if not folders:
+        what = "no real images are named" if against is None else f"{against} stands for the images that a run held out"
+        raise ValueError(
+            f"{what}, and the samples lie in the folder of no run: give --against SET, or --run RUN, whose samples they are"
+        )
+    parts = []
+    for folder in folders:
+        name = resolve(Run(folder).recipe).data.set if against is None else parse_set(against)[0]
+        if (found := _images_of_run(folder, name, reading=reading)) is None:
+            raise ValueError(f"{folder} was trained on other images than {name}: name where its images are now, SET:heldout")
+        if len(found.heldout) < 2:
+            raise ValueError(f"{folder} held out {len(found.heldout)} images, too few to score against: give --against SET")
+        images = found.images.originals()
+        parts.append((replace(images.subset(found.heldout), split=HELD_OUT), images.subset(found.trained)))
+    if len({real.fingerprint for real, _ in parts}) > 1:
+        raise ValueError(
+            f"{' and '.join(map(str, folders))} held out other images: give --against SET that neither was trained on"
+        )
+    return parts[0]
 
 
 def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> DenoisingLoss:

@@ -1,5 +1,6 @@
 """`score`: every metric of a set of images, with intervals, next to the score of real images."""
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,31 +11,33 @@ import numpy as np
 
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl, plain
+from alphabar.core.messages import say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output, save_picture
 from alphabar.core.run import Run
-from alphabar.data.image_set import ImageSet, load, parse_set
+from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import pairs_sheet
-from alphabar.evaluation.score import METRICS, CurvePoint, Measured, Score
+from alphabar.evaluation.score import METRICS, TITLES, CurvePoint, Measured, Score
 from alphabar.report.figures import draw_card, draw_curve
 from alphabar.sampling.sample_set import SampleSet, check_value_range, open_samples, reading_for
 from alphabar.training.checkpoint import home_of
 from alphabar.verbs.extractor import extractor_for
-from alphabar.verbs.memorisation import Copies, find_copies
+from alphabar.verbs.memorisation import Copies, find_copies, reference
 from alphabar.verbs.options import ScoreOptions, ScoreReportOptions
 
 
 @takes(ScoreOptions)
 def score(
-    samples: str | Path, against: str, extractor: str | None = None, *, options: ScoreOptions = ScoreOptions(),
+    samples: str | Path, against: str | None = None, extractor: str | None = None, *, options: ScoreOptions = ScoreOptions(),
     reading: Mapping[str, Any] | None = None, progress: bool = True,
 ) -> tuple[Score, ...]:  # fmt: skip
     """Every metric of a set of images against real images.
 
     Args:
         samples: an .npz file, a folder of images made by any program, or a run, from which images are drawn first.
-        against: SET[:SPLIT] of real images: a name, a path, or hf:owner/name; the split is train or test.
+        against: SET[:SPLIT] of real images: a name, a path, or hf:owner/name; the split is train, test or heldout, the images
+            that the run of the samples held out. None: those of its own set.
         extractor: in place of that of the options.
         options: see `ScoreOptions`; its fields may also be passed as keywords.
         reading: options of `alphabar.load` (value_range, alpha, size, ...) for the real images, and for `samples` where
@@ -49,19 +52,36 @@ def score(
         ValueError: for too few images, an unknown metric, or samples in another value range than the real images.
     """
     chosen = extractor or options.extractor
-    evaluator, real = make_evaluator(against, chosen, samples=[samples], reading=reading_for(samples, reading), progress=progress)
+    runs: list[str | Path] = [*filter(None, [options.run]), samples]
+    own = reading_for(samples, reading)
+    evaluator, real = make_evaluator(against, chosen, samples=runs, reading=own, progress=progress)
     opened = open_scored(samples, evaluator, options, reading, progress)
-    return tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values())
+    return tuple(measure(evaluator, real, opened, possible(evaluator, opened, options.metrics)).scores.values())
 
 
 def make_evaluator(
-    against: str, extractor: str = "bundled", *, samples: Sequence[str | Path] = (), reading: Mapping[str, Any] | None = None,
-    progress: bool = True,
+    against: str | None, extractor: str = "bundled", *, samples: Sequence[str | Path] = (),
+    reading: Mapping[str, Any] | None = None, progress: bool = True,
 ) -> tuple[ImageEval, ImageSet]:  # fmt: skip
-    """An ImageEval against SET[:SPLIT], and those real images. samples: what will be scored, whose run has the extractor auto."""
-    real = load(*parse_set(against), **dict(reading or {})).originals()
-    chosen = extractor_for(extractor, real, samples, against, progress)
-    return ImageEval(chosen, real, progress=progress and processes.world()[0] == 0), real
+    """An ImageEval against SET[:SPLIT], and those real images. samples: what will be scored, whose run has the extractor auto and
+    the images SET:heldout."""
+    real, floor = reference(against, samples, reading)
+    chosen = extractor_for(extractor, real, samples, against or "", progress)
+    return ImageEval(chosen, real, floor_images=floor, progress=progress and processes.world()[0] == 0), real
+
+
+def possible(evaluator: ImageEval, samples: SampleSet | int, wanted: Sequence[str] | None, show: bool = True) -> tuple[str, ...]:
+    """The metrics, of those wanted, for which there are enough images; why the others are left out is printed on stderr.
+
+    Raises ValueError where there are too few for any.
+    """
+    n = samples if isinstance(samples, int) else len(samples.pixels)
+    metrics, left_out = evaluator.scorable(n, wanted or METRICS)
+    if not metrics:
+        raise ValueError(next(iter(left_out.values())))
+    for metric, why in left_out.items() if show and processes.world()[0] == 0 else ():
+        say(f"no {TITLES[metric]}: {why}", sys.stderr)
+    return metrics
 
 
 def open_scored(
@@ -70,7 +90,8 @@ def open_scored(
     """`open_samples`, which draws nothing from a run that the evaluator could not score."""
     return open_samples(
         samples, n=options.n, steps=options.steps, eta=options.eta, precision=options.precision, reading=reading,
-        progress=progress,        check=lambda model, n: evaluator.check_model(model, n, options.metrics or METRICS),
+        progress=progress,
+        check=lambda model, n: evaluator.check_model(model, n, possible(evaluator, n, options.metrics, show=False)),
     )  # fmt: skip
 
 
@@ -113,7 +134,7 @@ class ScoreReport:
 
 
 def score_report(
-    samples: str, against: str, options: ScoreReportOptions, reading: Mapping[str, Any] | None = None
+    samples: str, against: str | None, options: ScoreReportOptions, reading: Mapping[str, Any] | None = None
 ) -> ScoreReport:
     """`score` with pictures, and with the curve and the search for copies where they are asked for.
 
@@ -121,16 +142,19 @@ def score_report(
     """
     picture = options.picture or picture_path(samples, "score.png")
     for path in (picture, *_further(picture).values()):
-        check_output(path, "picture", [samples, parse_set(against)[0], *filter(None, [options.trained_on])])
+        check_output(path, "picture", [samples, *named(against), *filter(None, [options.trained_on])])
     own = reading_for(samples, reading)
-    evaluator, real = make_evaluator(against, options.extractor, samples=[samples], reading=own)
+    runs: list[str | Path] = [*filter(None, [options.run]), samples]
+    evaluator, real = make_evaluator(against, options.extractor, samples=runs, reading=own)
     curved = [m for m in ("fid", "kid") if m in (options.metrics or METRICS)]
     if options.curve and not curved:
         raise ValueError(f"--curve is of fid and kid, and --metrics {' '.join(options.metrics or ())} holds neither: add one")
     opened = open_scored(samples, evaluator, options, reading)
+    metrics = possible(evaluator, opened, options.metrics)
+    curved = [m for m in curved if m in metrics]
     report = ScoreReport(
-        tuple(measure(evaluator, real, opened, options.metrics or METRICS).scores.values()),
-        evaluator.curve(opened.images, metrics=curved) if options.curve else (),
+        tuple(measure(evaluator, real, opened, metrics).scores.values()),
+        evaluator.curve(opened.images, metrics=curved) if options.curve and curved else (),
         find_copies(evaluator, opened, options.trained_on, reading=own) if options.trained_on else None,
     )
     if processes.world()[0] == 0:
@@ -152,6 +176,11 @@ def _draw(report: ScoreReport, samples: SampleSet, path: Path) -> None:
 def _further(picture: Path) -> dict[str, Path]:
     """The pictures next to that of the scores, which some options ask for."""
     return {k: picture.with_name(f"{picture.stem}.{k}.png") for k in ("curve", "pairs_features", "pairs_pixels")}
+
+
+def named(against: str | None) -> list[str]:
+    """The set in SET[:SPLIT], if one is named."""
+    return [] if against is None else [parse_set(against)[0]]
 
 
 def picture_path(samples: str, ending: str) -> Path:

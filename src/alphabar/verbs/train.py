@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alphabar.core import processes
+from alphabar.core import processes, seeds
 from alphabar.core.files import locked, write_atomically, write_json
 from alphabar.core.machine import memory_for
 from alphabar.core.outputs import check_run_folder
@@ -29,7 +29,7 @@ from alphabar.data.latents import AUTOENCODER
 from alphabar.data.split import holdout
 from alphabar.denoiser.autoencoder import read_autoencoder
 from alphabar.denoiser.model import Model
-from alphabar.evaluation.hooks import ScoreSamples
+from alphabar.evaluation.hooks import CopiesTest, ScoreSamples
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
 from alphabar.sampling.preview import Preview
@@ -42,6 +42,7 @@ from alphabar.training.hooks import HeldOutLoss, Hook, Training, failed
 from alphabar.training.initial_model import copy_weights, cost_of_model, untrained_model
 from alphabar.training.lengthen import PLAN, last_state, length_in_images, with_length
 from alphabar.training.loop import train as train_loop
+from alphabar.training.stopping import FEWEST_HELDOUT
 
 MOST_HELDOUT = 4096  # held-out images that hooks get
 
@@ -109,7 +110,9 @@ def train(
             )  # fmt: skip
         files = {} if resume else _description(model, image_set, len(trained_on), len(heldout), source)
         files |= {} if plan is None or resume else {PLAN: plan.record()}
-        watching = [_Start(recipe, own, files, minutes), *_watching(recipe, own, image_set, heldout, run if resume else None)]
+        looking, lines = watching(recipe, own, image_set, run, resume)
+        if first and lines:
+            print("\n".join(lines), file=sys.stderr)
         try:
             trained = train_loop(
                 model,
@@ -120,7 +123,7 @@ def train(
                 labels=image_set.labels,
                 heldout=image_set.pixels[watched],
                 heldout_labels=None if image_set.labels is None else image_set.labels[watched],
-                hooks=[*watching, *hooks, *([tracking] if tracking else [])],
+                hooks=[_Start(recipe, own, files, minutes), *looking, *hooks, *([tracking] if tracking else [])],
                 resume=resume,
                 fingerprint=own.fingerprint(image_set.fingerprint),
                 decided_by=without_places(own.decisive()),
@@ -292,46 +295,76 @@ class _Start(Hook):
                 write_json(plan, {**known, "minutes": self.minutes})
 
 
-def _watching(recipe: Recipe, own: Recipe, image_set: ImageSet, heldout: NDArray[np.int64], resumed: Run | None) -> list[Hook]:
-    """The hooks that a recipe asks for: held-out loss, previews, scores. A resumed run goes on without scores that fail."""
-    watch = recipe.watch
-    hooks: list[Hook] = [HeldOutLoss(recipe.train.heldout_every)]
+def watching(
+    recipe: Recipe, own: Recipe, image_set: ImageSet, run: Run, resumed: bool = False
+) -> tuple[list[Hook], list[str]]:  # fmt: skip
+    """The hooks that a recipe asks for, and in sentences what they measure, what they cannot, and why.
+
+    Raises OSError or ValueError for an extractor that cannot be read; a resumed run goes on without scores.
+    """
+    watch, train = recipe.watch, recipe.train
+    trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
+    hooks: list[Hook] = [HeldOutLoss(train.heldout_every)]
+    enough, lines = len(heldout) >= FEWEST_HELDOUT, list[str]()
     if recipe.data.holdout and not len(heldout):
-        print(
+        lines += [
             f"none of the {len(image_set)} images fell into the held-out share {recipe.data.holdout}: there will be no held-out "
-            "loss; give a larger --data.holdout, or more images",
-            file=sys.stderr,
-        )
+            "loss; give a larger --data.holdout, or more images"
+        ]
     if watch.preview_every:
         levels = levels_of(np.asarray(image_set.limited(watch.preview_n).pixels))
         hooks.append(Preview(watch.preview_every, watch.preview_n, watch.preview_steps, 0, watch.preview_first, levels))
-    extractor = watch.extractor
-    if extractor == "auto":
-        extractor = "bundled" if own.data.set == "fashion_mnist" else "none"
-    if watch.score_every and extractor != "none":
+    if watch.score_every:
+        evaluator = None
         try:
-            hooks.append(_scores(recipe, extractor, image_set, heldout))
+            evaluator = _evaluator(recipe, own, image_set, trained_on, heldout, run)
+        except Unscored as why:
+            lines.append(f"No FID or KID: {why}.")
         except Exception as e:
-            if resumed is None:
+            if not resumed:
                 raise
-            failed(resumed, ScoreSamples.watches, e, f"{resumed.path} continues")
-    return hooks
+            failed(run, ScoreSamples.watches, e, f"{run.path} continues")
+        pixels = image_set.originals().pixels
+        copies = CopiesTest(pixels[trained_on], pixels[heldout]) if watch.copies and enough else None
+        scores = ScoreSamples(evaluator, watch.score_every, watch.score_n, watch.preview_steps, copies=copies)
+        hooks += [scores] if scores.metrics or copies else []
+        lines += scores.lines()
+    few = f"{len(heldout)} held-out images are too few ({FEWEST_HELDOUT} are needed)"
+    if watch.copies and not (enough and watch.score_every):
+        lines.append(f"No test for copies: {'watch.score_every is 0' if enough else few}.")
+    if train.early_stop:
+        when = "Stops early when the held-out loss has turned or samples are copies; --no-early-stop goes on."
+        lines.append(when if enough else f"No early stopping: {few}.")
+    return hooks, lines
 
 
-def _scores(recipe: Recipe, extractor: str, image_set: ImageSet, heldout: NDArray[np.int64]) -> ScoreSamples:
-    """Scores against the test split; a set without one is scored against its held-out images."""
-    watch = recipe.watch
+class Unscored(Exception):
+    """Why a training goes without scores."""
+
+
+def _evaluator(
+    recipe: Recipe, own: Recipe, image_set: ImageSet, trained_on: NDArray[np.int64], heldout: NDArray[np.int64], run: Run
+) -> ImageEval:
+    """Scores against the test split; a set without one is scored against its held-out images, and those that it is trained on
+    give the floor. Raises Unscored where there is no extractor or nothing to score against."""
+    extractor, beside = recipe.watch.extractor, run.path / "extractor" / "auto.safetensors"
+    if extractor == "auto":
+        extractor = "bundled" if own.data.set == "fashion_mnist" else str(beside) if beside.exists() else "none"
+    if extractor == "none":
+        raise Unscored(
+            "they need an extractor of features of such images, which `alphabar extractor train SET --out PATH` makes and "
+            "--watch.extractor PATH takes, also with --resume"
+        )
+    features = load_extractor(extractor)
     image_set = image_set.originals()
     try:
-        reference = load(recipe.data.set, "test", **recipe.data.reading()).originals()
+        return ImageEval(features, load(recipe.data.set, "test", **recipe.data.reading()).originals())
     except FileNotFoundError:
         if not len(heldout):
-            raise ValueError(
-                f"{recipe.data.set} has neither a test split nor held-out images to score against: --watch.extractor none "
-                "trains without scores"
-            ) from None
-        reference = image_set.subset(heldout)
-    return ScoreSamples(ImageEval(load_extractor(extractor), reference), watch.score_every, watch.score_n, watch.preview_steps)
+            raise Unscored(f"{image_set.name} has neither a test split nor held-out images to score against") from None
+    most = seeds.permutation(0, 0, len(trained_on))[: 8 * recipe.watch.score_n]
+    floor = image_set.subset(np.sort(trained_on[most]))
+    return ImageEval(features, replace(image_set.subset(heldout), split="heldout"), floor_images=floor)
 
 
 def _description(model: Model, image_set: ImageSet, trained_on: int, heldout: int, source: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from alphabar.core.machine import device_of, versions
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
-from alphabar.data.image_set import load, parse_set
+from alphabar.data.image_set import HELD_OUT, parse_set
 from alphabar.evaluation.compare import Comparison
 from alphabar.fitting.coefficients import Coefficients
 from alphabar.fitting.descent import descend_in_rounds
@@ -23,6 +23,7 @@ from alphabar.sampling.fitted import Tuned, all_tuned, check_name, find_tuned, f
 from alphabar.sampling.sample_set import reading_for
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.extractor import AUTO, FILE, extractor_for, run_of
+from alphabar.verbs.memorisation import heldout_of, reference
 
 DESCENT = ("rounds", "steps", "batch", "rate", "eta", "remember", "bf16")  # the options of a descent, for the record
 
@@ -87,7 +88,9 @@ def tune(
         _refuse_existing([path_of(folder, model.fingerprint, name, k) for k in calls], overwrite)
         if options.against is not None and AUTO in (options.extractor, options.heldout_extractor):
             options = _with_auto(run, options, reading_for(model, reading), progress)
-        real = RealImages.of(model, options, reading, progress) if options.fit == "features" else None
+        own = options.against is not None and parse_set(options.against)[1] == HELD_OUT
+        heldout = heldout_of([run], options.against, reading) if own else None
+        real = RealImages.of(model, options, reading, progress, heldout) if options.fit == "features" else None
 
         problem = FittingProblem.of(model, options, progress)
         made = []
@@ -181,7 +184,7 @@ def _of_at_most(model: Any, calls: int, name: str) -> Tuned:
 def _with_auto(run: str | Path, options: TuneOptions, reading: Mapping[str, Any], progress: bool) -> TuneOptions:
     """The options with the file of the run's extractor in place of "auto"."""
     against = str(options.against)
-    extractor_for(AUTO, load(*parse_set(against), **reading), [run], against, progress)
+    extractor_for(AUTO, reference(against, [run], reading)[0], [run], against, progress)
     path = str((run_of(run) or Path()) / FILE)
     chosen = {k: path for k in ("extractor", "heldout_extractor") if getattr(options, k) == AUTO}
     return replace(options, **chosen)  # type: ignore[arg-type]
