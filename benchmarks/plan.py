@@ -3,9 +3,9 @@
     python benchmarks/plan.py                                        # 5 sets, 11 minutes on a quiet machine
     python benchmarks/plan.py --minutes 0.5 --sets cells emoji       # shorter, some of them
 
-Each training is a process of its own, as the command is. Sets: garments (Fashion-MNIST, 28x28), cifar10 (32x32), emoji (64x64 on
-white), cells (16 bit, 64x64, made here) and tiles (128x128, four emoji each). cifar10 and emoji are found under the data root
-ALPHABAR_DATA. Wanted: time within 25 %, memory within 20 %.
+Each training runs in a separate process, as the command does. Sets: garments (Fashion-MNIST, 28x28), cifar10 (32x32), emoji
+(64x64, on white), cells (16 bit, 64x64, made here) and tiles (128x128, four emoji each). cifar10 and emoji are found under the
+data root ALPHABAR_DATA. Wanted: time within 25 %, memory within 20 %.
 """
 
 import argparse

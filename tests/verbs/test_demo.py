@@ -186,8 +186,8 @@ def test_ctrl_c_keeps_what_was_made_and_the_same_command_continues(
     for setting in SMALL:
         whole, cut = (Samples.load(tmp_path / f / "samples" / f"{setting.key}.npz").images for f in ("whole", "cut"))
         np.testing.assert_array_equal(whole, cut)
-    said = capsys.readouterr().err
-    assert "continuing the demo" in said and re.search(r"\d settings are drawn already", said)
+    err = capsys.readouterr().err
+    assert "continuing the demo" in err and re.search(r"\d settings are drawn already", err)
 
 
 def test_another_demo_in_the_same_folder_starts_from_nothing(small: dict[str, Any], tmp_path: Path) -> None:
