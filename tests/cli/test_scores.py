@@ -100,13 +100,23 @@ def test_compare_takes_parts_of_samples(folder: Path) -> None:
         (["compare", "bad.npz", "good.npz", "--n", "600"], "bad.npz holds 120 images, 600 were asked for"),
         (["compare", "bad.npz", "good.npz", "--metrics", "kid", "--keep", "nowhere"], "nowhere: it has no recipe.toml"),
         (["score", "bad.npz", "--metrics", "is"], "metric 'is' is unknown"),
-        (["score", "bad.npz", "--n", "4"], "--metrics kid"),
+        (["score", "bad.npz", "--n", "4", "--metrics", "fid"], "--metrics kid"),
     ],
 )
 def test_a_wrong_command_ends_in_one_message(folder: Path, command: list[str], words: str) -> None:
     done = alphabar(*command, *AGAINST, cwd=folder, ok=False)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_few_images_are_scored_by_what_they_suffice_for_with_kid_first(folder: Path) -> None:
+    done = alphabar("score", "bad.npz", "--n", "6", *AGAINST, cwd=folder)
+    reason = "6 images are too few: the extractor has 4 features, so it needs at least 8"
+    assert f"left out: FID, FID-infinity ({reason})" in done.stderr and "precision" not in done.stderr
+    titles = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+    assert titles == ["KID", "precision", "recall", "density", "coverage"]
+    compared = alphabar("compare", "bad.npz", "good.npz", "--metrics", "fid", "kid", *AGAINST, cwd=folder).stdout
+    assert compared.index("│ KID") < compared.index("│ FID")  # 120 images
 
 
 @pytest.mark.slow(20)

@@ -57,12 +57,12 @@ def score(
 
 def _scores(scores: "Sequence[Score]") -> None:
     """The table of the scores, and below it what the intervals, the extractor's check and the floor are."""
-    from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES
+    from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES, in_order
 
     def names(chosen: "list[Score]") -> str:
         return ", ".join(TITLES[s.metric] for s in chosen)
 
-    rows = []
+    scores, rows = in_order(scores), []
     for s in scores:
         floor = "" if s.floor is None else f"{s.floor:.4g}" + ("" if s.floor_n == s.n else f" at {s.floor_n}")
         best = "higher" if s.metric in HIGHER else "lower"
@@ -102,7 +102,7 @@ def compare(
         against: as for score; the runs of A and B must have held out the same images.
     """
     from alphabar.core.processes import world
-    from alphabar.evaluation.score import TITLES
+    from alphabar.evaluation.score import TITLES, in_order
     from alphabar.verbs.compare import compare_report
 
     found, names = compare_report(a, b, against, options, asdict(reading))
@@ -115,6 +115,7 @@ def compare(
         say(f"Weights & Biases: {saved.url}", sys.stderr)
     if show.done(found, as_json):
         return
+    found = in_order(found)
     show.table(
         ("metric", *names, "difference", "verdict"),
         [(TITLES[c.metric], f"{c.a.value:.4g}", f"{c.b.value:.4g}", str(c.difference), c.verdict) for c in found],

@@ -4,10 +4,10 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,16 @@ _KINDS = {
     **dict.fromkeys(_NUMBERS, REAL), "interval": PAIR, "floor_interval": PAIR,
     **dict.fromkeys(("metric", "floor_source", "extractor", "reference", "reference_name", "note"), TEXT),
 }  # fmt: skip
+
+
+FEW = 1000  # images on a side; of fewer, FID is mostly bias
+T = TypeVar("T")
+
+
+def in_order(found: Sequence[T]) -> list[T]:
+    """Scores or comparisons in the order of tables: KID first, which has no bias, where there are few images on a side."""
+    few = any(min(s.n, s.n_reference) < FEW for x in found if isinstance(s := getattr(x, "a", x), Score))
+    return sorted(found, key=lambda x: few and getattr(x, "metric", "") != "kid")
 
 
 class ProtocolError(ValueError):

@@ -22,7 +22,7 @@ def features_for(n: int) -> int:
     >>> [features_for(n) for n in (15, 283, 5000)]
     [8, 128, 512]
     """
-    return 2 ** min(max(int(math.log2(max(n / 2, 8))), 3), 9)
+    return 1 << min(int(math.log2(max(n / 2, 8))), 9)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alphabar.core.machine import memory_for
 from alphabar.core.options import takes
 from alphabar.core.types import Images
 from alphabar.data.images import to_model
@@ -30,6 +31,7 @@ METHOD = "self-supervised: SimCLR"
 
 
 @takes(SimCLROptions)
+@memory_for("the training of the extractor", "give a smaller --batch or fewer --widths")
 def train_self_supervised(
     image_set: "ImageSet", options: SimCLROptions = SimCLROptions(), *, device: str | torch.device | None = None,
     progress: bool = True, on_epoch: Callable[[Epoch], None] | None = None, name: str | None = None,

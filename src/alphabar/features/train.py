@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar.core import seeds
-from alphabar.core.machine import device_of
+from alphabar.core.machine import device_of, memory_for
 from alphabar.core.options import takes
 from alphabar.core.progress import track
 from alphabar.core.types import Pixels
@@ -125,6 +125,7 @@ def make_extractor(
 
 
 @takes(SupervisedOptions)
+@memory_for("the training of the extractor", "give a smaller --batch or fewer --widths")
 def train_extractor(
     image_set: "ImageSet", options: SupervisedOptions = SupervisedOptions(), *, test: "ImageSet | None" = None,
     device: str | torch.device | None = None, progress: bool = True, on_epoch: Callable[[Epoch], None] | None = None,

@@ -17,7 +17,7 @@ from alphabar.evaluation.check_result import CheckResult, CorruptionResult
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.heldout import DenoisingLoss
-from alphabar.evaluation.score import HIGHER, TITLES, CurvePoint, Score
+from alphabar.evaluation.score import HIGHER, TITLES, CurvePoint, Score, in_order
 from alphabar.report.words import FLOOR, INTERVAL, as_drawn
 from alphabar.sampling.fitted import Tuned
 from alphabar.schedule.base import Schedule
@@ -28,6 +28,7 @@ _BLACK, _REAL, _MAIN, _GOOD, _BAD = "#333333", "#6b7280", "#1f5fa8", "#17803d", 
 
 def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path) -> Path:
     """Each metric with its interval next to that of as many real images, above a sheet of the first scored images."""
+    scores = in_order(scores)
     figure, top, below = _with_sheet(len(scores), 2.1)
     for axes, score in zip(top, scores, strict=True):
         sides = [(0, score.estimate, _MAIN)]

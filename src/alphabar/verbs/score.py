@@ -11,6 +11,7 @@ import numpy as np
 
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl, plain
+from alphabar.core.machine import memory_for
 from alphabar.core.messages import say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output, save_picture
@@ -70,18 +71,16 @@ def make_evaluator(
     return ImageEval(chosen, real, floor_images=floor, progress=progress and processes.world()[0] == 0), real
 
 
-def possible(evaluator: ImageEval, samples: SampleSet | int, wanted: Sequence[str] | None, show: bool = True) -> tuple[str, ...]:
-    """The metrics, of those wanted, for which there are enough images; why the others are left out is printed on stderr.
-
-    Raises ValueError where there are too few for any.
-    """
-    n = samples if isinstance(samples, int) else len(samples.pixels)
-    metrics, left_out = evaluator.scorable(n, wanted or METRICS)
-    if not metrics:
-        raise ValueError(next(iter(left_out.values())))
-    for metric, why in left_out.items() if show and processes.world()[0] == 0 else ():
-        say(f"no {TITLES[metric]}: {why}", sys.stderr)
-    return metrics
+def possible(evaluator: ImageEval, samples: SampleSet | int, wanted: Sequence[str] | None, show: bool = True) -> Sequence[str]:
+    """The metrics, of those wanted (None: all), for which there are enough images; all of them where there are too few for any,
+    which the evaluator then refuses. Why others are left out is printed on stderr."""
+    metrics, left_out = evaluator.scorable(samples if isinstance(samples, int) else len(samples.pixels), wanted or METRICS)
+    reasons: dict[str, list[str]] = {}
+    for metric, why in left_out.items():
+        reasons.setdefault(why.replace(f" for {TITLES[metric]}", "", 1), []).append(TITLES[metric])
+    for why, titles in reasons.items() if show and metrics and processes.world()[0] == 0 else ():
+        say(f"left out: {', '.join(titles)} ({why})", sys.stderr)
+    return metrics or wanted or METRICS
 
 
 def open_scored(
@@ -95,6 +94,7 @@ def open_scored(
     )  # fmt: skip
 
 
+@memory_for("the score", "give a smaller --n, or one metric at a time, as --metrics kid")
 def measure(evaluator: ImageEval, real: ImageSet, samples: SampleSet, metrics: Sequence[str] = METRICS) -> Measured:
     """The scores of `samples` by an evaluator of `real`; those of a run are appended to its scores.jsonl."""
     check_value_range(samples.record, real)
@@ -113,7 +113,7 @@ def _warn_of_jpeg(samples: ImageSet | Any, real: ImageSet) -> None:
     if len(sides) == 2 and (sides[0].jpeg or 0) >= 0.5 > (sides[1].jpeg or 0):
         warnings.warn(
             f"the images of {sides[0].title} are stored as JPEG and those of {sides[1].title} are not: the artefacts of JPEG "
-            "move FID and KID, however good the images are; compare images that were stored alike", stacklevel=3,
+            "move FID and KID, however good the images are; compare images that were stored alike", stacklevel=4,
         )  # fmt: skip
 
 

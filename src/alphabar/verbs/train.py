@@ -91,7 +91,7 @@ def train(
             _check_images(run, recipe, image_set)
             own = known_as(run, own, image_set.fingerprint)
         if (note := unused_depth(image_set)) is not None:
-            warnings.warn(f"{image_set.name}: {note}", stacklevel=2)
+            warnings.warn(f"{image_set.name}: {note}", stacklevel=3)
         trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
         watched = _watched(heldout, run if resume else None)
         model = untrained_model(recipe, image_set)
@@ -101,12 +101,12 @@ def train(
         if first and recipe.train.images < recipe.train.batch:
             warnings.warn(
                 f"train.images {recipe.train.images} is less than a batch: one step of {recipe.train.batch} images is made; "
-                f"give --train.batch {recipe.train.images} for fewer", stacklevel=2,
+                f"give --train.batch {recipe.train.images} for fewer", stacklevel=3,
             )  # fmt: skip
         if first and recipe.train.warmup_images < recipe.train.warmup:
             warnings.warn(
                 f"train.warmup {recipe.train.warmup} is longer than half of train.images {recipe.train.images}: the learning "
-                f"rate rises over {recipe.train.warmup_images} images instead", stacklevel=2,
+                f"rate rises over {recipe.train.warmup_images} images instead", stacklevel=3,
             )  # fmt: skip
         files = {} if resume else _description(model, image_set, len(trained_on), len(heldout), source)
         files |= {} if plan is None or resume else {PLAN: plan.record()}
@@ -171,7 +171,7 @@ def _resuming(run: Run, resume: bool, first: bool) -> bool:
     if not run.recipe.exists():
         return resume
     if resume and not has_checkpoint(run.checkpoint()):
-        warnings.warn(f"{run.path} was stopped before its first checkpoint: it starts again", stacklevel=3)
+        warnings.warn(f"{run.path} was stopped before its first checkpoint: it starts again", stacklevel=4)
         return False
     if first and not resume and (has_checkpoint(run.checkpoint()) or run.events.exists()):  # else it took no step
         raise FileExistsError(f"{run.path} already holds a run: add --resume to continue it, or name another folder")

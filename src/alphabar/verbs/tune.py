@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.core.files import Record, locked
-from alphabar.core.machine import device_of, versions
+from alphabar.core.machine import device_of, memory_for, versions
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
@@ -47,6 +47,7 @@ class Tuning(Record):
 
 
 @takes(TuneOptions)
+@memory_for("the fit", "give a smaller --batch or --n")
 def tune(
     run: str | Path, calls: Sequence[int], options: TuneOptions = TuneOptions(), *, out: str | Path | None = None,
     overwrite: bool = False, reading: Mapping[str, Any] | None = None, checkpoint: str = "last", device: str | None = None,
