@@ -71,10 +71,10 @@ def test_a_signal_saves_a_checkpoint(number: signal.Signals, code: int, begin: B
     process = begin(TRAIN, stderr=subprocess.PIPE)
     started(process)
     process.send_signal(number)
-    said = process.communicate(timeout=120)[1].decode()
-    assert process.returncode == code, said
-    assert "Traceback" not in said
-    assert "continue with: alphabar train pixels.npy --out run --resume" in said
+    printed = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == code, printed
+    assert "Traceback" not in printed
+    assert "continue with: alphabar train pixels.npy --out run --resume" in printed
     saved()
 
 

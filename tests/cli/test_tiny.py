@@ -52,10 +52,10 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 WORKS = [
     "data one --json",
     "data single --json",
-    f"train one --out r1 --images 1 --data.holdout 0 {TINY}",
+    f"train one --out r1 --images 64 --data.holdout 0 {TINY}",
     f"train two --out r2 --images 1 --train.batch 1 {TINY}",
-    f"train single --out r3 --images 8 --model.conditional {TINY}",
-    f"train dots --out r4 --images 8 {TINY}",
+    f"train single --out r3 --images 64 --model.conditional {TINY}",
+    f"train dots --out r4 --images 64 {TINY}",
     "sample run --n 1 --steps 1 --out s1.npz --json",
     "sample run --n 1 --steps 1 --sampler heun --out s2.npz",
     "sample run --n 1 --steps 1 --sampler dpmpp_2m --batch 64 --out s3.npz",

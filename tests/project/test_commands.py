@@ -18,7 +18,7 @@ OWN = ("known.repo", "folder", "FORMAT")  # values that the package holds itself
 
 
 def unquoted(text: str, parts: list[ast.expr]) -> Iterator[str]:
-    """The values, \\0 in the text, that stand in a command as they are. A command ends at a backtick or a sign of a sentence."""
+    """The values, \\0 in the text, that stand in a command unquoted. A command ends at a backtick or a sign of a sentence."""
     for found in PROGRAM.finditer(text):
         words = re.split(r"[`;,:(]|\. ", text[found.end() :])[0]
         for place in re.finditer("\0", words):

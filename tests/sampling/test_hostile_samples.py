@@ -240,7 +240,7 @@ def test_models_that_answer_nonsense(kind: str, model: Model) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_model(model: Model) -> None:
-    for other in (object(), "bundled", None, model.network):
+    for other in (object(), None, model.network):
         with pytest.raises(ValueError, match="without schedule and image_shape: give what load_model returns"):
             sample(other, 2, progress=False)  # type: ignore[arg-type]
 

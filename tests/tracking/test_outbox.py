@@ -301,7 +301,7 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
         Outbox(Run(tmp_path), "mlflow")
 
 
-def test_a_second_process_is_told(squares: Path, copy: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_process_is_refused(squares: Path, copy: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
     """Two of `alphabar sync`, and one of them next to a training that tracks."""
     with locked(copy / "tracking"), pytest.raises(SystemExit) as end:
         main(["sync", str(copy), "--to", DIARY])

@@ -72,7 +72,7 @@ def test_what_is_bound_to_fail_is_refused_before_anything_is_written(place: Path
         (("--train.early-stop", "--data.holdout", "0.03"), r"No early stopping: \d held-out images are too few", ["kid"]),
     ],
 )
-def test_what_cannot_be_scored_is_said_at_the_start_and_the_rest_is_scored(
+def test_what_cannot_be_scored_is_stated_at_the_start_and_the_rest_is_scored(
     place: Path, words: tuple[str, ...], line: str, metrics: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [w for w in words if w in ("--watch.copies", "--train.early-stop")]

@@ -43,7 +43,7 @@ def command(words: str, *more: str) -> None:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scoring, "load_extractor", lambda name: Linear())
+    monkeypatch.setattr("alphabar.verbs.extractor.load_extractor", lambda name: Linear())
     photos(Path("photos"))
     keys = "--train.images 64 --train.batch 32 --model.channels 8 8 --model.groups 8 --watch.preview_every 0 --data.pad 1"
     command("train photos --size 7x10 --fit pad --out run", *keys.split())
@@ -78,7 +78,7 @@ def test_another_fit_is_refused(run: Path) -> None:
 
 
 def test_one_side_of_jpeg_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: Any) -> None:
-    monkeypatch.setattr(scoring, "load_extractor", lambda name: Linear())
+    monkeypatch.setattr("alphabar.verbs.extractor.load_extractor", lambda name: Linear())
     lossless, jpeg = photos(tmp_path / "a", ending="png"), photos(tmp_path / "b", ending="jpg", seed=1)
     options = {"metrics": ("kid",), "progress": False, "reading": {"size": 8}}
     for samples, against in ((lossless, jpeg), (jpeg, lossless)):

@@ -90,7 +90,7 @@ def test_samples_previews_and_scores_are_of_images(made: Made, monkeypatch: pyte
     assert preview.images.shape == (4, 9, 12, 2)
     real = load(made.images, "test", value_range=(0, 4095))
     assert ImageEval(Linear(), real, cache=False).kid(samples).n == 6
-    monkeypatch.setattr("alphabar.verbs.score.load_extractor", lambda name: Linear())
+    monkeypatch.setattr("alphabar.verbs.extractor.load_extractor", lambda name: Linear())
     _, found = make_evaluator(f"{made.latents}:test", "linear", progress=False)  # the images behind the latents
     assert found.fingerprint == real.fingerprint
 

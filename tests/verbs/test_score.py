@@ -199,7 +199,7 @@ def test_what_too_few_images_cannot_be_scored_by_is_left_out_with_the_reason(
     saved(small_run / "a.npz", n=20, value_range=None)
     found = score(small_run / "a.npz", str(small_run / "few.npy"), chosen)
     assert [s.metric for s in found] == ["kid", "precision", "recall", "density", "coverage"]
-    assert "no FID: 12 reference images are too few for FID" in capsys.readouterr().err
+    assert "left out: FID, FID-infinity (12 reference images are too few" in capsys.readouterr().err
     with pytest.raises(ValueError, match="12 reference images are too few for FID"):
         score(small_run / "a.npz", str(small_run / "few.npy"), chosen, metrics=("fid",))
     options = CompareOptions(extractor=chosen, picture=small_run / "compare.png")

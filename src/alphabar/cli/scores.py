@@ -33,7 +33,7 @@ def score(
         samples: an .npz, a folder of images made by any program, or a run (N images are drawn from it by DDIM and kept);
             SAMPLES[a:b] are images a to b - 1.
         against: SET or SET:SPLIT, the real images; SET:heldout are those that the run of the samples held out, and if left out,
-            those of its own set.
+            those of its set.
     """
     from alphabar.verbs.score import score_report
 

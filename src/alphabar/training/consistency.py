@@ -41,7 +41,7 @@ class ConsistencyLoss(nn.Module):
     @property
     def q(self) -> float:
         """q of the present stage."""
-        return self.stages[int(self.done * len(self.stages))]
+        return self.stages[min(int(self.done * len(self.stages)), len(self.stages) - 1)]
 
     def forward(
         self, x0: Images, sigma: Levels, noise: Images, labels: Labels | None = None, augment: Tensor | None = None

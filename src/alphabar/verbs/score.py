@@ -38,7 +38,7 @@ def score(
     Args:
         samples: an .npz file, a folder of images made by any program, or a run, from which images are drawn first.
         against: SET[:SPLIT] of real images: a name, a path, or hf:owner/name; the split is train, test or heldout, the images
-            that the run of the samples held out. None: those of its own set.
+            that the run of the samples held out. None: those of its set.
         extractor: in place of that of the options.
         options: see `ScoreOptions`; its fields may also be passed as keywords.
         reading: options of `alphabar.load` (value_range, alpha, size, ...) for the real images, and for `samples` where

@@ -22,6 +22,7 @@ from alphabar.data.image_set import parse_set
 from alphabar.report.sweep_page import write_page
 from alphabar.results.sweeps import Row, Sweep, SweepFolder, with_standings
 from alphabar.sampling.settings import LeftOut, Setting, settings
+from alphabar.training.checkpoint import home_of
 from alphabar.verbs.options import SweepOptions
 from alphabar.verbs.sweep_setting import Job, LoadedJob, Todo, over_ray
 
@@ -57,9 +58,9 @@ def sweep(
     if options.ray is not None and size > 1:
         raise ValueError("torchrun and Ray both divide the settings: use one of them")
     show = progress and rank == 0
-    loaded = LoadedJob.load(Job(str(run), against, tuple(sorted((reading or {}).items())), options), progress)
-    place = _place(loaded)
+    place = _place(run, options)
     check_folder(place, "sweep", [parse_set(against)[0]], ours=("protocol.json",))
+    loaded = LoadedJob.load(Job(str(run), against, tuple(sorted((reading or {}).items())), options), progress)
     wanted, left_out = settings(loaded.model, **options.tried())
     _print_left_out(left_out, show)
     if not wanted:
@@ -94,14 +95,14 @@ def _print_left_out(left_out: Sequence[LeftOut], show: bool) -> None:
         say(f"left out: {one}", sys.stderr)
 
 
-def _place(loaded: LoadedJob) -> Path:
+def _place(run: str | Path, options: SweepOptions) -> Path:
     """The folder of the sweep."""
-    options, name = loaded.job.options, loaded.job.options.name
+    name = options.name
     if options.out is not None:
         return as_path(options.out)
     if not name or Path(name).name != name:
         raise ValueError(f"name = {name!r}: give a plain name, for a folder in sweeps/ of the run; use out for any other place")
-    home = None if loaded.job.run == "bundled" else getattr(loaded.model, "home", None)
+    home = None if str(run) == "bundled" else home_of(run)
     return Path("sweep") if home is None else home / "sweeps" / name
 
 
