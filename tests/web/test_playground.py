@@ -268,15 +268,13 @@ def test_images_that_are_not_begun_are_grey_and_those_that_are_done_stay(play: P
 
 
 def test_closing_stops_the_drawing(play: Playground) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     frames = play.watch(play.prepare(Setting("small", amount=1000), 64, 0), every=0)
     next(frames)
-    assert threading.active_count() == before + 1
+    (drawing,) = set(threading.enumerate()) - before
     frames.close()
-    end = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < end:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    drawing.join(timeout=10)
+    assert not drawing.is_alive()
 
 
 def test_an_error_of_the_work_is_raised_to_whoever_waits(play: Playground) -> None:
