@@ -40,7 +40,9 @@ def begin() -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def begin(words: list[str], **streams: Any) -> "subprocess.Popen[bytes]":
+        heard = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which a child would ignore where this process does (nohup)
         processes.append(subprocess.Popen(words, env=ENVIRONMENT, **streams))
+        signal.signal(signal.SIGHUP, heard)
         return processes[-1]
 
     yield begin

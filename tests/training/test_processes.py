@@ -19,7 +19,7 @@ WORDS = (
     "--images 384 --model.channels 8 --model.embedding 16 --train.batch 32 --train.log_every 64 --train.warmup 64 "
     "--train.checkpoint_every 128 --train.heldout_every 128 --watch.score_every 0 "
     "--watch.preview_every 384 --watch.preview_n 4 --watch.preview_steps 2 "
-    "--model.conditional --train.augment 0.2 --train.ema-snapshots 3"
+    "--recipe garments --model.conditional --train.augment 0.2 --train.ema-snapshots 3"
 )
 SMALL = WORDS.split()
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

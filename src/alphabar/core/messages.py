@@ -25,6 +25,7 @@ _TWINS = {"–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "→": "-
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LOGIN = re.compile(r"(?<=://)[^\s'\"<>]*@(?=[\w.\[-])")  # user:password@, also where the password holds / or @
 _TOKEN = re.compile(r"(?i)(?<=[?&])((?:access_|api_?|auth_?)?(?:token|key|password|secret)=)[^&\s'\"<>]+")
+_HEADER = re.compile(r"(?i)\b((?:basic|bearer) )[\w+/=.~-]{8,}")  # of a request
 _SECRET = re.compile(r"(?i)(token|api_?key|password|secret)$")  # names of environment variables
 _ADVICE = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions, or name another place"),
@@ -70,6 +71,7 @@ def printable(text: object) -> str:
 
 def without_secrets(text: str) -> str:
     """Text without user and password in addresses, and without the tokens and passwords of environment variables."""
+    text = _HEADER.sub(r"\1***", text)
     if "@" in text or "=" in text:
         text = _TOKEN.sub(r"\1***", _LOGIN.sub("", text))
     for name, value in os.environ.items():

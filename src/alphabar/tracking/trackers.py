@@ -205,6 +205,7 @@ class MLflow(Tracker):
         import mlflow
         from accelerate.tracking import MLflowTracker
 
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # an address that may hold a password
         self.mlflow = mlflow
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         nobody = {"mlflow.user": "", "mlflow.source.name": PROJECT}  # in place of the login name and the path of the program
