@@ -207,9 +207,10 @@ def test_dry_run_trains_nothing(small_data: Path, tmp_path: Path) -> None:
 def test_too_few_images_for_a_score_are_refused_with_the_number(small_data: Path, tmp_path: Path) -> None:
     alphabar("sample", "bundled", "--n", "8", "--steps", "1", "--out", "s/", cwd=tmp_path)
     assert len(list((tmp_path / "s").glob("0*.png"))) == 8
-    done = alphabar("score", "s/", "--against", "fashion_mnist:test", cwd=tmp_path, ok=False)
-    assert "512" in done.stderr
-    assert "8" in done.stderr
+    done = alphabar("score", "s/", "--against", "fashion_mnist:test", "--metrics", "fid", cwd=tmp_path, ok=False)
+    assert "8 images are too few for FID" in done.stderr and "512 features" in done.stderr
+    left_out = alphabar("score", "s/", "--against", "fashion_mnist:test", "--metrics", "fid", "kid", cwd=tmp_path)
+    assert "left out: FID (8 images are too few" in left_out.stderr and "KID" in left_out.stdout
 
 
 def test_a_recipe_is_chosen_for_the_set_and_printed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from alphabar.core import processes, seeds
 from alphabar.core.files import locked, write_atomically, write_json
 from alphabar.core.machine import memory_for
+from alphabar.core.messages import say
 from alphabar.core.outputs import check_run_folder
 from alphabar.core.places import PRIVATE, without_places, write_private
 from alphabar.core.run import Run, flat
@@ -83,36 +84,23 @@ def train(
                 recipe, new_length = recipe.with_(train={"images": length}), True
             own = _of_run(run, recipe, new_length)
             if first and last_state(run)["images"] >= own.train.images:
-                print(
-                    f"{run.path} is finished; --images N or --minutes M, the length of the whole training, trains it further",
-                    file=sys.stderr,
-                )
+                say(f"{run.path} is finished; --images N or --minutes M, the length of the whole training, goes on", sys.stderr)
             recipe = of_set(own, recipe.data.set)
             _check_images(run, recipe, image_set)
             own = known_as(run, own, image_set.fingerprint)
-        if (note := unused_depth(image_set)) is not None:
-            warnings.warn(f"{image_set.name}: {note}", stacklevel=3)
+        if first:
+            _warn(recipe, image_set)
         trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
         watched = _watched(heldout, run if resume else None)
         model = untrained_model(recipe, image_set)
         if image_set.latents is not None:
             model.autoencoder = read_autoencoder(Path(image_set.source) / AUTOENCODER)
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
-        if first and recipe.train.images < recipe.train.batch:
-            warnings.warn(
-                f"train.images {recipe.train.images} is less than a batch: one step of {recipe.train.batch} images is made; "
-                f"give --train.batch {recipe.train.images} for fewer", stacklevel=3,
-            )  # fmt: skip
-        if first and recipe.train.warmup_images < recipe.train.warmup:
-            warnings.warn(
-                f"train.warmup {recipe.train.warmup} is longer than half of train.images {recipe.train.images}: the learning "
-                f"rate rises over {recipe.train.warmup_images} images instead", stacklevel=3,
-            )  # fmt: skip
         files = {} if resume else _description(model, image_set, len(trained_on), len(heldout), source)
         files |= {} if plan is None or resume else {PLAN: plan.record()}
         looking, lines = watching(recipe, own, image_set, run, resume)
         if first and lines:
-            print("\n".join(lines), file=sys.stderr)
+            say("\n".join(lines), sys.stderr)
         try:
             trained = train_loop(
                 model,
@@ -135,6 +123,25 @@ def train(
                 tracking.end()
         trained.home = run.path
         return trained
+
+
+def _warn(recipe: Recipe, images: ImageSet) -> None:
+    """Warns, where `train` is called, of a part of the scale that the images do not use and of numbers that are not kept."""
+    settings, notes = recipe.train, []
+    if (note := unused_depth(images)) is not None:
+        notes.append(f"{images.name}: {note}")
+    if settings.images < settings.batch:
+        notes.append(
+            f"train.images {settings.images} is less than a batch: one step of {settings.batch} images is made; give "
+            f"--train.batch {settings.images} for fewer"
+        )
+    if settings.warmup_images < settings.warmup:
+        notes.append(
+            f"train.warmup {settings.warmup} is longer than half of train.images {settings.images}: the learning rate rises "
+            f"over {settings.warmup_images} images instead"
+        )
+    for note in notes:
+        warnings.warn(note, stacklevel=4)
 
 
 def recipe_images(recipe: Recipe, images: ImageSet | None = None, known: str | None = None) -> ImageSet:
