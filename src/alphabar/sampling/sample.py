@@ -68,10 +68,7 @@ def sample(
             was trained on, or an `out` that holds unfinished samples of other options.
     """
     indices = range(n) if indices is None else indices
-    if len(indices) != n:
-        raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
-    if bad := [k for k in indices if isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= int(k) < 2**64]:
-        raise ValueError(f"index = {bad[0]}: give whole numbers from 0, the numbers of the images of the seed")
+    _check_indices(indices, n)
     model = load_model(model) if isinstance(model, str | Path) else model
     if not isinstance(model, Model):
         raise ValueError(f"the model is {type(model).__name__}, without schedule and image_shape: give what load_model returns")
@@ -129,6 +126,13 @@ def sample(
         if size > 1:
             processes.everyone(True)
         return samples
+
+
+def _check_indices(indices: Sequence[int], n: int) -> None:
+    if len(indices) != n:
+        raise ValueError(f"{len(indices)} indices for {n} images: give one an image, or none for 0 to {n - 1}")
+    if bad := [k for k in indices if isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= int(k) < 2**64]:
+        raise ValueError(f"index = {bad[0]}: give whole numbers from 0, the numbers of the images of the seed")
 
 
 def _with_precision(

@@ -110,13 +110,13 @@ class HeldOutLoss(Hook):
 
     def on_start(self, training: Training) -> None:
         """In a resumed run, finds again what the session before knew of the lowest loss."""
-        if not (training.step and training.recipe.early_stop and training.best.get("heldout_loss")):
+        if not (training.step and training.recipe.early_stop and training.best.get("heldout_loss")) or training.heldout is None:
             return
         with contextlib.suppress(OSError, ValueError):  # without it, the next loss takes the place of the lowest one
             known = [row for row in read_jsonl(training.run.events) if row.get("event") == "heldout"]
             at = [row["images"] for row in known if row.get("loss") == training.best["heldout_loss"]]
             best = load_model(training.run.path, "best").to(training.device)
-            losses, _ = self._losses(training, best)
+            losses, _ = self._losses(training, training.heldout, best)
             if at and float(losses.mean()) == training.best["heldout_loss"]:
                 self.lowest, self.lowest_at = losses, at[-1]
                 since = {r["images"]: r["rise"] for r in known if at[-1] < r["images"] <= training.images and r.get("rise")}
@@ -125,7 +125,7 @@ class HeldOutLoss(Hook):
     def on_interval(self, training: Training) -> None:
         if training.heldout is None or not len(training.heldout):
             return
-        loss, sigma = self._losses(training, training.ema)
+        loss, sigma = self._losses(training, training.heldout, training.ema)
         n = len(loss)
         bands = [
             {"sigma": [float(sigma[rows[0]]), float(sigma[rows[-1]])], "loss": float(loss[rows].mean())}
@@ -144,10 +144,9 @@ class HeldOutLoss(Hook):
                 f"the held-out loss has risen by {by} % since image {self.lowest_at:,} (three standard errors less: {low} %)"
             )
 
-    def _losses(self, training: Training, model: Model) -> tuple[Tensor, Tensor]:
+    def _losses(self, training: Training, heldout: NDArray[Any], model: Model) -> tuple[Tensor, Tensor]:
         """The loss of each held-out image, and its noise level."""
-        assert training.heldout is not None
-        pixels, seed = training.heldout[: self.n], training.recipe.seed
+        pixels, seed = heldout[: self.n], training.recipe.seed
         n = len(pixels)
         # One noise level per image, spread evenly over the training distribution, in an order that depends on the seed alone
         u = (torch.from_numpy(seeds.permutation(seed, 0, n)).double() + 0.5) / n

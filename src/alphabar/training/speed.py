@@ -54,7 +54,8 @@ def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Preci
     while 3 * gflop * batch > STEP_GFLOP and batch > 8 * processes.world()[1]:
         batch, accumulate = batch // 2, max(accumulate // 2, 1)
     train = replace(recipe.train, precision=precision, batch=batch, accumulate=accumulate)
-    of_one = activation_bytes(model, train.recompute)  # before the weights are sharded
+    images_more = recipe.train.batch // recipe.train.accumulate - batch // accumulate  # in a backward pass than are measured
+    more = images_more * activation_bytes(model, train.recompute) if images_more else 0  # counted before weights are sharded
     accelerator = make_accelerator(train)
     trainer = Trainer(model, train, accelerator, None)
     batches = _batches(train, model, images, indices, STEPS + 1, accelerator.process_index, accelerator.num_processes)
@@ -66,7 +67,6 @@ def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Preci
     x = torch.zeros(min(train.batch, 32), *model.image_shape, device=trainer.device)
     with torch.inference_mode():
         call = min(_timed(lambda: trainer.ema(x, torch.ones(len(x), device=x.device)).sum()) for _ in range(2)) / len(x)
-    more = (recipe.train.batch // recipe.train.accumulate - batch // accumulate) * of_one
     mib = (peak_memory() + more / accelerator.num_processes) / 2**20
     seconds, call, mib = processes.gather((statistics.median(taken[1:]), call, mib))[0]
     return Speed(precision, train.batch / seconds, call, mib), model
