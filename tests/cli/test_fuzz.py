@@ -301,7 +301,7 @@ FOUND = {  # commands that ended in a traceback, or late
     "demo --out new --device nowhere": "device 'nowhere' is not on this machine",
     "experiment trial.toml --out new --device nowhere": "device 'nowhere' is not on this machine",
     "sample run --out / --n 1 --steps 1": "holds files that are not samples|may not be written to",
-    "train squares_train.npz --recipe mine.toml --out new --images 8 --train.batch 8 --model.network unet2d": "4 channels at a level",
+    "train squares_train.npz --recipe mine.toml --out new --train.batch 8 --model.network unet2d": "4 channels at a level",
 }
 
 

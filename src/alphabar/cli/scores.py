@@ -41,6 +41,8 @@ def score(
     if show.done(report, as_json):
         return
     _scores(report.scores)
+    for s in report.further:
+        say(f"FID by extractor {s.extractor}: {s.estimate}, floor {s.floor:.4g}")
     if report.curve:
         rows = [
             (p.metric, f"{p.n:,}", f"{p.value:.4g}", str(p.sets), str(p.one), "" if p.floor is None else str(p.floor))
@@ -75,6 +77,8 @@ def _scores(scores: "Sequence[Score]") -> None:
         say(note)
     for what in dict.fromkeys(INTERVALS[s.metric] for s in scores if s.interval is not None):
         say(f"interval of {names([s for s in scores if INTERVALS[s.metric] == what])}: for {what}")
+    if any(s.interval is not None for s in scores):
+        say("intervals are over draws of images, not over trainings (alphabar experiment repeats those)")
     found = dict.fromkeys(s.check_result for s in scores if s.check_result)
     if checked := "; ".join(f"{names([s for s in scores if s.check_result == w])}: {w}" for w in found):
         say(f"result of the extractor's check (alphabar extractor check): {checked}")

@@ -26,10 +26,14 @@ TITLES = {
     "fid": "FID", "fid_infinity": "FID-infinity", "kid": "KID",
     "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
 }  # fmt: skip
-METRICS = tuple(TITLES)
+METRICS = tuple(TITLES)  # of one extractor
+RELATIVE = "relative_fid"  # of several (`evaluation.several`): the mean over them of FID / floor
+TITLES[RELATIVE] = "relative FID"
 HIGHER = frozenset({"precision", "recall", "density", "coverage"})  # metrics of which a higher value is better
 INTERVALS = {  # what the interval of each metric is an interval for
-    **dict.fromkeys(("fid", "precision", "recall", "density", "coverage"), "its expectation at these numbers of images"),
+    **dict.fromkeys(
+        ("fid", RELATIVE, "precision", "recall", "density", "coverage"), "its expectation at these numbers of images"
+    ),
     **dict.fromkeys(("fid_infinity", "kid"), "the distance of the two distributions, at any number of images"),
 }
 _SAMPLER_KEYS = (  # of a sampling record, kept in the score
@@ -166,6 +170,7 @@ class Measured:
     scores: dict[str, Score]
     expansions: dict[str, Expansion]
     images: str  # fingerprint of the images' content
+    further: tuple["Measured", ...] = ()  # FID by further extractors
 
 
 @dataclass(frozen=True)

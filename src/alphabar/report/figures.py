@@ -47,6 +47,7 @@ def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path) -> Path
     _sheet(below, [images[:24]], [""])
     first = scores[0]
     about = f"{first.n:,} images against {first.n_reference:,} of {first.reference_name}; extractor {first.extractor}"
+    about += f"\n{INTERVAL}s over draws of images, not over trainings"
     figure.suptitle(about, fontsize=9)
     return save(figure, path)
 

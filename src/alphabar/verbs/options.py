@@ -19,6 +19,9 @@ class ScoreOptions(Checked):
     extractor: str = "bundled"
     """bundled (garments), auto (trained on the images of the run, and kept there), the path of one that `alphabar extractor
     train` wrote, inception:original or inception:clean."""
+    extractors: tuple[str, ...] = ()
+    """Two or more, in place of --extractor: the first gives every metric, and all of them the relative FID, which is the mean of
+    FID divided by that of as many real images."""
     n: Count | None = None
     """Score the first N images; of a run, the number of images to draw (2,000 if left out)."""
     steps: Steps = 50

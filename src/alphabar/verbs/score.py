@@ -20,6 +20,7 @@ from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import pairs_sheet
 from alphabar.evaluation.score import METRICS, TITLES, CurvePoint, Measured, Score
+from alphabar.evaluation.several import SeveralEval
 from alphabar.report.figures import draw_card, draw_curve
 from alphabar.sampling.sample_set import SampleSet, check_value_range, open_samples, reading_for
 from alphabar.training.checkpoint import home_of
@@ -52,7 +53,7 @@ def score(
         FileNotFoundError: if there are no samples at the path.
         ValueError: for too few images, an unknown metric, or samples in another value range than the real images.
     """
-    chosen = extractor or options.extractor
+    chosen = extractor or options.extractors or options.extractor
     runs: list[str | Path] = [*filter(None, [options.run]), samples]
     own = reading_for(samples, reading)
     evaluator, real = make_evaluator(against, chosen, samples=runs, reading=own, progress=progress)
@@ -61,14 +62,18 @@ def score(
 
 
 def make_evaluator(
-    against: str | None, extractor: str = "bundled", *, samples: Sequence[str | Path] = (),
+    against: str | None, extractor: str | Sequence[str] = "bundled", *, samples: Sequence[str | Path] = (),
     reading: Mapping[str, Any] | None = None, progress: bool = True,
 ) -> tuple[ImageEval, ImageSet]:  # fmt: skip
-    """An ImageEval against SET[:SPLIT], and those real images. samples: what will be scored, whose run has the extractor auto and
-    the images SET:heldout."""
+    """An ImageEval against SET[:SPLIT], by one extractor or several, and those real images. samples: what will be scored, whose
+    run has the extractor auto and the images SET:heldout."""
     real, floor = reference(against, samples, reading)
-    chosen = extractor_for(extractor, real, samples, against or "", progress)
-    return ImageEval(chosen, real, floor_images=floor, progress=progress and processes.world()[0] == 0), real
+    names = [extractor] if isinstance(extractor, str) else extractor
+    chosen = [extractor_for(name, real, samples, against or "", progress) for name in names]
+    shown = progress and processes.world()[0] == 0
+    if isinstance(extractor, str):
+        return ImageEval(chosen[0], real, floor_images=floor, progress=shown), real
+    return SeveralEval(chosen, real, floor_images=floor, progress=shown), real
 
 
 def possible(evaluator: ImageEval, samples: SampleSet | int, wanted: Sequence[str] | None, show: bool = True) -> Sequence[str]:
@@ -101,7 +106,7 @@ def measure(evaluator: ImageEval, real: ImageSet, samples: SampleSet, metrics: S
     _warn_of_jpeg(samples.images, real)
     measured = evaluator.measure(samples.images, samples.record, metrics)
     if samples.run is not None and processes.world()[0] == 0:
-        for row in measured.scores.values():
+        for row in (score for part in (measured, *measured.further) for score in part.scores.values()):
             append_jsonl(Run(samples.run).scores, row.to_json())
     return measured
 
@@ -124,13 +129,14 @@ class ScoreReport:
     scores: Sequence[Score]
     curve: Sequence[CurvePoint] = ()
     copies: Copies | None = None
+    further: Sequence[Score] = ()  # FID by further extractors
     pictures: dict[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> list[dict[str, Any]]:
         """A row for each score, and one each for the search for copies and for the curve."""
         copies = [] if self.copies is None else [{"metric": "memorisation", **self.copies.to_json()}]
         curve = [{"metric": "curve", "points": plain([*self.curve])}] if self.curve else []
-        return [s.to_json() for s in self.scores] + copies + curve
+        return [s.to_json() for s in (*self.scores, *self.further)] + copies + curve
 
 
 def score_report(
@@ -145,17 +151,19 @@ def score_report(
         check_output(path, "picture", [samples, *named(against), *filter(None, [options.trained_on])])
     own = reading_for(samples, reading)
     runs: list[str | Path] = [*filter(None, [options.run]), samples]
-    evaluator, real = make_evaluator(against, options.extractor, samples=runs, reading=own)
+    evaluator, real = make_evaluator(against, options.extractors or options.extractor, samples=runs, reading=own)
     curved = [m for m in ("fid", "kid") if m in (options.metrics or METRICS)]
     if options.curve and not curved:
         raise ValueError(f"--curve is of fid and kid, and --metrics {' '.join(options.metrics or ())} holds neither: add one")
     opened = open_scored(samples, evaluator, options, reading)
     metrics = possible(evaluator, opened, options.metrics)
     curved = [m for m in curved if m in metrics]
+    measured = measure(evaluator, real, opened, metrics)
     report = ScoreReport(
-        tuple(measure(evaluator, real, opened, metrics).scores.values()),
+        tuple(measured.scores.values()),
         evaluator.curve(opened.images, metrics=curved) if options.curve and curved else (),
         find_copies(evaluator, opened, options.trained_on, reading=own) if options.trained_on else None,
+        tuple(score for part in measured.further for score in part.scores.values()),
     )
     if processes.world()[0] == 0:
         _draw(report, opened, picture)
