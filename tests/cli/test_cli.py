@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from alphabar.cli.main import main
+from alphabar.cli.main import app, main
 from alphabar.core.files import read_jsonl
 from alphabar.training import auto
 from alphabar.training.config import resolve
@@ -165,6 +167,20 @@ def test_the_data_card(small_data: Path, tmp_path: Path) -> None:
     assert (card["count"], card["image_shape"], card["min"], card["max"]) == (600, [1, 28, 28], 0, 255)
     assert sum(card["classes"].values()) == 600
     assert (tmp_path / card["sheet"]).exists()
+    shown = alphabar("data", "fashion_mnist:test", cwd=tmp_path).stdout
+    assert "None" not in shown and not re.search(r"\d\.\d{5}|[\[\]{}]", shown)  # plain figures, no Python
+
+
+def test_no_command_has_two_options_of_one_name() -> None:
+    commands = [((), app)]
+    for path, command in commands:
+        commands += [((*path, name), command[name]) for name in command if not name.startswith("-")]
+        if command.default_command is not None and path:
+            names = Counter(n for argument in command.assemble_argument_collection() for n in argument.names if n != "*")
+            assert max(names.values()) == 1, f"{' '.join(path)}: {names.most_common(1)}"
+    assert len(commands) > 25
+    for option in ("--fit", "--size-fit"):  # of tune: what is fitted, and how images get their size
+        assert option in {n for a in app["tune"].assemble_argument_collection() for n in a.names}
 
 
 @pytest.mark.slow(10)

@@ -1,8 +1,11 @@
 """The commands about samplers: `alphabar samplers`, `tune` and `sweep`."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json, Reading
@@ -10,6 +13,15 @@ from alphabar.core.bounds import Steps
 from alphabar.core.messages import console, printable, say
 from alphabar.fitting.options import TuneOptions
 from alphabar.verbs.options import SweepOptions
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TuneReading(Reading):
+    """How images are read, where --fit says what is fitted."""
+
+    fit: Annotated[Literal["crop", "pad", "stretch"] | None, Parameter(name="--size-fit")] = None
+    """The way to that size, which other commands call --fit: crop (the default), pad or stretch."""
 
 
 def samplers(*, as_json: Json = False) -> None:
@@ -38,8 +50,8 @@ def samplers(*, as_json: Json = False) -> None:
 
 def tune(
     run: str, *, calls: tuple[Steps, ...], options: Flat[TuneOptions] = TuneOptions(), out: Path | None = None,
-    overwrite: Flag = False, checkpoint: str = "last", device: str | None = None, reading: Reading = Reading(),
-    as_json: Json = False,
+    overwrite: Flag = False, checkpoint: str = "last", device: str | None = None,
+    reading: TuneReading = TuneReading(), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Fit a sampler of a few calls to a run: its levels, its coefficients, and, by real images, its noise.
 
@@ -52,7 +64,7 @@ def tune(
     Writes a plot of the levels next to the standard grids. Ctrl-C ends a descent early and keeps what was found.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, or diffusers:PATH.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH, or lucidrains:FILE@SIZE.
         calls: network calls per image; one sampler is fitted for each number.
         out: folder for the fitted samplers; tuned/ in the run, or in the current folder for bundled and single files.
         overwrite: replace a fitted sampler of that name and number of calls.
@@ -100,7 +112,7 @@ def sweep(
     divides them among the machines of a Ray cluster.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
         against: SET or SET:SPLIT of real images.
         dry_run: list the settings and what is left out, and sample nothing.
     """

@@ -43,8 +43,20 @@ def record(values: Mapping[str, Any], as_json: bool, title: str) -> None:
     """A record as a table of names and values, or as JSON."""
     if done(values, as_json):
         return
-    words = {k: ", ".join(f"{a} {b}" for a, b in v.items()) if isinstance(v, dict) else v for k, v in values.items()}
-    table(("", ""), [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in words.items()], title)
+    table(("", ""), [(k, words(v)) for k, v in values.items()], title)
+
+
+def words(value: Any) -> str:
+    """A value of a record for a reader: numbers in four digits, lists and mappings as words, "none" where there is nothing.
+
+    >>> words([0.12345678, 7]), words({"cat": 3, "dog": 2}), words(None), words(())
+    ('0.1235, 7', 'cat 3, dog 2', 'none', 'none')
+    """
+    if isinstance(value, Mapping):
+        value = [f"{name} {words(v)}" for name, v in value.items()]
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(words, value)) or None
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def interval(ends: tuple[float, float] | None, form: str = " [{:.4g}, {:.4g}]") -> str:
