@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from alphabar.core.types import Pixels
@@ -61,7 +63,7 @@ def contact_sheet(
     return sheet if note is None else _footed(sheet, note)
 
 
-def levels_of(*sets: Pixels) -> Levels:
+def levels_of(*sets: NDArray[Any]) -> Levels:
     """The shares of the scale that are shown as black and white, the same for all these images: 0 and 1, or the percentiles
     0.1 and 99.9 of uint16 and float32 images that lie in less than half of the scale."""
     values = [np.ravel(pixels) / np.float64(scale) for pixels in sets if (scale := scale_of(pixels.dtype)) != 255]

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alphabar.core.files import replacing
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import SOFTWARE, check_output
 from alphabar.core.types import Pixels
-from alphabar.data.contact_sheet import contact_sheet, levels_of, shown
+from alphabar.data.contact_sheet import contact_sheet, levels_of, shown, shown_note
 from alphabar.evaluation.check_result import CheckResult, CorruptionResult
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.estimate import Estimate
@@ -26,8 +27,8 @@ from alphabar.schedule.grid import GRIDS, make_grid
 _BLACK, _REAL, _MAIN, _GOOD, _BAD = "#333333", "#6b7280", "#1f5fa8", "#17803d", "#b42318"
 
 
-def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path) -> Path:
-    """Each metric with its interval next to that of as many real images, above a sheet of the first scored images."""
+def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path, real: NDArray[Any] | None = None) -> Path:
+    """Each metric with its interval next to that of as many real images, above a sheet of the first scored and real images."""
     scores = in_order(scores)
     figure, top, below = _with_sheet(len(scores), 2.1)
     for axes, score in zip(top, scores, strict=True):
@@ -44,7 +45,7 @@ def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path) -> Path
         axes.text(0, -0.24, better, fontsize=7, color=_REAL, transform=axes.transAxes)
         axes.tick_params(labelsize=7)
         _finish(axes, TITLES[score.metric], fontsize=9)
-    _sheet(below, [images[:24]], [""])
+    _sheet(below, {"images": images[:24]} | ({} if real is None else {"real": real[:12]}), 12)
     first = scores[0]
     about = f"{first.n:,} images against {first.n_reference:,} of {first.reference_name}; extractor {first.extractor}"
     about += f"\n{INTERVAL}s over draws of images, not over trainings"
@@ -52,8 +53,12 @@ def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path) -> Path
     return save(figure, path)
 
 
-def draw_comparison(found: Sequence[Comparison], images: tuple[Pixels, Pixels], names: tuple[str, str], path: str | Path) -> Path:
-    """The difference of each metric in units of half its interval, to the right the first set is better, above both sets."""
+def draw_comparison(
+    found: Sequence[Comparison], images: tuple[Pixels, Pixels], names: tuple[str, str], path: str | Path,
+    real: NDArray[Any] | None = None,
+) -> Path:  # fmt: skip
+    """The difference of each metric in units of half its interval, to the right the first set is better, above both sets and
+    real images."""
     figure, (axes,), below = _with_sheet(1, 0.6 + 0.38 * len(found))
     for row, c in enumerate(reversed(found)):
         if c.difference.interval is None:
@@ -72,7 +77,8 @@ def draw_comparison(found: Sequence[Comparison], images: tuple[Pixels, Pixels], 
     axes.set_yticks(range(len(found)), [TITLES[c.metric] for c in reversed(found)])
     axes.set_xlabel(f"{names[1]} is better  ←   difference, 1 = half of its {INTERVAL}   →  {names[0]} is better", fontsize=9)
     _finish(axes)
-    _sheet(below, [images[0][:20], images[1][:20]], list(names))
+    sets = {names[0]: images[0][:20], names[1]: images[1][:20]}
+    _sheet(below, sets | ({} if real is None else {"real": real[:20]}), 20)
     a = found[0].a
     noise = "same noise, image by image" if found[0].paired else "different noise"
     figure.suptitle(f"{a.n:,} images each ({noise}) against {a.n_reference:,} of {a.reference_name}", fontsize=9)
@@ -178,14 +184,15 @@ def _estimates(
     axes.errorbar(x, values, [down, up], label=label, **style)
 
 
-def _sheet(axes: Any, sets: Sequence[Pixels], names: Sequence[str]) -> None:
-    """Contact sheets of the sets, one below the other, with their names at the left."""
-    columns = max(1, min(12 if len(sets) == 1 else 20, len(sets[0])))
-    levels = levels_of(*map(np.asarray, sets))
-    sheets = [np.asarray(contact_sheet(np.asarray(images), columns=columns, levels=levels)) for images in sets]
+def _sheet(axes: Any, sets: Mapping[str, NDArray[Any]], columns: int) -> None:
+    """Contact sheets of the sets, one below the other, with their names at the left, all with the same levels."""
+    pixels = [np.asarray(images) for images in sets.values()]
+    levels, columns = levels_of(*pixels), max(1, min(columns, len(pixels[0])))
+    sheets = [np.asarray(contact_sheet(shown(images, levels), columns=columns)) for images in pixels]
+    axes.set_xlabel("\n".join(dict.fromkeys(filter(None, (shown_note(images, levels) for images in pixels)))), fontsize=8)
     axes.imshow(np.concatenate(sheets), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     starts = np.cumsum([0] + [s.shape[0] for s in sheets])
-    axes.set_yticks([(a + b) / 2 for a, b in pairwise(starts)], [as_drawn(name) for name in names], fontsize=9)
+    axes.set_yticks([(a + b) / 2 for a, b in pairwise(starts)], [as_drawn(name) for name in sets], fontsize=9)
     axes.set_xticks([])
     without_frame(axes)
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.core.outputs import check_output
@@ -80,5 +82,5 @@ def compare_report(
         raise ProtocolError("n", len(first.pixels), len(second.pixels))
     found = compare(first, second, evaluator, real, possible(evaluator, first, options.metrics), names, options.keep)
     if processes.world()[0] == 0:
-        draw_comparison(found, (first.pixels, second.pixels), names, options.picture)
+        draw_comparison(found, (first.pixels, second.pixels), names, options.picture, np.asarray(real.pixels[:20]))
     return found, names

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl, plain
@@ -166,12 +167,12 @@ def score_report(
         tuple(score for part in measured.further for score in part.scores.values()),
     )
     if processes.world()[0] == 0:
-        _draw(report, opened, picture)
+        _draw(report, opened, picture, np.asarray(real.pixels[:12]))
     return report
 
 
-def _draw(report: ScoreReport, samples: SampleSet, path: Path) -> None:
-    report.pictures["picture"] = draw_card(report.scores, samples.pixels, path)
+def _draw(report: ScoreReport, samples: SampleSet, path: Path, real: NDArray[Any]) -> None:
+    report.pictures["picture"] = draw_card(report.scores, samples.pixels, path, real)
     if report.curve:
         limit = next((s for s in report.scores if s.metric == "fid_infinity"), None)
         report.pictures["curve"] = draw_curve(report.curve, _further(path)["curve"], limit)
