@@ -24,7 +24,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist work
 
 .venv/installed-dev: .venv/installed-test
 	$(PIP) --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers torch-fidelity==0.4.0 clean-fid==0.1.35
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers torch-fidelity==0.4.0 clean-fid==0.1.35 \
+		denoising-diffusion-pytorch==2.3.4 ema-pytorch==0.8.3 einops==0.8.2
 	touch $@
 
 demo: .venv/installed

@@ -76,7 +76,7 @@ def sample(
     divide the images among themselves, which are those of one process.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
         out: PATH.npz, or a folder ending in a slash.
         n: number of images.
         checkpoint: last, best, or ema:LENGTH.

@@ -139,7 +139,7 @@ def loss(run: str, *, trained_on: str, n: Count = 1000, picture: Path | None = N
     ```
 
     Args:
-        run: a run folder, a .safetensors file, bundled, or diffusers:PATH, the folder of a pipeline.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
         trained_on: the SET that it was trained on; its held-out part is found by content.
         n: images of either kind.
         picture: the plot to write; in the run's folder, or next to its file, if left out.

@@ -48,7 +48,7 @@ def is_utf8(path: Path) -> bool:
 def expanded(word: str) -> str:
     """A word of a command line with ~ as the home folder, at its start, after --option= or after a prefix like diffusers:."""
     head, tilde, rest = word.partition("~")
-    inside = re.fullmatch(r"|--[\w.-]+=|(--[\w.-]+=)?(diffusers|inception):", head)
+    inside = re.fullmatch(r"|--[\w.-]+=|(--[\w.-]+=)?(diffusers|lucidrains|inception):", head)
     return head + os.path.expanduser(tilde + rest) if tilde and inside else word
 
 

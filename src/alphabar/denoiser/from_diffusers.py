@@ -42,12 +42,6 @@ class DiffusersModel(Model):
         self.defaults = SamplingDefaults(**spec["sampling"])
 
 
-def pipeline_folder(run: str | Path) -> Path | None:
-    """PATH of `diffusers:PATH`, or None for any other run."""
-    text = str(run)
-    return as_path(text.removeprefix(PREFIX)) if text.startswith(PREFIX) else None
-
-
 def read_diffusers(folder: str | Path) -> DiffusersModel:
     """The model in the folder of a DDPMPipeline or DDIMPipeline with a UNet2DModel, on the CPU, in float32.
 

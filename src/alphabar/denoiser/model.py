@@ -18,7 +18,7 @@ from alphabar.denoiser.autoencoder import Autoencoder
 from alphabar.denoiser.model_spec import ModelRecipe, check_spec, model_spec
 from alphabar.denoiser.own_networks import BUILT_IN, find_network
 from alphabar.denoiser.precondition import Preconditioned
-from alphabar.denoiser.unet import DiffusersUNet, UNet
+from alphabar.denoiser.unet import DiffusersUNet, LucidrainsUNet, UNet
 from alphabar.schedule.kinds import schedule_from
 
 
@@ -45,7 +45,8 @@ class Model(Preconditioned):
         check_spec(spec)
         c, h, w = spec["image_shape"]
         if spec["network"] in BUILT_IN:
-            network: nn.Module = (UNet if spec["network"] == "unet" else DiffusersUNet)(**spec["arguments"])
+            built_in = dict(zip(BUILT_IN, (UNet, DiffusersUNet, LucidrainsUNet), strict=True))
+            network: nn.Module = built_in[spec["network"]](**spec["arguments"])
         else:
             network = find_network(spec["network"])((c, h, w), len(spec.get("classes", ())))
             if not isinstance(network, nn.Module):

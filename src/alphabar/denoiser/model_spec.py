@@ -27,6 +27,10 @@ UNET = {  # arguments of a `UNet`
     "patch": whole(1, 64), "blocks": whole(1, MAX_BLOCKS), "attention": listed(whole(0, MAX_LEVELS), MAX_LEVELS),
     "dropout": number(0, 1), "t_scale": number(1e-6, 1e6), "classes": whole(0, MAX_CLASSES), "augment": whole(0, 64),
 }  # fmt: skip
+LUCIDRAINS_UNET = {  # arguments of the Unet of denoising-diffusion-pytorch
+    **dict.fromkeys(("dim", "init_dim", "channels"), WIDTH), "full_attn": listed(FLAG, MAX_LEVELS, 1),
+    **dict.fromkeys(("dim_mults", "attn_heads", "attn_dim_head"), listed(WIDTH, MAX_LEVELS, 1)),
+}  # fmt: skip
 Width = Annotated[int, Bounds(1, 65_536)]  # of a layer
 Level = Annotated[int, Bounds(0, 15)]
 
@@ -153,6 +157,8 @@ def check_spec(spec: Mapping[str, Any]) -> None:
         return
     if network == "unet2d":
         check_unet2d(arguments, [channels, height, width])
+    elif network == "lucidrains":
+        arguments.check(LUCIDRAINS_UNET)
     elif (given := arguments.check(UNET).values.get("in_channels", 1)) != channels:
         raise ValueError(f"model description: in_channels is {given}, and images have {channels}")
     null = network == "unet" or c.get("null_class", FLAG)  # whether one label more stands for no class

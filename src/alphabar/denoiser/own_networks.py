@@ -9,7 +9,7 @@ from torch import nn
 from alphabar.core.suggest import did_you_mean
 
 MakeNetwork = Callable[[tuple[int, int, int], int], nn.Module]
-BUILT_IN = ("unet", "unet2d")
+BUILT_IN = ("unet", "unet2d", "lucidrains")  # the last one is read, not trained from new weights
 NETWORKS: dict[str, MakeNetwork] = {}
 
 
@@ -41,7 +41,7 @@ def register(known: dict[str, Any], what: str, name: str, part: Any, taken: tupl
 def find_network(name: str) -> MakeNetwork:
     """A registered network. Raises ValueError, with what to type, for a name that is not registered."""
     if name not in NETWORKS:
-        near = did_you_mean(name, [*BUILT_IN, *NETWORKS])
+        near = did_you_mean(name, [*BUILT_IN[:2], *NETWORKS])
         raise ValueError(
             f"the network {name!r:.60} is not registered: call alphabar.register_network({name!r:.60}, make) before, with the "
             f"function that makes it ({near})"

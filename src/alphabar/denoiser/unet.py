@@ -1,4 +1,4 @@
-"""The two networks: a compact U-Net that is fast on a CPU, and diffusers' UNet2DModel."""
+"""The networks: a compact U-Net that is fast on a CPU, diffusers' UNet2DModel, and the Unet of denoising-diffusion-pytorch."""
 
 import math
 from collections.abc import Sequence
@@ -205,3 +205,18 @@ def unet2d_class() -> Any:
     except ImportError as e:
         raise ImportError("the network 'unet2d' is diffusers' UNet2DModel: pip install 'alphabar[diffusers]'") from e
     return UNet2DModel
+
+
+class LucidrainsUNet(nn.Module):
+    """The Unet of denoising-diffusion-pytorch as a plain network (y, t) -> output. Raises ImportError where it is missing."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        try:
+            from denoising_diffusion_pytorch import Unet
+        except ImportError as e:
+            raise ImportError(f"its network needs its library ({e}): pip install denoising-diffusion-pytorch") from e
+        self.unet = Unet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+    def forward(self, y: Images, t: Timesteps) -> Images:
+        return cast(Tensor, self.unet(y, t))

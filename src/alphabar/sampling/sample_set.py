@@ -13,7 +13,7 @@ from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import check_images
-from alphabar.denoiser.from_diffusers import PREFIX
+from alphabar.denoiser.external import split_run
 from alphabar.denoiser.model import Model
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.model import image_shape
@@ -161,7 +161,7 @@ def _fit_of(made: Any) -> tuple[tuple[int, int], str] | None:
     if isinstance(made, (str, Path)):
         text = str(made)
         path = as_path(text if as_path(text).exists() else text.partition("[")[0])
-        if text.startswith(PREFIX) or not (path.exists() or text == "bundled"):
+        if split_run(text)[0] or not (path.exists() or text == "bundled"):
             return None
         if home_of(path) is None and path.suffix != ".safetensors":
             record = read_record(path) or {}

@@ -28,7 +28,9 @@ from alphabar.core.stored_values import read_object
 from alphabar.core.weights import read_tensors
 from alphabar.data.latents import AUTOENCODER
 from alphabar.denoiser.autoencoder import read_autoencoder
-from alphabar.denoiser.from_diffusers import PREFIX, pipeline_folder, read_diffusers
+from alphabar.denoiser.external import external_home, read_external
+from alphabar.denoiser.from_diffusers import PREFIX
+from alphabar.denoiser.from_lucidrains import LUCIDRAINS
 from alphabar.denoiser.model import Model, load_weights, model_of, save_weights
 from alphabar.training.ema import post_hoc
 from alphabar.training.shard import gathered_state, shard_like
@@ -234,7 +236,8 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     """The averaged model of a run, ready to sample.
 
     Args:
-        run_or_file: a run or checkpoint folder, a .safetensors file, "bundled" (the run of the package), or diffusers:PATH.
+        run_or_file: a run or checkpoint folder, a .safetensors file, "bundled" (the run of the package), diffusers:PATH,
+            or lucidrains:FILE@SIZE (`denoiser.from_lucidrains`).
         which: the checkpoint of a run: last, best, or ema:LENGTH, an average of relative length 0.03 to 0.25 that is made from
             the run's snapshots (`training.ema.post_hoc`).
 
@@ -251,10 +254,8 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     """
     if which.startswith("ema:"):
         model = _averaged_model(as_path(run_or_file), which)
-    elif (folder := pipeline_folder(run_or_file)) is not None:
-        model = read_diffusers(folder)
     else:
-        model = load_weights(_weights(run_or_file, which))
+        model = read_external(run_or_file) or load_weights(_weights(run_or_file, which))
     model.home = home_of(run_or_file)
     if model.latents is not None:
         path = as_path(run_or_file)  # a run, or a checkpoint or file in it
@@ -273,12 +274,12 @@ def _averaged_model(run: Path, which: str) -> Model:
 
 
 def home_of(run: str | Path) -> Path | None:
-    """The folder for samples, scores, sweeps and fitted samplers of a run: the run folder, PATH/alphabar for diffusers:PATH, a
-    folder of the package for bundled; None for a single file."""
+    """The folder for samples, scores, sweeps and fitted samplers of a run: the run folder, next to the weights for
+    diffusers:PATH and lucidrains:FILE@SIZE, a folder of the package for bundled; None for a single file."""
     if str(run) == "bundled":
         return BUNDLED.with_suffix("")
-    if (folder := pipeline_folder(run)) is not None:
-        return folder / "alphabar"
+    if (home := external_home(run)) is not None:
+        return home
     path = as_path(run)
     return path if (path / "checkpoints").is_dir() else None
 
@@ -286,13 +287,15 @@ def home_of(run: str | Path) -> Path | None:
 def _weights(run_or_file: str | Path, which: str) -> Path:
     path = BUNDLED if str(run_or_file) == "bundled" else as_path(run_or_file)
     if path.is_file():
+        if path.suffix == ".pt":
+            raise ValueError(f"{path} is no run: for a checkpoint of denoising-diffusion-pytorch write {LUCIDRAINS}{path}@SIZE")
         if which not in ("last", "best"):
             raise ValueError(f"checkpoint {which!r} of {run_or_file}, which is one file of weights: leave the checkpoint out")
         return path
     if not which or Path(which).name != which:
         raise ValueError(f"checkpoint {which!r}: give the name of a folder in {path / 'checkpoints'}, as last or best")
     if not path.exists():
-        raise FileNotFoundError(f"there is no run at {path}: give a run folder, a .safetensors file, bundled, or diffusers:PATH")
+        raise FileNotFoundError(f"there is no run at {path}: give a run folder, a .safetensors file, bundled or diffusers:PATH")
     if (path / "model_index.json").exists():
         raise FileNotFoundError(f"{path} is not a run but a folder of diffusers: write {PREFIX}{path}")
     return (path if (path / EMA).exists() else find_checkpoint(path / "checkpoints" / which)) / EMA

@@ -13,7 +13,7 @@ from alphabar.core.files import write_atomically
 from alphabar.core.machine import device_of, machine, versions
 from alphabar.core.processes import import_ray, joined
 from alphabar.data.image_set import ImageSet, parse_set
-from alphabar.denoiser.from_diffusers import PREFIX
+from alphabar.denoiser.external import split_run
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import save_measured
 from alphabar.results.sweeps import SweepFolder
@@ -203,5 +203,5 @@ def _receive(folder: SweepFolder, files: Mapping[str, bytes]) -> None:
 
 
 def _absolute(name: str) -> str:
-    prefix, path = (PREFIX, name.removeprefix(PREFIX)) if name.startswith(PREFIX) else ("", name)
-    return f"{prefix}{Path(path).resolve()}" if Path(path).exists() else name
+    prefix, path, end = split_run(name)
+    return f"{prefix}{Path(path).resolve()}{end}" if Path(path).exists() else name

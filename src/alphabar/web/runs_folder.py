@@ -13,7 +13,7 @@ import torch
 from alphabar.core.bounds import short
 from alphabar.core.machine import best_device
 from alphabar.core.messages import as_path
-from alphabar.denoiser.from_diffusers import PREFIX
+from alphabar.denoiser.external import split_run
 from alphabar.training.checkpoint import BUNDLED, find_checkpoint, has_checkpoint, load_model
 from alphabar.web.request import choice
 
@@ -76,7 +76,7 @@ class RunsFolder:
         if not self._inside(weights):
             raise ValueError(outside)
         typed = str(self.typed / run)
-        return folder.resolve(), weights, f"./{typed}" if typed.startswith(PREFIX) or typed == BUNDLED_RUN else typed
+        return folder.resolve(), weights, f"./{typed}" if split_run(typed)[0] or typed == BUNDLED_RUN else typed
 
     def load(self, run: Any, checkpoint: Any = "last") -> tuple[Any, str]:
         """The model of a run, from memory where its file has not changed, and what to type for the run."""
