@@ -70,13 +70,13 @@ def train(
     chosen = options.chosen(self_supervised)
     name, split = parse_set(image_set)
     check_output(out, "extractor", [name])
-    images = load(name, split, **asdict(reading))
+    images = load(name, split, **asdict(reading)).originals()
     with show.stopped_by_ctrl_c("stopped; an extractor is written when its training ends, so nothing was written"):
         if self_supervised:
             made = train_self_supervised(images, options=chosen)
         else:
             try:
-                test = load(name, "test", **asdict(reading)) if images.labels is not None else None
+                test = load(name, "test", **asdict(reading)).originals() if images.labels is not None else None
             except FileNotFoundError:  # without a test split, the accuracy is that of the held-out images
                 test = None
             made = train_extractor(images, options=chosen, test=test)

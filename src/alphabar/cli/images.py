@@ -38,6 +38,7 @@ def data(
     from alphabar.data.card import data_card
     from alphabar.data.contact_sheet import contact_sheet, shown_note
     from alphabar.data.image_set import load, parse_set
+    from alphabar.verbs.autoencoder import decoded
 
     name, split = parse_set(image_set)
     images = load(name, split, **asdict(reading))
@@ -45,7 +46,7 @@ def data(
     check_output(path, "picture", [name])
     card = data_card(images)
     chosen = np.sort(generator(0).permutation(len(images))[:n])
-    pixels = np.asarray(images.pixels[chosen])
+    pixels = decoded(images.subset(chosen))
     save_picture(contact_sheet(pixels, scale=2 if images.image_shape[1] < 64 else 1), path)
     card = card if with_paths else without_places(card)
     show.record(card | {"sheet": str(path), "sheet_note": shown_note(pixels)}, as_json, f"{images.name}:{images.split}")

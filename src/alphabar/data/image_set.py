@@ -15,8 +15,7 @@ from alphabar.core.messages import as_path, say
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Pixels
 from alphabar.data.cache import SPLITS, Entry, Source, cache_folder, fingerprint_of, open_entry, open_or_build
-from alphabar.data.latents import FILE as LATENTS
-from alphabar.data.latents import Latents, read_latents
+from alphabar.data.latents import Latents, holds_latents, read_latents
 from alphabar.data.named_sets import NAMED, open_named
 from alphabar.data.readers.archive import find_in_folder, unpacked
 from alphabar.data.readers.encoded import listed
@@ -200,7 +199,7 @@ def load(
         found = find_on_hub(os.path.expanduser(name.removeprefix("hf:")), split, None, reading)
         return _image_set(name, split, found, open_or_build(found.key(), found.build, folder), reading)
     for path in (as_path(name), *([data_root / name] if data_root else [])):
-        if (path / LATENTS).is_file():
+        if holds_latents(path):
             if reading != Reading():
                 raise ValueError(
                     f"{path} holds latents, read as they were encoded: leave --range, --alpha, --axes and the like out"

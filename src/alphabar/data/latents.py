@@ -12,6 +12,7 @@ from typing import Any, get_args
 import torch
 
 from alphabar.core import stored_values as kinds
+from alphabar.core.messages import as_path
 from alphabar.core.places import PRIVATE
 from alphabar.core.stored_values import StoredValues, naming, read_object
 from alphabar.core.types import Images
@@ -66,6 +67,11 @@ def latents_of(values: Mapping[str, Any], where: str) -> Latents:
     return Latents(
         c.get("autoencoder", kinds.TEXT), tuple(mean), tuple(std), c.get("limit", _WIDTH), tuple(shape), pixels, value_range, fit
     )
+
+
+def holds_latents(name: str | Path) -> bool:
+    """Whether a set is a folder of latents."""
+    return (as_path(name) / FILE).is_file()
 
 
 def read_latents(folder: Path) -> tuple[Latents, str, dict[str, Any]]:

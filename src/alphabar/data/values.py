@@ -47,6 +47,17 @@ class Reading:
         usual = Reading()
         return [f"{k}={v!r}" for k, v in vars(self).items() if v != getattr(usual, k)]
 
+    def words(self) -> list[str]:
+        """The options that differ from their defaults, as they are typed."""
+        ground = self.alpha if isinstance(self.alpha, str) else ",".join(map(str, self.alpha))
+        found: dict[str, list[Any]] = {
+            "--range": [f"{v:g}" for v in self.value_range or ()], "--alpha": [ground] * (ground != "refuse"),
+            "--axes": [self.axes] * bool(self.axes), "--size": ["x".join(map(str, self.size or ()))] * bool(self.size),
+            "--fit": [self.fit] * bool(self.fit),
+        }  # fmt: skip
+        words = [str(word) for name, values in found.items() if values for word in (name, *values)]
+        return words + ["--skip-broken"] * self.skip_broken
+
     def fitted(self, pixels: Pixels, alpha: bool = False) -> Shaped[np.ndarray, "n v u c"]:
         """Pixels (n, h, w, c) at the size of the set. alpha: whether the last channel is opacity. Padding has the background
         that was named for transparent images, otherwise the bottom of the scale, or full transparency."""

@@ -81,11 +81,11 @@ def _check_model(model: Model) -> None:
     spec = getattr(model, "spec", None)
     if isinstance(model, DiffusersModel):
         raise ValueError("this model was read from a folder of diffusers, so it needs no export")
+    if getattr(model, "latents", None):
+        raise ValueError("the model makes latents, and pipelines of DDPM and DDIM make images: it cannot be exported")
     if not isinstance(spec, Mapping) or spec["network"] != "unet2d":
         kind = spec["network"] if isinstance(spec, Mapping) else type(model).__name__
         raise ValueError(f"the network is {kind!r}, which does not exist in diffusers; {HOW_TO_TRAIN}")
-    if model.latents:
-        raise ValueError("the model makes latents, and pipelines of DDPM and DDIM make images: it cannot be exported")
     if model.classes:
         raise ValueError(
             "the network is class-conditional, and pipelines of DDPM and DDIM pass no classes: train one without them"

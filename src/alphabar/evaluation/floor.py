@@ -56,6 +56,7 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
     """
     if isinstance(reference, str):
         reference = load(*parse_set(reference))
+    reference, floor_images = (x.originals() if isinstance(x, ImageSet) else x for x in (reference, floor_images))
     name, pixels, hashes = _open(reference, "an array")
     if floor_images is not None:
         floor_name, pool, floor_hashes = _open(floor_images, "an array", pixels.dtype)

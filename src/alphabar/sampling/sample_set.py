@@ -13,6 +13,7 @@ from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import check_images
+from alphabar.data.latents import holds_latents
 from alphabar.denoiser.external import split_run
 from alphabar.denoiser.model import Model
 from alphabar.sampling.guidance import every_class
@@ -131,6 +132,8 @@ def _drawn(
 def load_samples(path: Path, reading: Mapping[str, Any] | None = None) -> tuple[ImageSet | Pixels, dict[str, Any] | None]:
     """Images and their sampling record (None where another program made them) from an .npz file or a folder."""
     path = as_path(path)
+    if holds_latents(path):
+        raise ValueError(f"{path} holds latents of a set: give samples of a run, or `alphabar autoencoder check` it")
     if not path.exists():
         raise FileNotFoundError(f"there are no samples at {path}: give an .npz, a folder of images, or a run")
     if read_record(path) is None:

@@ -55,6 +55,7 @@ def train_autoencoder(
         Diverged: when the loss is NaN.
         ValueError: for images smaller than the factor, or where `part` holds the state of another training.
     """
+    image_set = image_set.originals()
     kept, heldout = holdout(image_set.pixels, options.holdout, hashes=image_set.hashes)
     c, h, w = image_set.image_shape
     if not len(kept) or min(h, w) < options.factor:

@@ -21,6 +21,7 @@ from alphabar.core.progress import track
 from alphabar.core.types import Pixels
 from alphabar.data.cache import SPLITS
 from alphabar.data.image_set import ImageSet, load
+from alphabar.data.images import to_model, to_pixels
 from alphabar.data.latents import AUTOENCODER, FILE, Latents
 from alphabar.data.split import holdout
 from alphabar.data.values import scale_of
@@ -79,7 +80,7 @@ def check_autoencoder(
     Raises:
         ValueError: where no image was held out, or for images of other channels than the autoencoder takes.
     """
-    record = autoencoder.record
+    record, images = autoencoder.record, images.originals()
     if images.fingerprint == record.get("set_fingerprint"):
         _, heldout = holdout(images.pixels, record["options"]["holdout"], hashes=images.hashes)
         images = images.subset(heldout)
@@ -175,6 +176,15 @@ def encode(
         "shape": [*np.load(out / "train" / "pixels.npy", mmap_mode="r").shape[1:]],
         **about,
     }
+
+
+def decoded(images: ImageSet) -> Pixels:
+    """The pixels of a set; of latents the images that the autoencoder in their folder decodes them to."""
+    if (of := images.latents) is None:
+        return np.asarray(images.pixels)
+    z = of.encoded(to_model(np.asarray(images.pixels), best_device()))
+    found = read_autoencoder(Path(images.source) / AUTOENCODER)
+    return to_pixels(found.decode(z, of.image_shape), np.dtype(of.pixels))
 
 
 def _encode_split(images: ImageSet, autoencoder: Autoencoder, folder: Path, progress: bool) -> None:

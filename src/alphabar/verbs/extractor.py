@@ -10,6 +10,7 @@ from alphabar.core.machine import best_device
 from alphabar.core.messages import as_path, command, say
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet, class_names, parse_set
+from alphabar.data.latents import holds_latents
 from alphabar.features.auto import plan_extractor
 from alphabar.features.extractor import Extractor, FeatureExtractor, read_extractor
 from alphabar.features.load import load_extractor
@@ -39,12 +40,14 @@ def extractor_for(
     if str(name) == AUTO:
         if run is None:
             what = f"{samples[0]} belongs to no run" if samples else "there is no run here"
-            raise ValueError(f"{what}, on whose images --extractor auto is trained: {_by_hand(real)}")
+            raise ValueError(f"{what}, on whose images --extractor auto is trained: {_by_hand(real, against)}")
         with processes.rank_zero_first():
             return _of_run(run, real, against, progress)
     found = load_extractor(name)
     advice = (
-        _by_hand(real) if run is None else f"add --extractor auto, which trains one on the images of {run} and keeps it there"
+        _by_hand(real, against)
+        if run is None
+        else f"add --extractor auto, which trains one on the images of {run} and keeps it there"
     )
     if isinstance(found, Extractor) and found.image_shape != real.image_shape:
         (c, h, w), (channels, height, width) = found.image_shape, real.image_shape
@@ -62,10 +65,11 @@ def run_of(samples: str | Path) -> Path | None:
     return next((p for p in (path, *path.parents) if Run(p).recipe.is_file()), None)
 
 
-def _by_hand(real: ImageSet) -> str:
+def _by_hand(real: ImageSet, against: str = "") -> str:
     """The lines that train an extractor of these images and use it."""
-    way = () if class_names(real) else ("--self-supervised",)
-    line = command("alphabar", "extractor", "train", real.source or real.name, "--out", "extractor.safetensors", *way)
+    name, way = parse_set(against)[0] or real.source or real.name, () if class_names(real) else ("--self-supervised",)
+    way = (*(() if holds_latents(name) else real.reading.words()), *way)
+    line = command("alphabar", "extractor", "train", name, "--out", "extractor.safetensors", *way)
     return f"{line}, then --extractor extractor.safetensors"
 
 

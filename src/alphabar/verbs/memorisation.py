@@ -18,6 +18,7 @@ from alphabar.core.messages import as_path
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import HELD_OUT, ImageSet, load, parse_set
+from alphabar.data.latents import holds_latents
 from alphabar.data.split import HOLDOUT, holdout
 from alphabar.evaluation.heldout import DenoisingLoss, heldout_loss
 from alphabar.evaluation.image_eval import ImageEval
@@ -71,8 +72,10 @@ def _images_of_run(
     """The images of a set, read and split as the run did; None where it was trained on others."""
     recipe, known = resolve(Run(folder).recipe), images_of(folder)
     encoded = images_of(folder, "fingerprint_of_images")  # of a run on latents
-    own = recipe.data.reading() if encoded is None else dict(reading or {})
+    own = recipe.data.reading() if encoded is None and not holds_latents(name) else dict(reading or {})
     images = limited(load(name, split, **own), recipe.data.limit, known)
+    if images.fingerprint_of_images == known:
+        images = images.originals()  # a run of images, and the latents of those
     of_set = known is None and (name, split) == (recipe.data.set, "train")
     if images.fingerprint not in (known, encoded) and not of_set:
         return None
@@ -169,10 +172,11 @@ def find_copies(evaluator: ImageEval, samples: SampleSet, trained_on: str, *, re
         ValueError: if the set has neither held-out images nor a test split, or the value ranges differ.
     """
     images, trained, heldout, flip = training_images(samples.run, trained_on, reading)
+    options = {} if images.latents else {**dict(reading or {}), "value_range": images.value_range}
+    images = images.originals()
     check_value_range(samples.record, images)
-    options = {**dict(reading or {}), "value_range": images.value_range}
     try:
-        unseen = images.subset(heldout) if len(heldout) else load(parse_set(trained_on)[0], "test", **options)
+        unseen = images.subset(heldout) if len(heldout) else load(parse_set(trained_on)[0], "test", **options).originals()
     except FileNotFoundError as error:
         raise ValueError(
             f"no image of {trained_on} was held out, so there is nothing to compare the distances of the samples with"
