@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from alphabar.cli.main import main
-from alphabar.denoiser.model import save_weights
+from alphabar.denoiser.model import build, save_weights
 from alphabar.sampling.samples import Samples
+from alphabar.training.config import resolve
+from tests.denoiser.test_autoencoder import autoencoder
 from tests.fixtures.runs import MakeRun, untrained_extractor, untrained_model
 
 LIMIT = 3000  # bytes of a file: the operating system then gives the error of a full disk (EFBIG in place of ENOSPC)
@@ -32,7 +34,15 @@ COMMANDS = {  # the name that the message holds, and what is written before and 
     "sweep model.safetensors --against pixels.npy --extractor extractor.safetensors --n 200 --calls 2 --samplers ddim --out s": (
         "s/|.npz", ("s",),
     ),
+    "autoencoder train pixels.npy --factor 2 --width 8 --blocks 1 --images 64 --crop 16 --out a.safetensors": (
+        "a.safetensors", ("a.part",),
+    ),
+    "autoencoder check autoencoder.safetensors --against pixels.npy --n 40 --out c.png": ("c.png", ()),
+    "encode pixels.npy --with autoencoder.safetensors --out latents": ("latents", ()),
+    "distill small --images 64 --q 4 --batch 32 --out distilled": ("distilled/", ("distilled",)),
 }  # fmt: skip
+EXPORT = "export unet2d.safetensors --out pipeline"
+SLOW = pytest.param(EXPORT, marks=pytest.mark.slow(15))  # it imports diffusers
 
 
 @contextmanager
@@ -58,6 +68,7 @@ def place(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) ->
     save_weights(tmp_path / "model.safetensors", untrained_model())
     untrained_extractor().save(tmp_path / "extractor.safetensors")
     shutil.copytree(make_run(previews=1), "made")
+    autoencoder(channels=1, factor=2).save(tmp_path / "autoencoder.safetensors")
     return tmp_path
 
 
@@ -65,12 +76,19 @@ def files(folder: Path) -> dict[Path, int]:
     return {p.relative_to(folder): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.filterwarnings("ignore:run was stopped before its first checkpoint")
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c.split()[:2]))
+@pytest.mark.filterwarnings("ignore:(run|distilled) was stopped before its first checkpoint", "ignore:no preview after 64 images")
+@pytest.mark.parametrize("command", [*COMMANDS, SLOW], ids=lambda c: " ".join(c.split()[:2]))
 def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(
     command: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    named, may_stay = COMMANDS[command]
+    named, may_stay = (COMMANDS | {EXPORT: ("pipeline", ())})[command]
+    if command.startswith("distill"):
+        assert main_code("train pixels.npy --out small " + TRAIN) == 0
+    if command == EXPORT:
+        recipe = resolve(
+            "garments", ["--model.groups=8", "--model.network=unet2d", "--model.channels=8", "--schedule.kind=linear"]
+        )
+        save_weights(place / "unet2d.safetensors", build(recipe.model, recipe.schedule.spec(), (1, 8, 8), 0))
     for images in ("pixels.npy", "classes.npz"):
         assert main_code(f"data {images}") == 0  # so that they are in the cache
     capsys.readouterr()
@@ -84,7 +102,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(
     assert not [path for path in new if path.suffix != ".lock" and path.parts[0] not in (*may_stay, "cache", "s.part")]
     assert not [path for path in new if path.name.startswith(".") and path.name != ".lock"]
     assert all(size < LIMIT for size in new.values())
-    again = {"train": " --resume", "tune": " --overwrite"}.get(command.split()[0], "")
+    again = {"train": " --resume", "distill": " --resume", "tune": " --overwrite"}.get(command.split()[0], "")
     assert main_code(command + again) == 0  # with room, the same command works
 
 

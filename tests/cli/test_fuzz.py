@@ -36,7 +36,7 @@ ODD_PATHS = (
     "missing", "missing/deeper", "photos", "empty", "noise.bin", "words.txt", "", ".", "/proc", "..", "run", "squares_test.npz",
     "samples.npz", "extractor.safetensors", "mine.toml", "photos/a/0.png", "samples.npz[0:2]", "samples.npz[9:3]", "\0", "~none",
     "hf:", "diffusers:", "diffusers:photos", "diffusers:run", "bundled", "run/checkpoints/last", "squares_test.npz:test", "a:b:c",
-    "run/recipe.toml", "sweep",
+    "run/recipe.toml", "sweep", "latents", "coder.safetensors", "latents/train/pixels.npy",
 )  # fmt: skip
 
 # Before the bar: words that are mutated in every way. After it: those that bound the work, which are never dropped.
@@ -95,6 +95,16 @@ extractor train photos --out x.safetensors --lr 0.1 --shift 1 --dim 4 --json | -
 extractor train photos --out x.safetensors --temperature 0.2 --dim 4 | --self-supervised --epochs 1 --batch 4 --widths 4
 extractor check extractor.safetensors --against squares_test.npz --corruptions blur noise --seed 1 --out c.png --json | --n 8
 extractor check extractor.safetensors --against squares_test.npz --out c.png | --n 8
+distill run --out new --q 4 --lr 1e-3 --calls 1 --seed 1 | --images 8 --batch 4
+autoencoder train photos --out x.safetensors --latent 2 --noise 0.1 --lr 1e-3 --seed 1 --holdout 0.2 --json \
+    | --factor 2 --width 8 --blocks 1 --images 8 --batch 4 --crop 16
+autoencoder check coder.safetensors --against photos --out c.png --json | --n 8
+encode photos --with coder.safetensors --out new --json |
+encode squares_train.npz --with coder.safetensors --out new --size 8 --fit pad |
+train latents --out new --model.patch 1 | --recipe mine.toml --images 8 --train.batch 4
+sample decoded --out new.npz --fast none | --n 2 --steps 2
+loss decoded --trained-on latents | --n 8
+train photos --out new --size 6 --fit crop --watch.extractor extractor.safetensors | --recipe mine.toml --images 8 --train.batch 4
 """
 
 
@@ -122,6 +132,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{train} classes --images 16 --model.conditional --train.heldout-every 8 --train.checkpoint-every 8",
         f"{train} unet2d --images 8 --model.network unet2d --model.channels 8 --schedule.kind linear",
         "export unet2d --out pipe",
+        "autoencoder train photos --out coder.safetensors --factor 2 --latent 2 --width 8 --blocks 1 --images 8 --crop 16",
+        "encode photos --with coder.safetensors --out latents",
+        "train latents --recipe mine.toml --model.patch 1 --train.batch 8 --images 8 --out decoded",
     ):
         assert (fault := run(line.split(), home)) is None, fault
     return home

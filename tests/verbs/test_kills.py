@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from alphabar.core.run import Run
+from alphabar.data.image_set import load
+from alphabar.denoiser.autoencoder import read_autoencoder
 from alphabar.denoiser.model import save_weights
 from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
@@ -22,13 +24,19 @@ from alphabar.results.experiments import read_experiment
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.tracking.outbox import sync
+from alphabar.training import autoencoder as training
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
+from alphabar.training.options import AutoencoderOptions
+from alphabar.verbs import autoencoder as encoding
+from alphabar.verbs.distill import distill, distilled_recipe
 from alphabar.verbs.experiment import experiment
+from alphabar.verbs.options import DistillOptions
 from alphabar.verbs.score import score
 from alphabar.verbs.sweep import sweep
 from alphabar.verbs.train import train
 from alphabar.verbs.tune import tune
+from tests.denoiser.test_autoencoder import autoencoder
 from tests.fixtures.runs import untrained_extractor, untrained_model
 from tests.fixtures.sets import Linear, stripes
 from tests.verbs.test_experiment import DEFINITION, RECIPE
@@ -102,7 +110,35 @@ def _sync(out: Path, inputs: Path) -> Any:
     return sorted((key, e.step, e.value) for key in accumulator.Tags()["scalars"] for e in accumulator.Scalars(key))
 
 
-VERBS = [_train, _sample, _features, _score, _tune, _extractor, _sweep, _experiment, _sync]
+def _distill(out: Path, inputs: Path) -> Any:
+    """With more checkpoints than usual, and the precision of the recipe, which `distill` would measure."""
+    tuned = out / "tuned"
+    if (tuned / "recipe.toml").exists():
+        return distill(inputs / "base", tuned, resume=True, progress=False).fingerprint
+    recipe = distilled_recipe(inputs / "base", DistillOptions(images=1920, q=(4.0, 8.0), batch=32))
+    return train(recipe.with_(train={"checkpoint_every": 320}), tuned, progress=False).fingerprint
+
+
+def _autoencoder(out: Path, inputs: Path) -> Any:
+    """The state is kept after every step here; the same call continues from it."""
+    training.SAVE_SECONDS = 0.0
+    options = AutoencoderOptions(factor=2, width=8, blocks=1, images=480, batch=8, crop=16)
+    made = training.train_autoencoder(
+        stripes(200, 0, (16, 16, 1)), options, part=out / "a.part", out=out / "a.safetensors", progress=False
+    )
+    assert not (out / "a.part").exists()
+    return made.fingerprint, read_autoencoder(out / "a.safetensors").fingerprint
+
+
+def _encode(out: Path, inputs: Path) -> Any:
+    """The folder of latents is there whole or not at all."""
+    encoding.BLOCK = 1
+    if not (out / "latents").exists():
+        encoding.encode(str(inputs / "real.npy"), inputs / "autoencoder.safetensors", out / "latents", progress=False)
+    return load(out / "latents").pixels.tobytes(), load(out / "latents").originals().fingerprint
+
+
+VERBS = [_train, _sample, _features, _score, _tune, _extractor, _sweep, _experiment, _sync, _distill, _autoencoder, _encode]
 
 
 def child(verb: Callable[[Path, Path], Any], out: Path, inputs: Path) -> None:
@@ -122,13 +158,16 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1))
     np.save(folder / "real.npy", pixels.astype(np.uint8))
     Samples(pixels[::-1].astype(np.uint8), {"n": 300}).save(folder / "generated.npz")
+    autoencoder(channels=1, factor=2).save(folder / "autoencoder.safetensors")
+    (folder / "small.toml").write_text(RECIPE)
+    recipe = resolve(folder / "small.toml", ["--train.images", "320", "--data.set", str(folder / "real.npy")])
+    train(recipe, folder / "base", progress=False)
     run = Run(folder / "run")
     run.start(RECIPE)
     for k in range(1, 101):
         run.event("loss", images=32 * k, step=k, loss=1 / k, lr=0.01)
     run.event("finished", images=3200)
     (folder / "definition.toml").write_text(DEFINITION.replace("[0, 1]", "[0]"))
-    (folder / "small.toml").write_text(RECIPE)
     SERVER.set_forkserver_preload([__name__])
     first = SERVER.Process(target=time.time)  # the server, which has imported everything, starts with it
     first.start()

@@ -182,3 +182,13 @@ def test_damaged_latents_are_named(made: Made, tmp_path: Path) -> None:
     (folder / "train" / "hashes.npy").write_bytes(b"")
     with pytest.raises(ValueError, match="train is damaged: encode the images again"):
         load(folder)
+
+
+def test_latents_that_are_no_numbers_are_refused_and_nothing_is_written(made: Made, tmp_path: Path) -> None:
+    broken = autoencoder(factor=2)
+    for p in broken.network.parameters():
+        p.fill_(3e38)
+    path, reading = broken.save(tmp_path / "a.safetensors"), {"value_range": (0, 4095)}
+    with pytest.raises(ValueError, match="latents of images 0 to 63 are NaN or infinite"):
+        encode(made.images, path, tmp_path / "x", reading=reading, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

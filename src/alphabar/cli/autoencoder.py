@@ -50,8 +50,7 @@ def train(
     check_output(out, "autoencoder", [name])
     images = load(name, split, **asdict(reading))
     with show.stopped_by_ctrl_c("{}; the same command continues"):
-        made = train_autoencoder(images, options=options, part=out.with_suffix(".part"))
-    made.save(out)
+        made = train_autoencoder(images, options=options, part=out.with_suffix(".part"), out=out)
     record = {"autoencoder": str(out), "fingerprint": made.fingerprint, **made.record}
     if made.record["held_out"]:
         found = check_autoencoder(made, images, progress=not as_json)

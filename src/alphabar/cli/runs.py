@@ -1,6 +1,5 @@
 """The commands about run folders: `alphabar runs`, `runs prune`, `report`, `sync` and `export`."""
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -219,7 +218,7 @@ def export(
         pipeline: ddim or ddpm.
         checkpoint: last or best.
     """
-    from alphabar.core.files import write_atomically
+    from alphabar.core.files import json_text, write_atomically
     from alphabar.core.outputs import check_output
     from alphabar.denoiser.to_diffusers import export_diffusers
     from alphabar.sampling.fitted import fitted_timesteps
@@ -229,7 +228,7 @@ def export(
     if to == "timesteps":
         if out is not None:
             check_output(out, "list of timesteps")
-        text = json.dumps(fitted_timesteps(model), indent=1)
+        text = json_text(fitted_timesteps(model), indent=1)
         if out is not None:
             write_atomically(out, text + "\n")
         say(text if out is None else out)

@@ -1,17 +1,16 @@
 """What the commands print: tables, JSON, and the sentence after Ctrl-C."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from alphabar.core.files import finite, plain
+from alphabar.core.files import json_text, plain
 from alphabar.core.messages import cells, console, printable, say, stop_code
 
 
 def as_json_line(value: Any) -> None:
-    print(json.dumps(finite(plain(value)), allow_nan=False))
+    print(json_text(plain(value)))
 
 
 def done(value: Any, as_json: bool) -> bool:

@@ -1,6 +1,5 @@
 """The commands that train: `alphabar train` and `alphabar experiment`."""
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -165,7 +164,7 @@ def experiment(
 
     definition = read_experiment(file)
     if dry_run:
-        say(json.dumps(definition.to_json(), indent=None if as_json else 1))
+        say(json_text(definition.to_json(), indent=None if as_json else 1))
         return
     from alphabar.report.experiment_page import experiment_table
     from alphabar.verbs.experiment import experiment as run_experiment

@@ -143,8 +143,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes plain data as JSON, whole or not at all; NaN and infinity, which JSON does not have, become null."""
-    write_atomically(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+    """Writes plain data as JSON, whole or not at all, as `json_text` gives it."""
+    write_atomically(path, json_text(value, indent=1) + "\n")
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """Plain data as JSON, with options of json.dumps; NaN and infinity, which JSON does not have, become null."""
+    return json.dumps(finite(value), allow_nan=False, **options)
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -190,7 +195,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Appends one line of JSON, or nothing where the disk is full. `read_jsonl` skips a line that a crash has truncated."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with room_for(path), path.open("ab+", buffering=0) as file:
-        end, line = file.seek(0, os.SEEK_END), json.dumps(finite(row), allow_nan=False).encode() + b"\n"
+        end, line = file.seek(0, os.SEEK_END), json_text(row).encode() + b"\n"
         if end:
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alphabar.core.files import locked, write_json, write_npz
+from alphabar.core.files import json_text, locked, write_json, write_npz
 from alphabar.core.stored_values import read_object
 
 
@@ -53,7 +53,7 @@ class Parts:
 
         Raises ValueError if the folder holds files of another protocol, naming the fields that differ, or other files.
         """
-        wanted = json.loads(json.dumps(protocol))
+        wanted = json.loads(json_text(protocol))
         if self._used():
             if not self._note.exists():
                 raise ValueError(f"{self.folder} holds files that are no {self.what}: choose an empty folder")

@@ -4,7 +4,6 @@ An entry is a folder: pixels.npy (n, h, w, c), hashes.npy (one 64-bit hash per i
 meta.json. It is written to a temporary folder and renamed: of two processes that build it, the first one's is used.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from alphabar.core.files import remove_leftovers, room_for, temporary
+from alphabar.core.files import json_text, remove_leftovers, room_for, temporary
 from alphabar.core.messages import as_path
 from alphabar.core.progress import track
 from alphabar.core.stored_values import read_object
@@ -141,7 +140,7 @@ def open_entry(place: Path) -> Entry | None:
         classes = None if meta["classes"] is None else tuple(str(c) for c in meta["classes"])
         skipped = tuple(str(s) for s in meta["skipped"])
         jpeg = None if (found := meta.get("jpeg")) is None else int(found)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except Exception:  # NumPy raises many types for damaged headers
         return None
     n = len(pixels) if pixels.ndim == 4 else -1
     whole = hashes.shape == (n,) and (labels is None or labels.shape == (n,))
@@ -191,7 +190,7 @@ def _write(folder: Path, decoded: Decoded) -> None:
         np.save(folder / "labels.npy", labels.astype(np.int64), allow_pickle=False)
     skipped = [decoded.skipped[k] for k in sorted(decoded.skipped)]
     meta = {"labels": decoded.labels is not None, "classes": decoded.classes, "skipped": skipped, "jpeg": decoded.jpeg}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(json_text(meta))
 
 
 def _header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -103,7 +103,11 @@ class ImageSet:
         if self.latents is None:
             return self
         _, place, reading = read_latents(Path(self.source))
-        found = load(place, self.split, **reading).limited(len(self))
+        try:
+            found = load(place, self.split, **reading).limited(len(self))
+        except Exception as e:  # gone, or the file is damaged and names other places and options
+            kind = FileNotFoundError if isinstance(e, FileNotFoundError) else ValueError
+            raise kind(f"the images of {Path(self.source) / LATENTS} cannot be read: {e}") from e
         if not np.array_equal(found.hashes, self.hashes):
             raise ValueError(f"{place} holds other images than those that {self.source} was made from: encode them again")
         return found

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alphabar.core.files import write_atomically
+from alphabar.core import stored_values
+from alphabar.core.files import json_text, write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.stored_values import FINITE, TABLE, TEXT, StoredValues, listed, naming, parse_object, read_object, whole
 from alphabar.core.types import Images, Pixels
@@ -175,11 +176,11 @@ class Autoencoder:
         weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         if self.own:
             path = path if path.suffix == ".safetensors" else path / FILE
-            header = {MARK: json.dumps({**self.spec, "record": self.record, "fingerprint": self.fingerprint})}
+            header = {MARK: json_text({**self.spec, "record": self.record, "fingerprint": self.fingerprint})}
             write_atomically(path, save(weights, metadata=header))
         else:
             write_atomically(path / WEIGHTS, save(weights))
-            write_atomically(path / CONFIG, json.dumps(self.spec, indent=1) + "\n")
+            write_atomically(path / CONFIG, json_text(self.spec, indent=1) + "\n")
         return path
 
 
@@ -212,6 +213,8 @@ def _read_own(file: Path) -> Autoencoder:
     stored = StoredValues(parse_object(header[MARK], f"{file}: its description"), str(file))
     stored.get("format", whole(1, 1))
     arguments, record = stored.table("arguments"), stored.get("record", TABLE)
+    if "set_fingerprint" in record:  # then the share that was held out decides what `autoencoder check` compares
+        stored.table("record").table("options").get("holdout", stored_values.number(0, 0.999))
     c = {key: arguments.get(key, kind) for key, kind in ARGUMENTS.items()}
     for key in ("mean", "std"):
         if not all(key == "mean" or v > 0 for v in stored.get(key, listed(FINITE, c["channels"], c["channels"]))):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alphabar.core.files import json_text
 from alphabar.core.stored_values import naming, parse_object
 from alphabar.core.types import Images
 from alphabar.core.weights import fill, read_tensors
@@ -147,7 +148,7 @@ def save_weights(path: Path, model: Model, weights: Mapping[str, Tensor] | None 
 
     state = weights if weights is not None else model.state_dict()
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    save_file(tensors, path, metadata={"alphabar": json.dumps(model.spec)})
+    save_file(tensors, path, metadata={"alphabar": json_text(model.spec)})
 
 
 def load_weights(path: Path) -> Model:

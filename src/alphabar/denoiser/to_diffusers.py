@@ -1,6 +1,5 @@
 """Export of a model as a folder of diffusers (`alphabar export`)."""
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from alphabar.core.files import room_for, write_atomically
+from alphabar.core.files import json_text, remove_leftovers, room_for, temporary, write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_folder
 from alphabar.denoiser.diffusers_config import PREDICTIONS
@@ -56,7 +55,9 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
     notes = _notes(model, config)
     unet = cast(DiffusersUNet, model.network).unet
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with room_for(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+    remove_leftovers(folder.parent)
+    place = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=temporary(""), dir=folder.parent)
+    with room_for(folder), place as scratch:
         part = Path(scratch) / "part"
         (part / "unet").mkdir(parents=True)
         unet.save_config(part / "unet")
@@ -69,7 +70,7 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
             "scheduler/scheduler_config.json": {"_class_name": scheduler_class, **version, **config},
             "model_index.json": {"_class_name": pipeline_class, **version, **parts},
         }.items():
-            write_atomically(part / file, json.dumps(values, indent=2) + "\n")
+            write_atomically(part / file, json_text(values, indent=2) + "\n")
         write_atomically(part / "README.md", _readme(model, pipeline_class, notes))
         if folder.exists():
             folder.rmdir()

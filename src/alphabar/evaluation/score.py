@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alphabar.core.files import Record, plain, write_npz
+from alphabar.core.files import Record, json_text, plain, write_npz
 from alphabar.core.npz import read_npz
 from alphabar.core.stored_names import SCORE, renamed
 from alphabar.core.stored_values import PAIR, REAL, TEXT, StoredValues, naming, parse_object, whole
@@ -189,7 +189,7 @@ def save_measured(path: Path, measured: Measured) -> None:
     """Writes scores and expansions to an .npz file, whole or not at all."""
     sides = [(metric, e, f"influence_{side}") for metric, e in measured.expansions.items() for side in "xy"]
     arrays = {f"{metric}.{name}": getattr(e, name).numpy() for metric, e, name in sides}
-    write_npz(path, {"about": np.array(json.dumps(plain(measured))), **arrays})
+    write_npz(path, {"about": np.array(json_text(plain(measured))), **arrays})
 
 
 def load_measured(path: Path) -> Measured:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alphabar.core.files import write_atomically
+from alphabar.core.files import json_text, write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_output
 from alphabar.core.stored_names import EXTRACTOR, renamed
@@ -139,7 +139,7 @@ class Extractor(nn.Module):
             "training": self.training_record, "check": self.check,
         }  # fmt: skip
         weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        write_atomically(as_path(path), save(weights, metadata={"alphabar_extractor": json.dumps(header)}))
+        write_atomically(as_path(path), save(weights, metadata={"alphabar_extractor": json_text(header)}))
         return as_path(path)
 
 

@@ -1,9 +1,9 @@
 """Numbers, scores and records in words, as pages and tables show them."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from alphabar.core.files import json_text
 from alphabar.core.messages import printable
 from alphabar.evaluation.estimate import LEVEL
 from alphabar.evaluation.score import INTERVALS, TITLES, Score
@@ -116,12 +116,12 @@ def as_drawn(name: str) -> str:
 
 def pretty(value: Any) -> str:
     """Plain data as indented JSON."""
-    return json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    return json_text(value, indent=1, ensure_ascii=False, default=str)
 
 
 def as_toml(value: Any) -> str:
     """A value of a recipe as in TOML; None, for a recipe without the key, -> a dash."""
-    return "–" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return "–" if value is None else json_text(value, ensure_ascii=False, default=str)
 
 
 def machine_words(machine: Mapping[str, Any]) -> str:

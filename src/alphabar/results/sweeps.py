@@ -4,14 +4,13 @@ The folder holds SETTING.npz, the samples of a setting; rows/SETTING.json and ro
 need; protocol.json, what all settings share; results.jsonl, all rows; and index.html.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from alphabar.core.files import finite, plain, write_atomically
+from alphabar.core.files import json_text, plain, write_atomically
 from alphabar.core.parts import Parts
 from alphabar.evaluation.pareto import Standing, standings
 from alphabar.evaluation.score import HIGHER, Measured, Score, load_measured
@@ -161,7 +160,7 @@ class SweepFolder:
     def write_results(self) -> None:
         """Writes results.jsonl: every row that has scores."""
         rows = sorted((row for row in self._all() if "scores" in row), key=lambda row: (row["nfe"], row["name"]))
-        write_atomically(self.path / "results.jsonl", "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in rows))
+        write_atomically(self.path / "results.jsonl", "".join(json_text(row) + "\n" for row in rows))
 
     def _row(self, setting: Setting) -> dict[str, Any]:
         return self._rows.load(f"{setting.name}.json") or {}

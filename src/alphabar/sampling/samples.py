@@ -1,6 +1,5 @@
 """Samples: images with the record of how they were made, in an .npz file or a folder of PNGs."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from alphabar.core.files import write_json, write_npz
+from alphabar.core.files import json_text, write_json, write_npz
 from alphabar.core.messages import as_path, command
 from alphabar.core.npz import npz_names, read_npz
 from alphabar.core.outputs import check_output, check_sample_folder
-from alphabar.core.stored_values import FINITE, PAIR, TABLE, TEXT, StoredValues, listed, naming, parse_object, read_object, whole
+from alphabar.core.stored_values import (
+    FINITE,
+    PAIR,
+    REAL,
+    TABLE,
+    TEXT,
+    Kind,
+    StoredValues,
+    listed,
+    naming,
+    parse_object,
+    read_object,
+    whole,
+)
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.formats import write_png
@@ -26,9 +38,10 @@ if TYPE_CHECKING:
 RECORD = {  # kinds of the values of a sampling record
     **dict.fromkeys(("n", "batch", "steps", "seed", "first_index"), whole(0, 2**64)),
     **dict.fromkeys(("nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"), FINITE),
-    **dict.fromkeys(("grid", "guidance_interval", "x0_steps", "image_shape", "indices", "classes"), listed(FINITE, 10**7)),
+    **dict.fromkeys(("grid", "x0_steps", "image_shape", "indices", "classes"), listed(FINITE, 10**7)),
     **dict.fromkeys(("sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device", "fit"), TEXT),
     **dict.fromkeys(("versions", "tuned", "options", "calls", "fast", "precision_check"), TABLE), "value_range": PAIR,
+    "guidance_interval": listed(Kind(lambda v: v is None or REAL.good(v), "a number, or null for no bound"), 2, 2),
 }  # fmt: skip
 
 
@@ -90,7 +103,7 @@ class Samples:
             target = npz_path(path)
             check_output(target, "samples")
             x0 = {} if self.x0 is None else {"x0": np.stack(self.x0)}
-            write_npz(target, {"images": self.images, "record": np.array(json.dumps(self.record)), **x0})
+            write_npz(target, {"images": self.images, "record": np.array(json_text(self.record)), **x0})
             return target
         check_target(path, self.images.shape[-1], self.images.dtype)
         folder = as_path(path)

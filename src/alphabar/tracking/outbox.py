@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from alphabar.core.files import locked, write_json
+from alphabar.core.files import json_text, locked, temporary, write_json
 from alphabar.core.messages import as_path
 from alphabar.core.places import without_places
 from alphabar.core.run import ENDS, Run, flat
@@ -95,7 +95,7 @@ def configuration(run: Run) -> dict[str, bool | int | float | str]:
         if (path := run.path / file).exists():
             found |= flat({key: read_object(path)})
     found = without_places(found)
-    return {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in found.items()}
+    return {k: v if isinstance(v, bool | int | float | str) else json_text(v) for k, v in found.items()}
 
 
 class Outbox:
@@ -209,7 +209,7 @@ class Outbox:
 def _copied_weights(checkpoint: Path, scratch: Path) -> Iterator[tuple[Path | None, int]]:
     """(a copy of the averaged weights, images they were trained on), which training cannot replace during the upload; (None, -1)
     where there is no checkpoint."""
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".sending-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".sending-", suffix=temporary("")) as folder:
         weights, images = as_path(folder) / "ema.safetensors", -1
         for _ in range(5):  # training may replace the checkpoint between two lines
             before = _images_of(checkpoint)

@@ -38,8 +38,8 @@ STATE = "state.npz"
 
 @takes(AutoencoderOptions)
 def train_autoencoder(
-    image_set: ImageSet, options: AutoencoderOptions = AutoencoderOptions(), *, part: Path, device: str | None = None,
-    progress: bool = True,
+    image_set: ImageSet, options: AutoencoderOptions = AutoencoderOptions(), *, part: Path, out: Path | None = None,
+    device: str | None = None, progress: bool = True,
 ) -> Autoencoder:  # fmt: skip
     """Trains a `ConvAutoencoder` on the images that are not held out, by AdamW.
 
@@ -47,6 +47,7 @@ def train_autoencoder(
         image_set: images of any size, type, and number of channels.
         options: see `AutoencoderOptions`; its fields may also be passed as keywords.
         part: a folder for the state, from which the same call continues after an interruption; removed at the end.
+        out: the file to save it as, before the state is removed.
         device: the fastest there is if None.
         progress: show a progress bar, after what is trained and how long it takes.
 
@@ -104,9 +105,12 @@ def train_autoencoder(
             "seconds": round(before + time.monotonic() - started, 1), "options": asdict(options),
             "torch": torch.__version__.split("+")[0],
         }  # fmt: skip
+        spec = {"format": 1, "arguments": arguments, "mean": mean.tolist(), "std": std.tolist()}
+        made = Autoencoder(spec, network, record)
+        if out is not None:
+            made.save(out)
         parts.clear()
-    spec = {"format": 1, "arguments": arguments, "mean": mean.tolist(), "std": std.tolist()}
-    return Autoencoder(spec, network, record)
+    return made
 
 
 def difference(out: Images, x: Images) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alphabar.core.files import room_for, sync
+from alphabar.core.files import finite, json_text, room_for, sync
 from alphabar.core.messages import as_path
 from alphabar.core.run import Run
 from alphabar.core.stored_values import read_object
@@ -84,7 +84,8 @@ def _write(folder: Path, model: Model, files: Mapping[str, Mapping[str, Tensor]]
 
 
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    (folder / STATE).write_text(json.dumps({**state, "checksum": _checksum(state)}, indent=1), encoding="utf-8")
+    state = finite(state)
+    (folder / STATE).write_text(json_text({**state, "checksum": _checksum(state)}, indent=1), encoding="utf-8")
 
 
 def _checksum(state: Mapping[str, Any]) -> str:

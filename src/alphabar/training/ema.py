@@ -4,7 +4,6 @@
 al. 2024 (arXiv:2312.02696): from snapshots of two of them, `post_hoc` makes an average of any length after training.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from jaxtyping import Float64
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from alphabar.core.files import replacing
+from alphabar.core.files import json_text, replacing
 from alphabar.core.stored_values import parse_object
 from alphabar.core.weights import read_tensors
 from alphabar.training.shard import gathered_state, shard_like
@@ -105,7 +104,7 @@ def save_snapshots(folder: Path, averages: PowerAverages, spec: Mapping[str, obj
         if write:
             halves = {name: t.to("cpu", torch.float16).contiguous() for name, t in whole.items()}
             with replacing(folder / f"{images:012d}-{length:.3f}.safetensors") as part:
-                save_file(halves, part, metadata={"alphabar": json.dumps(spec)})
+                save_file(halves, part, metadata={"alphabar": json_text(spec)})
 
 
 def snapshots(folder: Path) -> list[Snapshot]:

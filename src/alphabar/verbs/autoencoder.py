@@ -1,8 +1,6 @@
 """`autoencoder check` and `encode`: how well an autoencoder restores images, and sets of latents made with it."""
 
 import contextlib
-import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alphabar.core.files import room_for, temporary, write_atomically
+from alphabar.core.files import json_text, remove_leftovers, room_for, sync, temporary, write_atomically
 from alphabar.core.machine import best_device
 from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_folder
@@ -146,9 +144,10 @@ def encode(
     if (train := sets["train"]).latents is not None:
         raise ValueError(f"{image_set} holds latents already: name the set of images")
     out.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out.parent)
     scratch = tempfile.TemporaryDirectory(suffix=temporary(""), prefix=".latents", dir=out.parent, ignore_cleanup_errors=True)
     with scratch as name, room_for(out):
-        folder = Path(name)
+        folder = Path(name) / "latents"
         for split in SPLITS[: len(sets)]:
             _encode_split(sets[split], autoencoder, folder / split, progress)
         mean, std, limit = _scale([np.load(folder / split / "pixels.npy", mmap_mode="r") for split in sets])
@@ -158,6 +157,7 @@ def encode(
                 rows = latents[start : start + BLOCK]
                 rows[:] = np.clip((rows - mean) / (2 * limit * std) + 0.5, 0, 1)  # the clip takes off errors of rounding alone
             latents.flush()
+        del latents, rows  # Windows renames no folder with open files
         scaled = Latents(
             autoencoder.fingerprint, tuple(mean.tolist()), tuple(std.tolist()), limit, train.image_shape,
             train.pixels.dtype.name, train.value_range, train.reading.fit,
@@ -165,12 +165,15 @@ def encode(
         place = str(as_path(image_set).absolute()) if as_path(image_set).exists() else image_set
         about = {"format": 1, "set": without_places(place), "reading": dict(reading or {}), "latents": scaled.spec()}
         if about["set"] != place:
-            write_atomically(folder / PRIVATE, json.dumps({"set": place}))
+            write_atomically(folder / PRIVATE, json_text({"set": place}))
         autoencoder.save(folder / AUTOENCODER)
-        write_atomically(folder / FILE, json.dumps(about, indent=1) + "\n")
+        write_atomically(folder / FILE, json_text(about, indent=1) + "\n")
         if out.exists():
             out.rmdir()
-        shutil.copytree(folder, out)
+        for path in folder.rglob("*"):
+            sync(path)
+        folder.rename(out)
+        sync(out.parent)
     return {
         **{s: len(sets[s]) for s in sets},
         "shape": [*np.load(out / "train" / "pixels.npy", mmap_mode="r").shape[1:]],
@@ -189,7 +192,7 @@ def decoded(images: ImageSet) -> Pixels:
 
 def _encode_split(images: ImageSet, autoencoder: Autoencoder, folder: Path, progress: bool) -> None:
     """Writes the latents of a split, not scaled yet, in the layout of the cache."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     latents = None
     with track(len(images), f"encoding {images.split}", show=progress) as advance:
         for start in range(0, len(images), BLOCK):
@@ -197,13 +200,17 @@ def _encode_split(images: ImageSet, autoencoder: Autoencoder, folder: Path, prog
             if latents is None:
                 shape = (len(images), *z.shape[1:])
                 latents = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.float32, shape=shape)
+            if not np.isfinite(z).all():
+                raise ValueError(
+                    f"latents of images {start} to {start + len(z) - 1} are NaN or infinite: train another autoencoder"
+                )
             latents[start : start + len(z)] = z
             advance(len(z))
     np.save(folder / "hashes.npy", images.hashes, allow_pickle=False)
     if images.labels is not None:
         np.save(folder / "labels.npy", images.labels, allow_pickle=False)
     meta = {"labels": images.labels is not None, "classes": images.classes, "skipped": list(images.skipped)}
-    write_atomically(folder / "meta.json", json.dumps(meta))
+    write_atomically(folder / "meta.json", json_text(meta))
 
 
 def _scale(splits: list[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:

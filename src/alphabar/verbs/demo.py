@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alphabar.core.files import write_json
+from alphabar.core.files import json_text, write_json
 from alphabar.core.machine import device_of
 from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
@@ -139,7 +139,7 @@ def _speed(
     unfinished = out / "unfinished.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
         found = read_object(unfinished)
-        if found["wanted"] == json.loads(json.dumps(wanted)):
+        if found["wanted"] == json.loads(json_text(wanted)):
             _print(f"continuing the demo that was stopped in {out}")
             return dict(found["pace"])
     for key in [*(s.key for s in settings), "trajectory"]:

@@ -4,7 +4,6 @@ MNN's Python binding keeps the interpreter lock while it computes, and its own t
 times as fast with two threads here). Therefore each core gets its own process and a share of the batch; see `mnn_worker.py`.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from alphabar.core.files import json_text
 
 MIN_SHARE = 8  # images per process; fewer do not pay for waking it
 EXIT_SECONDS = 10  # that a process gets to end by itself
@@ -42,7 +43,7 @@ class Workers:
             arrays = [_array_spec(i.name, v) for i, v in zip(graph.input, inputs, strict=True)]
             output = _array_spec(graph.output[0].name, inputs[0])
             edges = np.linspace(0, len(inputs[0]), count + 1).round().astype(int).tolist()
-            (self.folder / "job.json").write_text(json.dumps({"inputs": arrays, "output": output, "rows": [*pairwise(edges)]}))
+            (self.folder / "job.json").write_text(json_text({"inputs": arrays, "output": output, "rows": [*pairwise(edges)]}))
             self.inputs, self.output = [self._map(a) for a in arrays], self._map(output)
             self.log = (self.folder / "log").open("wb")
             self.processes = [self._start(k, max(1, threads // count)) for k in range(count)]
