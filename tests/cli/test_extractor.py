@@ -44,6 +44,20 @@ def test_an_extractor_is_trained_without_labels_and_checked(small_data: Path, tm
     assert checked.check_result_of("fid") == "not checked"  # 64 images are too few for it
 
 
+@pytest.mark.slow(6)
+def test_a_check_takes_the_size_from_the_extractor(tmp_path: Path) -> None:
+    """Images of several sizes: that of the extractor and the way to it need not be typed again."""
+    unlabelled(tmp_path / "photos")
+    for k in range(40):
+        Image.new("RGB", (20, 14), (k, 0, 0)).save(tmp_path / "photos" / f"wide{k}.png")
+    size = ("--size", "12", "--fit", "stretch")
+    alphabar("extractor", "train", "photos/", "--out", "x.safetensors", *TINY, *size, cwd=tmp_path)
+    command = ("extractor", "check", "x.safetensors", "--against", "photos/", "--n", "32", "--corruptions", "contrast", "--json")
+    found = json.loads(alphabar(*command, cwd=tmp_path).stdout)
+    assert "stretch" in found["reference_name"]
+    assert "8, 8, 3" in alphabar(*command, "--size", "8", cwd=tmp_path, ok=False).stderr  # what is typed holds
+
+
 def test_a_set_without_labels_says_what_to_type(tmp_path: Path) -> None:
     unlabelled(tmp_path / "photos")
     done = alphabar("extractor", "train", "photos/", "--out", "x.safetensors", cwd=tmp_path, ok=False)

@@ -103,7 +103,8 @@ def check(
 
     Args:
         extractor: bundled, or the path of one that `alphabar extractor train` wrote.
-        against: SET or SET:SPLIT: the reference. The images that are corrupted are others than those of the reference.
+        against: SET or SET:SPLIT: the reference. The images that are corrupted are others than those of the reference. They get
+            the size of the extractor's training images in the way that those got it, if no other is named.
         n: images at every severity.
         corruptions: blur, noise, contrast, range, inverted, shift, cutout, jpeg, "missing classes", duplicates; all if left out.
         seed: of the images, the noise, the places and the classes.
@@ -115,20 +116,17 @@ def check(
     from alphabar.data.image_set import load, parse_set
     from alphabar.evaluation.corruption_check import check
     from alphabar.features import extractor as files
+    from alphabar.features.load import load_extractor
     from alphabar.report.figures import check_table, draw_check
+    from alphabar.sampling.sample_set import reading_for
 
     path = Path(extractor)
     target = out or Path(f"{path.stem}_check.png")
     check_output(target, "picture", [extractor, parse_set(against)[0]])
     with show.stopped_by_ctrl_c("stopped; no result was written into the extractor's file"):
-        found = check(
-            extractor,
-            load(*parse_set(against), **asdict(reading)),
-            n=n,
-            seed=seed,
-            corruptions=corruptions or None,
-            progress=True,
-        )
+        opened = load_extractor(extractor)
+        real = load(*parse_set(against), **reading_for(opened, asdict(reading)))
+        found = check(opened, real, n=n, seed=seed, corruptions=corruptions or None, progress=True)
     marked = mark and found.complete and path.is_file()
     if marked:
         files.write_check_result(path, found.summary())

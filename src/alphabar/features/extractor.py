@@ -83,6 +83,12 @@ class Extractor(nn.Module):
         self.fingerprint = fingerprint(self.preprocessing, self.network.state_dict())
 
     @property
+    def fit(self) -> str | None:
+        """How its training images got the size `image_shape`: crop, pad or stretch; None where they had it."""
+        found = self.training_record.get("fit")
+        return found if isinstance(found, str) else None
+
+    @property
     def check_result(self) -> str:
         """ "passed", "failed: " with the corruptions that it does not rank ("shift", "shift (KID)"), or "not checked"."""
         return NOT_CHECKED if self.check is None else str(self.check["verdict"])

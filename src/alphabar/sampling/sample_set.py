@@ -151,7 +151,8 @@ def reading_for(made: Any, reading: Mapping[str, Any] | None = None) -> dict[str
     """Options of `load` for real images to be compared with others: with their size, and the way to it, if none is named.
 
     Args:
-        made: a model, or samples or a run as `open_samples` takes them. Images of other programs have no such record.
+        made: a model, an extractor, or samples or a run as `open_samples` takes them. Images of other programs have no such
+            record.
         reading: the options that are named.
     """
     given = dict(reading or {})
