@@ -91,6 +91,24 @@ def test_one_run(make_run: MakeRun, tmp_path: Path) -> None:
     assert "the run has no trajectory, and no checkpoint to sample one from" in page.text
 
 
+def test_the_last_test_for_copies_is_shown_with_its_nearest_pairs(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("a", images=64_000)
+    assert "Copies of training images" not in Page(write_report([run], tmp_path / "none.html")).text
+    for images, verdict in ((3000, "copies found"), (6000, "no sign of copying")):
+        append_jsonl(
+            run / "events.jsonl", {"event": "copies", "images": images, "verdict": verdict, "reason": f"because {images}"}
+        )
+    append_jsonl(run / "events.jsonl", {"event": "copies", "images": 6001, "verdict": 3})  # damaged
+    Image.new("L", (30, 20)).save(run / "samples" / "copies.png")
+    page = Page(write_report([run], tmp_path / "page.html"))
+    fetches_nothing(page)
+    assert (
+        "No sign of copying after 6,000 images, in pixels: because 6000. 1 of 2 tests during training found copies." in page.text
+    )
+    (sheet,) = [a for a in page.all("img") if (a["alt"] or "").startswith("The samples nearest")]
+    assert (sheet["width"], sheet["height"]) == ("30", "20")
+
+
 def test_several_runs_show_only_what_differs(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run("a"), make_run("b", lr=1e-3, end="stopped"), make_run("c", previews=0, end="diverged")]
     page = Page(write_report(runs, tmp_path / "page.html"))

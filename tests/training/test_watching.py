@@ -86,6 +86,7 @@ def test_what_cannot_be_scored_is_stated_at_the_start_and_the_rest_is_scored(
     assert [row["metric"] for row in scores] == metrics
     assert all(row["interval"] for row in scores if row["metric"] == "kid")
     assert bool(load_run(Path("run")).of("copies")) == (words == ("--watch.copies",))
+    assert Path("run/samples/copies.png").exists() == (words == ("--watch.copies",))
     assert load_run(Path("run")).of("finished")
 
 

@@ -32,6 +32,7 @@ class Run:
         self.scores = self.path / "scores.jsonl"
         self.comparisons = self.path / "comparisons.jsonl"
         self.samples = self.path / "samples"
+        self.copies = self.samples / "copies.png"
         self.trajectory = self.samples / "trajectory.npz"
 
     def checkpoint(self, name: str = "last") -> Path:

@@ -8,10 +8,11 @@ import torch
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.core.messages import say
+from alphabar.core.outputs import save_picture
 from alphabar.core.types import Features, Pixels
 from alphabar.evaluation.estimate import LEVEL
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.memorisation import K, Memorisation, from_distances, nearest, pixel_features
+from alphabar.evaluation.memorisation import K, Memorisation, from_distances, nearest, pairs_sheet, pixel_features
 from alphabar.evaluation.score import TITLES
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.preview import check_steps
@@ -98,7 +99,9 @@ class ScoreSamples(Hook):
             if self.evaluator and self.metrics:
                 found = self._score(training, self.evaluator, samples.images, samples.record)
             if self.copies:
-                result, certain = self.copies(np.asarray(samples.images))
+                made = np.asarray(samples.images)
+                result, certain = self.copies(made)
+                save_picture(pairs_sheet(result, made, self.copies.train), training.run.copies)  # of the latest test
                 training.report("copies", certain=certain, **result.to_json())
                 found.append(result.verdict if result.verdict != "copies found" else str(result))
                 if certain:

@@ -7,6 +7,7 @@ from typing import Any
 
 from alphabar.core.files import finite
 from alphabar.core.messages import command
+from alphabar.core.run import Run
 from alphabar.evaluation.score import HIGHER, INTERVALS, TITLES
 from alphabar.report.png import fitted, read_png, uri
 from alphabar.report.svg import Level, Line, Plot, plot
@@ -47,6 +48,7 @@ def run_section(run: RunData, name: str, key: str, index: int, *, sheets: int, m
         "best_fid": _score(min(fids, key=lambda row: row["value"])) if fids else None,
         "plots": _plots(run, key, losses, heldout, known),
         "previews": [_preview(*run.previews[k], most) for k in picked[-sheets:]], "preview_count": len(run.previews),
+        "copies": _copies(run, most),
         "scores": [_score(row) for row in rows], "protocols": _protocols(rows), "checks": _checks(rows),
         "without": without_interval((row["metric"], why) for row in rows if (why := missing_interval(row)) is not None),
         "higher": [TITLES[m] for m in TITLES if m in HIGHER],
@@ -139,6 +141,19 @@ def _preview(images: int, path: Path, most: int) -> dict[str, Any]:
     whole = path.read_bytes()
     data, part = (whole, 1) if len(whole) <= most else fitted(picture, most)
     return about | {"uri": uri(data), "width": picture.width, "height": picture.height, "part": part}
+
+
+def _copies(run: RunData, most: int) -> dict[str, Any] | None:
+    """The result of the last test for copies during training, and the sheet of the nearest pairs that it left."""
+    tests = [row for row in run.of("copies") if isinstance(row.get("verdict"), str) and isinstance(row.get("reason"), str)]
+    if not tests:
+        return None
+    seen, sheet = int(number(tests[-1], "images") or 0), Run(run.path).copies
+    return {
+        "verdict": tests[-1]["verdict"], "reason": tests[-1]["reason"], "images": seen, "tests": len(tests),
+        "found": sum(row["verdict"] == "copies found" for row in tests),
+        "sheet": _preview(seen, sheet, most) if sheet.exists() else None,
+    }  # fmt: skip
 
 
 def _score(row: dict[str, Any]) -> dict[str, Any]:
