@@ -14,7 +14,7 @@ import alphabar
 from alphabar.data.image_set import load
 from alphabar.data.latents import FILE
 from alphabar.data.split import holdout
-from alphabar.denoiser.autoencoder import read_autoencoder
+from alphabar.denoiser.autoencoder import Autoencoder, read_autoencoder
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.sampling.samples import Samples
 from alphabar.verbs.autoencoder import check_autoencoder, encode
@@ -188,7 +188,7 @@ def test_latents_that_are_no_numbers_are_refused_and_nothing_is_written(made: Ma
     broken = autoencoder(factor=2)
     for p in broken.network.parameters():
         p.fill_(3e38)
-    path, reading = broken.save(tmp_path / "a.safetensors"), {"value_range": (0, 4095)}
-    with pytest.raises(ValueError, match="latents of images 0 to 63 are NaN or infinite"):
+    path, reading = Autoencoder(broken.spec, broken.network).save(tmp_path / "a.safetensors"), {"value_range": (0, 4095)}
+    with pytest.raises(ValueError, match="latents of images 0 to 63 are NaN or infinite: train another"):
         encode(made.images, path, tmp_path / "x", reading=reading, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

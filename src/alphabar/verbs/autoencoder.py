@@ -201,9 +201,7 @@ def _encode_split(images: ImageSet, autoencoder: Autoencoder, folder: Path, prog
                 shape = (len(images), *z.shape[1:])
                 latents = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.float32, shape=shape)
             if not np.isfinite(z).all():
-                raise ValueError(
-                    f"latents of images {start} to {start + len(z) - 1} are NaN or infinite: train another autoencoder"
-                )
+                raise ValueError(f"latents of images {start} to {start + len(z) - 1} are NaN or infinite: train another one")
             latents[start : start + len(z)] = z
             advance(len(z))
     np.save(folder / "hashes.npy", images.hashes, allow_pickle=False)
