@@ -21,7 +21,7 @@ from alphabar.sampling.model import image_shape
 from alphabar.sampling.options import Precision
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples, read_record
-from alphabar.training.checkpoint import home_of, load_model
+from alphabar.training.checkpoint import EMA, home_of, load_model
 
 _PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on
 DRAWN = 2000  # images that are drawn from a run where their number is not given
@@ -64,8 +64,9 @@ def open_samples(
     """The images that `score` and `compare` are given.
 
     Args:
-        samples: an .npz file or a folder of images (PATH[a:b] is images a to b - 1), or a run or file of weights, from which
-            images are drawn by DDIM, of all classes in turn where the model is conditional, and kept in the run's samples/.
+        samples: an .npz file or a folder of images (PATH[a:b] is images a to b - 1), or a run, a checkpoint or a file of weights,
+            from which images are drawn by DDIM, of all classes in turn where the model is conditional, and kept in the run's
+            samples/.
         n: the first n images, or the number to draw from a run; None is all of them, or 2,000 from a run.
         steps: of DDIM, where images are drawn.
         eta: of DDIM, where images are drawn: 0 to 1.
@@ -84,7 +85,7 @@ def open_samples(
     path = as_path(part[1] if part else text)
     if n is not None and n < 1:
         raise ValueError(f"n = {n}: give the number of images, 1 or more, or leave it out")
-    if home_of(path) is not None or path.suffix == ".safetensors":
+    if home_of(path) is not None or path.suffix == ".safetensors" or (path / EMA).is_file():
         if part:
             raise ValueError(
                 f"{text}: a part can be taken of stored images only, not of a model; pass the number of images (--n), or draw "

@@ -103,7 +103,7 @@ def heldout_of(
     Raises:
         ValueError: where no run is known, or where one held out too few images, or was trained on other images than SET.
     """
-    folders = list(dict.fromkeys(path.resolve() for run in runs if (path := run_of(run)) is not None))
+    folders = [*{path.resolve(): path for run in runs if (path := run_of(run)) is not None}.values()]
     if not folders:
         what = "no real images are named" if against is None else f"{against} stands for the images that a run held out"
         raise ValueError(

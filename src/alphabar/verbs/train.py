@@ -331,8 +331,13 @@ def watching(
             if not resumed:
                 raise
             failed(run, ScoreSamples.watches, e, f"{run.path} continues")
-        pixels = image_set.originals().pixels
-        copies = CopiesTest(pixels[trained_on], pixels[heldout]) if watch.copies and enough else None
+        copies = None
+        if watch.copies and enough:
+            try:
+                pixels = image_set.originals().pixels
+                copies = CopiesTest(pixels[trained_on], pixels[heldout])
+            except FileNotFoundError as e:  # the images that latents were made from
+                lines.append(f"No test for copies: {str(e).partition(':')[0]}, of which {image_set.name} holds latents.")
         scores = ScoreSamples(evaluator, watch.score_every, watch.score_n, watch.preview_steps, copies=copies)
         hooks += [scores] if scores.metrics or copies else []
         lines += scores.lines()
