@@ -27,7 +27,7 @@ from alphabar.data.values import SCALE
 SPLITS = ("train", "test")
 BLOCK = 1024  # images that are decoded between two writes, fewer if they are large
 _BLOCK_BYTES = 1 << 26
-VERSION = 3  # part of every key: raise it when decoding changes, so that old entries are not found
+VERSION = 4  # part of every key: raise it when decoding changes, so that old entries are not found
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NAMES = ("label", "labels", "class", "category", "target", "y", "fine_label", "coarse_label", "class_name", "class_id")
+NAMES = ("label", "labels", "class", "category", "target", "y", "fine_label", "coarse_label", "class_name", "class_id", "cls")
 
 
 def column_of_labels(columns: Iterable[str]) -> str | None:

@@ -10,8 +10,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as HubImage
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import TensorDataset
 
 import alphabar
 
@@ -95,7 +95,10 @@ def test_pil_images_of_every_mode_keep_their_values(mode: str, tmp_path: Path) -
     ("images", "words"),
     [
         ([], "holds no images"),
-        ({"image": PIXELS}, "wanted a NumPy array"),
+        (b"\0", "wanted a NumPy array"),
+        ({"image": PIXELS}, r"images\['image'\]"),
+        (DataLoader(Pairs("pair")), r"images came as DataLoader: pass .* images\.dataset"),
+        ((image for image in PIXELS), r"images came as generator: pass list\(images\)"),
         (7, "images came as int"),
         ([1, 2], "is of type int"),
         ([{"picture": PIXELS[0]}], "items with the keys picture"),
@@ -108,6 +111,17 @@ def test_pil_images_of_every_mode_keep_their_values(mode: str, tmp_path: Path) -
 def test_what_holds_no_images_is_refused(images: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError, FileNotFoundError), match=words):
         alphabar.load(images, cache=tmp_path)
+
+
+def test_pictures_that_were_jpeg_count_as_jpeg_from_every_object(tmp_path: Path) -> None:
+    for k, image in enumerate(PIXELS):
+        Image.fromarray(image).save(tmp_path / f"{k}.jpg")
+    files = [tmp_path / f"{k}.jpg" for k in range(len(PIXELS))]
+    table = Dataset.from_dict({"picture": [str(f) for f in files]}).cast_column("picture", HubImage())
+    for images in (files, [Image.open(f) for f in files], table):
+        assert alphabar.load(images, cache=tmp_path).jpeg == 1
+    stored = [Image.open(f).convert("RGB") for f in files]  # the same pixels, of which Pillow no longer says so
+    assert alphabar.load(stored, cache=tmp_path).jpeg == 0
 
 
 def test_labels_of_another_length_are_refused(tmp_path: Path) -> None:

@@ -46,6 +46,10 @@ class _Kinds(dict[str, list[str]]):
         return "; ".join(f"{len(names)} of {kind} (as {names[0]})" for kind, names in most)
 
 
+class OnceJPEG(bytes):
+    """A file without loss of an image that was stored as JPEG."""
+
+
 @dataclass
 class _Headers:
     """What the headers of a set of images say. broken: what is wrong with the broken ones, by their number."""
@@ -75,7 +79,7 @@ class _Headers:
                 raise ValueError(f"{where}: {error}") from error
             self.channels.add(str(shape.c), where)
             self.alpha = self.alpha or shape.alpha
-            self.jpeg += data.startswith(b"\xff\xd8")
+            self.jpeg += data.startswith(b"\xff\xd8") or isinstance(data, OnceJPEG)
         self.n += 1
 
     def checked(self) -> Shape:

@@ -97,7 +97,7 @@ def _split_files(path: Path, listing: Listing, suffix: str) -> dict[str, list[Pa
 def _files_source(files: list[Path], classes: tuple[str, ...] | None, reading: Reading) -> Source:
     suffix = files[0].suffix.lower()
     if suffix not in _FILES:
-        raise ValueError(f"{files[0]} ends in {suffix!r}: wanted a folder of images, {', '.join(_FILES)}")
+        raise ValueError(f"{files[0]} ends in {suffix!r}: wanted a folder of images, .zip, {', '.join(_FILES)}")
     parts = [(str(i), f) for i, f in enumerate(files)]
     place = str(files[0]) if len(files) == 1 else str(files[0].parent)
     key = partial(content_key, suffix, parts, [*(classes or ()), *reading.key()])

@@ -2,19 +2,20 @@
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image as Picture
 
 from alphabar.data.cache import Decoded, Source, blob_key
 from alphabar.data.labels import NAMES as LABEL_NAMES
 from alphabar.data.labels import numbered
 from alphabar.data.readers.arrays import Array, decoded_from_array, slices
-from alphabar.data.readers.encoded import decoded_from_blobs
+from alphabar.data.readers.encoded import OnceJPEG, decoded_from_blobs
 from alphabar.data.values import Reading
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values")
@@ -33,7 +34,7 @@ def find_in_memory(images: Any, labels: Any, reading: Reading) -> Source:
     if isinstance(images, (np.ndarray, torch.Tensor)):
         return _arrays(_as_array(images), given, None, reading, f"{type(images).__name__} of shape {tuple(images.shape)}")
     if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")) or isinstance(images, (bytes, Mapping)):
-        raise TypeError(f"images came as {type(images).__name__}: {WANTED}")
+        raise TypeError(f"images came as {type(images).__name__}: {_instead(images)}")
     place = f"{type(images).__name__} of {len(images)} items"
     if len(images) == 0:
         raise ValueError(f"{place} holds no images")
@@ -55,7 +56,19 @@ def find_in_memory(images: Any, labels: Any, reading: Reading) -> Source:
             return decoded_from_blobs(blobs, None, None, place, reading)
         return decoded_from_blobs(blobs, *numbered(given, len(images), classes, f"labels of {place}"), place, reading)
 
-    return Source(place, lambda: blob_key("objects", (data for _, data in blobs()), _extra(given, classes, reading)), build)
+    def parts() -> Iterator[bytes]:
+        return (b"JPEG" * isinstance(data, OnceJPEG) + data for _, data in blobs())
+
+    return Source(place, lambda: blob_key("objects", parts(), _extra(given, classes, reading)), build)
+
+
+def _instead(images: Any) -> str:
+    """What to pass in place of an object that is no sequence of images."""
+    if isinstance(images, Mapping) and images:
+        return f"pass one of its parts, as images[{next(iter(images))!r}]"
+    if hasattr(images, "dataset"):
+        return "pass the data set that it loads, images.dataset"
+    return "pass list(images)" if isinstance(images, Iterable) and not isinstance(images, (str, bytes, Mapping)) else WANTED
 
 
 def _arrays(
@@ -94,6 +107,8 @@ def _parts(item: Any, place: str) -> tuple[Any, Any]:
     image, label = item, None
     if isinstance(item, Mapping):
         image = next((item[k] for k in IMAGE_KEYS if k in item), None)
+        pictures = [v for v in item.values() if isinstance(v, Picture)]
+        image = pictures[0] if image is None and len(pictures) == 1 else image
         label = next((item[k] for k in LABEL_NAMES if k in item), None)
         if image is None:
             raise TypeError(f"{place} has items with the keys {', '.join(map(str, item))}: {WANTED}")
@@ -107,7 +122,6 @@ def _parts(item: Any, place: str) -> tuple[Any, Any]:
 def _encoded(image: Any, where: str) -> bytes:
     """The bytes of an image file: read from a path, or made without loss from a PIL image or an array."""
     import tifffile
-    from PIL import Image
 
     if isinstance(image, (str, os.PathLike)):
         path = Path(image).expanduser()
@@ -124,10 +138,10 @@ def _encoded(image: Any, where: str) -> bytes:
         plain = values[..., 0] if values.ndim == 3 and channels == 1 else values
         tifffile.imwrite(buffer, plain, photometric="rgb" if channels == 3 else "minisblack", metadata=None, **layout)
         return buffer.getvalue()
-    if not isinstance(image, Image.Image):
+    if not isinstance(image, Picture):
         raise TypeError(f"{where} is of type {type(image).__name__}: {WANTED}")
     image.save(buffer, "TIFF" if image.mode in ("F", "I", "CMYK") else "PNG")
-    return buffer.getvalue()
+    return OnceJPEG(buffer.getvalue()) if image.format in ("JPEG", "MPO") else buffer.getvalue()
 
 
 def _class_names(images: Any) -> tuple[str, ...] | None:
