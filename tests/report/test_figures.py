@@ -13,11 +13,14 @@ def test_generated_and_real_images_are_shown_with_the_same_levels_and_a_note():
     generated = rng.integers(1000, 2000, (3, 8, 8, 1), dtype=np.uint16)
     axes = Figure().add_subplot()
     _sheet(axes, {"images": generated, "real": real}, 3)
-    assert "1001..2993" in axes.get_xlabel() and "shown as 0..255" in axes.get_xlabel()
+    assert "1000..2994" in axes.get_xlabel() and "shown as 0..255" in axes.get_xlabel()
     assert axes.get_xlabel().count("stretched") == 1
     sheet = np.asarray(axes.images[0].get_array())
     above, below = sheet[1:9, 1:9], sheet[11:19, 1:9]
     assert above.max() < 140 < 230 < below.max()  # each for itself would reach 255
+    noise = rng.integers(0, 65536, (3, 8, 8, 1), dtype=np.uint16)  # of a model that learnt nothing: it decides no levels
+    _sheet(axes, {"images": noise, "real": real}, 3)
+    assert "1000..2994" in axes.get_xlabel()
 
 
 def test_sets_of_eight_bits_are_shown_unchanged():

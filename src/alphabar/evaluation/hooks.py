@@ -21,6 +21,7 @@ from alphabar.training.hooks import Hook, Training
 
 METRICS = ("fid", "kid")  # the others take as long as the training between two scores
 CERTAIN = 0.999  # level of the intervals by which copies end a training, which many tests look for
+PAIRS = 8  # on the sheet that a test leaves
 SIDE = 32  # pixels; larger images are compared at a half or a quarter of their size, which costs less and overlooks noise
 
 
@@ -101,7 +102,7 @@ class ScoreSamples(Hook):
             if self.copies:
                 made = np.asarray(samples.images)
                 result, certain = self.copies(made)
-                save_picture(pairs_sheet(result, made, self.copies.train), training.run.copies)  # of the latest test
+                save_picture(pairs_sheet(result, made, self.copies.train, n=PAIRS), training.run.copies)  # of the latest test
                 training.report("copies", certain=certain, **result.to_json())
                 found.append(result.verdict if result.verdict != "copies found" else str(result))
                 if certain:

@@ -185,9 +185,9 @@ def _estimates(
 
 
 def _sheet(axes: Any, sets: Mapping[str, NDArray[Any]], columns: int) -> None:
-    """Contact sheets of the sets, one below the other, with their names at the left, all with the same levels."""
+    """Contact sheets of the sets, one below the other, with their names at the left, all with the levels of those called real."""
     pixels = [np.asarray(images) for images in sets.values()]
-    levels, columns = levels_of(*pixels), max(1, min(columns, len(pixels[0])))
+    levels, columns = levels_of(*([sets["real"]] if "real" in sets else pixels)), max(1, min(columns, len(pixels[0])))
     sheets = [np.asarray(contact_sheet(shown(images, levels), columns=columns)) for images in pixels]
     axes.set_xlabel("\n".join(dict.fromkeys(filter(None, (shown_note(images, levels) for images in pixels)))), fontsize=8)
     axes.imshow(np.concatenate(sheets), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
