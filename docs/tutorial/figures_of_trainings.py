@@ -10,7 +10,14 @@ from figure_parts import BLUE, GREEN, GREY, ORANGE, Drawn, table, words
 from matplotlib.figure import Figure
 
 import alphabar
+from alphabar.core.files import read_jsonl
+from alphabar.core.run import Run
+from alphabar.core.stored_values import read_object
+from alphabar.data.contact_sheet import contact_sheet
+from alphabar.data.split import holdout
 from alphabar.evaluation.estimate import Estimate, over_seeds
+from alphabar.training.config import resolve
+from alphabar.verbs.train import recipe_images
 
 HERE = Path(__file__).parent
 
@@ -171,4 +178,39 @@ def experiments(work: Path, experiment: Path, shown: int = 8) -> Drawn:
         f"Right: the first {shown} images of seed {config['seeds'][0]}, from the same noise in every row.",
         numbers,
         table(["experiment", "first", "its FID", "second", "its FID", "first minus second", "the first is"], rows),
+    )
+
+
+def own_images(work: Path, run: str, n: int = 200) -> Drawn:
+    """Images drawn by a run at its end above real ones, and its losses on images seen and held out."""
+    home, columns = Run(run), 12
+    recipe, events = resolve(home.recipe), list(read_jsonl(home.events))
+    images = recipe_images(recipe)
+    trained_on, heldout = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
+    made = alphabar.sample(alphabar.load_model(run), n, steps=50, seed=0, out=work / "samples" / f"{Path(run).name}-n{n}.npz")
+    kid = alphabar.score(str(work / "samples" / f"{Path(run).name}-n{n}.npz"), f"{recipe.data.set}:heldout", "auto",
+                         run=Path(run), metrics=("kid",), reading=recipe.data.reading())[0]  # fmt: skip
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2.2, 1))
+    real = np.asarray(images.pixels[heldout[np.linspace(0, len(heldout) - 1, 2 * columns).astype(int)]])
+    drawn = contact_sheet([*made.images[: 4 * columns], *real], columns=columns)
+    left.imshow(drawn, interpolation="nearest")
+    left.set_xticks([])
+    left.set_yticks([drawn.height * at for at in (4 / 12, 10 / 12)], ["drawn", "held out"], rotation=90, va="center", fontsize=8)
+    for kind, dash, label in (("loss", "-", "images seen"), ("heldout", ":", "held-out images")):
+        right.plot(
+            *zip(*((e["images"], e["loss"]) for e in events if e["event"] == kind), strict=True), dash, color=BLUE, label=label
+        )
+    right.set(xlabel="images seen", ylabel="loss", xscale="log", yscale="log")
+    right.legend(fontsize=7, frameon=False)
+    seconds = [e["seconds"] for e in events if e["event"] == "finished"][-1]
+    seen, size = recipe.train.images, sum(p.numel() for p in alphabar.load_model(run).parameters())
+    return Drawn(
+        figure,
+        "emoji drawn after training, held-out emoji, and the losses of the training",
+        f"{len(trained_on):,} emoji, {seen:,} images seen ({seen / len(trained_on):.0f} passes) in {seconds / 60:.0f} minutes on "
+        f"{read_object(home.path / 'machine.json')['cpu']}; network of {size / 1e6:.1f} M parameters. Drawn by DDIM with 50 "
+        f"calls, not chosen; the two rows below are held-out images. KID of {n} samples against the {len(heldout)} held-out "
+        f"images, extractor auto: {words(kid.value, kid.interval, 4)}, as many real images {kid.floor:.4f}.",
+        {"kid": kid.value, "interval": kid.interval, "floor": kid.floor, "n": n, "images": seen, "minutes": seconds / 60},
     )

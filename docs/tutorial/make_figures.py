@@ -4,6 +4,7 @@
     python docs/tutorial/make_figures.py all
     python docs/tutorial/make_figures.py captions
     python docs/tutorial/make_figures.py experiments --experiment experiments     # docs/experiments.md; the folder of all four
+    python docs/tutorial/make_figures.py own_images --run runs/emoji              # the run of chapter 10
 
 Draws docs/tutorial/figures/NAME.png, stores its numbers and its caption in NAME.json, and writes both into the page that shows
 the figure. Samples are stored in the folder given by --work, so that drawing a figure again needs no sampling.
@@ -24,7 +25,7 @@ import torch
 from figure_parts import Drawn
 from figures_of_noise import extractor, noising, range_corruption, schedules
 from figures_of_samples import comparing, eta, few_calls, skipping
-from figures_of_trainings import experiments, tracking, trained
+from figures_of_trainings import experiments, own_images, tracking, trained
 
 from alphabar.core.machine import machine
 
@@ -44,6 +45,7 @@ FIGURES: dict[str, Callable[..., Drawn]] = {
     "few_calls": few_calls,
     "tracking": tracking,
     "comparing": comparing,
+    "own_images": own_images,
     "experiments": experiments,
 }
 
@@ -116,6 +118,7 @@ def main() -> None:
         "--experiment", type=Path, help="a finished experiment for range, schedule and tracking; default: the short one"
     )
     parser.add_argument("--n", type=int, help="number of images to score")
+    parser.add_argument("--run", help="for own_images: a trained run")
     parser.add_argument("--set", help="for noising: another image set, e.g. cifar10")
     given = parser.parse_args()
     if given.figure == "captions":  # writes the stored captions into the pages again
@@ -123,13 +126,16 @@ def main() -> None:
             put(path.stem, json.loads(path.read_text()))
         return
     experiment = given.experiment or given.work / "short"
-    every = [name for name in FIGURES if name != "experiments" or given.experiment]  # `experiments` takes a GPU or half a day
+    long = {"experiments": given.experiment, "own_images": given.run}  # trainings of an hour or more
+    every = [name for name in FIGURES if long.get(name, True)]
     for name in every if given.figure == "all" else [given.figure]:
         extra: dict[str, Any] = {}
         if given.n and name in ("range_corruption", "extractor", "skipping", "eta", "few_calls", "comparing"):
             extra["n"] = given.n
         if given.set and name == "noising":
             extra["image_set"] = given.set
+        if name == "own_images":
+            extra["run"] = given.run or parser.error("own_images needs --run, the folder of a trained run")
         if name in ("range", "schedule", "tracking") and given.experiment is None and not (experiment / "index.html").exists():
             subprocess.run(
                 [sys.executable, "-m", "alphabar", "experiment", str(HERE / "short.toml"), "--out", str(experiment)],
@@ -137,6 +143,7 @@ def main() -> None:
             )
         other = given.experiment and name in ("range", "schedule", "tracking", "experiments")
         shown = name + (f" --experiment {given.experiment}" if other else "")
+        shown += " --run runs/emoji" if name == "own_images" else ""
         make(name, given.work, experiment, extra, shown + (f" --n {given.n}" if "n" in extra else ""))
 
 
