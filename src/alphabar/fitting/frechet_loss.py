@@ -68,6 +68,19 @@ class FrechetLoss:
         """Removes the features of all images."""
         self._batches.clear()
 
+    def state(self) -> Tensor:
+        """The features that are kept, (batches, images, features)."""
+        return torch.stack([*self._batches]) if self._batches else torch.empty(0)
+
+    def restore(self, batches: Tensor) -> None:
+        """Takes up features that `state` gave."""
+        self._batches = deque(batches)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many images are kept as there shall be."""
+        return sum(map(len, self._batches)) >= self.remember
+
     def add(self, images: Images) -> None:
         """Adds features of images to the statistics, without a gradient: some thousand of them before the first loss."""
         with torch.no_grad():

@@ -3,6 +3,7 @@
 model.safetensors      weights, as trained        ema.safetensors   their moving average, which samples are drawn with
 optimizer.safetensors  moments of the optimiser   state.json        images seen, fingerprint, SHA-256 of the other files
 averages.safetensors   power-function averages, where the run keeps snapshots of them
+features.safetensors   features of the last images drawn, where the loss compares them with those of real images
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,7 +38,7 @@ from alphabar.training.ema import post_hoc
 from alphabar.training.shard import gathered_state, shard_like
 
 MODEL, EMA, OPTIMIZER = FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
-AVERAGES = "averages.safetensors"
+AVERAGES, FEATURES = FURTHER = ("averages.safetensors", "features.safetensors")
 STATE = "state.json"
 SNAPSHOTS = "averages"  # folder of a run
 _ADVICE = "Resume from another checkpoint, or start a new run in another folder"
@@ -50,22 +52,21 @@ class Checkpoint:
     model: Model
     ema: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
-    averages: Mapping[str, Tensor] | None
+    further: Mapping[str, Mapping[str, Tensor]]
+    """Tensors of the files of `FURTHER` that there are."""
     state: dict[str, Any]
 
 
 def save_checkpoint(
     folder: Path, model: Model, ema: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: Mapping[str, Any],
-    averages: Mapping[str, Tensor] | None = None, *, write: bool = True,
+    further: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}), *, write: bool = True,
 ) -> None:  # fmt: skip
     """Writes a checkpoint; a crash leaves the old one or the new one, and the one before it stays as FOLDER.old.
 
     write: False in all processes but one. Where weights are sharded, all processes must call this function.
     Raises OSError, with the free space and what to do, where the disk is full.
     """
-    sharded: dict[str, Mapping[str, Tensor]] = {MODEL: model.state_dict(), EMA: ema, OPTIMIZER: optimizer_tensors(optimizer)}
-    if averages is not None:
-        sharded[AVERAGES] = averages
+    sharded = {MODEL: model.state_dict(), EMA: ema, OPTIMIZER: optimizer_tensors(optimizer), **further}
     files = {name: gathered_state(tensors) for name, tensors in sharded.items()}
     if not write:
         return
@@ -210,8 +211,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             why = "is not what was written (its SHA-256 differs): the file was changed or truncated"
             raise ValueError(f"{folder / name} {why}. {_ADVICE}")
     model, ema = load_weights(folder / MODEL), load_weights(folder / EMA).state_dict()
-    averages = read_tensors(folder / AVERAGES)[0] if AVERAGES in digests else None
-    return Checkpoint(model, ema, read_tensors(folder / OPTIMIZER)[0], averages, state)
+    further = {name: read_tensors(folder / name)[0] for name in FURTHER if name in digests}
+    return Checkpoint(model, ema, read_tensors(folder / OPTIMIZER)[0], further, state)
 
 
 def last_good(run: Run) -> Checkpoint:

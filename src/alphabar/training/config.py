@@ -26,7 +26,7 @@ from alphabar.schedule.kinds import KINDS
 ADDED_LATER = {
     "data": ("range", "alpha", "skip_broken", "axes", "size", "fit"),
     "model": ("conditional",),
-    "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "consistency", "earlier_lengths"),
+    "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "consistency", "drawn_like", "earlier_lengths"),
 }
 NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate", "recompute", "early_stop")  # keys of [train]
 
@@ -136,6 +136,8 @@ class TrainRecipe(Checked):
     """min_snr and soft_min_snr: the signal-to-noise ratio above which the weight of an error in x0 grows no more."""
     consistency: Annotated[tuple[float, ...], Bounds(2, 1e6)] = ()
     """Consistency tuning for one or two network calls (`alphabar distill`): q of its stages, as 4 16 64; none: denoising."""
+    drawn_like: tuple[str, ...] = ()
+    """With consistency: extractor files in whose features images of one and two calls shall be distributed as real ones."""
     density: Literal["time", "log_normal"] = "time"
     """Distribution of noise levels in training: uniform in the schedule's time, or log sigma normal."""
     density_mean: Annotated[float, Bounds(-20, 20)] = -1.2

@@ -4,12 +4,17 @@ Easy consistency tuning (Geng et al. 2024, arXiv:2406.14548), in the one coordin
 function that has the same value along a whole path of the probability-flow ODE, which is the image at its end.
 """
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from alphabar.core.types import Images, Labels, Levels
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import add_noise, per_image
+
+DRAWN = 10.0  # weight of the loss of drawn images, which is 1 and less, beside that of consistency, which is 10 or so
 
 
 def lower_level(sigma: Levels, q: float, sigma_min: float) -> Levels:
@@ -24,6 +29,18 @@ def lower_level(sigma: Levels, q: float, sigma_min: float) -> Levels:
     return torch.where(r < sigma_min, 0.0, r)
 
 
+class DrawnLoss(Protocol):
+    """A loss of images that the model draws in one or a few calls, which keeps a memory of those before."""
+
+    def __call__(self, model: Preconditioned, noise: Images, labels: Labels | None, /) -> Tensor: ...
+
+    def state(self) -> dict[str, Tensor]:
+        """The memory, for a checkpoint."""
+
+    def restore(self, tensors: Mapping[str, Tensor], /) -> None:
+        """Takes up a memory that `state` gave."""
+
+
 class ConsistencyLoss(nn.Module):
     """|| D(x0 + sigma noise, sigma) - D(x0 + r noise, r) || / (sigma - r), averaged over a batch; no gradient through the second.
 
@@ -32,11 +49,12 @@ class ConsistencyLoss(nn.Module):
     Attributes:
         stages: q of each stage; all stages are equally long.
         done: share of the training that is over, 0 <= done < 1; decides the stage.
+        drawn_loss: added to it, times `DRAWN`, where there is one.
     """
 
-    def __init__(self, model: Preconditioned, stages: tuple[float, ...]) -> None:
+    def __init__(self, model: Preconditioned, stages: tuple[float, ...], drawn_loss: DrawnLoss | None = None) -> None:
         super().__init__()
-        self.model, self.stages, self.done = model, stages, 0.0
+        self.model, self.stages, self.done, self.drawn_loss = model, stages, 0.0, drawn_loss
 
     @property
     def q(self) -> float:
@@ -52,4 +70,5 @@ class ConsistencyLoss(nn.Module):
             target = torch.where(per_image(r, x0) > 0, at_r.float(), x0)
         error = self.model(add_noise(x0, sigma, noise), sigma, labels, augment).float() - target
         distance: Tensor = torch.linalg.vector_norm(error.flatten(1), dim=1)
-        return (distance / (sigma - r).to(error)).mean()
+        loss = (distance / (sigma - r).to(error)).mean()
+        return loss if self.drawn_loss is None else loss + DRAWN * self.drawn_loss(self.model, noise, labels)

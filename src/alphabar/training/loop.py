@@ -32,6 +32,7 @@ from alphabar.training.checkpoint import (
     remove_earlier,
 )  # fmt: skip
 from alphabar.training.config import TrainRecipe
+from alphabar.training.consistency import DrawnLoss
 from alphabar.training.ema import save_snapshots
 from alphabar.training.hooks import Hook, Training, failed
 from alphabar.training.step import Trainer
@@ -46,7 +47,7 @@ def train(
     model: Model, pixels: Pixels, indices: Indices, recipe: TrainRecipe, run: Run, *, labels: Indices | None = None,
     heldout: Shaped[np.ndarray, "m h w c"] | None = None, heldout_labels: Indices | None = None, hooks: Sequence[Hook] = (),
     resume: bool = False, fingerprint: str = "", decided_by: Mapping[str, Any] = MappingProxyType({}),
-    earlier: Sequence[str] = (), progress: bool = True,
+    earlier: Sequence[str] = (), drawn_loss: DrawnLoss | None = None, progress: bool = True,
 ) -> Model:  # fmt: skip
     """Trains `model`, in place, on pixels[indices] until `recipe.images` have been seen, or a hook ends it early.
 
@@ -62,6 +63,7 @@ def train(
         fingerprint: of recipe and images (`Recipe.fingerprint`); stored in checkpoints.
         decided_by: what it is the fingerprint of, with flat keys; stored in checkpoints, so that a refusal can name the key.
         earlier: fingerprints before the run's length was changed; a checkpoint may have one of them.
+        drawn_loss: of images that the model draws, beside the consistency loss.
 
     Returns:
         The averaged model (EMA), ready to sample: of the last step, or of the best checkpoint, if the training ended early.
@@ -74,7 +76,7 @@ def train(
     """
     accelerator = make_accelerator(recipe)
     resumed = _last_checkpoint(run, (fingerprint, *earlier), decided_by) if resume else None
-    trainer = Trainer(model, recipe, accelerator, resumed)
+    trainer = Trainer(model, recipe, accelerator, resumed, drawn_loss)
     state = Training(
         run, recipe, model, trainer.sampling_model, trainer.device,
         heldout=None if heldout is None else pad_pixels(heldout, model.crop),

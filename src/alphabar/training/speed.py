@@ -15,6 +15,7 @@ from alphabar.data.image_set import ImageSet
 from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model
 from alphabar.training.config import Precision, Recipe, TrainRecipe
+from alphabar.training.consistency import DrawnLoss
 from alphabar.training.initial_model import cost_of_model, untrained_model
 from alphabar.training.loop import make_accelerator
 from alphabar.training.step import Trainer
@@ -38,16 +39,18 @@ class Speed:
     """Largest memory of this process (on a CPU) or of the device until now."""
 
 
-def speeds_of(recipe: Recipe, images: ImageSet, indices: Indices) -> list[Speed]:
+def speeds_of(recipe: Recipe, images: ImageSet, indices: Indices, drawn_loss: DrawnLoss | None = None) -> list[Speed]:
     """The speeds of a recipe in the precisions that this machine computes rightly, the fastest first."""
-    speed, model = measure(recipe, images, indices, "no")
+    speed, model = measure(recipe, images, indices, "no", drawn_loss)
     batch = _batches(replace(recipe.train, batch=8), model, images, indices, 1)[0]
     if best_device() == "mps" or not bf16_agrees(model, batch):
         return [speed]
-    return sorted([speed, measure(recipe, images, indices, "bf16")[0]], key=lambda s: -s.images_a_second)
+    return sorted([speed, measure(recipe, images, indices, "bf16", drawn_loss)[0]], key=lambda s: -s.images_a_second)
 
 
-def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Precision) -> tuple[Speed, Model]:
+def measure(
+    recipe: Recipe, images: ImageSet, indices: Indices, precision: Precision, drawn_loss: DrawnLoss | None = None
+) -> tuple[Speed, Model]:
     """Trains a new model of the recipe for a few steps. Several processes measure together and get the same numbers."""
     model = untrained_model(recipe, images)
     gflop, batch, accumulate = cost_of_model(model)["gflop_a_call"], recipe.train.batch, recipe.train.accumulate
@@ -57,7 +60,7 @@ def measure(recipe: Recipe, images: ImageSet, indices: Indices, precision: Preci
     images_more = recipe.train.batch // recipe.train.accumulate - batch // accumulate  # in a backward pass than are measured
     more = images_more * activation_bytes(model, train.recompute) if images_more else 0  # counted before weights are sharded
     accelerator = make_accelerator(train)
-    trainer = Trainer(model, train, accelerator, None)
+    trainer = Trainer(model, train, accelerator, None, drawn_loss)
     batches = _batches(train, model, images, indices, STEPS + 1, accelerator.process_index, accelerator.num_processes)
     taken: list[float] = []
     for step, part in enumerate(batches):

@@ -15,9 +15,9 @@ from alphabar.data.augment import transformed
 from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.unet import UNet
-from alphabar.training.checkpoint import Checkpoint, restore_optimizer, save_checkpoint
+from alphabar.training.checkpoint import AVERAGES, FEATURES, Checkpoint, restore_optimizer, save_checkpoint
 from alphabar.training.config import TrainRecipe
-from alphabar.training.consistency import ConsistencyLoss
+from alphabar.training.consistency import ConsistencyLoss, DrawnLoss
 from alphabar.training.ema import PowerAverages, ema_decay, ema_update
 from alphabar.training.loss import LossModule
 from alphabar.training.optim import make_optimizer, rate_at
@@ -34,7 +34,10 @@ class Trainer:
     sampling_model: the averaged model (EMA). With sharded weights it is a whole copy, which `refresh_sampling_model` updates.
     """
 
-    def __init__(self, model: Model, recipe: TrainRecipe, accelerator: "Accelerator", resumed: Checkpoint | None) -> None:
+    def __init__(
+        self, model: Model, recipe: TrainRecipe, accelerator: "Accelerator", resumed: Checkpoint | None,
+        drawn_loss: DrawnLoss | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.recipe, self.accelerator = model, recipe, accelerator
         self.device, self.world, self.main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
         self.sharded = recipe.parallel == "fsdp" and self.world > 1
@@ -52,12 +55,14 @@ class Trainer:
             restore_optimizer(optimizer, resumed.moments)
         self.averages = None  # power-function averages, for snapshots
         if recipe.ema_snapshots and (self.main or self.sharded):
-            self.averages = PowerAverages(model, resumed.averages if resumed else None)
+            self.averages = PowerAverages(model, resumed.further.get(AVERAGES) if resumed else None)
         if isinstance(model.network, UNet):
             model.network.recompute = recipe.recompute
         if recipe.compile:
             _compile(model.network)
-        self.consistency = ConsistencyLoss(model, recipe.consistency) if recipe.consistency else None
+        self.consistency = ConsistencyLoss(model, recipe.consistency, drawn_loss) if recipe.consistency else None
+        if drawn_loss and resumed:
+            drawn_loss.restore(resumed.further[FEATURES])
         module = self.consistency or LossModule(model, recipe.weighting, recipe.gamma)
         self.module = module if self.sharded else accelerator.prepare(module)  # a sharded module needs no wrapper
         self.optimizer = accelerator.prepare(optimizer)
@@ -119,8 +124,10 @@ class Trainer:
         """Writes a checkpoint; the main process writes it, and with sharded weights all must call this."""
         if self.main or self.sharded:
             optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # without accelerate's wrapper
-            averages = self.averages.state() if self.averages else None
-            save_checkpoint(folder, self.model, self.ema.state_dict(), optimizer, state, averages, write=self.main)
+            further = {AVERAGES: self.averages.state()} if self.averages else {}
+            if self.consistency is not None and self.consistency.drawn_loss is not None:
+                further[FEATURES] = self.consistency.drawn_loss.state()
+            save_checkpoint(folder, self.model, self.ema.state_dict(), optimizer, state, further, write=self.main)
 
 
 def _compile(network: nn.Module) -> None:

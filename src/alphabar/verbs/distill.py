@@ -10,6 +10,7 @@ from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
+from alphabar.fitting.drawn_loss import DrawnLikeReal
 from alphabar.training.auto import NAMES, with_network_of
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
@@ -25,11 +26,16 @@ def distilled_recipe(run: str | Path, options: DistillOptions = DistillOptions()
 
     Noise levels as Geng et al. 2024 (arXiv:2406.14548): log sigma ~ N(-1.1, 2.0^2).
 
-    Raises ValueError for a model without a run that names its images, and for one that is distilled already.
+    Raises ValueError for a model without a run that names its images, for a second tuning of the first stage, and for a second
+    stage of a run that is not distilled.
     """
     base = load_model(run)
-    if base.consistency:
-        raise ValueError(f"{run} is a distilled model: give the run that it was made from")
+    if base.consistency and not options.like:
+        raise ValueError(
+            f"{run} is a distilled model: give the run that it was made from, or --like EXTRACTOR for the second stage"
+        )
+    if options.like and not base.consistency:
+        raise ValueError(f"{run} is not distilled, and --like is for a distilled run: leave it out for the first stage")
     if str(run) == "bundled":
         recipe = with_network_of(Recipe.named("garments"), base)
     elif (file := Run(run).recipe).exists():
@@ -37,7 +43,8 @@ def distilled_recipe(run: str | Path, options: DistillOptions = DistillOptions()
     else:
         raise ValueError(f"{run} does not say which images it was trained on: give a run folder, or bundled")
     train_keys = {
-        "init_from": str(run), "consistency": options.q, "images": options.images, "lr": options.lr, "batch": options.batch,
+        "init_from": str(run), "consistency": options.q[-1:] if options.like else options.q, "drawn_like": options.like,
+        "images": options.images, "lr": options.lr or (1e-4 if options.like else 1e-3), "batch": options.batch,
         "seed": options.seed, "optimizer": "adamw", "policy": "cosine", "warmup": 10 * options.batch, "weight_decay": 0.0,
         "betas": (0.9, 0.99), "density": "log_normal", "density_mean": -1.1, "density_std": 2.0, "ema_half_life": 10_000.0,
         "ema_snapshots": 0, "heldout_every": 0, "checkpoint_every": 20_000, "log_every": 20 * options.batch,
@@ -51,7 +58,8 @@ def distill(
     run: str | Path, out: str | Path | None = None, *, options: DistillOptions = DistillOptions(), resume: bool = False,
     minutes: float | None = None, image_set: ImageSet | None = None, progress: bool = True,
 ) -> Model:  # fmt: skip
-    """Tunes a trained model so that one or two network calls give an image (easy consistency tuning).
+    """Tunes a trained model so that one or two network calls give an image (easy consistency tuning), or, with options.like, a
+    tuned one so that its images have the feature statistics of real ones (FD-loss).
 
     It becomes a new run, with the recipe, previews, checkpoints and exact resume of a training. Its model no longer
     estimates E[x0 | x], so that only the sampler "consistency" takes it.
@@ -79,7 +87,10 @@ def distill(
     if images_of(Run(run).path) not in (None, image_set.fingerprint):
         raise ValueError(f"{recipe.data.set} holds other images than those that {run} was trained on: put those back there")
     trained_on, _ = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    speed = speeds_of(recipe, image_set, trained_on)[0]
+    drawn_loss = None
+    if options.like:
+        drawn_loss = DrawnLikeReal.of(options.like, image_set.subset(trained_on), load_model(run), progress)
+    speed = speeds_of(recipe, image_set, trained_on, drawn_loss)[0]
     if minutes is not None:
         steps = max(round(60 * minutes * speed.images_a_second / recipe.train.batch), len(options.q))
         recipe = recipe.with_(train={"images": steps * recipe.train.batch})

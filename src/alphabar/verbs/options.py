@@ -58,8 +58,11 @@ class DistillOptions(Checked):
     """Length of the tuning, in images seen; --minutes gives it in time."""
     q: Annotated[tuple[float, ...], Bounds(2, 1e6)] = (4.0, 8.0, 16.0, 32.0)
     """Of each stage of equal length; the gap between the two noise levels that are compared shrinks as q grows."""
-    lr: Annotated[float, Bounds(0, 1, above=True)] = 1e-3
-    """Highest learning rate; it falls as a cosine."""
+    like: tuple[str, ...] = ()
+    """Second stage, of a run that is distilled: extractor files in whose features the images drawn shall be distributed as the
+    training images; two or more of other seeds and widths than the one that scores."""
+    lr: Annotated[float, Bounds(0, 1, above=True)] | None = None
+    """Highest learning rate, which falls as a cosine; 1e-3 if left out, or 1e-4 with --like."""
     batch: Batch = 64
     """Images in a step."""
     seed: Seed = 0

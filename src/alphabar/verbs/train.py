@@ -33,6 +33,7 @@ from alphabar.denoiser.model import Model
 from alphabar.evaluation.hooks import CopiesTest, ScoreSamples
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.features.load import load_extractor
+from alphabar.fitting.drawn_loss import DrawnLikeReal
 from alphabar.sampling.preview import Preview
 from alphabar.tracking.hook import Tracking
 from alphabar.training.auto import AutoRecipe
@@ -98,6 +99,8 @@ def train(
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
         files = {} if resume else _description(model, image_set, len(trained_on), len(heldout), source)
         files |= {} if plan is None or resume else {PLAN: plan.record()}
+        like = recipe.train.drawn_like
+        drawn_loss = DrawnLikeReal.of(like, image_set.subset(trained_on), model, progress and first) if like else None
         looking, lines = watching(recipe, own, image_set, run, resume)
         if first and lines:
             say("\n".join(lines), sys.stderr)
@@ -116,6 +119,7 @@ def train(
                 fingerprint=own.fingerprint(image_set.fingerprint),
                 decided_by=without_places(own.decisive()),
                 earlier=[r.fingerprint(image_set.fingerprint) for r in own.earlier_recipes()],
+                drawn_loss=drawn_loss,
                 progress=progress,
             )
         finally:
