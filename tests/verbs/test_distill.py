@@ -5,7 +5,9 @@ import pytest
 
 import alphabar
 from alphabar.cli.main import main
+from alphabar.training.config import resolve
 from alphabar.verbs.distill import distill
+from tests.fixtures.runs import untrained_extractor
 
 SMALL = {"channels": (32,), "groups": 8, "embedding": 32, "patch": 8}
 
@@ -74,3 +76,21 @@ def main_ok(words):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert not end.value.code
+
+
+def test_the_second_stage_is_of_a_distilled_run_and_by_extractors_with_gradients(run, tmp_path, capsys):
+    files = [tmp_path / f"{k}.safetensors" for k in range(2)]
+    for k, file in enumerate(files):
+        untrained_extractor(k).save(file)
+    first, like = distill(run, tmp_path / "first", images=64, q=(4.0, 8.0), progress=False), tuple(map(str, files))
+    with pytest.raises(ValueError, match="is not distilled"):
+        distill(run, tmp_path / "no", images=64, like=like, progress=False)
+    with pytest.raises(ValueError, match="names an extractor twice"):
+        distill(tmp_path / "first", tmp_path / "no", images=64, like=like[:1] * 2, progress=False)
+    main_ok(["distill", str(tmp_path / "first"), "--like", *like, "--images", "128", "--q", "8"])
+    assert f"alphabar sample {tmp_path / 'first'} --sampler distilled" in capsys.readouterr().out
+    second = tmp_path / "first" / "distilled"
+    recipe = resolve(second / "recipe.toml").train
+    assert (recipe.drawn_like, recipe.consistency, recipe.lr) == (like, (8.0,), 1e-4)
+    assert alphabar.load_model(second).fingerprint != first.fingerprint
+    assert not (tmp_path / "no").exists()

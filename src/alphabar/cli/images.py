@@ -91,8 +91,10 @@ def sample(
     from alphabar.sampling.samples import sheet_path
     from alphabar.training.checkpoint import load_model
 
-    if options.sampler == "distilled":
+    if options.sampler == "distilled":  # by its last stage
         run, options = str(Path(run) / "distilled"), replace(options, sampler=None)
+        while (Path(run) / "distilled" / "recipe.toml").exists():
+            run = str(Path(run) / "distilled")
     sheet = sheet_path(out)
     check_output(sheet, "picture", [run])
     model = load_model(run, checkpoint)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import DTypeLike
 
 from alphabar.data.image_set import ImageSet
@@ -96,11 +97,11 @@ def weighted_sum(expansions: Sequence[Expansion], weights: Sequence[float]) -> E
     pairs = list(zip(expansions, weights, strict=True))
     trouble = next((e.trouble for e in expansions if e.trouble), None)
     first = expansions[0]
-    parts = {"influence_x": first.influence_x, "influence_y": first.influence_y}
+    x, y = first.influence_x, first.influence_y
     if trouble is None:
-        parts = {name: sum(w * getattr(e, name) for e, w in pairs) for name in parts}
+        x, y = (torch.stack([w * getattr(e, name) for e, w in pairs]).sum(0) for name in ("influence_x", "influence_y"))
     return Expansion(
-        sum(w * e.value for e, w in pairs), first.n, first.m, **parts,
+        sum(w * e.value for e, w in pairs), first.n, first.m, x, y,
         second=sum(w * math.sqrt(e.second) for e, w in pairs) ** 2,
         second_x=sum(w * math.sqrt(e.second_x) for e, w in pairs) ** 2,
         bias=sum(w * e.bias for e, w in pairs), quadratic=sum(w * (e.quadratic or 0.0) for e, w in pairs),

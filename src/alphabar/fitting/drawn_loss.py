@@ -9,6 +9,7 @@ from torch import Tensor
 from alphabar.core import seeds
 from alphabar.core.types import Images, Labels
 from alphabar.data.image_set import ImageSet
+from alphabar.denoiser.model import Model
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
@@ -34,7 +35,7 @@ class DrawnLikeReal:
         self.losses, self.turn = losses, 0
 
     @staticmethod
-    def of(extractors: Sequence[str], images: ImageSet, model: Preconditioned, progress: bool = True) -> "DrawnLikeReal":
+    def of(extractors: Sequence[str], images: ImageSet, model: Model, progress: bool = True) -> "DrawnLikeReal":
         """Reads extractor files, and takes the features of the real images.
 
         Raises:
@@ -90,6 +91,6 @@ def drawn(model: Preconditioned, noise: Images, calls: int, labels: Labels | Non
     x = noise * model.schedule.sigma_max
     for k, (sigma, below) in enumerate(pairwise(for_consistency(model.schedule, calls).tolist())):
         with torch.set_grad_enabled(torch.is_grad_enabled() and k == calls - 1):
-            x0 = model(x, noise.new_full((len(noise),), sigma), labels)
+            x0: Tensor = model(x, noise.new_full((len(noise),), sigma), labels)
         x = x0 + below * noise.roll(k + 1, 0)
     return x0

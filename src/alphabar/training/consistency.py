@@ -5,7 +5,7 @@ function that has the same value along a whole path of the probability-flow ODE,
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ def lower_level(sigma: Levels, q: float, sigma_min: float) -> Levels:
     return torch.where(r < sigma_min, 0.0, r)
 
 
+@runtime_checkable
 class DrawnLoss(Protocol):
     """A loss of images that the model draws in one or a few calls, which keeps a memory of those before."""
 

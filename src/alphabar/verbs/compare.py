@@ -73,8 +73,8 @@ def compare_report(
         check_server()  # before the features are computed
     check_output(options.picture, "picture", [a, b, *named(against)])
     own = reading_for(b, reading_for(a, reading))
-    chosen, runs = options.extractors or options.extractor, [*filter(None, [options.run]), a, b]
-    evaluator, real = make_evaluator(against, chosen, samples=runs, reading=own)
+    chosen = options.extractors or options.extractor
+    evaluator, real = make_evaluator(against, chosen, samples=[*filter(None, [options.run]), a, b], reading=own)
     first, second = (open_scored(x, evaluator, options, reading) for x in (a, b))
     label_a, label_b = (Path(x.rstrip("/")).name.removesuffix(".npz") for x in (a, b))
     names = (label_a, label_b) if label_a != label_b else ("A", "B")
