@@ -137,4 +137,7 @@ def test_the_command_that_continues_can_be_pasted(
     monkeypatch.setattr("alphabar.verbs.train.train_loop", stopped)
     with pytest.raises(SystemExit):
         command("my photos", "--out", "my {run}", *SMALL)
-    assert re.search(r"continue with: alphabar train 'my photos' --out 'my \{run\}' --resume", capsys.readouterr().err)
+    assert re.search(r"continue with: alphabar train 'my photos' --out 'my \{run\}' --resume\n", capsys.readouterr().err)
+    with pytest.raises(SystemExit):
+        command("my photos", "--out", "my {run}", "--no-early-stop", *SMALL)
+    assert "--resume --no-early-stop\n" in capsys.readouterr().err

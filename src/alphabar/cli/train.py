@@ -101,7 +101,8 @@ def train(
         say(resolved.toml())
         return
     new_length = resume and "images" in keys.get("train", {})
-    with show.stopped_by_ctrl_c("{}\ncontinue with: " + command("alphabar", "train", image_set, "--out", out, "--resume")):
+    again = command("alphabar", "train", image_set, "--out", out, "--resume", *["--no-early-stop"] * (early_stop is False))
+    with show.stopped_by_ctrl_c("{}\ncontinue with: " + again):
         train_run(plan or resolved, out, resume=resume, new_length=new_length, minutes=minutes if resume else None)
 
 

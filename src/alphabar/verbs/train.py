@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import shutil
 import sys
 import warnings
@@ -345,7 +346,9 @@ def watching(
         scores = ScoreSamples(evaluator, watch.score_every, watch.score_n, watch.preview_steps, copies=copies)
         hooks += [scores] if scores.metrics or copies else []
         lines += scores.lines()
-    few = f"{len(heldout)} held-out images are too few ({FEWEST_HELDOUT} are needed)"
+    share = math.ceil(130 * FEWEST_HELDOUT / len(image_set)) / 100
+    advice = f"--data.holdout {share:g} holds out enough" if share <= 0.5 else "add images"
+    few = f"{len(heldout)} held-out images are too few ({FEWEST_HELDOUT} are needed): {advice}"
     if watch.copies and not (enough and watch.score_every):
         lines.append(f"No test for copies: {'watch.score_every is 0' if enough else few}.")
     if train.early_stop:
