@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from alphabar.core.machine import best_device
+from alphabar.features.dinov2 import PREFIX, load_dinov2
 from alphabar.features.extractor import BUNDLED, FeatureExtractor, read_extractor
 from alphabar.features.inception import load_inception
 
@@ -11,8 +12,9 @@ def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
     """Load a feature extractor, onto the GPU where there is one.
 
     Args:
-        name_or_path: "bundled" (trained on Fashion-MNIST), the path of a file that `alphabar extractor train` wrote, or
-            "inception:original" or "inception:clean" (see `alphabar.features.inception.load_inception`).
+        name_or_path: "bundled" (trained on Fashion-MNIST), the path of a file that `alphabar extractor train` wrote,
+            "inception:original" or "inception:clean" (see `alphabar.features.inception.load_inception`), or "dinov2:FOLDER"
+            (`alphabar.features.dinov2.load_dinov2`).
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -26,4 +28,6 @@ def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
     name = str(name_or_path)
     if name == "inception" or name.startswith("inception:"):
         return load_inception(name)
+    if name.startswith(PREFIX):
+        return load_dinov2(name)
     return read_extractor(BUNDLED if name == "bundled" else name_or_path).to(best_device())

@@ -18,7 +18,7 @@ class ScoreOptions(Checked):
 
     extractor: str = "bundled"
     """bundled (garments), auto (trained on the images of the run, and kept there), the path of one that `alphabar extractor
-    train` wrote, inception:original or inception:clean."""
+    train` wrote, inception:original, inception:clean, or dinov2:FOLDER."""
     extractors: tuple[str, ...] = ()
     """Two or more, in place of --extractor: the first gives every metric, and all of them the relative FID, which is the mean of
     FID divided by that of as many real images."""
