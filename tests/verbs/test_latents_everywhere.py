@@ -148,21 +148,21 @@ def test_the_whole_way_from_images_to_a_report_on_latents(
     bundled extractor, than those after a quarter of the training, and the report shows them."""
     monkeypatch.chdir(tmp_path)
 
-    def said(*words: str) -> Any:
+    def output(*words: str) -> Any:
         assert run([*words, "--json"]) == 0, capsys.readouterr().err
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     network = ["--factor", "2", "--width", "16", "--blocks", "1", "--batch", "16", "--images", "6400"]
-    made = said("autoencoder", "train", "fashion_mnist", *network, "--out", "a.safetensors")
+    made = output("autoencoder", "train", "fashion_mnist", *network, "--out", "a.safetensors")
     assert made["psnr"]["value"] > 18
-    assert said("encode", "fashion_mnist", "--with", "a.safetensors", "--out", "latents")["shape"] == [14, 14, 4]
+    assert output("encode", "fashion_mnist", "--with", "a.safetensors", "--out", "latents")["shape"] == [14, 14, 4]
     keys = ["--recipe", "garments", "--model.channels", "16", "32", "--model.patch", "1", "--train.batch", "32"]
     kid = []
     for images in (1024, 8192):
         assert run(["train", "latents", *keys, "--train.warmup", "256", "--images", str(images), "--out", f"r{images}"]) == 0
-        said("sample", f"r{images}", "--n", "200", "--steps", "10", "--out", f"s{images}.npz")
+        output("sample", f"r{images}", "--n", "200", "--steps", "10", "--out", f"s{images}.npz")
         assert Samples.load(tmp_path / f"s{images}.npz").images.shape == (200, 28, 28, 1)
-        rows = said("score", f"s{images}.npz", "--against", "latents:test", "--metrics", "kid")
+        rows = output("score", f"s{images}.npz", "--against", "latents:test", "--metrics", "kid")
         kid.append(rows[0]["value"] if isinstance(rows, list) else rows["value"])
     assert kid[1] < 0.8 * kid[0]
     assert run(["report", "r8192", "--out", "page.html"]) == 0

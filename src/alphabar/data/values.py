@@ -48,7 +48,7 @@ class Reading:
         return [f"{k}={v!r}" for k, v in vars(self).items() if v != getattr(usual, k)]
 
     def words(self) -> list[str]:
-        """The options that differ from their defaults, as they are typed."""
+        """The options that differ from their defaults, in the form of the command line."""
         ground = self.alpha if isinstance(self.alpha, str) else ",".join(map(str, self.alpha))
         found: dict[str, list[Any]] = {
             "--range": [f"{v:g}" for v in self.value_range or ()], "--alpha": [ground] * (ground != "refuse"),

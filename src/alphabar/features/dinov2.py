@@ -1,6 +1,6 @@
 """DINOv2 (Oquab et al. 2023, arXiv:2304.07193) as a feature extractor, from a folder of transformers on this machine."""
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -54,11 +54,12 @@ def load_dinov2(name: str) -> ModuleExtractor:
     except ImportError as e:
         raise ImportError("DINOv2 is read by transformers, which is not installed: pip install 'alphabar[dinov2]'") from e
     try:
-        network, info = Dinov2Model.from_pretrained(
-            Path(folder), local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        read: tuple[Any, dict[str, Any]] = Dinov2Model.from_pretrained(  # type: ignore[assignment]
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
     except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as e:
         raise ValueError(f"{folder} cannot be read as a DINOv2 model: {str(e).splitlines()[0]}") from e
+    network, info = read
     if wrong := [*info["missing_keys"], *info["mismatched_keys"]]:
         raise ValueError(f"{folder / 'model.safetensors'} lacks {wrong[0]} ({len(wrong)} weights in all): download it again")
     side = min(SIZE, network.config.image_size)
