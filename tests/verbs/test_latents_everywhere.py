@@ -136,7 +136,7 @@ def test_latents_are_trained_on_where_their_images_are_gone_without_the_test_for
     (tmp_path / "latents" / "private.json").unlink()
     recipe = alphabar.resolve("garments", ["--data.set", "latents", *COMMON, "--watch.copies", "--watch.score-every", "64"])
     hooks, lines = watching(recipe, recipe, load("latents"), Run("run"))
-    assert "No test for copies: there is no set images, of which latents holds latents." in lines
+    assert "No test for copies: the images of latents/latents.json cannot be read: there is no set images." in lines
     assert not any(isinstance(hook, ScoreSamples) for hook in hooks)
 
 

@@ -15,6 +15,7 @@ from alphabar.core.messages import as_path, say
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Pixels
 from alphabar.data.cache import SPLITS, Entry, Source, cache_folder, fingerprint_of, open_entry, open_or_build
+from alphabar.data.latents import FILE as LATENTS
 from alphabar.data.latents import Latents, holds_latents, read_latents
 from alphabar.data.named_sets import NAMED, open_named
 from alphabar.data.readers.archive import find_in_folder, unpacked

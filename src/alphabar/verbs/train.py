@@ -342,7 +342,7 @@ def watching(
                 pixels = image_set.originals().pixels
                 copies = CopiesTest(pixels[trained_on], pixels[heldout])
             except FileNotFoundError as e:  # the images that latents were made from
-                lines.append(f"No test for copies: {str(e).partition(':')[0]}, of which {image_set.name} holds latents.")
+                lines.append(f"No test for copies: {': '.join(str(e).split(': ')[:2])}.")
         scores = ScoreSamples(evaluator, watch.score_every, watch.score_n, watch.preview_steps, copies=copies)
         hooks += [scores] if scores.metrics or copies else []
         lines += scores.lines()
