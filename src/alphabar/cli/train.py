@@ -161,6 +161,7 @@ def experiment(
             with --recipe auto. With --resume, --no-early-stop goes on with a run that ended so.
         dry_run: print the resolved experiment and stop.
     """
+    from alphabar.core.files import json_text
     from alphabar.results.experiments import read_experiment
 
     definition = read_experiment(file)
