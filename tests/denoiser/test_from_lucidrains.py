@@ -127,6 +127,8 @@ def test_a_checkpoint_is_sampled_stored_and_read_again(library, tmp_path):
     samples = sample(model, 2, steps=2, out=tmp_path / "two.npz")
     assert samples.images.shape == (2, 16, 8, 1)
     assert home_of(run) == tmp_path / "alphabar" / "model-7"
+    with pytest.raises(ValueError, match="multiples of 4, and the size given is 16x10"):
+        load_model(run.replace("16x8", "16x10"))
     save_weights(tmp_path / "kept.safetensors", model)
     assert load_weights(tmp_path / "kept.safetensors").fingerprint == model.fingerprint
 

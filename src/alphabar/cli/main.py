@@ -49,7 +49,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
     def brief(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
         """A warning of alphabar without the line of code that issued it."""
-        ours = category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1])
+        path = Path(filename)  # contextlib: of a decorator, such as memory_for
+        ours = category is UserWarning and (path.is_relative_to(Path(__file__).parents[1]) or path.name == "contextlib.py")
         return f"alphabar: {printable(message)}\n" if ours else before(message, category, filename, lineno, line)
 
     open_streams()

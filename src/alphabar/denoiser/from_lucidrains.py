@@ -61,10 +61,8 @@ def read_lucidrains(file: str, size: str) -> DiffusersModel:
             f"{', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}"
         )
     arguments = _arguments(weights, str(path))
-    if odd_side := [side for side in (h, w) if side % 2 ** (len(arguments["dim_mults"]) - 1)]:
-        raise ValueError(
-            f"{path}: its network halves the sides {len(arguments['dim_mults']) - 1} times; {odd_side[0]} does not do"
-        )
+    if h % (multiple := 2 ** (len(arguments["dim_mults"]) - 1)) or w % multiple:
+        raise ValueError(f"{path}: its network takes sides that are multiples of {multiple}, and the size given is {h}x{w}")
     betas = averaged["betas"].double().tolist()
     with naming(f"{path}: betas"):
         schedule = Betas("given", steps=len(betas), given=tuple(betas))

@@ -215,7 +215,7 @@ class LucidrainsUNet(nn.Module):
         try:
             from denoising_diffusion_pytorch import Unet
         except ImportError as e:
-            raise ImportError(f"its network needs its library ({e}): pip install denoising-diffusion-pytorch") from e
+            raise ImportError(f"lucidrains: needs the Unet of its library ({e}): pip install denoising-diffusion-pytorch") from e
         self.unet = Unet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 
     def forward(self, y: Images, t: Timesteps) -> Images:

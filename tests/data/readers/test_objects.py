@@ -1,5 +1,6 @@
 """Images that are Python objects give the set that files of the same images give."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,22 @@ def test_pictures_that_were_jpeg_count_as_jpeg_from_every_object(tmp_path: Path)
         assert alphabar.load(images, cache=tmp_path).jpeg == 1
     stored = [Image.open(f).convert("RGB") for f in files]  # the same pixels, of which Pillow no longer says so
     assert alphabar.load(stored, cache=tmp_path).jpeg == 0
+
+
+def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHABAR_CACHE", str(tmp_path))
+    page = (Path(__file__).parents[3] / "docs" / "images.md").read_text()
+    code = page.partition("## Images in memory")[2].partition("```python\n")[2].partition("```")[0]
+    shown = re.sub(r"^alphabar\.load", "loaded += alphabar.load", code, flags=re.MULTILINE).replace("alphabar.load(", "keep(")
+    found: list[Any] = []
+
+    def keep(*images: Any, **options: Any) -> list[Any]:
+        return [alphabar.load(*images, **options)]
+
+    exec(compile(shown, "images.md", "exec"), {"keep": keep, "loaded": found})
+    assert [len(s) for s in found] == [6, 6, 6, 6, 6, 6, 9]
+    assert len({s.fingerprint for s in found[:6]}) == 1
+    assert [s.labels is not None for s in found] == [True, False, False, True, True, True, False]
 
 
 def test_labels_of_another_length_are_refused(tmp_path: Path) -> None:
