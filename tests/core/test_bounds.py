@@ -24,13 +24,14 @@ from alphabar.schedule.betas import Linear
 from alphabar.schedule.continuous import Cosine
 from alphabar.schedule.density import LogNormal
 from alphabar.training.config import DataRecipe, ModelRecipe, Recipe, ScheduleRecipe, TrainRecipe, WatchRecipe
+from alphabar.training.options import AutoencoderOptions
 from alphabar.verbs import options as verbs
 from alphabar.verbs.options import AppOptions
 
 KINDS = [
     Recipe, DataRecipe, ModelRecipe, ScheduleRecipe, TrainRecipe, WatchRecipe, SampleOptions, CommandOptions, TuneOptions,
     ExtractorOptions, SupervisedOptions, SimCLROptions, TrainOptions, AppOptions, Reading, ReadingOfRecipe, Scoring, LogNormal,
-    *(k for k in vars(verbs).values() if is_dataclass(k) and k is not Bounds),
+    AutoencoderOptions, *(k for k in vars(verbs).values() if is_dataclass(k) and k is not Bounds),
 ]  # fmt: skip
 
 
