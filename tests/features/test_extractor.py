@@ -1,13 +1,19 @@
 """Extractors of labelled images: their training, their file and their fingerprint."""
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from alphabar.features import simclr
+from alphabar.features import train as supervised
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import BUNDLED, Extractor, fingerprint
 from alphabar.features.load import load_extractor
@@ -144,6 +150,34 @@ def test_training_is_repeatable_and_leaves_the_global_generator_alone() -> None:
     assert bool((torch.get_rng_state() == before).all())
     assert [e.epoch for e in epochs] == [1, 1, 1]
     assert epochs[0].accuracy is not None
+
+
+@pytest.mark.parametrize(("module", "train"), [(supervised, train_extractor), (simclr, simclr.train_self_supervised)])
+def test_a_training_that_was_stopped_continues_to_the_same_weights(
+    module: Any, train: Callable[..., Extractor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the fifth step, the middle of the second epoch; the call after it begins with the sixth."""
+    images, part, steps, to_model = stripes(120, 0), tmp_path / "x.part", list[int](), module.to_model
+
+    def made(part: Path | None, epochs: int = 3) -> Extractor:
+        return train(images, epochs=epochs, batch=32, widths=(4, 4), dim=4, holdout=0.05, progress=False, part=part)
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        steps.append(len(arguments[0]))
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return to_model(*arguments)
+
+    whole = made(None)
+    monkeypatch.setattr(module, "to_model", counted)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 160 images"):
+        made(part)
+    with pytest.raises(ValueError, match=r"unfinished extractors that differ in epochs \(epochs was 3, is now 4\)"):
+        made(part, epochs=4)
+    rest = made(part)
+    assert steps[:9] == [32] * 9 and not part.exists()
+    assert rest.fingerprint == whole.fingerprint
+    assert all(whole.training_record[k] == v for k, v in rest.training_record.items() if k != "seconds")
 
 
 def test_augment_shifts_and_mirrors_whole_images() -> None:

@@ -103,7 +103,8 @@ def test_less_memory_means_parts_of_batches_then_recomputed_activations_then_a_r
 @pytest.mark.parametrize(
     ("shape", "keys", "words"),
     [
-        ((1, 9, 20, 1), {}, ["1 image of 9x20x1; ", " passes)"]),
+        ((1, 9, 20, 1), {}, ["1 image of 9x20x1 without classes; none is held out (25%).", " passes)"]),
+        ((4, 8, 8, 2), {"data": {"holdout": 0.3}}, ["4 images of 8x8x2 without classes; 1 is held out (30%)."]),
         ((30, 8, 8, 1), {"train": {"images": 3}}, ["8 images (0.3 passes)"]),
         ((30, 40, 16, 1), {"train": {"images": 24}}, ["attention at 10x4"]),
     ],
@@ -113,11 +114,39 @@ def test_the_plan_is_in_words_that_are_true(
 ) -> None:
     monkeypatch.setattr(auto, "WIDTHS", (8,))
     monkeypatch.setattr(
-        "alphabar.training.speed.measure", lambda r, i, n, kind: (Speed(kind, 4321.0, 1e-5, 512.0), untrained_model(r, i))
+        "alphabar.training.speed.measure",
+        lambda r, i, n, kind, seconds: (Speed(kind, 4321.0, 1e-5, 512.0), untrained_model(r, i)),
     )
     text = "\n".join(auto_recipe(noise(tmp_path, shape), Recipe(train=TrainRecipe(batch=8)), keys).lines())
     for one in (*words, "4,321 images/s", "About 0.5 GiB"):
         assert one in text, text
+
+
+def test_classes_copies_and_depth_are_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "WIDTHS", (8,))
+    pixels = np.random.default_rng(0).integers(0, 1 << 16, (30, 8, 8, 1)).astype(np.uint16)
+    pixels[1] = pixels[0]
+    small = Recipe(train=TrainRecipe(batch=8))
+    lines = [
+        auto_recipe(alphabar.load(pixels, labels=labels, size=size), small, {"train": {"images": 8}}).lines()[0]
+        for labels, size in ((np.zeros(30, np.int64), None), (np.arange(30) % 2, "6"))
+    ]
+    assert lines[0].startswith("30 images of 8x8x1 (16 bit) in 1 class; 1 is a copy of another; ")
+    assert lines[1].startswith("30 images of 6x6x1 (16 bit, crop to 6x6) in 2 classes; 1 is a copy of another; ")
+
+
+@pytest.mark.parametrize("more", [0.0, 0.3, 1.0], ids=["as many operations a second", "wide ones more", "GPU: equal times"])
+def test_the_widest_network_that_is_fast_enough_is_found(more: float) -> None:
+    """Networks whose operations a second grow with a power of their size: as if each of them had been measured."""
+    gflops = [0.5, 1.1, 2.0, 4.5, 8.0]
+    rates = [100.0 / (g / 0.5) ** (1 - more) for g in gflops]
+    for wanted in (5.0, 9.0, 30.0, 70.0, 99.0, 200.0):
+        found, k = dict[int, list[Speed]](), 0
+        while k not in found:
+            found[k] = [Speed("no", rates[k], 0.0, 0.0)]
+            k = auto._widest(gflops, found, wanted)
+        assert k == max((i for i, rate in enumerate(rates) if rate >= wanted), default=0)
+        assert len(found) <= 3, "the narrowest, the middle one and the one that is taken"
 
 
 def test_where_the_widest_network_does_not_fit_a_narrower_one_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

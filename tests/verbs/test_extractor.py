@@ -1,16 +1,24 @@
 """The extractor of a run: trained on its images when it is first asked for, and used again."""
 
+import os
+import shutil
+import signal
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from alphabar.data.image_set import load
+from alphabar.features import simclr
 from alphabar.features.auto import plan_extractor
 from alphabar.features.extractor import read_extractor
 from alphabar.features.options import SimCLROptions, SupervisedOptions
+from alphabar.features.simclr import train_self_supervised
 from alphabar.training.config import resolve
-from alphabar.verbs.extractor import FILE, extractor_for, run_of
+from alphabar.verbs.extractor import FILE, extractor_for, run_of, train_beside
 from alphabar.verbs.score import score
 from alphabar.verbs.train import train
 from tests.fixtures.sets import image_set
@@ -44,6 +52,30 @@ def test_auto_trains_on_the_images_of_the_run_says_so_and_is_used_again(
     assert "training an extractor" not in capsys.readouterr().err
     assert {s.extractor for s in (*first, *again)} == {made.fingerprint}
     assert [s.value for s in first] == [s.value for s in again]
+
+
+def test_auto_continues_a_training_that_was_stopped(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the options of the call that was stopped, which measured speeds decide."""
+    copy, images, views, calls = tmp_path / "run", load(f"{run.parent}/cells.npy"), simclr.views, list[int]()
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("extractor"))
+
+    def stopping(*arguments: Any, **keywords: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 8 + 3:  # the plan measures two steps in each of two precisions, with two views each
+            os.kill(os.getpid(), signal.SIGINT)
+        return views(*arguments, **keywords)
+
+    monkeypatch.setattr(simclr, "views", stopping)
+    monkeypatch.setattr("alphabar.features.auto.MOST_EPOCHS", 5)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 128 images"):
+        train_beside(copy, images, progress=False)
+    monkeypatch.setattr("alphabar.features.auto.MOST_EPOCHS", 7)
+    made = train_beside(copy, images, progress=False)
+    record = made.training_record
+    options = SimCLROptions(**{f.name: record.get(f.name, getattr(made, f.name, ())) for f in fields(SimCLROptions)})
+    whole = train_self_supervised(images, replace(options, widths=made.architecture["widths"]), progress=False)
+    assert record["epochs"] == 5 and made.fingerprint == whole.fingerprint
+    assert read_extractor(copy / FILE).fingerprint == made.fingerprint and not (copy / FILE).with_suffix(".part").exists()
 
 
 def test_where_no_extractor_fits_the_message_has_the_line_to_type(run: Path, tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ from alphabar.denoiser.autoencoder import read_autoencoder
 from alphabar.denoiser.model import save_weights
 from alphabar.features.extract import extract
 from alphabar.features.load import load_extractor
+from alphabar.features.options import SupervisedOptions
 from alphabar.features.train import train_extractor
 from alphabar.results.experiments import read_experiment
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.tracking.outbox import sync
 from alphabar.training import autoencoder as training
+from alphabar.training import unfinished
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
 from alphabar.training.options import AutoencoderOptions
@@ -78,10 +80,12 @@ def _tune(out: Path, inputs: Path) -> Any:
 
 
 def _extractor(out: Path, inputs: Path) -> Any:
-    """A training of an extractor starts again: there is no file, or the whole one, and its record says how long it took."""
+    """The state is kept after every step here; there is no file, or the whole one, and its record says how long it took."""
+    unfinished.SAVE_SECONDS = 0.0
     file = out / "e.safetensors"
     if not file.exists():
-        train_extractor(stripes(800, 0), epochs=2, batch=64, widths=(8, 16), dim=16, device="cpu", progress=False).save(file)
+        options = SupervisedOptions(epochs=2, batch=64, widths=(8, 16), dim=16)
+        train_extractor(stripes(800, 0), options, device="cpu", progress=False, part=out / "e.part").save(file)
     made = load_extractor(file)
     return made.fingerprint, {k: v for k, v in made.training_record.items() if k != "seconds"}
 
@@ -121,7 +125,7 @@ def _distill(out: Path, inputs: Path) -> Any:
 
 def _autoencoder(out: Path, inputs: Path) -> Any:
     """The state is kept after every step here; the same call continues from it."""
-    training.SAVE_SECONDS = 0.0
+    unfinished.SAVE_SECONDS = 0.0
     options = AutoencoderOptions(factor=2, width=8, blocks=1, images=480, batch=8, crop=16)
     made = training.train_autoencoder(
         stripes(200, 0, (16, 16, 1)), options, part=out / "a.part", out=out / "a.safetensors", progress=False

@@ -55,7 +55,7 @@ def train(
     alphabar extractor train photos/ --out extractors/photos.safetensors --self-supervised
     ```
 
-    Then test it: alphabar extractor check OUT --against SET.
+    Ctrl-C stops, and the same command continues. Then test it: alphabar extractor check OUT --against SET.
 
     Args:
         image_set: a set with labels (a folder with a subfolder for each class, for example); any set with --self-supervised.
@@ -70,16 +70,16 @@ def train(
     chosen = options.chosen(self_supervised)
     name, split = parse_set(image_set)
     check_output(out, "extractor", [name])
-    images = load(name, split, **asdict(reading)).originals()
-    with show.stopped_by_ctrl_c("stopped; an extractor is written when its training ends, so nothing was written"):
+    images, part = load(name, split, **asdict(reading)).originals(), out.with_suffix(".part")
+    with show.stopped_by_ctrl_c("{}; the same command continues"):
         if self_supervised:
-            made = train_self_supervised(images, options=chosen)
+            made = train_self_supervised(images, options=chosen, part=part)
         else:
             try:
                 test = load(name, "test", **asdict(reading)).originals() if images.labels is not None else None
             except FileNotFoundError:  # without a test split, the accuracy is that of the held-out images
                 test = None
-            made = train_extractor(images, options=chosen, test=test)
+            made = train_extractor(images, options=chosen, test=test, part=part)
     made.save(out)
     record = {"extractor": str(out), "fingerprint": made.fingerprint, "features": made.dim, **made.training_record}
     show.record(record, as_json, str(out))

@@ -64,7 +64,9 @@ def main(words: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `| head` has read enough
         _drop_output()
         raise SystemExit(PIPE_CODE) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if str(stop):  # of a training that has kept its state
+            say(f"{stop}; the same command continues", sys.stderr)
         raise SystemExit(stop_code()) from None
     except Exception as error:
         message, code = explain(error)

@@ -69,5 +69,5 @@ def stopped_by_ctrl_c(words: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        say(words.replace("{}", str(stop), 1), sys.stderr)
+        say(words.replace("{}", str(stop) or "stopped", 1), sys.stderr)
         raise SystemExit(stop_code()) from None

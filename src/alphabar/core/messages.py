@@ -80,6 +80,11 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def plural(n: float, noun: str) -> str:
+    """1 call, 2 calls, 2.5 calls, 2 classes."""
+    return f"{int(n) if n == int(n) else round(n, 1):,} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def cells(values: Iterable[object]) -> list[str]:
     """The cells of a row of a table, each in one line."""
     return [printable(value).replace("\n", "\\n").replace("\t", "\\t") for value in values]

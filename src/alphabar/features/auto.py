@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from alphabar.core.progress import duration
+from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import ImageSet, class_names
 from alphabar.data.split import holdout
 from alphabar.features.extractor import Extractor
@@ -38,21 +41,23 @@ class ExtractorPlan:
             f"{'with' if classes else 'without'} labels, {self.options.epochs} passes: about {duration(self.seconds)}"
         )
 
-    def train(self, progress: bool = True) -> Extractor:
-        """The trained extractor, whose record says which images it has seen."""
-        made = _train(self.images, self.options, progress)
+    def train(self, progress: bool = True, part: Path | None = None) -> Extractor:
+        """The trained extractor, whose record says which images it has seen. part: a folder for the state, as `train_extractor`
+        takes it."""
+        made = _train(self.images, self.options, progress, part=part)
         unseen = len(self.images) - self.trained_on
         made.training_record["seen"] = f"{self.trained_on} training images; {unseen} held-out images of the set were not seen"
         return made
 
 
-def plan_extractor(images: ImageSet, share: float, reference: int) -> ExtractorPlan:
+def plan_extractor(images: ImageSet, share: float, reference: int, part: Path | None = None) -> ExtractorPlan:
     """Chooses an extractor, and measures a few steps of its training (some seconds).
 
     Args:
         images: the set of a run, of which the share that the run holds out is held out here too.
         share: that share, 0 <= share < 1.
         reference: number of real images on the smaller side of a score, which decides the number of features.
+        part: where a training that was stopped has its state, whose options are then kept.
 
     Raises:
         ValueError: for fewer than 8 training images.
@@ -68,6 +73,8 @@ def plan_extractor(images: ImageSet, share: float, reference: int) -> ExtractorP
     batch = min(128, 2 ** int(math.log2(n)))
     options = replace(options, holdout=share, batch=batch, dim=features_for(reference))
     options = of_set(options, images.image_shape, len(images))
+    if (stopped := _stopped(part, images)) is not None:
+        return ExtractorPlan(images, stopped, n, stopped.epochs * n * _seconds_an_image(images, kept, stopped))
     speeds = {bf16: _seconds_an_image(images, kept, replace(options, bf16=bf16)) for bf16 in (False, True)}
     options = replace(options, bf16=speeds[True] < 0.9 * speeds[False])
     each = speeds[options.bf16]
@@ -76,10 +83,22 @@ def plan_extractor(images: ImageSet, share: float, reference: int) -> ExtractorP
     return ExtractorPlan(images, replace(options, epochs=epochs), n, epochs * (n // batch) * batch * each)
 
 
-def _train(images: ImageSet, options: Options, progress: bool, on_epoch: Callable[[Epoch], None] | None = None) -> Extractor:
+def _train(
+    images: ImageSet, options: Options, progress: bool, on_epoch: Callable[[Epoch], None] | None = None, part: Path | None = None
+) -> Extractor:  # fmt: skip
     if isinstance(options, SimCLROptions):
-        return train_self_supervised(images, options, progress=progress, on_epoch=on_epoch)
-    return train_extractor(images, options, progress=progress, on_epoch=on_epoch)
+        return train_self_supervised(images, options, progress=progress, on_epoch=on_epoch, part=part)
+    return train_extractor(images, options, progress=progress, on_epoch=on_epoch, part=part)
+
+
+def _stopped(part: Path | None, images: ImageSet) -> Options | None:
+    """The options of a training on these images that was stopped and whose state is in `part`."""
+    with suppress(OSError, ValueError, KeyError):
+        stored = read_object(part / "protocol.json") if part else {}
+        kind = SimCLROptions if "temperature" in stored else SupervisedOptions
+        if stored["images_fingerprint"] == images.fingerprint:
+            return kind(**{f.name: stored[f.name] for f in fields(kind)})
+    return None
 
 
 def _seconds_an_image(images: ImageSet, kept: Indices, options: Options) -> float:

@@ -6,8 +6,8 @@ noise, inversion or large shifts, since scores must detect those. The features a
 most of this information (section 4.2 of the paper). `alphabar extractor check` measures what the features detect.
 """
 
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,14 +34,13 @@ METHOD = "self-supervised: SimCLR"
 @memory_for("the training of the extractor", "give a smaller --batch or fewer --widths")
 def train_self_supervised(
     image_set: "ImageSet", options: SimCLROptions = SimCLROptions(), *, device: str | torch.device | None = None,
-    progress: bool = True, on_epoch: Callable[[Epoch], None] | None = None, name: str | None = None,
+    progress: bool = True, on_epoch: Callable[[Epoch], None] | None = None, name: str | None = None, part: Path | None = None,
 ) -> Extractor:  # fmt: skip
     """Train a feature extractor on images alone; labels are ignored, and the extractor has no logits.
 
     The arguments are those of `train_extractor`; the loss of random features is log(2 batch - 1). Raises ValueError for fewer
     images than one batch.
     """
-    started = time.perf_counter()
     options = of_set(options, image_set.image_shape, len(image_set))
     where = pick_device(device)
     kept, heldout = split(image_set, options)
@@ -60,14 +59,15 @@ def train_self_supervised(
             z: Tensor = projector(network.embed(torch.cat(pairs).contiguous(memory_format=torch.channels_last)))
         return nt_xent(z.float(), options.temperature)
 
-    loss = run_epochs(
+    loss, seconds = run_epochs(
         nn.ModuleList([network, projector]), loss_of, kept, options,
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=options.lr),
         warmup=0.1, description="training the extractor without labels", progress=progress, on_epoch=on_epoch,
+        part=part, fingerprint=image_set.fingerprint,
     )  # fmt: skip
     record = {
         "method": METHOD, "images": len(kept), "held_out_images": len(heldout), "loss": loss,
-        "chance_loss": float(np.log(2 * options.batch - 1)), "seconds": round(time.perf_counter() - started, 1),
+        "chance_loss": float(np.log(2 * options.batch - 1)), "seconds": seconds,
     }  # fmt: skip
     return make_extractor(network, image_set, options, record, name=name)
 

@@ -1,9 +1,9 @@
 """Training of extractors: of labelled images (`train_extractor`), and the loop that `simclr`, without labels, shares."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from alphabar.data.values import scale_of
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import Extractor
 from alphabar.features.options import ExtractorOptions, SupervisedOptions, of_set
+from alphabar.training.unfinished import unfinished
 
 if TYPE_CHECKING:
     from alphabar.data.image_set import ImageSet
@@ -63,14 +64,14 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def run_epochs(
     trained: nn.Module, loss_of: LossOf, kept: Indices, options: ExtractorOptions, *,
     optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], warmup: float,
-    description: str, progress: bool, on_epoch: Callable[[Epoch], None] | None,
-) -> float:  # fmt: skip
-    """Train on the images `kept` under a one-cycle schedule; returns the mean loss of the last epoch.
+    description: str, progress: bool, on_epoch: Callable[[Epoch], None] | None, part: Path | None, fingerprint: str,
+) -> tuple[float, float]:  # fmt: skip
+    """Train on the images `kept` under a one-cycle schedule; returns the mean loss of the last epoch, and the seconds taken.
 
     `trained` may include a head that is discarded later; `optimizer` gets two groups of its parameters, with and without
-    weight decay; `warmup` is the share of the steps in which the learning rate rises. Raises RuntimeError for a loss of NaN.
+    weight decay; `warmup` is the share of the steps in which the learning rate rises; the state is kept in `part`, for these
+    options and the images with this fingerprint. Raises RuntimeError for a loss of NaN.
     """
-    started = time.perf_counter()
     steps = len(kept) // options.batch  # a last, shorter batch would give batch norm worse statistics
     parameters = list(trained.parameters())
     optim = optimizer([
@@ -80,14 +81,31 @@ def run_epochs(
     total = options.epochs * steps
     rise = warmup if warmup * total != 1 else math.nextafter(warmup, 1)  # the scheduler divides by warmup * total - 1
     cycle = torch.optim.lr_scheduler.OneCycleLR(optim, max_lr=options.lr, total_steps=total, pct_start=rise, cycle_momentum=False)
-    mean = float("nan")
-    with track(total * options.batch, description, unit="images", show=progress) as advance:
-        for epoch in range(options.epochs):
+    rng, losses = seeds.generator(0), torch.zeros(())
+    protocol = {"training": description, "images_fingerprint": fingerprint, **asdict(options)}
+
+    def position() -> dict[str, Any]:
+        return {"random": rng.bit_generator.state, "losses": float(losses)}
+
+    with (
+        unfinished(part, "extractors", protocol, trained, optim) as state,
+        track(total * options.batch, description, done=state.step * options.batch, show=progress) as advance,
+    ):
+        mean = state.more.get("losses", math.nan) / steps
+        if state.step:
+            vars(cycle).update(last_epoch=state.step - 1, _step_count=state.step + 1)
+            cycle.step()
+        for epoch in range(state.step // steps, options.epochs):
             trained.train()
             rng = seeds.generator(options.seed, epoch, stream=seeds.TRAIN)
             order = kept[seeds.permutation(options.seed, epoch, len(kept))]
-            losses = torch.zeros((), device=parameters[0].device)
-            for batch in order[: steps * options.batch].reshape(steps, options.batch):
+            losses, first = torch.zeros((), device=parameters[0].device), max(state.step - epoch * steps, 0)
+            if first:
+                rng.bit_generator.state = state.more["random"]
+                losses += state.more["losses"]
+            for step, batch in enumerate(
+                order[: steps * options.batch].reshape(steps, options.batch)[first:], epoch * steps + first
+            ):
                 loss = loss_of(np.sort(batch), rng)  # sorted: a memory map is read forwards
                 optim.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -95,14 +113,14 @@ def run_epochs(
                 cycle.step()
                 losses += loss.detach()
                 advance(options.batch)
+                state.after(step + 1, total, options.batch, position)
             mean = float(losses) / steps
             if not np.isfinite(mean):
                 raise RuntimeError(f"the loss became {mean} in epoch {epoch + 1}: train with a smaller lr than {options.lr}")
             if on_epoch is not None:
-                seconds = time.perf_counter() - started
-                left = seconds / (epoch + 1) * (options.epochs - epoch - 1)
-                on_epoch(Epoch(epoch + 1, options.epochs, mean, seconds, left))
-    return mean
+                left = state.seconds / (epoch + 1) * (options.epochs - epoch - 1)
+                on_epoch(Epoch(epoch + 1, options.epochs, mean, state.seconds, left))
+    return mean, round(state.seconds, 1)
 
 
 def make_extractor(
@@ -129,7 +147,7 @@ def make_extractor(
 def train_extractor(
     image_set: "ImageSet", options: SupervisedOptions = SupervisedOptions(), *, test: "ImageSet | None" = None,
     device: str | torch.device | None = None, progress: bool = True, on_epoch: Callable[[Epoch], None] | None = None,
-    name: str | None = None,
+    name: str | None = None, part: Path | None = None,
 ) -> Extractor:  # fmt: skip
     """Train a classifier on a labelled set and return it as a feature extractor.
 
@@ -143,6 +161,7 @@ def train_extractor(
         progress: show a progress bar.
         on_epoch: called after every epoch, with the accuracy on at most 2,000 test images.
         name: name of the extractor; None means the name of the set.
+        part: a folder for the state, from which the same call continues exactly after Ctrl-C; removed at the end.
 
     Returns:
         The extractor, on the CPU, with `training_record` describing how it was made and how accurate it is.
@@ -150,7 +169,6 @@ def train_extractor(
     Raises:
         ValueError: for a set without labels, with fewer than two classes, or with fewer images than one batch.
     """
-    started = time.perf_counter()
     options = of_set(options, image_set.image_shape, len(image_set))
     where = pick_device(device)
     labels = _labels(image_set)
@@ -181,10 +199,11 @@ def train_extractor(
         if on_epoch is not None:
             on_epoch(replace(epoch, accuracy=accuracy_on(test_pixels[some], test_labels[some])))
 
-    run_epochs(
+    _, seconds = run_epochs(
         network, loss_of, kept, options,
         optimizer=lambda groups: torch.optim.SGD(groups, lr=options.lr, momentum=0.9, nesterov=True),
         warmup=0.2, description="training the extractor", progress=progress, on_epoch=report,
+        part=part, fingerprint=image_set.fingerprint,
     )  # fmt: skip
     record = {
         "pixels": image_set.pixels.dtype.name, "value_range": image_set.value_range,
@@ -192,7 +211,7 @@ def train_extractor(
         "held_out_accuracy": accuracy_on(heldout_pixels, heldout_labels),
         "test": "held out" if test is None else f"{test.name}:{test.split}",
         "test_images": len(test_pixels), "accuracy": accuracy_on(test_pixels, test_labels),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": seconds,
     }  # fmt: skip
     return make_extractor(network, image_set, options, record, name=name, classes=image_set.classes)
 

@@ -4,6 +4,7 @@ The rules are few, stand here, and what they chose is printed (`AutoRecipe.lines
 """
 
 import math
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from alphabar.core.machine import free_memory
+from alphabar.core.messages import plural
 from alphabar.core.progress import duration, track
 from alphabar.data.image_set import ImageSet, class_names, load
 from alphabar.data.split import HOLDOUT, holdout
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.model_spec import ModelRecipe
+from alphabar.denoiser.own_networks import BUILT_IN
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import DataRecipe, Recipe, resolve, shipped
-from alphabar.training.hooks import HELDOUT
 from alphabar.training.initial_model import cost_of_model, untrained_model
 from alphabar.training.intervals import expected_seconds, heldout_share, sheet_seconds, with_intervals
 from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of
@@ -32,6 +34,7 @@ WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is consid
 LOWEST = 8  # widest side of the lowest level of the network, in pixels
 ATTENDED = 16  # widest side of a level with attention
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
+DEPTHS = {"uint16": "16 bit", "float32": "floats"}
 NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -58,29 +61,30 @@ class AutoRecipe:
 
     def lines(self) -> list[str]:
         """What will be trained, and how long it takes, in sentences."""
-        train, model, speed = self.recipe.train, self.recipe.model, self.speeds[0]
+        train, model, speed, watch = self.recipe.train, self.recipe.model, self.speeds[0], self.recipe.watch
         n, (c, h, w), classes = len(self.images), self.images.image_shape, len(class_names(self.images))
         total = math.ceil(train.images / train.batch) * train.batch  # no step has fewer
         passes = total / max(self.trained_on, 1)
-        copies = n - len(np.unique(self.images.hashes))
+        copies, heldout = n - len(np.unique(self.images.hashes)), n - self.trained_on
+        notes = [note for note in (DEPTHS.get(self.images.pixels.dtype.name), str(self.images.reading)) if note]
         attended = ["x".join(str(math.ceil(side / model.patch / 2**k)) for side in (h, w)) for k in model.attention]
         others = "".join(f", {_rate(s)} in {NAMES[s.precision]}" for s in self.speeds[1:])
-        watch, rate = self.recipe.watch, speed.images_a_second
+        rate = speed.images_a_second
         sheet = min(watch.preview_first or watch.preview_every, train.images) / rate + sheet_seconds(watch, speed)
         loss = min(train.log_every or train.images, train.images) / rate
         return [
-            f"{n:,} image{'s' * (n != 1)} of {h}x{w}x{c}" + (f" ({fit})" if (fit := str(self.images.reading)) else "")
-            + (f" in {classes} classes" if classes else "")
-            + (f", {copies:,} of them copies of others" if copies else "")
-            + f"; {n - self.trained_on:,} are held out ({self.recipe.data.holdout:.0%}).",
-            f"U-Net with {len(model.channels)} level{'s' * (len(model.channels) > 1)}"
-            + (f", attention at {' and '.join(attended)}" if attended else "")
+            f"{plural(n, 'image')} of {h}x{w}x{c}" + (f" ({', '.join(notes)})" if notes else "")
+            + (f" in {plural(classes, 'class')}" if classes else " without classes")
+            + (f"; {_is(copies)} {'a copy of another' if copies == 1 else 'copies of others'}" if copies else "")
+            + f"; {_is(heldout) if heldout else 'none is'} held out ({self.recipe.data.holdout:.0%}).",
+            (f"U-Net with {plural(len(model.channels), 'level')}" if model.network in BUILT_IN else f"Network {model.network}")
+            + (f", attention at {' and '.join(attended)}" if attended and model.network in BUILT_IN else "")
             + f", {self.parameters / 1e6:.1f} M parameters, {self.gflop:.2g} GFLOP a network call.",
-            f"{total:,} images ({passes:.{0 if passes >= 10 else 1}f} passes), about {duration(self.seconds)} here "
+            f"{plural(total, 'image')} ({passes:.{0 if passes >= 10 else 1}f} passes), about {duration(self.seconds)} here "
             f"({_rate(speed)} images/s measured in {NAMES[speed.precision]}{others}).",
             f"About {speed.mib / 1024:.1f} GiB of memory"
-            + (", activations computed twice to save some" if train.recompute else "")
-            + (f", batches in {train.accumulate} parts" if train.accumulate > 1 else "") + ".",
+            + (", activations are computed twice to save some" if train.recompute else "")
+            + (f", each batch in {train.accumulate} parts" if train.accumulate > 1 else "") + ".",
             f"First loss after about {duration(loss)}"
             + (f", first samples after about {duration(sheet)}." if watch.preview_every else ", no samples."),
             *([] if watch.score_every else ["No scores during training: even a few samples would take a tenth of the time."]),
@@ -126,25 +130,38 @@ def auto_recipe(
     if not (candidates := [each for each, _ in fitted if each is not None]):
         raise _does_not_fit(images, fitted[0][1])
 
-    best = candidates[min(2, len(candidates) - 1)]
-    speeds = speeds_of(best, images, indices)
     costs = [cost_of_model(untrained_model(each, images)) for each in candidates]
-    flops = speeds[0].images_a_second * costs[candidates.index(best)]["gflop_a_call"]
-    seen = [flops / cost["gflop_a_call"] * seconds for cost in costs]  # images, as long as the training may take
-    widest = [each for each, most in zip(candidates, seen, strict=True) if most >= wanted] or candidates[:1]
-    if widest[-1].model != best.model:
-        best = widest[-1]
-        speeds = speeds_of(best, images, indices)
-    fastest = speeds[0]
+    found, k = dict[int, list[Speed]](), -1 if budget else 0
+    while (k := k % len(candidates)) not in found:
+        found[k] = speeds_of(candidates[k], images, indices, seconds)
+        k = k if budget else _widest([c["gflop_a_call"] for c in costs], found, wanted / seconds)
+    best, cost, speeds, fastest = candidates[k], costs[k], found[k], found[k][0]
 
-    heldout = min(len(images) - len(indices), HELDOUT)
+    heldout = len(images) - len(indices)
     total = budget or min(wanted if not minutes else math.inf, seconds * fastest.images_a_second)
     chosen = with_intervals(best, total, fastest, heldout).with_(**by_hand)
     if not budget:
         total *= min(seconds / expected_seconds(chosen, fastest, heldout), 1)
         chosen = with_intervals(best, total, fastest, heldout).with_(**by_hand)
-    cost, expected = costs[candidates.index(best)], expected_seconds(chosen, fastest, heldout)
+    expected = expected_seconds(chosen, fastest, heldout)
     return AutoRecipe(chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], expected, minutes)
+
+
+def _widest(gflops: list[float], found: Mapping[int, list[Speed]], rate: float) -> int:
+    """The widest network that trains `rate` images a second, else the narrowest, number 0, by the speeds of those that were
+    measured. A power law of the operations through the nearest two stands for the others: wide networks do more a second."""
+    known = sorted(found)
+    if len(known) == 1 and found[0][0].images_a_second > rate:
+        return len(gflops) // 2  # the law takes two
+    x, y = np.log(gflops), np.log([found[k][0].images_a_second for k in known])
+
+    def law(k: int) -> float:
+        near = max(bisect(known[:-1], k), 1)  # the first of `known` above k, or the last one
+        slope = (y[near] - y[near - 1]) / (x[known[near]] - x[known[near - 1]])
+        return float(y[near] + slope * (x[k] - x[known[near]]))
+
+    fits = [k for k in range(1, len(gflops)) if len(known) > 1 and law(k) >= math.log(rate)]
+    return max(fits, default=0)
 
 
 def measured(recipe: Recipe, images: ImageSet) -> AutoRecipe:
@@ -156,7 +173,7 @@ def measured(recipe: Recipe, images: ImageSet) -> AutoRecipe:
         raise _does_not_fit(images, each)
     cost = cost_of_model(model)
     speed, _ = measure(recipe, images, indices, recipe.train.precision)
-    seconds = expected_seconds(recipe, speed, min(len(images) - len(indices), HELDOUT))
+    seconds = expected_seconds(recipe, speed, len(images) - len(indices))
     return AutoRecipe(recipe, (speed,), images, len(indices), cost["parameters"], cost["gflop_a_call"], seconds)
 
 
@@ -257,3 +274,7 @@ def _does_not_fit(images: ImageSet, each: int) -> ValueError:
 
 def _rate(speed: Speed) -> str:
     return f"{speed.images_a_second:,.0f}" if speed.images_a_second >= 100 else f"{speed.images_a_second:.3g}"
+
+
+def _is(n: int) -> str:
+    return f"{n:,} {'is' if n == 1 else 'are'}"

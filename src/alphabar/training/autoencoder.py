@@ -2,7 +2,6 @@
 
 import math
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,19 @@ from alphabar.core import seeds
 from alphabar.core.machine import device_of, memory_for, peak_memory
 from alphabar.core.messages import say
 from alphabar.core.options import takes
-from alphabar.core.parts import Parts
 from alphabar.core.progress import duration, track
-from alphabar.core.stored_values import naming
 from alphabar.core.types import Images, Pixels
 from alphabar.data.image_set import ImageSet
 from alphabar.data.images import to_model
 from alphabar.data.split import holdout
 from alphabar.denoiser.autoencoder import Autoencoder, ConvAutoencoder
-from alphabar.training.checkpoint import optimizer_tensors, restore_optimizer
 from alphabar.training.optim import rate
 from alphabar.training.options import AutoencoderOptions
-from alphabar.training.stopping import Diverged, stop_signals
+from alphabar.training.stopping import Diverged
+from alphabar.training.unfinished import unfinished
 
-SAVE_SECONDS = 60.0  # between two states that an interrupted training continues from
 SCALES = 3  # at which the loss compares images: full size, half, a quarter
 STREAM = seeds.TRAIN + 32
-STATE = "state.npz"
 
 
 @takes(AutoencoderOptions)
@@ -69,16 +64,13 @@ def train_autoencoder(
         torch.random.manual_seed(options.seed)
         network = ConvAutoencoder(**arguments).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    parts = Parts(part, "unfinished autoencoders")
-    with parts.locked():
-        parts.claim({**asdict(options), "images_fingerprint": image_set.fingerprint})
-        first, before = _restored(parts, network, optimizer)
-        steps, scale = math.ceil(options.images / options.batch), (t.to(where)[:, None, None] for t in (mean, std))
-        shift, width = scale
-        started = saved = time.monotonic()
-        memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch or --crop")
-        bar = track(steps * options.batch, "training the autoencoder", done=first * options.batch, show=progress)
-        with bar as advance, stop_signals() as stop, memory:
+    steps, scale = math.ceil(options.images / options.batch), (t.to(where)[:, None, None] for t in (mean, std))
+    shift, width = scale
+    memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch or --crop")
+    protocol = {**asdict(options), "images_fingerprint": image_set.fingerprint}
+    with unfinished(part, "autoencoders", protocol, network, optimizer) as state, memory:
+        first, before = state.step, state.seconds
+        with track(steps * options.batch, "training the autoencoder", done=first * options.batch, show=progress) as advance:
             for step in range(first, steps):
                 x = (to_model(_squares(image_set.pixels, kept, options, side, step), where) - shift) / width
                 lr, _ = rate("cosine", step, steps, options.lr, warmup=min(200, steps // 10))
@@ -88,28 +80,20 @@ def train_autoencoder(
                     raise Diverged(
                         f"after {step * options.batch} images the loss is {loss}: give a lower --lr than {options.lr:g}"
                     )
-                now = time.monotonic()
                 if step == min(first + 9, steps - 1) and progress:
-                    say(
-                        _promise(network, image_set, len(kept), options, (now - started) / (step + 1 - first) * (steps - first)),
-                        sys.stderr,
-                    )
-                if stop.is_set() or now - saved > SAVE_SECONDS:
-                    parts.save(STATE, _state(network, optimizer, step + 1, before + now - started))
-                    saved = now
-                if stop.is_set() and step + 1 < steps:
-                    raise KeyboardInterrupt(f"stopped after {(step + 1) * options.batch} images")
+                    left = (state.seconds - before) / (step + 1 - first) * (steps - first)
+                    say(_promise(network, image_set, len(kept), options, left), sys.stderr)
+                state.after(step + 1, steps, options.batch)
         record = {
             "set": f"{image_set.name}:{image_set.split}", "set_fingerprint": image_set.fingerprint, "images": len(kept),
             "held_out": len(heldout), "pixels": image_set.pixels.dtype.name, "value_range": image_set.value_range,
-            "seconds": round(before + time.monotonic() - started, 1), "options": asdict(options),
+            "seconds": round(state.seconds, 1), "options": asdict(options),
             "torch": torch.__version__.split("+")[0],
         }  # fmt: skip
         spec = {"format": 1, "arguments": arguments, "mean": mean.tolist(), "std": std.tolist()}
         made = Autoencoder(spec, network, record)
         if out is not None:
             made.save(out)
-        parts.clear()
     return made
 
 
@@ -172,21 +156,3 @@ def _promise(network: ConvAutoencoder, images: ImageSet, kept: int, options: Aut
         f"parameters. {options.images:,} images ({options.images / kept:.0f} passes) take about {duration(seconds)} here and "
         f"{peak_memory() / 2**30:.1f} GiB."
     )
-
-
-def _state(network: ConvAutoencoder, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> dict[str, Any]:
-    tensors = {f"w.{k}": v for k, v in network.state_dict().items()} | {
-        f"m.{k}": v for k, v in optimizer_tensors(optimizer).items()
-    }
-    return {"step": step, "seconds": seconds, **{k: v.detach().cpu().numpy() for k, v in tensors.items()}}
-
-
-def _restored(parts: Parts, network: ConvAutoencoder, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Steps done and seconds taken by earlier calls, whose state is put into network and optimiser."""
-    if (stored := parts.load(STATE)) is None:
-        return 0, 0.0
-    with naming(f"{parts.path(STATE)} is damaged: delete {parts.folder}, and the training starts again"):
-        tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in stored.items()}
-        network.load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("w.")})
-        restore_optimizer(optimizer, {k[2:]: v for k, v in tensors.items() if k.startswith("m.")})
-        return int(stored["step"]), float(stored["seconds"])

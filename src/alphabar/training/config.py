@@ -214,6 +214,8 @@ class WatchRecipe(Checked):
     """Samples on a sheet."""
     preview_steps: Steps = 25
     """Steps of DDIM for a preview, and for a score during training."""
+    heldout_n: Count = 512
+    """Held-out images of a held-out loss, at most."""
     score_every: CountOrZero = 400_000
     """Images between two scores (FID and KID) and tests for copies; 0 makes none."""
     score_n: Annotated[int, Bounds(2, 10**7)] = 1024

@@ -11,10 +11,14 @@ FIRST_SIGHT = 90.0  # seconds until the first loss and the first sheet of sample
 PREVIEW_SHARE = 0.05  # of the time that sheets take, and of the time that held-out losses take, at most
 SHEETS = (64, 36, 16, 9, 4)  # samples on a sheet; the most that take at most SHEET_SECONDS and PREVIEW_SHARE of the time
 SHEET_SECONDS = 40.0
-SCORE_SHARE = 0.07  # of the time that the samples of scores take, at most
+LOSSES = (512, 256, 128, 64, 32)  # images of a held-out loss; the most that can be measured LEAST_LOSSES times in PREVIEW_SHARE
+LEAST_LOSSES = 4
+LOSS_SECONDS = 20.0  # between two held-out losses at least: the best checkpoint is written after them
+SCORE_SHARE = 0.07  # of the time that scores take, at most
 SCORED = (1024, 512, 256, 128, 64)  # samples of a score; the most that can be scored SCORES times in that time
 SCORES = 4
 MOST_SCORES = 12
+SCORING = 2.0  # seconds that a score takes in addition to its samples: features and intervals
 HELD_OUT = 300  # images that a small set holds out, if they are not more than MOST_HELD_OUT of it
 MOST_HELD_OUT = 0.25
 
@@ -36,6 +40,9 @@ def with_intervals(recipe: Recipe, length: float, speed: Speed, heldout: int) ->
     most = min(SHEET_SECONDS, PREVIEW_SHARE * total / rate)
     sizes = (replace(watch, preview_n=n) for n in SHEETS)
     watch = next((each for each in sizes if sheet_seconds(each, speed) <= most), replace(watch, preview_n=SHEETS[-1]))
+    most = PREVIEW_SHARE * total / rate / LEAST_LOSSES / speed.call_seconds
+    watch = replace(watch, heldout_n=next((n for n in LOSSES if min(n, heldout) <= most), LOSSES[-1]))
+    loss = min(watch.heldout_n, heldout) * speed.call_seconds
     sheet = sheet_seconds(watch, speed)
     first = max(batch, min(round(rate * (FIRST_SIGHT - sheet)), total))
     every = max(first, total // 10, round(sheet / PREVIEW_SHARE * rate))
@@ -43,7 +50,7 @@ def with_intervals(recipe: Recipe, length: float, speed: Speed, heldout: int) ->
         recipe,
         train=replace(
             train, images=total, precision=speed.precision, warmup=min(train.warmup, total // 10),
-            heldout_every=max(total // 24, batch, round(heldout * speed.call_seconds * rate / PREVIEW_SHARE)),
+            heldout_every=max(total // 24, batch, round(max(loss / PREVIEW_SHARE, LOSS_SECONDS) * rate)),
             checkpoint_every=max(min(round(300 * rate), total // 4), batch),
             log_every=max(min(train.log_every, first // 2), batch),
         ),
@@ -55,7 +62,7 @@ def _with_scores(watch: WatchRecipe, total: int, speed: Speed) -> WatchRecipe:
     """Scores of as many samples, as often, as SCORE_SHARE of the time allows; none where it is not enough for one."""
     seconds = SCORE_SHARE * total / speed.images_a_second
     for n in SCORED:
-        times = min(int(seconds / (n * watch.preview_steps * speed.call_seconds)), MOST_SCORES)
+        times = min(int(seconds / (n * watch.preview_steps * speed.call_seconds + SCORING)), MOST_SCORES)
         if times >= SCORES or (times and n == SCORED[-1]):
             return replace(watch, score_n=n, score_every=math.ceil(total / times))
     return replace(watch, score_every=0)
@@ -66,12 +73,14 @@ def expected_seconds(recipe: Recipe, speed: Speed, n_heldout: int) -> float:
     train, watch = recipe.train, recipe.watch
     sheets = 0.0
     if watch.preview_every:
-        doublings = math.log2(max(watch.preview_every / watch.preview_first, 1)) if watch.preview_first else 0
+        last = min(watch.preview_every, train.images)
+        doublings = math.ceil(math.log2(max(last / watch.preview_first, 1))) if watch.preview_first else 0
         sheets = doublings + math.ceil(train.images / watch.preview_every)
-    heldout = math.ceil(train.images / (train.heldout_every or train.images)) * n_heldout * speed.call_seconds
+    losses = math.ceil(train.images / (train.heldout_every or train.images))
+    heldout = losses * min(n_heldout, watch.heldout_n) * speed.call_seconds
     scored = watch.copies or watch.extractor not in ("auto", "none") or recipe.data.set == "fashion_mnist"
-    scores = train.images // watch.score_every * watch.score_n if watch.score_every and scored else 0
-    scoring = scores * watch.preview_steps * speed.call_seconds
+    scores = math.ceil(train.images / watch.score_every) if watch.score_every and scored else 0
+    scoring = scores * (watch.score_n * watch.preview_steps * speed.call_seconds + SCORING)
     return train.images / speed.images_a_second + sheets * sheet_seconds(watch, speed) + heldout + scoring
 
 

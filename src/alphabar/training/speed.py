@@ -1,11 +1,12 @@
 """What a training takes here: speed and memory of a few steps of the very network, in each precision that agrees with float32."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +17,15 @@ from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model
 from alphabar.training.config import Precision, Recipe, TrainRecipe
 from alphabar.training.consistency import DrawnLoss
-from alphabar.training.initial_model import cost_of_model, untrained_model
+from alphabar.training.initial_model import untrained_model
 from alphabar.training.loop import make_accelerator
 from alphabar.training.step import Trainer
-from alphabar.training.stream import Batch, Indices, Stream
+from alphabar.training.stream import Batch, Indices, Stream, prefetched
 
 STEPS = 4  # that are measured, after one that is not
-MEASURING = 15.0  # seconds after which a slow machine takes no further step
-STEP_GFLOP = 300.0  # smaller batches are measured where a step would take more
+FIRST = 8  # images of the very first steps, by which a size is chosen of which there is time for two more
+SHARE = 0.03  # of the training that is measured, after which no further step is taken; but
+LEAST, MOST = 1.0, 15.0  # seconds
 AGREEMENT = 0.98  # least cosine between the gradients in bfloat16 and in float32
 
 
@@ -39,40 +41,60 @@ class Speed:
     """Largest memory of this process (on a CPU) or of the device until now."""
 
 
-def speeds_of(recipe: Recipe, images: ImageSet, indices: Indices, drawn_loss: DrawnLoss | None = None) -> list[Speed]:
-    """The speeds of a recipe in the precisions that this machine computes rightly, the fastest first."""
-    speed, model = measure(recipe, images, indices, "no", drawn_loss)
-    batch = _batches(replace(recipe.train, batch=8), model, images, indices, 1)[0]
+def speeds_of(
+    recipe: Recipe, images: ImageSet, indices: Indices, seconds: float = math.inf, drawn_loss: DrawnLoss | None = None
+) -> list[Speed]:  # fmt: skip
+    """The speeds of a recipe in the precisions that this machine computes rightly, the fastest first; arguments of `measure`."""
+    speed, model = measure(recipe, images, indices, "no", seconds, drawn_loss)
+    batch = Stream(images.pixels, indices, recipe.train, model, images.labels).batch(0, 8)
     if best_device() == "mps" or not bf16_agrees(model, batch):
         return [speed]
-    return sorted([speed, measure(recipe, images, indices, "bf16", drawn_loss)[0]], key=lambda s: -s.images_a_second)
+    return sorted([speed, measure(recipe, images, indices, "bf16", seconds, drawn_loss)[0]], key=lambda s: -s.images_a_second)
 
 
 def measure(
-    recipe: Recipe, images: ImageSet, indices: Indices, precision: Precision, drawn_loss: DrawnLoss | None = None
-) -> tuple[Speed, Model]:
-    """Trains a new model of the recipe for a few steps. Several processes measure together and get the same numbers."""
-    model = untrained_model(recipe, images)
-    gflop, batch, accumulate = cost_of_model(model)["gflop_a_call"], recipe.train.batch, recipe.train.accumulate
-    while 3 * gflop * batch > STEP_GFLOP and batch > 8 * processes.world()[1]:
-        batch, accumulate = batch // 2, max(accumulate // 2, 1)
-    train = replace(recipe.train, precision=precision, batch=batch, accumulate=accumulate)
-    images_more = recipe.train.batch // recipe.train.accumulate - batch // accumulate  # in a backward pass than are measured
-    more = images_more * activation_bytes(model, train.recompute) if images_more else 0  # counted before weights are sharded
+    recipe: Recipe, images: ImageSet, indices: Indices, precision: Precision, seconds: float = math.inf,
+    drawn_loss: DrawnLoss | None = None,
+) -> tuple[Speed, Model]:  # fmt: skip
+    """Trains a new model of the recipe for a few steps. Several processes measure together and get the same numbers.
+
+    seconds: length of the training, if it is shorter than that of train.images; the steps take a small share of it.
+    """
+    model, train = untrained_model(recipe, images), replace(recipe.train, precision=precision)
+    kept = activation_bytes(model, train.recompute)  # counted before weights are moved and sharded
     accelerator = make_accelerator(train)
-    trainer = Trainer(model, train, accelerator, None, drawn_loss)
-    batches = _batches(train, model, images, indices, STEPS + 1, accelerator.process_index, accelerator.num_processes)
-    taken: list[float] = []
-    for step, part in enumerate(batches):
-        taken.append(_timed(partial(trainer.step, part, step)))
-        if len(taken) > 1 and sum(taken) > MEASURING and accelerator.num_processes == 1:  # all processes take as many steps
-            break
-    x = torch.zeros(min(train.batch, 32), *model.image_shape, device=trainer.device)
+    trainer, world, size = Trainer(model, train, accelerator, None, drawn_loss), accelerator.num_processes, train.batch
+    while size % (2 * world) == 0 and size > FIRST * world:
+        size //= 2
+
+    def steps(n: int, limit: float) -> list[float]:
+        """Seconds of up to n steps of `size` images, with the wait for their batches."""
+        trainer.recipe = replace(train, batch=size, accumulate=_parts(train, size))
+        stream, ends = Stream(images.pixels, indices, trainer.recipe, model, images.labels), [time.perf_counter()]
+        with prefetched(stream, range(n), accelerator.process_index, world) as batches:
+            for step, part in enumerate(batches):
+                float(trainer.step(part, step))  # waits for the device
+                ends.append(time.perf_counter())
+                if len(ends) > 2 and ends[-1] - ends[0] > limit and world == 1:  # all processes take as many steps
+                    break
+        return np.diff(ends).tolist()
+
+    each = processes.gather(min(steps(2, 0)))[0] / size  # seconds
+    limit = min(max(SHARE * min(seconds, recipe.train.images * each), LEAST), MOST)
+    while size < train.batch and 6 * size * each < limit:
+        size *= 2
+    taken = statistics.median(steps(STEPS + 1, limit)[1:])
+    more = kept * (train.batch // train.accumulate - size // _parts(train, size)) / world  # of images that were not measured
+    x = torch.zeros(min(size, 32), *model.image_shape, device=trainer.device)
     with torch.inference_mode():
         call = min(_timed(lambda: trainer.ema(x, torch.ones(len(x), device=x.device)).sum()) for _ in range(2)) / len(x)
-    mib = (peak_memory() + more / accelerator.num_processes) / 2**20
-    seconds, call, mib = processes.gather((statistics.median(taken[1:]), call, mib))[0]
-    return Speed(precision, train.batch / seconds, call, mib), model
+    taken, call, mib = processes.gather((taken, call, (peak_memory() + more) / 2**20))[0]
+    return Speed(precision, size / taken, call, mib), model
+
+
+def _parts(train: TrainRecipe, size: int) -> int:
+    """The micro-batches of a step of `size` images, as large as those of a whole one where that is possible."""
+    return max(train.accumulate * size // train.batch, 1)
 
 
 def bf16_agrees(model: Model, batch: Batch) -> bool:
@@ -115,10 +137,3 @@ def _timed(work: Callable[[], Tensor]) -> float:
     start = time.perf_counter()
     float(work())  # waits for the device
     return time.perf_counter() - start
-
-
-def _batches(
-    recipe: TrainRecipe, model: Model, images: ImageSet, indices: Indices, n: int, rank: int = 0, world: int = 1
-) -> list[Batch]:
-    stream, size = Stream(images.pixels, indices, recipe, model, images.labels), recipe.batch // world
-    return [stream.batch(k * recipe.batch + rank * size, size) for k in range(n)]

@@ -98,12 +98,13 @@ def train_beside(run: Path, real: ImageSet, against: str = "", progress: bool = 
     if images_of(run) not in (None, images.fingerprint):
         raise ValueError(f"{recipe.data.set} holds other images than those that {run} was trained on: {_by_hand(images)}")
     images = images.originals()
-    plan = plan_extractor(images, recipe.data.holdout, len(real) // 2)
     path = run / FILE
+    part = path.with_suffix(".part")
+    plan = plan_extractor(images, recipe.data.holdout, len(real) // 2, part)
     path.parent.mkdir(exist_ok=True)
     with locked(path.parent):
         if progress:
             say(plan.line(), sys.stderr)
-        made = plan.train(progress)
+        made = plan.train(progress, part)
         made.save(path)
     return made

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alphabar.core import processes, seeds
 from alphabar.core.files import locked, write_atomically, write_json
 from alphabar.core.machine import memory_for
-from alphabar.core.messages import say
+from alphabar.core.messages import plural, say
 from alphabar.core.outputs import check_run_folder
 from alphabar.core.places import PRIVATE, without_places, write_private
 from alphabar.core.run import Run, flat
@@ -316,7 +316,7 @@ def watching(
     """
     watch, train = recipe.watch, recipe.train
     trained_on, heldout = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    hooks: list[Hook] = [HeldOutLoss(train.heldout_every)]
+    hooks: list[Hook] = [HeldOutLoss(train.heldout_every, watch.heldout_n)]
     enough, lines = len(heldout) >= FEWEST_HELDOUT, list[str]()
     if recipe.data.holdout and not len(heldout):
         lines += [
@@ -348,7 +348,8 @@ def watching(
         lines += scores.lines()
     share = math.ceil(130 * FEWEST_HELDOUT / len(image_set)) / 100
     advice = f"--data.holdout {share:g} holds out enough" if share <= 0.5 else "add images"
-    few = f"{len(heldout)} held-out images are too few ({FEWEST_HELDOUT} are needed): {advice}"
+    few = f"{plural(len(heldout), 'held-out image')} {'is' if len(heldout) == 1 else 'are'} too few ({FEWEST_HELDOUT} are needed)"
+    few += f": {advice}"
     if watch.copies and not (enough and watch.score_every):
         lines.append(f"No test for copies: {'watch.score_every is 0' if enough else few}.")
     if train.early_stop:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from alphabar.core.machine import best_device
+from alphabar.core.messages import plural
 from alphabar.denoiser.plan import Adaptive, parse_plan
 from alphabar.sampling.batches import SamplingStep
 from alphabar.sampling.catalogue import find
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import TUNED, dry_run, settings
-from alphabar.web.request import MOST_IMAGES, MOST_SEED, MOST_STEPS, Setting, choice, number, plural, text, whole
+from alphabar.web.request import MOST_IMAGES, MOST_SEED, MOST_STEPS, Setting, choice, number, text, whole
 from alphabar.web.runs_folder import BUNDLED_RUN, RunsFolder
 
 MOST_CALLS = 256_000  # images times calls of one setting: an hour or less where a call takes 10 ms

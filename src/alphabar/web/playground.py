@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from alphabar.core.messages import plural
 from alphabar.core.run import Run
 from alphabar.core.types import Pixels
 from alphabar.data.image_set import ImageSet
@@ -28,7 +29,7 @@ from alphabar.sampling.samples import Samples
 from alphabar.training.config import resolve
 from alphabar.verbs.score import make_evaluator, measure
 from alphabar.web.job import Job, prepare
-from alphabar.web.request import MOST_IMAGES, Setting, plural
+from alphabar.web.request import MOST_IMAGES, Setting
 from alphabar.web.runs_folder import RunsFolder
 
 T = TypeVar("T")

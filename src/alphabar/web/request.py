@@ -72,8 +72,3 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     if value not in known:
         raise ValueError(f"{name} {short(value)}: choose {' or '.join(known)}")
     return str(value)
-
-
-def plural(n: float, noun: str) -> str:
-    """1 call, 2 calls, 2.5 calls."""
-    return f"{int(n) if n == int(n) else round(n, 1):,} {noun}{'' if n == 1 else 's'}"
