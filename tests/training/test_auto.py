@@ -14,6 +14,7 @@ from alphabar.training import auto
 from alphabar.training.auto import auto_recipe, network_for
 from alphabar.training.config import Recipe, TrainRecipe
 from alphabar.training.initial_model import copy_weights, untrained_model
+from alphabar.training.intervals import expected_seconds, with_intervals
 from alphabar.training.speed import Speed, activation_bytes, bf16_agrees
 from alphabar.training.stream import Batch
 
@@ -64,6 +65,21 @@ def test_minutes_decide_the_number_of_images(tmp_path: Path, monkeypatch: pytest
     assert found.seconds == pytest.approx(120, rel=0.05)
     assert found.speeds[0].images_a_second == max(s.images_a_second for s in found.speeds)
     assert found.recipe.train.precision == found.speeds[0].precision
+
+
+@pytest.mark.parametrize("call", [1e-4, 1e-3, 1e-2, 5e-2])
+@pytest.mark.parametrize("minutes", [1, 2, 5, 30])
+def test_a_short_training_is_looked_at_less(call: float, minutes: float) -> None:
+    """Sheets, held-out losses and scores take at most a quarter of any training; one of half an hour has all of them."""
+    speed = Speed("no", 1 / (3.2 * call), call, 100.0)
+    length = speed.images_a_second * 60 * minutes
+    recipe = with_intervals(Recipe().with_(watch={"copies": True}), length, speed, 600)
+    steps = recipe.train.images / speed.images_a_second
+    assert expected_seconds(recipe, speed, 600) < 1.25 * steps
+    assert recipe.train.heldout_every * 24 >= recipe.train.images
+    assert minutes < 30 or (recipe.train.heldout_every * 7 <= recipe.train.images and recipe.watch.score_every)
+    fixed = recipe.with_(watch={"preview_n": 64, "heldout_n": 512}, train={"heldout_every": recipe.train.images // 24})
+    assert call < 1e-2 or minutes > 2 or expected_seconds(fixed, speed, 600) > 1.5 * steps, "what a long training has"
 
 
 def test_the_default_budget_grows_with_the_root_of_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of
 
 PASSES = 4200  # images seen = PASSES * sqrt(images of the set): 240,000 for 3,300, a million for 57,000
 LONGEST = 2 * 3600.0  # seconds that a training may take where no budget is given
+LISTING = 100.0  # seconds of the trainings for which `alphabar recipes` measures, a few seconds each
 SMALL = 10_000  # sets below this size are augmented
 WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is considered
@@ -139,11 +140,10 @@ def auto_recipe(
 
     heldout = len(images) - len(indices)
     total = budget or min(wanted if not minutes else math.inf, seconds * fastest.images_a_second)
-    chosen = with_intervals(best, total, fastest, heldout).with_(**by_hand)
-    if not budget:
-        total *= min(seconds / expected_seconds(chosen, fastest, heldout), 1)
+    for _ in range(4):  # the shorter a training, the larger the share of its time in which it is looked at
         chosen = with_intervals(best, total, fastest, heldout).with_(**by_hand)
-    expected = expected_seconds(chosen, fastest, heldout)
+        expected = expected_seconds(chosen, fastest, heldout)
+        total *= 1 if budget else min(seconds / expected, 1)
     return AutoRecipe(chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], expected, minutes)
 
 
@@ -199,7 +199,7 @@ def shipped_recipes() -> list[dict[str, Any]]:
             images = load(noise, labels=np.arange(256) % 10)
             purpose = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             cost = cost_of_model(untrained_model(recipe, images))
-            speed, _ = measure(recipe, images, np.arange(256), recipe.train.precision)
+            speed, _ = measure(recipe, images, np.arange(256), recipe.train.precision, LISTING)
             seconds = recipe.train.images / speed.images_a_second
             found.append({"name": name, "purpose": purpose, "images": recipe.train.images, **cost, "seconds": seconds})
             advance(1)

@@ -10,7 +10,7 @@ from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
 from alphabar.training.checkpoint import find_checkpoint, last_good, read_state
 from alphabar.training.config import Recipe
-from alphabar.training.intervals import PREVIEW_SHARE
+from alphabar.training.intervals import expected_seconds
 from alphabar.training.speed import measure
 
 PLAN = "plan.json"  # of a run: what was planned, and the minutes that were asked for
@@ -56,7 +56,8 @@ def length_in_images(run: Run, stored: Recipe, image_set: ImageSet, minutes: flo
             f"{run.path} has trained for {duration(seconds)}, and --minutes {minutes:g} is the length of the whole training: "
             f"give more than {seconds / 60:.1f}"
         )
-    indices, _ = holdout(image_set.pixels, stored.data.holdout, hashes=image_set.hashes)
+    indices, heldout = holdout(image_set.pixels, stored.data.holdout, hashes=image_set.hashes)
     speed, _ = measure(stored, image_set, indices, stored.train.precision)
-    batches = (60 * minutes - seconds) * (1 - PREVIEW_SHARE) * speed.images_a_second / stored.train.batch
+    images_a_second = stored.train.images / expected_seconds(stored, speed, len(heldout))
+    batches = (60 * minutes - seconds) * images_a_second / stored.train.batch
     return int(state["images"]) + max(round(batches), 1) * stored.train.batch
