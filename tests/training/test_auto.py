@@ -119,8 +119,8 @@ def test_less_memory_means_parts_of_batches_then_recomputed_activations_then_a_r
 @pytest.mark.parametrize(
     ("shape", "keys", "words"),
     [
-        ((1, 9, 20, 1), {}, ["1 image of 9x20x1 without classes; none is held out (25%).", " passes)"]),
-        ((4, 8, 8, 2), {"data": {"holdout": 0.3}}, ["4 images of 8x8x2 without classes; 1 is held out (30%)."]),
+        ((1, 9, 20, 1), {}, ["1 image of 9x20x1 without classes; none is held out (25% by content).", " passes)"]),
+        ((4, 8, 8, 2), {"data": {"holdout": 0.3}}, ["4 images of 8x8x2 without classes; 1 is held out (30% by content)."]),
         ((30, 8, 8, 1), {"train": {"images": 3}}, ["8 images (0.3 passes)"]),
         ((30, 40, 16, 1), {"train": {"images": 24}}, ["attention at 10x4"]),
     ],
@@ -258,7 +258,7 @@ def test_a_small_set_is_scored_tested_for_copies_and_stopped_early(tmp_path: Pat
     images = noise(tmp_path, (400, 8, 8, 1))
     found = auto_recipe(images, Recipe(train=TrainRecipe(batch=8)), {"train": {"images": 80_000}})
     recipe, call = found.recipe, found.speeds[0].call_seconds
-    assert recipe.data.holdout == 0.25 and "held out (25%)" in found.lines()[0]
+    assert recipe.data.holdout == 0.25 and "held out (25% by content)" in found.lines()[0]
     assert recipe.train.early_stop and recipe.watch.copies
     scores = recipe.train.images // recipe.watch.score_every
     assert scores * recipe.watch.score_n * recipe.watch.preview_steps * call <= 0.1 * found.seconds

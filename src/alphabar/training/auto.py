@@ -77,11 +77,11 @@ class AutoRecipe:
             f"{plural(n, 'image')} of {h}x{w}x{c}" + (f" ({', '.join(notes)})" if notes else "")
             + (f" in {plural(classes, 'class')}" if classes else " without classes")
             + (f"; {_is(copies)} {'a copy of another' if copies == 1 else 'copies of others'}" if copies else "")
-            + f"; {_is(heldout) if heldout else 'none is'} held out ({self.recipe.data.holdout:.0%}).",
+            + f"; {_is(heldout) if heldout else 'none is'} held out ({self.recipe.data.holdout:.0%} by content).",
             (f"U-Net with {plural(len(model.channels), 'level')}" if model.network in BUILT_IN else f"Network {model.network}")
             + (f", attention at {' and '.join(attended)}" if attended and model.network in BUILT_IN else "")
             + f", {self.parameters / 1e6:.1f} M parameters, {self.gflop:.2g} GFLOP a network call.",
-            f"{plural(total, 'image')} ({passes:.{0 if passes >= 10 else 1}f} passes), about {duration(self.seconds)} here "
+            f"{plural(total, 'image')} ({passes:,.{0 if passes >= 10 else 1}f} passes), about {duration(self.seconds)} here "
             f"({_rate(speed)} images/s measured in {NAMES[speed.precision]}{others}).",
             f"About {speed.mib / 1024:.1f} GiB of memory"
             + (", activations are computed twice to save some" if train.recompute else "")

@@ -320,8 +320,8 @@ def watching(
     enough, lines = len(heldout) >= FEWEST_HELDOUT, list[str]()
     if recipe.data.holdout and not len(heldout):
         lines += [
-            f"none of the {len(image_set)} images fell into the held-out share {recipe.data.holdout}: there will be no held-out "
-            "loss; give a larger --data.holdout, or more images"
+            f"none of the {plural(len(image_set), 'image')} fell into the held-out share {recipe.data.holdout}: there will be no "
+            "held-out loss; give a larger --data.holdout, or more images"
         ]
     if watch.preview_every:
         levels = levels_of(np.asarray(image_set.limited(watch.preview_n).pixels))
