@@ -1,5 +1,6 @@
 """`distill`: a diffusion model tuned for one or two network calls an image, in a new run."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def distill(
     drawn_loss = None
     if options.like:
         drawn_loss = DrawnLikeReal.of(options.like, image_set.subset(trained_on), load_model(run), progress)
-    speed = speeds_of(recipe, image_set, trained_on, drawn_loss=drawn_loss)[0]
+    speed = speeds_of(recipe, image_set, trained_on, 60 * minutes if minutes else math.inf, drawn_loss)[0]
     if minutes is not None:
         steps = max(round(60 * minutes * speed.images_a_second / recipe.train.batch), len(options.q))
         recipe = recipe.with_(train={"images": steps * recipe.train.batch})
