@@ -76,7 +76,7 @@ def test_an_option_of_the_other_way_to_train_is_refused(tmp_path: Path) -> None:
         assert f"{option} is an option of training" in done.stderr
 
 
-def test_a_stopped_training_writes_nothing(
+def test_a_stopped_training_writes_no_extractor_and_keeps_its_state(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ctrl-C in the middle: the views of the third batch are where it falls."""
