@@ -47,7 +47,8 @@ def unfinished(
 
 
 class Unfinished:
-    """A training in progress. step: steps that earlier calls have done; more: what they have kept besides weights and moments."""
+    """A training in progress. step: steps that earlier calls have done; more: what they have kept in addition to
+    weights and moments."""
 
     def __init__(
         self, parts: Parts | None, stop: threading.Event, network: nn.Module, optimizer: torch.optim.Optimizer
