@@ -131,7 +131,7 @@ def test_the_plan_is_in_words_that_are_true(
     monkeypatch.setattr(auto, "WIDTHS", (8,))
     monkeypatch.setattr(
         "alphabar.training.speed.measure",
-        lambda r, i, n, kind, seconds: (Speed(kind, 4321.0, 1e-5, 512.0), untrained_model(r, i)),
+        lambda r, i, n, kind, *rest: (Speed(kind, 4321.0, 1e-5, 512.0), untrained_model(r, i)),
     )
     text = "\n".join(auto_recipe(noise(tmp_path, shape), Recipe(train=TrainRecipe(batch=8)), keys).lines())
     for one in (*words, "4,321 images/s", "About 0.5 GiB"):
