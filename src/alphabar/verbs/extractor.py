@@ -67,7 +67,8 @@ def run_of(samples: str | Path) -> Path | None:
 
 def _by_hand(real: ImageSet, against: str = "") -> str:
     """The lines that train an extractor of these images and use it."""
-    name, way = parse_set(against)[0] or real.source or real.name, () if class_names(real) else ("--self-supervised",)
+    name = (against and parse_set(against)[0]) or real.source or real.name
+    way = () if class_names(real) else ("--self-supervised",)
     way = (*(() if holds_latents(name) else real.reading.words()), *way)
     line = command("alphabar", "extractor", "train", name, "--out", "extractor.safetensors", *way)
     return f"{line}, then --extractor extractor.safetensors"
