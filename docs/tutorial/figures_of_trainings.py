@@ -16,6 +16,7 @@ from alphabar.core.stored_values import read_object
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.data.split import holdout
 from alphabar.evaluation.estimate import Estimate, over_seeds
+from alphabar.training.checkpoint import read_state
 from alphabar.training.config import resolve
 from alphabar.verbs.train import recipe_images
 
@@ -203,8 +204,8 @@ def own_images(work: Path, run: str, n: int = 200) -> Drawn:
         )
     right.set(xlabel="images seen", ylabel="loss", xscale="log", yscale="log")
     right.legend(fontsize=7, frameon=False)
-    seconds = [e["seconds"] for e in events if e["event"] == "finished"][-1]
-    seen, size = recipe.train.images, sum(p.numel() for p in alphabar.load_model(run).parameters())
+    state = read_state(home.checkpoint())  # of a run that may go on
+    seconds, seen, size = state["seconds"], state["images"], sum(p.numel() for p in alphabar.load_model(run).parameters())
     return Drawn(
         figure,
         "emoji drawn after training, held-out emoji, and the losses of the training",

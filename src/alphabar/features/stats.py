@@ -75,7 +75,7 @@ class FeatureStats:
             check_finite(f)
             raise ValueError("the sum of the features is too large for float64: look at the extractor's weights")
         scatter = torch.zeros((f.shape[1], f.shape[1]), dtype=torch.float64, device=f.device)
-        for rows in f.split(max(_ROWS, 4 * f.shape[1])):  # in float64 they stay in the processor's cache
+        for rows in torch.split(f, max(_ROWS, 4 * f.shape[1])):  # in float64 they stay in the processor's cache
             scatter += scatter_of(rows - mean)
         return cls(extractor, len(f), mean, scatter)
 
