@@ -194,7 +194,7 @@ def own_images(work: Path, run: str, n: int = 200) -> Drawn:
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2.2, 1))
     real = np.asarray(images.pixels[heldout[np.linspace(0, len(heldout) - 1, 2 * columns).astype(int)]])
-    drawn = contact_sheet([*made.images[: 4 * columns], *real], columns=columns)
+    drawn = contact_sheet(np.concatenate([made.images[: 4 * columns], real]), columns=columns)
     left.imshow(drawn, interpolation="nearest")
     left.set_xticks([])
     left.set_yticks([drawn.height * at for at in (4 / 12, 10 / 12)], ["drawn", "held out"], rotation=90, va="center", fontsize=8)
