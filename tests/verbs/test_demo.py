@@ -83,7 +83,7 @@ def test_page_results_and_table(small: dict[str, Any], tmp_path: Path, capsys: p
     evaluator = ImageEval(small["extractor"], small["images"])
     made = Samples.load(tmp_path / "demo" / "samples" / "ddim_4_eta_1.npz")
     score = results["settings"][4]["scores"][0]
-    assert score["value"] == evaluator.fid(made).value
+    assert score["value"] == pytest.approx(evaluator.fid(made).value, rel=1e-9)
     assert (score["n_reference"], score["floor_n"]) == (30, 20)
     assert {s["floor"] for part in results["settings"] for s in part["scores"] if s["metric"] == "fid"} == {score["floor"]}
 

@@ -88,7 +88,7 @@ def test_without_a_recipe_one_is_planned_and_printed(tmp_path: Path, capsys: pyt
     keys: dict[str, Any] = {"model": {"channels": (8, 8), "groups": 8}, "watch": {"preview_every": 0}}
     alphabar.train(SQUARES, out=tmp_path / "run", images=128, **keys)
     shown = capsys.readouterr().out
-    assert shown.startswith("40 images of 8x8x1; ")
+    assert shown.startswith("40 images of 8x8x1 without classes; ")
     assert "128 images (" in shown
     assert (tmp_path / "run" / "plan.json").exists()
     stored = resolve(Run(tmp_path / "run").recipe)
