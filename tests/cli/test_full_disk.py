@@ -76,7 +76,9 @@ def files(folder: Path) -> dict[Path, int]:
     return {p.relative_to(folder): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.filterwarnings("ignore:(run|distilled) was stopped before its first checkpoint", "ignore:no (preview|score) after 64 images")
+@pytest.mark.filterwarnings(
+    "ignore:(run|distilled) was stopped before its first checkpoint", "ignore:no (preview|score) after 64 images"
+)
 @pytest.mark.parametrize("command", [*COMMANDS, SLOW], ids=lambda c: " ".join(c.split()[:2]))
 def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(
     command: str, place: Path, capsys: pytest.CaptureFixture[str]

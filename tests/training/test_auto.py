@@ -105,7 +105,7 @@ def test_less_memory_means_parts_of_batches_then_recomputed_activations_then_a_r
 
     def given(free: float) -> tuple[int, bool]:
         monkeypatch.setattr(auto, "free_memory", lambda: free / auto.MEMORY_SHARE)
-        train = auto_recipe(images, Recipe(), {"train": {"images": 64}}).recipe.train
+        train = auto_recipe(images, Recipe(), {"train": {"images": 64, "batch": 64}}).recipe.train
         return train.accumulate, train.recompute
 
     assert given(65 * each) == (1, False)
@@ -114,6 +114,19 @@ def test_less_memory_means_parts_of_batches_then_recomputed_activations_then_a_r
     assert recompute and accumulate >= 16
     with pytest.raises(ValueError, match=r"for a single image, .*: --size 16x16 would fit"):
         given(0.5 * least)
+
+
+@pytest.mark.parametrize(
+    ("total", "device", "batch", "accumulate"),
+    [(1e6, "cpu", 64, 4), (255_000, "cpu", 32, 2), (100_000, "cpu", 16, 1), (100, "cpu", 16, 1), (100, "cuda", 64, 4)],
+)
+def test_short_trainings_on_a_cpu_take_smaller_batches_and_so_more_steps(
+    monkeypatch: pytest.MonkeyPatch, total: float, device: str, batch: int, accumulate: int
+) -> None:
+    monkeypatch.setattr(auto, "best_device", lambda: device)
+    train = auto._in_steps(Recipe(train=TrainRecipe(accumulate=4)), total).train
+    assert (train.batch, train.accumulate) == (batch, accumulate)
+    assert auto._in_steps(Recipe(train=TrainRecipe(batch=8)), total).train.batch == 8
 
 
 @pytest.mark.parametrize(

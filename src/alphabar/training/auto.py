@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alphabar.core.machine import free_memory
+from alphabar.core.machine import best_device, free_memory
 from alphabar.core.messages import plural
 from alphabar.core.progress import duration, track
 from alphabar.data.image_set import ImageSet, class_names, load
@@ -29,6 +29,7 @@ from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of
 PASSES = 4200  # images seen = PASSES * sqrt(images of the set): 240,000 for 3,300, a million for 57,000
 LONGEST = 2 * 3600.0  # seconds that a training may take where no budget is given
 LISTING = 100.0  # seconds of the trainings for which `alphabar recipes` measures, a few seconds each
+STEPS, SMALLEST_BATCH = 4_000, 16  # a training takes so many steps, where batches of half the size and more allow it
 SMALL = 10_000  # sets below this size are augmented
 WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is considered
@@ -141,10 +142,20 @@ def auto_recipe(
     heldout = len(images) - len(indices)
     total = budget or min(wanted if not minutes else math.inf, seconds * fastest.images_a_second)
     for _ in range(4):  # the shorter a training, the larger the share of its time in which it is looked at
-        chosen = with_intervals(best, total, fastest, heldout).with_(**by_hand)
+        sized = best if by_hand.get("train", {}).keys() & {"batch", "accumulate"} else _in_steps(best, total)
+        chosen = with_intervals(sized, total, fastest, heldout).with_(**by_hand)
         expected = expected_seconds(chosen, fastest, heldout)
         total *= 1 if budget else min(seconds / expected, 1)
     return AutoRecipe(chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], expected, minutes)
+
+
+def _in_steps(recipe: Recipe, total: float) -> Recipe:
+    """The recipe, on a CPU with smaller batches where so many images make fewer than `STEPS` steps: there they cost no more."""
+    train, least = recipe.train, min(recipe.train.batch, SMALLEST_BATCH)
+    batch = train.batch
+    while best_device() == "cpu" and batch // 2 >= least and total / batch < STEPS:
+        batch //= 2
+    return recipe.with_(train={"batch": batch, "accumulate": max(train.accumulate * batch // train.batch, 1)})
 
 
 def _widest(gflops: list[float], found: Mapping[int, list[Speed]], rate: float) -> int:
