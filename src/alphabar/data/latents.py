@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from alphabar.core import stored_values as kinds
 from alphabar.core.messages import as_path
 from alphabar.core.places import PRIVATE
 from alphabar.core.stored_values import StoredValues, naming, read_object
-from alphabar.core.types import Images
 from alphabar.data.fit_size import Fit
 from alphabar.data.values import Range, check_range, scale_of
 
@@ -47,7 +47,7 @@ class Latents:
         """Plain data, which `latents_of` reads."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    def encoded(self, x: Images) -> Images:
+    def encoded(self, x: Tensor) -> Tensor:
         """x of the set or the model -> latents of the autoencoder."""
         mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in (self.mean, self.std))
         return mean + self.limit * std * x

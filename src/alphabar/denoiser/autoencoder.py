@@ -97,7 +97,10 @@ class Autoencoder:
         record: how it was trained, plain data; not part of the fingerprint.
         channels: of the images that it takes.
         fingerprint: sixteen hex digits of a hash of specification and weights.
+        file: of the weights, where they were read from one.
     """
+
+    file: Path | None = None
 
     def __init__(self, spec: Mapping[str, Any], network: nn.Module, record: Mapping[str, Any] | None = None) -> None:
         self.spec, self.network, self.record = dict(spec), network.eval().requires_grad_(False), dict(record or {})
@@ -144,9 +147,12 @@ class Autoencoder:
         return torch.cat([self._decoded(z[rows])[..., :h, :w] for rows in _parts(len(z), h * w)])
 
     def reconstruct(self, pixels: Pixels) -> Pixels:
-        """The images encoded and decoded, in their type."""
+        """The images encoded and decoded, in their type. Raises ValueError, naming the file, for weights that give NaN."""
         _, h, w, c = pixels.shape
-        return to_pixels(self.decode(self.encode(pixels).to(self._device), (c, h, w)), pixels.dtype)
+        x = self.decode(self.encode(pixels).to(self._device), (c, h, w))
+        if not bool(x.isfinite().all()):
+            raise ValueError(f"{self.file or 'the autoencoder'} gives NaN or infinity for images: train or download it again")
+        return to_pixels(x, pixels.dtype)
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(self.spec[k], dtype=like.dtype, device=like.device) for k in ("mean", "std"))
@@ -199,10 +205,14 @@ def read_autoencoder(path: str | Path) -> Autoencoder:
     path = as_path(path)
     for file in (path, path / FILE):
         if file.is_file():
-            return _read_own(file)
+            found = _read_own(file)
+            found.file = file
+            return found
     for folder in (path, path / "vae"):
         if (folder / CONFIG).is_file():
-            return _read_diffusers(folder)
+            found = _read_diffusers(folder)
+            found.file = folder / WEIGHTS
+            return found
     raise FileNotFoundError(f"there is no autoencoder at {path}: {_HOW}")
 
 

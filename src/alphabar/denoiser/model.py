@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alphabar.core.files import json_text
 from alphabar.core.stored_values import naming, parse_object
-from alphabar.core.types import Images
+from alphabar.core.types import Images, Sampled
 from alphabar.core.weights import fill, read_tensors
 from alphabar.data.latents import Latents, latents_of
 from alphabar.denoiser.autoencoder import Autoencoder
@@ -73,7 +73,7 @@ class Model(Preconditioned):
         """(c, h, w) of its images, with padding."""
         return self.image_shape if self.latents is None else self.latents.image_shape
 
-    def decoded(self, x: Images) -> Images:
+    def decoded(self, x: Sampled) -> Images:
         """Images in [-1, 1] of what sampling ends with. Raises ValueError for a model of latents without its autoencoder."""
         if self.latents is None:
             return x

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.core.machine import device_of
-from alphabar.core.types import Images, Levels, Pixels
+from alphabar.core.types import Images, Levels, Pixels, Sampled
 from alphabar.data.images import to_pixels
 from alphabar.schedule.base import Schedule
 
@@ -39,7 +39,7 @@ def image_shape(model: Model) -> tuple[int, int, int]:
     return c, h - crop, w - crop
 
 
-def to_images(model: Model, x: Images) -> Pixels:
+def to_images(model: Model, x: Sampled) -> Pixels:
     """The images, in the type of the model's, of x or x0_hat: decoded, without padding, clamped to the scale."""
     decode, crop = getattr(model, "decoded", None), int(getattr(model, "crop", 0))
     x = x if decode is None else decode(x)

@@ -172,7 +172,10 @@ def _fit_of(made: Any) -> tuple[tuple[int, int], str] | None:
             record = read_record(path) or {}
             return ((shape[-2], shape[-1]), fit) if (fit := record.get("fit")) and (shape := record.get("image_shape")) else None
         made = load_model(text)
-    return (image_shape(made)[1:], fit) if (fit := getattr(made, "fit", None)) else None
+    if not (fit := getattr(made, "fit", None)):
+        return None
+    _, h, w = image_shape(made) if isinstance(made, Model) else made.image_shape  # of an extractor, which has no padding
+    return (h, w), fit
 
 
 def check_value_range(record: Mapping[str, Any] | None, real: ImageSet) -> None:
