@@ -26,6 +26,7 @@ CHANGES = {  # names since the cases were written, and what takes long: a traini
     "-m alphabar.cli ": "-m alphabar ",
     "--out run --images 4000 & p=$!; sleep 7": f"--out run --images 4000 & p=$!; {_STARTED.format('run')}",
     '--out "my run2" --images 100000 2>&1 & sleep 7': f'--out "my run2" --images 100000 2>&1 & {_STARTED.format("my?run2")}',
+    "score g.npz --against r.npz 2>": "score g.npz --against r.npz --metrics fid 2>",  # without it, FID alone is left out
     "for v in 5.0.0 5.2.0 5.3.0": "for v in",  # what the metadata say is enough
     "; classes=[0.5] is', alphabar": "; '); print('classes=[0.5] is', alphabar",  # apart, since it is refused
     "alphabar.data.sources import": "alphabar.data.image_set import",
