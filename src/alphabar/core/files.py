@@ -21,7 +21,9 @@ from alphabar.core.messages import say
 _TEMPORARY = re.compile(r"\..*\.(\d+)-([0-9a-f]{8})")
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_WORDS = re.compile(r"os error (\d+)|\d+ requested and \d+ written|No space left")  # safetensors, NumPy, Pillow
+_FULL_WORDS = re.compile(
+    r"(?:os error |Os \{ code: )(\d+)|\d+ requested and \d+ written|No space left"
+)  # safetensors, NumPy, Pillow
 
 
 def temporary(name: str) -> str:
