@@ -129,7 +129,9 @@ def test_no_product_of_a_session_tells_of_this_machine(home: Path, capsys: pytes
     works("tune", run, "--calls", 2, "--fit", "grid", "--n", 8)
     np.savez(home / "classes.npz", images=rng.integers(0, 256, (120, 8, 8, 1), np.uint8), labels=np.arange(120) % 2)
     works("extractor", "train", home / "classes.npz", "--out", shared / "own.safetensors", "--epochs", 1, "--batch", 32)
-    works("extractor", "check", shared / "own.safetensors", "--against", f"{photos}:train", "--n", 100)
+    works(
+        "extractor", "check", shared / "own.safetensors", "--against", f"{photos}:train", "--n", 100, "--out", shared / "own.png"
+    )
     unet = [*SMALL, "--model.network", "unet2d", "--schedule.kind", "linear", "--model.data-range", 1]
     works("train", photos, "--out", shared / "unet", *unet)
     works("export", shared / "unet", "--out", shared / "exported")

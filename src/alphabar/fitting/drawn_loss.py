@@ -16,6 +16,7 @@ from alphabar.features.load import load_extractor
 from alphabar.features.stats import FeatureStats
 from alphabar.fitting.frechet_loss import Embeds, FrechetLoss
 from alphabar.schedule.grid import for_consistency
+from alphabar.training.stream import Indices
 
 CALLS = (1, 2)  # network calls of the images, in turns
 SMALL = 0.01  # a distance below which its gradient fades
@@ -35,12 +36,16 @@ class DrawnLikeReal:
         self.losses, self.turn = losses, 0
 
     @staticmethod
-    def of(extractors: Sequence[str], images: ImageSet, model: Model, progress: bool = True) -> "DrawnLikeReal":
-        """Reads extractor files, and takes the features of the real images.
+    def of(
+        extractors: Sequence[str], images: ImageSet, indices: Indices, model: Model, progress: bool = True
+    ) -> "DrawnLikeReal | None":  # fmt: skip
+        """Reads extractor files, and takes the features of the real images, images[indices]. None where no extractor is named.
 
         Raises:
             ValueError: For an extractor without gradients, one that is named twice, and a model of latents.
         """
+        if not extractors:
+            return None
         if images.latents is not None:
             raise ValueError("statistics of features need a model of images, and this one makes latents: leave --like out")
         loaded = [load_extractor(path) for path in extractors]
@@ -49,6 +54,7 @@ class DrawnLikeReal:
                 raise ValueError(f"extractor {path} has no gradients: give one of `alphabar extractor train`")
         if len({e.fingerprint for e in loaded}) < len(loaded):
             raise ValueError(f"{' '.join(extractors)} names an extractor twice: name each once")
+        images = images.subset(indices)
         real = [(e, extract(images, e, progress=progress)) for e in loaded if isinstance(e, Embeds)]
         stats = [(e, FeatureStats.of(store.rows(slice(None)), e.fingerprint)) for e, store in real]
         return DrawnLikeReal([[FrechetLoss(e, s, crop=model.crop) for e, s in stats] for _ in CALLS])

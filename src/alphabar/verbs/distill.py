@@ -88,9 +88,7 @@ def distill(
     if images_of(Run(run).path) not in (None, image_set.fingerprint):
         raise ValueError(f"{recipe.data.set} holds other images than those that {run} was trained on: put those back there")
     trained_on, _ = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
-    drawn_loss = None
-    if options.like:
-        drawn_loss = DrawnLikeReal.of(options.like, image_set.subset(trained_on), load_model(run), progress)
+    drawn_loss = DrawnLikeReal.of(options.like, image_set, trained_on, load_model(run), progress)
     speed = speeds_of(recipe, image_set, trained_on, 60 * minutes if minutes else math.inf, drawn_loss)[0]
     if minutes is not None:
         steps = max(round(60 * minutes * speed.images_a_second / recipe.train.batch), len(options.q))

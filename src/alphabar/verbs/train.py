@@ -100,8 +100,6 @@ def train(
         source = copy_weights(model, recipe.train.init_from) if recipe.train.init_from and not resume else ""
         files = {} if resume else _description(model, image_set, len(trained_on), len(heldout), source)
         files |= {} if plan is None or resume else {PLAN: plan.record()}
-        like = recipe.train.drawn_like
-        drawn_loss = DrawnLikeReal.of(like, image_set.subset(trained_on), model, progress and first) if like else None
         looking, lines = watching(recipe, own, image_set, run, resume)
         if first and lines:
             say("\n".join(lines), sys.stderr)
@@ -120,7 +118,7 @@ def train(
                 fingerprint=own.fingerprint(image_set.fingerprint),
                 decided_by=without_places(own.decisive()),
                 earlier=[r.fingerprint(image_set.fingerprint) for r in own.earlier_recipes()],
-                drawn_loss=drawn_loss,
+                drawn_loss=DrawnLikeReal.of(recipe.train.drawn_like, image_set, trained_on, model, progress and first),
                 progress=progress,
             )
         finally:
