@@ -190,7 +190,7 @@ class ImageEval:
         if floor_n < n:
             warnings.warn(
                 f"the floor is taken at {floor_n} images, not at {n}: no more real images lie outside the reference "
-                f"({self.real.pool_source}); pass floor_images=... with {n} of them, or score {floor_n} images",
+                f"({self.real.pool_source}); score {floor_n} images (--n {floor_n}), or in Python pass floor_images=... with {n}",
                 stacklevel=5,
             )
         return floor_n
