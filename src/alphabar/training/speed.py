@@ -61,7 +61,6 @@ def measure(
     seconds: length of the training, if it is shorter than that of train.images; the steps take a small share of it.
     """
     model, train = untrained_model(recipe, images), replace(recipe.train, precision=precision)
-    kept = activation_bytes(model, train.recompute)  # counted before weights are moved and sharded
     accelerator = make_accelerator(train)
     trainer, world, size = Trainer(model, train, accelerator, None, drawn_loss), accelerator.num_processes, train.batch
     while size % (2 * world) == 0 and size > FIRST * world:
@@ -84,11 +83,14 @@ def measure(
     while size < train.batch and 6 * size * each < limit:
         size *= 2
     taken = statistics.median(steps(STEPS + 1, limit)[1:])
-    more = kept * (train.batch // train.accumulate - size // _parts(train, size)) / world  # of images that were not measured
+    more = train.batch // train.accumulate - size // _parts(train, size)  # images in a backward pass than were measured
     x = torch.zeros(min(size, 32), *model.image_shape, device=trainer.device)
     with torch.inference_mode():
         call = min(_timed(lambda: trainer.ema(x, torch.ones(len(x), device=x.device)).sum()) for _ in range(2)) / len(x)
-    taken, call, mib = processes.gather((taken, call, (peak_memory() + more) / 2**20))[0]
+    memory = float(peak_memory())
+    if more:  # counted on a whole model, on the CPU: this one was moved, and its weights may be in parts
+        memory += more * activation_bytes(untrained_model(recipe, images), train.recompute) / world
+    taken, call, mib = processes.gather((taken, call, memory / 2**20))[0]
     return Speed(precision, size / taken, call, mib), model
 
 
