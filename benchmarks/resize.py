@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 import alphabar
 from alphabar.core.progress import track
+from alphabar.core.weights import read_weights
 from alphabar.data.cache import cache_folder
 from alphabar.evaluation.fid import frechet
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.inception import InceptionExtractor, InceptionV3
 from alphabar.features.load import load_extractor
 from alphabar.features.module_extractor import ModuleExtractor
-from alphabar.features.read_pth import read_weights
 from alphabar.features.resize import RESIZES
 from alphabar.features.stats import FeatureStats
 

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from alphabar.core.weights import read_weights
 from alphabar.features.classifier import Classifier
 from alphabar.features.extract import extract
 from alphabar.features.extractor import Extractor, read_extractor
 from alphabar.features.load import load_extractor
 from alphabar.features.module_extractor import ModuleExtractor
-from alphabar.features.read_pth import read_weights
 from alphabar.features.stats import FeatureStats
 from tests import typecheck
 from tests.fixtures.mutations import faults, faults_of, tree_mutations

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from alphabar.features.read_pth import fetch, read_weights, sha256_of
+from alphabar.core.weights import read_weights
+from alphabar.features.read_pth import fetch, sha256_of
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 

@@ -29,10 +29,11 @@ def distill(
         out: the folder of the new run; distilled/ in the run if left out.
         resume: continue from the last checkpoint.
     """
-    from alphabar.verbs.distill import FOLDER, distill
+    from alphabar.core.run import DISTILLED
+    from alphabar.verbs.distill import distill
 
     again = command("alphabar", "distill", run, *([] if out is None else ["--out", out]), "--resume")
     with show.stopped_by_ctrl_c("{}\ncontinue with: " + again):
         distill(run, out, options=options, resume=resume, minutes=minutes)
-    drawn = command("alphabar", "sample", *([run, "--sampler", FOLDER] if out is None else [out]), "--steps", options.calls)
+    drawn = command("alphabar", "sample", *([run, "--sampler", DISTILLED] if out is None else [out]), "--steps", options.calls)
     say(f"draw with: {drawn}")

@@ -86,15 +86,17 @@ def sample(
     from alphabar.core.machine import device_of
     from alphabar.core.outputs import check_output, save_picture
     from alphabar.core.processes import world
+    from alphabar.core.run import DISTILLED, Run
     from alphabar.data.contact_sheet import contact_sheet
     from alphabar.sampling.sample import sample
     from alphabar.sampling.samples import sheet_path
     from alphabar.training.checkpoint import load_model
 
-    if options.sampler == "distilled":  # by its last stage
-        run, options = str(Path(run) / "distilled"), replace(options, sampler=None)
-        while (Path(run) / "distilled" / "recipe.toml").exists():
-            run = str(Path(run) / "distilled")
+    if options.sampler == DISTILLED:
+        stage = Run(Run(run).distilled)
+        while Run(stage.distilled).recipe.exists():  # the last one
+            stage = Run(stage.distilled)
+        run, options = str(stage.path), replace(options, sampler=None)
     sheet = sheet_path(out)
     check_output(sheet, "picture", [run])
     model = load_model(run, checkpoint)

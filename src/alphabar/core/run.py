@@ -11,6 +11,7 @@ from alphabar.core.messages import as_path
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.core.stored_values import read_toml
 
+DISTILLED = "distilled"  # the folder in a run, and the sampler that draws by it
 ENDS = ("finished", "stopped", "stopped_early", "diverged")  # events that end a session of training
 
 
@@ -34,6 +35,7 @@ class Run:
         self.samples = self.path / "samples"
         self.copies = self.samples / "copies.png"
         self.trajectory = self.samples / "trajectory.npz"
+        self.distilled = self.path / DISTILLED  # a run too
 
     def checkpoint(self, name: str = "last") -> Path:
         return self.path / "checkpoints" / name

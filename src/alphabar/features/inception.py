@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from alphabar.core.messages import as_path
 from alphabar.core.types import Features, Images
-from alphabar.core.weights import fill
+from alphabar.core.weights import fill, read_weights
 from alphabar.data.cache import cache_folder
 from alphabar.features.classifier import fold_norms
 from alphabar.features.module_extractor import ModuleExtractor
-from alphabar.features.read_pth import fetch, read_weights, sha256_of
+from alphabar.features.read_pth import fetch, sha256_of
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

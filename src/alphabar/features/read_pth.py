@@ -1,4 +1,4 @@
-"""Weights of other networks: downloading them, and reading them (`core.weights.read_weights`)."""
+"""Weights of other networks: downloading them. `core.weights.read_weights` reads them."""
 
 import hashlib
 import os
@@ -7,9 +7,6 @@ from pathlib import Path
 import torch
 
 from alphabar.core.messages import as_path
-from alphabar.core.weights import read_weights
-
-__all__ = ["fetch", "read_weights", "sha256_of"]
 
 
 def fetch(url: str, path: str | os.PathLike[str], sha256: str, *, show: bool = True) -> Path:

@@ -19,8 +19,6 @@ from alphabar.training.speed import speeds_of
 from alphabar.verbs.options import DistillOptions
 from alphabar.verbs.train import images_of, recipe_images, train
 
-FOLDER = "distilled"  # in the run
-
 
 def distilled_recipe(run: str | Path, options: DistillOptions = DistillOptions()) -> Recipe:
     """The recipe of the tuning: images, network and schedule of the run, whose averaged weights it begins with.
@@ -103,4 +101,4 @@ def distill(
 def _folder(run: str | Path, out: str | Path | None) -> Path:
     if out is None and str(run) == "bundled":
         raise ValueError("bundled is part of the package: name the folder of the new run, as --out runs/distilled")
-    return Run(run).path / FOLDER if out is None else as_path(out)
+    return Run(run).distilled if out is None else as_path(out)
