@@ -21,7 +21,7 @@ from alphabar.sampling.model import image_shape
 from alphabar.sampling.options import Precision
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples, read_record
-from alphabar.training.checkpoint import EMA, home_of, load_model
+from alphabar.training.checkpoint import BUNDLED_FILES, EMA, home_of, load_model
 
 _PART = re.compile(r"(.+)\[(\d*):(\d*)\]")  # samples.npz[5000:] are the images from number 5,000 on
 DRAWN = 2000  # images that are drawn from a run where their number is not given
@@ -116,7 +116,7 @@ def _drawn(
     model = load_model(text)
     if check is not None:
         check(model, n)
-    home = None if text == "bundled" else model.home
+    home = None if text in BUNDLED_FILES else model.home
     name = f"{model.fingerprint}_ddim_{steps}_{eta:g}_{n}" + (f"_seed{seed}" if seed else "")
     name += "" if precision == "float32" else f"_{precision}"
     out = None if home is None else Run(home).samples / f"{name}.npz"
@@ -166,7 +166,7 @@ def _fit_of(made: Any) -> tuple[tuple[int, int], str] | None:
     if isinstance(made, (str, Path)):
         text = str(made)
         path = as_path(text if as_path(text).exists() else text.partition("[")[0])
-        if split_run(text)[0] or not (path.exists() or text == "bundled"):
+        if split_run(text)[0] or not (path.exists() or text in BUNDLED_FILES):
             return None
         if home_of(path) is None and path.suffix != ".safetensors":
             record = read_record(path) or {}

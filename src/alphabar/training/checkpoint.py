@@ -43,6 +43,7 @@ STATE = "state.json"
 SNAPSHOTS = "averages"  # folder of a run
 _ADVICE = "Resume from another checkpoint, or start a new run in another folder"
 BUNDLED = Path(__file__).parent.parent / "assets" / "garments.safetensors"
+BUNDLED_FILES = {"bundled": BUNDLED, "bundled/distilled": BUNDLED.with_suffix("") / "distilled.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -238,8 +239,8 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
     """The averaged model of a run, ready to sample.
 
     Args:
-        run_or_file: a run or checkpoint folder, a .safetensors file, "bundled" (the run of the package), diffusers:PATH,
-            or lucidrains:FILE@SIZE (`denoiser.from_lucidrains`).
+        run_or_file: a run or checkpoint folder, a .safetensors file, "bundled" (the run of the package), "bundled/distilled"
+            (tuned from it for one or two network calls), diffusers:PATH, or lucidrains:FILE@SIZE (`denoiser.from_lucidrains`).
         which: the checkpoint of a run: last, best, or ema:LENGTH, an average of relative length 0.03 to 0.25 that is made from
             the run's snapshots (`training.ema.post_hoc`).
 
@@ -287,7 +288,7 @@ def home_of(run: str | Path) -> Path | None:
 
 
 def _weights(run_or_file: str | Path, which: str) -> Path:
-    path = BUNDLED if str(run_or_file) == "bundled" else as_path(run_or_file)
+    path = BUNDLED_FILES.get(str(run_or_file)) or as_path(run_or_file)
     if path.is_file():
         if path.suffix == ".pt":
             raise ValueError(f"{path} is no run: for a checkpoint of denoising-diffusion-pytorch write {LUCIDRAINS}{path}@SIZE")

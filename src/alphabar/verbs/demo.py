@@ -1,4 +1,4 @@
-"""`demo`: the same garments by DDPM, by skipped calls, by DDIM and by fitted samplers, scored, without a download."""
+"""`demo`: the same garments by DDPM, skipped calls, DDIM, fitted samplers and a distilled model, scored, without a download."""
 
 import json
 import math
@@ -19,6 +19,7 @@ from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_folder, check_output
 from alphabar.core.progress import track
+from alphabar.core.run import DISTILLED
 from alphabar.core.stored_values import read_object
 from alphabar.core.types import Features, Pixels
 from alphabar.data.cache import fingerprint_of
@@ -34,6 +35,7 @@ from alphabar.report.demo_page import print_demo, write_demo
 from alphabar.results.demo import SETTINGS, Demo, DemoResult, DemoSetting
 from alphabar.sampling.batches import SamplingStep
 from alphabar.sampling.model import Model, fingerprint
+from alphabar.sampling.precision import faster_precision
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.schedule.grid import make_grid
@@ -43,6 +45,7 @@ from alphabar.verbs.options import DemoOptions
 MOST = 2_000  # images of a setting
 ROUND = 40  # images of a setting are a multiple of it
 MEASURE = 0.4  # seconds spent on each measurement of speed
+WORK = 50_000  # images times network calls of the least demo
 SLOW = 6 * 60  # seconds for the fewest images, above which a message says that the machine is slow
 REAL_IMAGES = Path(__file__).parents[1] / "assets" / "fashion_mnist_test.npz"
 
@@ -50,8 +53,8 @@ REAL_IMAGES = Path(__file__).parents[1] / "assets" / "fashion_mnist_test.npz"
 @takes(DemoOptions)
 def demo(
     *, options: DemoOptions = DemoOptions(), model: str | Path | Model = "bundled",
-    extractor: str | Path | FeatureExtractor = "bundled", images: ImageSet | Any | None = None,
-    settings: Sequence[DemoSetting] = SETTINGS,
+    distilled: str | Path | Model = "bundled/distilled", extractor: str | Path | FeatureExtractor = "bundled",
+    images: ImageSet | Any | None = None, settings: Sequence[DemoSetting] = SETTINGS,
 ) -> Path:  # fmt: skip
     """Samples by every setting, scores, prints a table, and writes OUT/index.html and OUT/results.json.
 
@@ -60,6 +63,7 @@ def demo(
     Args:
         options: see `DemoOptions`; its fields may also be passed as keywords.
         model: a run, or a denoiser.
+        distilled: likewise, for the settings of the sampler "distilled".
         extractor: of the scores.
         images: real images; None takes the bundled test images of Fashion-MNIST.
         settings: the ways to sample.
@@ -77,9 +81,13 @@ def demo(
     for path, kind in ((out / "index.html", "page"), (out / "results.json", "results of a demo")):
         check_output(path, kind)
     network: Any = load_model(model) if isinstance(model, str | Path) else model
+    if not any(s.sampler == DISTILLED for s in settings):
+        distilled = network
+    elif isinstance(distilled, str | Path):
+        distilled = load_model(distilled)
     features: FeatureExtractor = load_extractor(extractor) if isinstance(extractor, str | Path) else extractor
     real = bundled_images() if images is None else as_image_set(images)
-    speed = _speed(out, options, network, features, real, settings, device)
+    speed = _speed(out, options, (network, distilled), features, real, settings, device)
     drawn = [s.key for s in settings if (out / "samples" / f"{s.key}.npz").exists()]
     _print(expectation(speed, int(speed["n"]), settings, drawn))
     about = {
@@ -88,7 +96,7 @@ def demo(
     }  # fmt: skip
     made = Demo(options.minutes, options.seed, options.few, real, about)
     try:
-        _sample_all(made, network, settings, out / "samples", device)
+        _sample_all(made, network, distilled, settings, out / "samples", device)
         _score_all(made, features)
         made.finished = True
         (out / "unfinished.json").unlink(missing_ok=True)
@@ -120,8 +128,8 @@ def as_image_set(images: Any, labels: Any = None, classes: tuple[str, ...] | Non
 
 
 def _speed(
-    out: Path, options: DemoOptions, model: Any, extractor: FeatureExtractor, real: ImageSet, settings: Sequence[DemoSetting],
-    device: str,
+    out: Path, options: DemoOptions, models: Sequence[Any], extractor: FeatureExtractor, real: ImageSet,
+    settings: Sequence[DemoSetting], device: str,
 ) -> dict[str, Any]:  # fmt: skip
     """The machine's speed and the number of images that follows: of the same demo, if it was stopped in `out`, or measured.
 
@@ -133,8 +141,9 @@ def _speed(
             f"n = {options.n}: FID takes more images than the extractor has features ({extractor.dim}); give {least} or more"
         )
     wanted = {
-        "model": fingerprint(model), "extractor": extractor.fingerprint, "real": real.fingerprint, "seed": options.seed,
-        "few": options.few, "minutes": options.minutes, "asked": options.n, "settings": [s.key for s in settings],
+        "models": [fingerprint(m) for m in models], "extractor": extractor.fingerprint, "real": real.fingerprint,
+        "seed": options.seed, "few": options.few, "minutes": options.minutes, "asked": options.n,
+        "settings": [s.key for s in settings],
     }  # fmt: skip
     unfinished = out / "unfinished.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
@@ -146,16 +155,19 @@ def _speed(
         (out / "samples" / f"{key}.npz").unlink(missing_ok=True)
         shutil.rmtree(out / "samples" / f"{key}.part", ignore_errors=True)
     _print("measuring the speed of a network call on this machine ...")
-    speed = measure_speed(model, extractor, real.pixels, settings, options.few, device)
+    speed = measure_speed(models[0], extractor, real.pixels, settings, options.few, device)
     speed["n"] = options.n or images_that_fit(speed, options.minutes, least)
     write_json(unfinished, {"wanted": wanted, "pace": speed})
     return speed
 
 
-def _sample_all(demo: Demo, model: Any, settings: Sequence[DemoSetting], folder: Path, device: str) -> None:
+def _sample_all(
+    demo: Demo, model: Any, distilled: Any, settings: Sequence[DemoSetting], folder: Path, device: str
+) -> None:  # fmt: skip
     """Samples by every setting, each into its file, which is read where an earlier call has finished it."""
     speed = demo.about["speed"]
     how = {"seed": demo.seed, "progress": False, "device": device, "channels_last": bool(speed["channels_last"])}
+    how["precision"] = speed["precision"]
     costs = [(demo.about["n"] if s.scored else demo.few) * speed["calls"][s.key] for s in settings]
     steps = min(10, model.schedule.steps or 10)
     on_the_way = min(6, demo.few)
@@ -163,10 +175,11 @@ def _sample_all(demo: Demo, model: Any, settings: Sequence[DemoSetting], folder:
         for setting, cost in zip(settings, costs, strict=True):
             path, n = folder / f"{setting.key}.npz", demo.about["n"] if setting.scored else demo.few
             steps_done = _Calls(advance, setting.title + (f", {setting.steps} calls" if setting.scored else ""))
+            other = setting.sampler == DISTILLED
             samples = Samples.load(path) if path.exists() else sample(
-                model, n, sampler=setting.sampler, steps=steps_of(model, setting), plan=setting.plan,
-                eta=None if setting.sampler == "tuned" else setting.eta, batch=speed["batch"] if setting.scored else demo.few,
-                out=path, on_step=steps_done, **how,
+                distilled if other else model, n, sampler=None if other else setting.sampler, steps=steps_of(model, setting),
+                plan=setting.plan, eta=setting.eta if setting.sampler == "ddim" else None,
+                batch=speed["batch"] if setting.scored else demo.few, out=path, on_step=steps_done, **how,
             )  # fmt: skip
             demo.results.append(DemoResult(setting, samples))
             steps_done.add(cost - steps_done.image_calls)  # those of an earlier, stopped demo
@@ -227,8 +240,8 @@ def _print(text: str) -> None:
 def measure_speed(
     model: Any, extractor: FeatureExtractor, pixels: Pixels, settings: Sequence[DemoSetting], few: int, device: str
 ) -> dict[str, Any]:
-    """Seconds of a network call per image (in the fastest memory layout and batch, and in batches of `few`) and of an image's
-    features, with the network calls that the settings take."""
+    """Seconds of a network call per image (in the fastest memory layout, batch and precision, and in batches of `few`) and of
+    an image's features, with the network calls that the settings take."""
     layouts = [False]
     if isinstance(model, torch.nn.Module):
         model.to(device).eval()
@@ -237,6 +250,8 @@ def measure_speed(
         (_call_seconds(model, batch, channels_last, device) / batch, channels_last, batch)
         for channels_last in layouts for batch in (32, 64, 128)
     )  # fmt: skip
+    coarse, found = faster_precision(model, "channels_last" if channels_last else "eager", batch, WORK)
+    ratio = 1.0 if coarse is None else found["time"]
     some = np.ascontiguousarray(pixels[: min(len(pixels), 256)])
     extractor.features(some[:8])
     start = time.perf_counter()
@@ -244,8 +259,9 @@ def measure_speed(
     seconds_a_feature = (time.perf_counter() - start) / len(some)
     calls = {s.key: _calls(model, s) for s in settings}
     return {
-        "seconds_a_call": seconds, "channels_last": channels_last, "batch": batch,
-        "seconds_a_call_few": _call_seconds(model, few, channels_last, device) / few,
+        "seconds_a_call": seconds * ratio, "channels_last": channels_last, "batch": batch,
+        "precision": "float32" if coarse is None else "bf16",
+        "seconds_a_call_few": _call_seconds(model, few, channels_last, device) / few * ratio,
         "seconds_a_feature": seconds_a_feature, "calls": calls, "few": few,
         "calls_few": sum(calls[s.key] for s in settings if not s.scored) + 10,  # and those of the trajectory
         "calls_scored": sum(calls[s.key] for s in settings if s.scored), "scored": sum(s.scored for s in settings),
