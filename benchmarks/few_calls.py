@@ -7,8 +7,10 @@ For each number of calls, the setting of either side is chosen first, on --n-sel
 are dropped after a third of these images): for alphabar among the samplers with one call per step on every grid, for diffusers
 among DDIM, DPMSolverMultistep, UniPC and DEIS with the spacings, orders and Karras levels that their documentation recommends.
 Then --n images are drawn with each chosen setting, with the fitted sampler of the run, and, with --ddpm, with DDPM in 1,000
-calls. One extractor scores all of them. All samples are stored in --out, so a stopped run continues. The time per image is
-measured at the end, in turns; run this part on an otherwise idle machine.
+calls. One extractor scores all of them. --distilled RUN adds one and two calls of a distilled run, and compares them with DDPM,
+with the fitted sampler of 10 calls and with DDIM in 50, on that extractor and on --second, another one that no fit has used.
+All samples are stored in --out, so a stopped run continues; --calls with nothing leaves out the comparison with diffusers. The
+time per image is measured at the end, in turns; run this part on an otherwise idle machine.
 """
 
 import argparse
@@ -218,12 +220,41 @@ class Bench:
         return found
 
 
+def distilled_rows(bench: Bench, ddpm: Measured | None) -> dict[str, Any]:
+    """Scores of one and two calls of the distilled run on both extractors, and their differences from the base model's."""
+    a, tuned = bench.a, load_model(bench.a.distilled).to(best_device())
+    drawn = {f"distilled, {k} call" + "s" * (k > 1): bench.kept(
+        f"distilled-{tuned.fingerprint}-{k}-seed{a.seed}-{a.n}",
+        lambda k=k: sample(tuned, a.n, steps=k, seed=a.seed, batch=a.batch, fast=a.fast, channels_last=True),
+    ) for k in (1, 2)}  # fmt: skip
+    drawn["fitted, 10 calls"] = bench.ours(a.n, a.seed, 10, a.tuned)
+    drawn["DDIM, 50 calls"] = bench.ours(a.n, a.seed, 50, "ddim")
+    out: dict[str, Any] = {}
+    for name in filter(None, (a.extractor, a.second)):
+        evaluator = ImageEval(load_extractor(name), load(*parse_set(a.against)), progress=False)
+        rows = {
+            k: evaluator.measure(s.images, s.record, ("fid", "kid", "precision", "recall", "coverage")) for k, s in drawn.items()
+        }
+        if ddpm is not None and name == a.extractor:
+            rows["DDPM, 1,000 calls"] = ddpm
+        for key, measured in rows.items():
+            print(f"  {Path(name).stem}: {key:20} " + "; ".join(str(s) for s in measured.scores.values()), flush=True)
+        compared = [(x, y) for x in list(rows)[:2] for y in list(rows)[2:]]
+        words = [c for x, y in compared for c in compare_measured(rows[x], rows[y], names=(x, y))]
+        for c in words:
+            print(f"    {c.words}", flush=True)
+        out[Path(name).stem] = {k: [s.to_json() for s in m.scores.values()] for k, m in rows.items()} | {
+            "compared": [c.to_json() for c in words]
+        }
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="bundled")
     parser.add_argument("--against", default="fashion_mnist:test")
     parser.add_argument("--extractor", default="bundled", help="the extractor that scores")
-    parser.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 15, 20])
+    parser.add_argument("--calls", type=int, nargs="*", default=[5, 8, 10, 15, 20])
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--n-select", type=int, default=600, help="images on which settings are chosen")
     parser.add_argument("--chosen", type=Path, help="few_calls.json of an earlier run, whose settings are used")
@@ -234,6 +265,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of timing; 0: no timing")
     parser.add_argument("--fast", default="auto")
     parser.add_argument("--tuned", default="tuned", help='"none" if the run has no fitted sampler')
+    parser.add_argument("--distilled", help="a distilled run, as bundled/distilled")
+    parser.add_argument("--second", help="an extractor of another architecture, which no fit has used")
     parser.add_argument("--ddpm", type=int, default=0, help="images to draw with DDPM in 1,000 calls; 0: none")
     parser.add_argument("--out", type=Path, required=True, help="folder of all samples")
     a = parser.parse_args()
@@ -298,6 +331,8 @@ def main() -> None:
                 row["sets"] = sets
         found["calls"][str(calls)] = row
         (a.out / "few_calls.json").write_text(json.dumps(found, indent=1) + "\n")
+    if a.distilled:
+        found["distilled"] = distilled_rows(bench, ddpm)
     for calls in a.calls if a.rounds else []:
         times = bench.seconds(calls, a.tuned != "none")
         for name in list(times)[1:]:
