@@ -15,7 +15,7 @@ from alphabar.training.auto import auto_recipe, network_for
 from alphabar.training.config import Recipe, TrainRecipe
 from alphabar.training.initial_model import copy_weights, untrained_model
 from alphabar.training.intervals import expected_seconds, with_intervals
-from alphabar.training.speed import Speed, activation_bytes, bf16_agrees
+from alphabar.training.speed import Speed, activation_bytes, bf16_agrees, measure, with_faster
 from alphabar.training.stream import Batch
 
 
@@ -54,6 +54,49 @@ def test_every_kind_of_set_gets_a_recipe_that_trains(
     model = alphabar.train(found.recipe, tmp_path / "run", images=images, progress=False)
     assert alphabar.sample(model, 2, steps=2, progress=False).images.shape == (2, *shape[1:])
     assert (tmp_path / "run/samples/preview_0000000024.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "ways"),
+    [
+        (1, [("no", True, False)]),
+        (10, [("no", False, False), ("no", True, False)]),
+        (31, [("no", False, False), ("no", True, False), ("no", False, True)]),  # 12 minutes of compilation do not pay
+        (120, [("no", False, True), ("no", False, False), ("no", True, False)]),
+    ],
+)
+def test_long_trainings_measure_the_other_layout_and_compiled_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, ways: list[tuple[str, bool, bool]]
+) -> None:
+    def measured(recipe: Recipe, images: ImageSet, *rest: Any) -> tuple[Speed, None]:
+        keys = recipe.train
+        rate = 150.0 if keys.compile else 100.0 if keys.channels_last else 120.0
+        return Speed(keys.precision, rate, 1e-3, 100.0, keys.channels_last, keys.compile, 720.0 * keys.compile), None
+
+    monkeypatch.setattr("alphabar.training.speed.measure", measured)
+    monkeypatch.setattr("alphabar.training.speed.best_device", lambda: "cpu")
+    images, plain = noise(tmp_path, (30, 8, 8, 1)), [Speed("no", 100.0, 1e-3, 100.0)]
+    found = with_faster(plain, Recipe(), images, np.arange(30), 60.0 * minutes)
+    assert [(s.precision, s.channels_last, s.compile) for s in found] == ways
+    best = with_intervals(Recipe(), 60 * minutes * found[0].images_a_second, found[0], 5).train
+    assert (best.channels_last, best.compile) == ways[0][1:]
+
+
+@pytest.mark.slow(60)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns of torch
+def test_compiled_code_is_measured_for_one_size_and_trains(tmp_path: Path) -> None:
+    images, recipe = (
+        noise(tmp_path, (30, 8, 8, 1)),
+        Recipe(model=network_for((1, 8, 8), 8), train=TrainRecipe(batch=16, images=64)),
+    )
+    speed, _ = measure(recipe.with_(train={"compile": True}), images, np.arange(30))
+    assert speed.compile and speed.prepare_seconds > 0 and speed.seconds(0) == speed.prepare_seconds
+    weights = [
+        alphabar.train(recipe.with_(train=keys), tmp_path / str(k), images=images, progress=False).state_dict()
+        for k, keys in enumerate([{"compile": False}, speed.keys])
+    ]
+    for name, plain in weights[0].items():
+        torch.testing.assert_close(weights[1][name], plain, rtol=1e-3, atol=1e-4)
 
 
 def test_minutes_decide_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +187,7 @@ def test_the_plan_is_in_words_that_are_true(
     monkeypatch.setattr(auto, "WIDTHS", (8,))
     monkeypatch.setattr(
         "alphabar.training.speed.measure",
-        lambda r, i, n, kind, *rest: (Speed(kind, 4321.0, 1e-5, 512.0), untrained_model(r, i)),
+        lambda r, i, *rest: (Speed(r.train.precision, 4321.0, 1e-5, 512.0), untrained_model(r, i)),
     )
     text = "\n".join(auto_recipe(noise(tmp_path, shape), Recipe(train=TrainRecipe(batch=8)), keys).lines())
     for one in (*words, "4,321 images/s", "About 0.5 GiB"):

@@ -24,7 +24,7 @@ from alphabar.training.checkpoint import load_model
 from alphabar.training.config import DataRecipe, Recipe, resolve, shipped
 from alphabar.training.initial_model import cost_of_model, untrained_model
 from alphabar.training.intervals import expected_seconds, heldout_share, sheet_seconds, with_intervals
-from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of
+from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of, with_faster
 
 PASSES = 4200  # images seen = PASSES * sqrt(images of the set): 240,000 for 3,300, a million for 57,000
 LONGEST = 2 * 3600.0  # seconds that a training may take where no budget is given
@@ -37,7 +37,6 @@ LOWEST = 8  # widest side of the lowest level of the network, in pixels
 ATTENDED = 16  # widest side of a level with attention
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
 DEPTHS = {"uint16": "16 bit", "float32": "floats"}
-NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class AutoRecipe:
 
     recipe: Recipe
     speeds: tuple[Speed, ...]
-    """Of the precisions that were measured; the first is the recipe's."""
+    """That were measured; the first is the recipe's."""
     images: ImageSet
     trained_on: int
     parameters: int
@@ -70,7 +69,7 @@ class AutoRecipe:
         copies, heldout = n - len(np.unique(self.images.hashes)), n - self.trained_on
         notes = [note for note in (DEPTHS.get(self.images.pixels.dtype.name), str(self.images.reading)) if note]
         attended = ["x".join(str(math.ceil(side / model.patch / 2**k)) for side in (h, w)) for k in model.attention]
-        others = "".join(f", {_rate(s)} in {NAMES[s.precision]}" for s in self.speeds[1:])
+        others = "".join(f", {_rate(s)} in {s.words}" for s in self.speeds[1:])
         rate = speed.images_a_second
         sheet = min(watch.preview_first or watch.preview_every, train.images) / rate + sheet_seconds(watch, speed)
         loss = min(train.log_every or train.images, train.images) / rate
@@ -83,7 +82,7 @@ class AutoRecipe:
             + (f", attention at {' and '.join(attended)}" if attended and model.network in BUILT_IN else "")
             + f", {self.parameters / 1e6:.1f} M parameters, {self.gflop:.2g} GFLOP a network call.",
             f"{plural(total, 'image')} ({passes:,.{0 if passes >= 10 else 1}f} passes), about {duration(self.seconds)} here "
-            f"({_rate(speed)} images/s measured in {NAMES[speed.precision]}{others}).",
+            f"({_rate(speed)} images/s measured in {speed.words}{others}).",
             f"About {speed.mib / 1024:.1f} GiB of memory"
             + (", activations are computed twice to save some" if train.recompute else "")
             + (f", each batch in {train.accumulate} parts" if train.accumulate > 1 else "") + ".",
@@ -137,7 +136,9 @@ def auto_recipe(
     while (k := k % len(candidates)) not in found:
         found[k] = speeds_of(candidates[k], images, indices, seconds)
         k = k if budget else _widest([c["gflop_a_call"] for c in costs], found, wanted / seconds)
-    best, cost, speeds, fastest = candidates[k], costs[k], found[k], found[k][0]
+    best, cost = candidates[k], costs[k]
+    speeds = with_faster(found[k], best, images, indices, seconds)
+    fastest = speeds[0]
 
     heldout = len(images) - len(indices)
     total = budget or min(wanted if not minutes else math.inf, seconds * fastest.images_a_second)
@@ -183,7 +184,7 @@ def measured(recipe: Recipe, images: ImageSet) -> AutoRecipe:
     if fits is None:
         raise _does_not_fit(images, each)
     cost = cost_of_model(model)
-    speed, _ = measure(recipe, images, indices, recipe.train.precision)
+    speed, _ = measure(recipe, images, indices)
     seconds = expected_seconds(recipe, speed, len(images) - len(indices))
     return AutoRecipe(recipe, (speed,), images, len(indices), cost["parameters"], cost["gflop_a_call"], seconds)
 
@@ -210,7 +211,7 @@ def shipped_recipes() -> list[dict[str, Any]]:
             images = load(noise, labels=np.arange(256) % 10)
             purpose = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             cost = cost_of_model(untrained_model(recipe, images))
-            speed, _ = measure(recipe, images, np.arange(256), recipe.train.precision, LISTING)
+            speed, _ = measure(recipe, images, np.arange(256), LISTING)
             seconds = recipe.train.images / speed.images_a_second
             found.append({"name": name, "purpose": purpose, "images": recipe.train.images, **cost, "seconds": seconds})
             advance(1)

@@ -49,7 +49,7 @@ def with_intervals(recipe: Recipe, length: float, speed: Speed, heldout: int) ->
     return replace(
         recipe,
         train=replace(
-            train, images=total, precision=speed.precision, warmup=min(train.warmup, total // 10),
+            train, images=total, **speed.keys, warmup=min(train.warmup, total // 10),
             heldout_every=max(total // 24, batch, round(max(loss / PREVIEW_SHARE, LOSS_SECONDS) * rate)),
             checkpoint_every=max(min(round(300 * rate), total // 4), batch),
             log_every=max(min(train.log_every, first // 2), batch),
@@ -81,7 +81,7 @@ def expected_seconds(recipe: Recipe, speed: Speed, n_heldout: int) -> float:
     scored = watch.copies or watch.extractor not in ("auto", "none") or recipe.data.set == "fashion_mnist"
     scores = math.ceil(train.images / watch.score_every) if watch.score_every and scored else 0
     scoring = scores * (watch.score_n * watch.preview_steps * speed.call_seconds + SCORING)
-    return train.images / speed.images_a_second + sheets * sheet_seconds(watch, speed) + heldout + scoring
+    return speed.seconds(train.images) + sheets * sheet_seconds(watch, speed) + heldout + scoring
 
 
 def sheet_seconds(watch: WatchRecipe, speed: Speed) -> float:

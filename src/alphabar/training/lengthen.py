@@ -57,7 +57,7 @@ def length_in_images(run: Run, stored: Recipe, image_set: ImageSet, minutes: flo
             f"give more than {seconds / 60:.1f}"
         )
     indices, heldout = holdout(image_set.pixels, stored.data.holdout, hashes=image_set.hashes)
-    speed, _ = measure(stored, image_set, indices, stored.train.precision)
+    speed, _ = measure(stored, image_set, indices)
     images_a_second = stored.train.images / expected_seconds(stored, speed, len(heldout))
     batches = (60 * minutes - seconds) * images_a_second / stored.train.batch
     return int(state["images"]) + max(round(batches), 1) * stored.train.batch

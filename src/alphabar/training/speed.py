@@ -1,10 +1,12 @@
-"""What a training takes here: speed and memory of a few steps of the very network, in each precision that agrees with float32."""
+"""What a training takes here: speed and memory of a few steps of the very network, in each way that may be the fastest."""
 
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ FIRST = 8  # images of the very first steps, by which a size is chosen of which 
 SHARE = 0.03  # of the training that is measured, after which no further step is taken; but
 LEAST, MOST = 1.0, 15.0  # seconds
 AGREEMENT = 0.98  # least cosine between the gradients in bfloat16 and in float32
+OTHER_LAYOUT_FROM = 5 * 60  # seconds of a training from which the other memory layout of convolutions is measured too, on a CPU
+COMPILED_FROM = 30 * 60  # and from which torch.compile is, which takes a minute or two before the first step
+NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -39,31 +44,70 @@ class Speed:
     """Of a network call, per image."""
     mib: float
     """Largest memory of this process (on a CPU) or of the device until now."""
+    channels_last: bool = True
+    compile: bool = False
+    prepare_seconds: float = 0.0
+    """Until the network is compiled."""
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Those of [train] that it is the speed of."""
+        return {"precision": self.precision, "channels_last": self.channels_last, "compile": self.compile}
+
+    @property
+    def words(self) -> str:
+        return NAMES[self.precision] + (", compiled" if self.compile else "" if self.channels_last else ", channels first")
+
+    def seconds(self, images: float) -> float:
+        """Of the training steps of so many images."""
+        return images / self.images_a_second + self.prepare_seconds
 
 
 def speeds_of(
     recipe: Recipe, images: ImageSet, indices: Indices, seconds: float = math.inf, drawn_loss: DrawnLoss | None = None
 ) -> list[Speed]:  # fmt: skip
     """The speeds of a recipe in the precisions that this machine computes rightly, the fastest first; arguments of `measure`."""
-    speed, model = measure(recipe, images, indices, "no", seconds, drawn_loss)
+    speed, model = measure(recipe.with_(train={"precision": "no"}), images, indices, seconds, drawn_loss)
     batch = Stream(images.pixels, indices, recipe.train, model, images.labels).batch(0, 8)
     if best_device() == "mps" or not bf16_agrees(model, batch):
         return [speed]
-    return sorted([speed, measure(recipe, images, indices, "bf16", seconds, drawn_loss)[0]], key=lambda s: -s.images_a_second)
+    coarse, _ = measure(recipe.with_(train={"precision": "bf16"}), images, indices, seconds, drawn_loss)
+    return sorted([speed, coarse], key=lambda s: -s.images_a_second)
+
+
+def with_faster(
+    speeds: list[Speed], recipe: Recipe, images: ImageSet, indices: Indices, seconds: float = math.inf,
+    drawn_loss: DrawnLoss | None = None,
+) -> list[Speed]:  # fmt: skip
+    """The speeds of `speeds_of` and, where the training is long enough to find out, those in the other memory layout and
+    compiled, in the fastest precision; the one that takes the least time first."""
+    train, device = recipe.train, best_device()
+    total = min(train.images, seconds * speeds[0].images_a_second)
+    left = speeds[0].seconds(total)
+    ways: list[dict[str, Any]] = []
+    if device == "cpu" and left > OTHER_LAYOUT_FROM:
+        ways.append({"channels_last": not train.channels_last})
+    if device != "mps" and left > COMPILED_FROM and not train.recompute and train.parallel != "fsdp":
+        ways.append({"channels_last": device != "cpu", "compile": True})
+    found = list(speeds)
+    for way in ways if not train.compile else ():
+        with warnings.catch_warnings(action="ignore"):  # where there is no compiler, it is no faster, and not chosen
+            each = recipe.with_(train={"precision": speeds[0].precision, **way})
+            found.append(measure(each, images, indices, seconds, drawn_loss)[0])
+    return sorted(found, key=lambda s: s.seconds(total))
 
 
 def measure(
-    recipe: Recipe, images: ImageSet, indices: Indices, precision: Precision, seconds: float = math.inf,
-    drawn_loss: DrawnLoss | None = None,
-) -> tuple[Speed, Model]:  # fmt: skip
+    recipe: Recipe, images: ImageSet, indices: Indices, seconds: float = math.inf, drawn_loss: DrawnLoss | None = None
+) -> tuple[Speed, Model]:
     """Trains a new model of the recipe for a few steps. Several processes measure together and get the same numbers.
 
     seconds: length of the training, if it is shorter than that of train.images; the steps take a small share of it.
     """
-    model, train = untrained_model(recipe, images), replace(recipe.train, precision=precision)
+    model, train = untrained_model(recipe, images), recipe.train
     accelerator = make_accelerator(train)
     trainer, world, size = Trainer(model, train, accelerator, None, drawn_loss), accelerator.num_processes, train.batch
-    while size % (2 * world) == 0 and size > FIRST * world:
+    while size % (2 * world) == 0 and size > FIRST * world and not train.compile:  # code is compiled for one size
         size //= 2
 
     def steps(n: int, limit: float) -> list[float]:
@@ -78,7 +122,9 @@ def measure(
                     break
         return np.diff(ends).tolist()
 
-    each = processes.gather(min(steps(2, 0)))[0] / size  # seconds
+    start, first = time.perf_counter(), steps(2, 0)
+    prepare = time.perf_counter() - start - 2 * min(first) if train.compile else 0.0
+    each = processes.gather(min(first))[0] / size  # seconds
     limit = min(max(SHARE * min(seconds, recipe.train.images * each), LEAST), MOST)
     while size < train.batch and 6 * size * each < limit:
         size *= 2
@@ -90,8 +136,8 @@ def measure(
     memory = float(peak_memory())
     if more:  # counted on a whole model, on the CPU: this one was moved, and its weights may be in parts
         memory += more * activation_bytes(untrained_model(recipe, images), train.recompute) / world
-    taken, call, mib = processes.gather((taken, call, memory / 2**20))[0]
-    return Speed(precision, size / taken, call, mib), model
+    taken, call, mib, prepare = processes.gather((taken, call, memory / 2**20, prepare))[0]
+    return Speed(train.precision, size / taken, call, mib, train.channels_last, train.compile, prepare), model
 
 
 def _parts(train: TrainRecipe, size: int) -> int:

@@ -12,10 +12,10 @@ from alphabar.data.image_set import ImageSet
 from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
 from alphabar.fitting.drawn_loss import DrawnLikeReal
-from alphabar.training.auto import NAMES, with_network_of
+from alphabar.training.auto import with_network_of
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import Recipe, resolve
-from alphabar.training.speed import speeds_of
+from alphabar.training.speed import speeds_of, with_faster
 from alphabar.verbs.options import DistillOptions
 from alphabar.verbs.train import images_of, recipe_images, train
 
@@ -87,14 +87,16 @@ def distill(
         raise ValueError(f"{recipe.data.set} holds other images than those that {run} was trained on: put those back there")
     trained_on, _ = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
     drawn_loss = DrawnLikeReal.of(options.like, image_set, trained_on, load_model(run), progress)
-    speed = speeds_of(recipe, image_set, trained_on, 60 * minutes if minutes else math.inf, drawn_loss)[0]
+    length = 60 * minutes if minutes else math.inf
+    speeds = speeds_of(recipe, image_set, trained_on, length, drawn_loss)
+    speed = with_faster(speeds, recipe, image_set, trained_on, length, drawn_loss)[0]
     if minutes is not None:
-        steps = max(round(60 * minutes * speed.images_a_second / recipe.train.batch), len(options.q))
+        steps = max(round((60 * minutes - speed.prepare_seconds) * speed.images_a_second / recipe.train.batch), len(options.q))
         recipe = recipe.with_(train={"images": steps * recipe.train.batch})
-    recipe = recipe.with_(train={"precision": speed.precision})
+    recipe = recipe.with_(train=speed.keys)
     if progress:
         n, rate = recipe.train.images, speed.images_a_second
-        say(f"{n:,} images, about {duration(n / rate)} here ({rate:.3g} images/s in {NAMES[speed.precision]})", sys.stderr)
+        say(f"{n:,} images, about {duration(speed.seconds(n))} here ({rate:.3g} images/s in {speed.words})", sys.stderr)
     return train(recipe, out, images=image_set, progress=progress)
 
 
