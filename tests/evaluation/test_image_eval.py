@@ -13,7 +13,7 @@ from alphabar.evaluation import floor as floor_module
 from alphabar.evaluation.fid import frechet
 from alphabar.evaluation.floor import real_images
 from alphabar.evaluation.image_eval import ImageEval
-from alphabar.evaluation.kid import kid
+from alphabar.evaluation.kid import kid, median_distance
 from alphabar.evaluation.score import PROTOCOL, Difference, ProtocolError, Score
 from alphabar.features.stats import FeatureStats
 from tests.fixtures.sets import Linear, image_set, stripes
@@ -56,6 +56,18 @@ def test_values_are_those_of_the_parts(evaluator: ImageEval, linear: Linear) -> 
     assert fid.extractor == linear.fingerprint
     assert fid.preprocessing == linear.preprocessing
     assert set(fid.versions) >= {"alphabar", "torch", "numpy"}
+
+
+def test_kid_with_the_gaussian_kernel_states_its_bandwidth(evaluator: ImageEval, linear: Linear) -> None:
+    images = noise(60, 0)
+    (score,) = evaluator.score(images, metrics=("kid_rbf",))
+    y = linear.features(stripes(300, 0).pixels)
+    assert score.options == {"bandwidth": median_distance(y)}
+    assert score.value == pytest.approx(kid(linear.features(images), y, bandwidth=median_distance(y)).value, rel=1e-4)
+    assert score.interval and score.interval[0] < score.value < score.interval[1] and abs(score.floor) < score.value / 4
+    other = ImageEval(linear, noise(300, 5), floor_images=stripes(200, 1)).score(images, metrics=("kid_rbf",))[0]
+    with pytest.raises(ProtocolError):
+        _ = score - other
 
 
 def test_the_floor_is_low_at_the_same_n_and_the_same_again(evaluator: ImageEval, linear: Linear) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.evaluation.kid import kid, within
+from alphabar.evaluation.kid import kid, median_distance, within
 from tests.references.features import features
 
 PEERS = json.loads((Path(__file__).parents[1] / "references" / "peers.json").read_text())
@@ -33,6 +33,48 @@ def test_direct_double_loop(n: int, m: int, degree: int, block: int) -> None:
     want = double_loop(x, y, degree)
     assert kid(x, y, degree=degree, block=block, dtype=torch.float64).value == pytest.approx(want, rel=1e-10)
     assert kid(x, y, degree=degree, block=block).value == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+def test_gaussian_kernel_against_all_distances(block: int) -> None:
+    rng = np.random.default_rng(3)
+    x, y, h = rng.random((23, 5)) + 100, 1.2 * rng.random((31, 5)) + 100.1, 0.7  # far from 0, which changes no distance
+
+    def mean(a: np.ndarray, b: np.ndarray) -> float:
+        k = np.exp(-((a[:, None] - b) ** 2).sum(-1) / (2 * h**2))
+        n = len(a)
+        return float(k.mean()) if a is not b else float((k.sum() - n) / (n * (n - 1)))
+
+    want = mean(x, x) + mean(y, y) - 2 * mean(x, y)
+    assert kid(x, y, bandwidth=h, block=block, dtype=torch.float64).value == pytest.approx(want, rel=1e-10)
+    assert kid(x, y, bandwidth=h, block=block).value == pytest.approx(want, rel=1e-4)
+    shared = within(torch.from_numpy(y), bandwidth=h)
+    assert kid(x, shared, bandwidth=h).value == pytest.approx(want, rel=1e-4)
+    # a bandwidth far above all distances leaves the linear term: |difference of means|^2 / h^2, without its bias
+    wide = kid(x, y, bandwidth=1e3, dtype=torch.float64).value * 1e6
+    plain = ((x.mean(0) - y.mean(0)) ** 2).sum() - x.var(0, ddof=1).sum() / len(x) - y.var(0, ddof=1).sum() / len(y)
+    assert wide == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_interval_with_the_gaussian_kernel_holds_the_truth() -> None:
+    """For two normal distributions the distance is known: sums of normal densities."""
+    rng, d, h, shift = np.random.default_rng(0), 3, 1.5, 0.4
+    near, far = (h**2 / (h**2 + 2)) ** (d / 2), np.exp(-d * shift**2 / (2 * (h**2 + 2)))
+    truth, held = 2 * near * (1 - far), 0
+    for _ in range(300):
+        x, y = rng.standard_normal((200, d)), rng.standard_normal((150, d)) + shift
+        low, high = kid(x, y, bandwidth=h).estimate().interval or (0, 0)
+        held += low <= truth <= high
+    assert 0.91 < held / 300 < 0.99
+
+
+def test_median_distance() -> None:
+    assert median_distance(torch.tensor([[0.0], [1.0], [3.0]])) == 2
+    with pytest.raises(ValueError, match="median distance of 3 images is 0"):
+        median_distance(torch.ones(3, 2))
+    with pytest.raises(ValueError, match="bandwidth = 0: give a distance"):
+        kid(np.ones((4, 3)), np.ones((4, 3)), bandwidth=0)
 
 
 @pytest.mark.parametrize("case", ["equal", "alike"])
@@ -145,5 +187,5 @@ def test_sums_of_one_side_are_used_many_times() -> None:
         assert a.variance == pytest.approx(b.variance, rel=1e-6)
         # terms of one image cancel in an influence up to a part of 1 / m
         assert torch.allclose(a.influence_y, b.influence_y, rtol=0.05, atol=0.02 * float(b.influence_y.std()))
-    with pytest.raises(ValueError, match="degree 3 cannot be used for degree 2"):
+    with pytest.raises(ValueError, match="degree 3 and bandwidth None cannot be used for 2 and None"):
         kid(x, ready, degree=2)

@@ -22,11 +22,11 @@ from alphabar.data.values import to_depth
 from alphabar.evaluation import fid_uncertainty
 from alphabar.evaluation.estimate import Estimate, Expansion, t95
 from alphabar.evaluation.floor import Real, floor_sets, real_images
-from alphabar.evaluation.kid import Within, kid, within
+from alphabar.evaluation.kid import Within, kid, median_distance, within
 from alphabar.evaluation.prdc import METRICS as PRDC_METRICS
 from alphabar.evaluation.prdc import prdc
 from alphabar.evaluation.prdc_neighbours import Balls, balls
-from alphabar.evaluation.score import METRICS, TITLES, CurvePoint, Measured, Score, sampling_fields
+from alphabar.evaluation.score import METRICS, RBF, TITLES, CurvePoint, Measured, Score, sampling_fields
 from alphabar.features.extract import FeatureStore, extract, sample_rows
 from alphabar.features.extractor import FeatureExtractor
 from alphabar.features.load import load_extractor
@@ -102,7 +102,8 @@ class ImageEval:
         Args:
             images: What is scored.
             record: Sampling record of the images, where they are not Samples.
-            metrics: Some of `alphabar.evaluation.score.METRICS`; all by default.
+            metrics: Some of `alphabar.evaluation.score.METRICS`, all by default, and "kid_rbf" (KID with the Gaussian kernel of
+                CMMD, whose bandwidth is the median distance of real images).
 
         Raises:
             ValueError: For an unknown metric, images of another shape than the reference, or too few images for a metric.
@@ -210,8 +211,8 @@ class ImageEval:
 
     @staticmethod
     def _check_names(metrics: Sequence[str]) -> None:
-        if bad := [m for m in metrics if m not in METRICS]:
-            raise ValueError(f"metric {bad[0]!r} is unknown: use one of {', '.join(METRICS)}")
+        if bad := [m for m in metrics if m not in (*METRICS, RBF)]:
+            raise ValueError(f"metric {bad[0]!r} is unknown: use one of {', '.join((*METRICS, RBF))}")
 
     def _too_few(self, metric: str, n: int) -> str:
         """Why n images cannot be scored by a metric; empty where they can."""
@@ -228,7 +229,7 @@ class ImageEval:
         """The smallest number of images that a metric accepts, and why."""
         if metric in _PRDC:
             return NEIGHBOUR + 1, f"it looks at neighbour {NEIGHBOUR} of each image"
-        if metric == "kid":
+        if metric in ("kid", RBF):
             return 2, "it compares pairs"
         return max(self.extractor.dim + 1, 8), f"the extractor has {self.extractor.dim} features"
 
@@ -260,14 +261,20 @@ class ImageEval:
                 se=estimate.se, interval=estimate.interval, level=estimate.level, note=estimate.note,
                 bias=expansion.bias if metric == "fid" and estimate.interval is not None else None,
                 floor_interval=floor.interval, floor_seed=self.seed, floor_sets=floor_sets(floor_n, len(real.pool)),
-                options={"k": NEIGHBOUR} if metric in _PRDC else {}, check_result=self._check_result(metric),
+                options=self._options(metric), check_result=self._check_result(metric),
                 versions=versions(), **fields,
             )  # fmt: skip
         return Measured(scores, {metric: found[metric][1] for metric in metrics}, side.fingerprint)
 
+    def _options(self, metric: str) -> dict[str, Any]:
+        """Of a metric, as far as scores must share them."""
+        if metric == RBF:
+            return {"bandwidth": self._reference.within_rbf.bandwidth}
+        return {"k": NEIGHBOUR} if metric in _PRDC else {}
+
     def _check_result(self, metric: str) -> str:
         """What `alphabar extractor check` found of the extractor: for the metric, where corruptions were ranked by it."""
-        by = {"fid": "fid", "fid_infinity": "fid", "kid": "kid"}.get(metric)
+        by = {"fid": "fid", "fid_infinity": "fid", "kid": "kid", RBF: "kid"}.get(metric)
         if by is not None and (of_metric := getattr(self.extractor, "check_result_of", None)) is not None:
             return str(of_metric(by))
         return str(getattr(self.extractor, "check_result", "not checked"))
@@ -284,6 +291,9 @@ class ImageEval:
         if "kid" in metrics:
             pairs = kid(side.paired, real.within)
             found["kid"] = with_limit_note(pairs.estimate(), side, real), pairs
+        if RBF in metrics:
+            pairs = kid(side.paired, real.within_rbf, bandwidth=real.within_rbf.bandwidth)
+            found[RBF] = with_limit_note(pairs.estimate(), side, real), pairs
         if _PRDC & set(metrics):
             four = prdc(real=real.balls, generated=side.paired, k=NEIGHBOUR, seed=self.seed)
             for metric in _PRDC & set(metrics):
@@ -351,6 +361,10 @@ class FeatureSet:
     @cached_property
     def within(self) -> Within:
         return within(self.paired)
+
+    @cached_property
+    def within_rbf(self) -> Within:
+        return within(self.paired, bandwidth=median_distance(self.paired))
 
     @cached_property
     def parts(self) -> list[FeatureStats]:

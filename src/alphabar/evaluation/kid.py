@@ -1,4 +1,5 @@
-"""KID: the squared maximum mean discrepancy of features (Bińkowski et al. 2018, arXiv:1801.01401), over all pairs of images."""
+"""KID: the squared maximum mean discrepancy of features (Bińkowski et al. 2018, arXiv:1801.01401), over all pairs of images;
+with a Gaussian kernel too, as CMMD (Jayasumana et al. 2024, arXiv:2401.09603)."""
 
 import math
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ FEW = 160  # images per side whose pairs show along which directions the samples
 
 def kid(
     x: Float[Tensor, "n dx"] | NDArray[np.floating], y: "Float[Tensor, 'm dy'] | NDArray[np.floating] | Within", *,
-    degree: int = 3, block: int = 1024, dtype: torch.dtype = torch.float32,
+    degree: int = 3, bandwidth: float | None = None, block: int = 1024, dtype: torch.dtype = torch.float32,
 ) -> Expansion:  # fmt: skip
-    """Unbiased estimate of MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) with k(x, y) = (x . y / d + 1)^degree.
+    """Unbiased estimate of MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) with k(x, y) = (x . y / d + 1)^degree, or, where a
+    bandwidth is given, k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)).
 
     It is the U-statistic over all pairs (Gretton et al. 2012, eq. 3; Bińkowski et al. 2018), without random subsets. For equal
     distributions it is about 0, and negative half of the time. Its variance is estimated without bias from the same sums
@@ -31,6 +33,7 @@ def kid(
         x: Features [n, d], n >= 2.
         y: Features [m, d], m >= 2, from the same extractor, or `within(y)`, which can be used for many x.
         degree: Of the polynomial, a whole number >= 1.
+        bandwidth: Of the Gaussian kernel, above 0 (`median_distance`); None takes the polynomial.
         block: Memory is two centred copies of the features and two tiles of block x block. Under torchrun the tiles are
             distributed over the processes, which all hold the same features.
         dtype: Of the matrix products; their sums are float64.
@@ -51,18 +54,21 @@ def kid(
         raise ValueError(f"features {x.shape[1]} and {width} wide: extract both sets with the same extractor")
     if n < 2 or m < 2:
         raise ValueError(f"{n} and {m} images: the unbiased KID needs at least 2 on either side")
-    if isinstance(f, Within) and f.degree != degree:
-        raise ValueError(f"sums for degree {f.degree} cannot be used for degree {degree}: make them with within(y, degree)")
+    if isinstance(f, Within) and (f.degree, f.bandwidth) != (degree, bandwidth):
+        raise ValueError(
+            f"sums for degree {f.degree} and bandwidth {f.bandwidth} cannot be used for {degree} and {bandwidth}: make them with "
+            "within(y, degree=..., bandwidth=...)"
+        )
     if isinstance(f, Within):
         ready = f
     else:
         centre = (x.sum(0, dtype=torch.float64) + f.sum(0, dtype=torch.float64)) / (n + m)
-        ready = within(f, centre=centre, degree=degree, block=block, dtype=dtype)
-    linear, powers, b, yy = ready.linear, ready.powers, ready.side, ready.sums
-    a = _Side.of(x, ready.centre, b.left.dtype)
+        ready = within(f, centre=centre, degree=degree, bandwidth=bandwidth, block=block, dtype=dtype)
+    kernel, b, yy = ready.kernel, ready.side, ready.sums
+    a = _Side.of(x, ready.centre, kernel, b.left.dtype)
     if not bool(torch.isfinite(a.total).all()):
         raise ValueError(_NOT_FINITE)
-    xx, xy = _sums(a, a, linear, powers, block), _sums(a, b, linear, powers, block)
+    xx, xy = _sums(a, a, kernel, block), _sums(a, b, kernel, block)
 
     within_x, within_y, between = xx.mean_of_pairs(), yy.mean_of_pairs(), xy.total / (n * m)
     influence_x = 2 * (xx.rows / (n - 1) - xy.rows / m)
@@ -75,9 +81,25 @@ def kid(
     return Expansion(
         float(within_x + within_y - 2 * between), n, m, influence_x - influence_x.mean(), influence_y - influence_y.mean(),
         second=second or 0.0, second_x=second_x or 0.0, known_variance=variance, quadratic=float(square),
-        steepness=steepness(_few(a, b, linear, powers), n, m),
+        steepness=steepness(_few(a, b, kernel), n, m),
         trouble=None if variance is not None else "no interval: the variance of KID needs at least 4 images on either side",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """linear z + sum_k powers[k] b^(k + 2), or exp(scale b), where b = z + own_i + own_j (`_Side`)."""
+
+    linear: float
+    powers: list[float]
+    scale: float | None = None
+
+    def itself(self, side: "_Side") -> Tensor:
+        """Sum of k(x_i, x_i), the first without terms of one image."""
+        if self.scale is not None:
+            return torch.tensor(float(len(side.own)), dtype=torch.float64, device=side.own.device)
+        b = side.lengths + 2 * side.own
+        return self.linear * side.lengths.sum() + sum(p * (b ** (k + 2)).sum() for k, p in enumerate(self.powers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +109,9 @@ class Within:
     side: "_Side"
     sums: "_Sums"
     centre: Tensor
-    linear: float
-    powers: list[float]
+    kernel: _Kernel
     degree: int
+    bandwidth: float | None
 
     @property
     def n(self) -> int:
@@ -101,8 +123,8 @@ class Within:
 
 
 def within(
-    y: Float[Tensor, "m d"], *, centre: Float64[Tensor, " d"] | None = None, degree: int = 3, block: int = 1024,
-    dtype: torch.dtype = torch.float32,
+    y: Float[Tensor, "m d"], *, centre: Float64[Tensor, " d"] | None = None, degree: int = 3, bandwidth: float | None = None,
+    block: int = 1024, dtype: torch.dtype = torch.float32,
 ) -> Within:  # fmt: skip
     """The sums over pairs within y, for many calls of `kid`.
 
@@ -113,6 +135,8 @@ def within(
     """
     if degree < 1 or degree != int(degree):
         raise ValueError(f"degree = {degree}: give a whole number >= 1 (3 is KID's)")
+    if bandwidth is not None and not 0 < bandwidth < math.inf:
+        raise ValueError(f"bandwidth = {bandwidth}: give a distance above 0, as median_distance(y)")
     centre = y.mean(0, dtype=torch.float64) if centre is None else centre
     if not bool(torch.isfinite(centre).all()):
         raise ValueError(_NOT_FINITE)
@@ -122,8 +146,22 @@ def within(
     # the powers from the second on are computed in tiles, and large features lose no digits.
     linear = degree * base ** (degree - 1)
     powers = [math.comb(degree, k) * base ** (degree - k) for k in range(2, degree + 1)]
-    side = _Side.of(y, centre, dtype)
-    return Within(side, _sums(side, side, linear, powers, block), centre, linear, powers, degree)
+    # The Gaussian kernel has own_i = -u_i . u_i / 2, so that z + own_i + own_j is -|u_i - u_j|^2 / 2.
+    kernel = _Kernel(linear, powers) if bandwidth is None else _Kernel(0.0, [], y.shape[1] / bandwidth**2)
+    side = _Side.of(y, centre, kernel, dtype)
+    return Within(side, _sums(side, side, kernel, block), centre, kernel, degree, bandwidth)
+
+
+def median_distance(y: Float[Tensor, "m d"]) -> float:
+    """The median distance of two of up to 1,000 evenly spaced images: the bandwidth of the Gaussian kernel.
+
+    Raises ValueError where there are fewer than two images, or most of them are the same.
+    """
+    some = y[np.linspace(0, len(y) - 1, min(len(y), 1000)).astype(np.int64)].to(torch.float64)
+    found = float(torch.pdist(some).median()) if len(some) > 1 else 0.0
+    if not 0 < found < math.inf:
+        raise ValueError(f"the median distance of {len(some)} images is {found}: give two and more that differ, finite ones")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +175,7 @@ class _Side:
     total: Tensor  # sum of u, float64
 
     @staticmethod
-    def of(f: Tensor, centre: Tensor, dtype: torch.dtype) -> "_Side":
+    def of(f: Tensor, centre: Tensor, kernel: "_Kernel", dtype: torch.dtype) -> "_Side":
         n, d = f.shape
         left, right = torch.ones((2, n, d + 2), dtype=dtype, device=f.device)
         own, lengths = torch.empty((2, n), dtype=torch.float64, device=f.device)
@@ -145,7 +183,8 @@ class _Side:
         for k in range(0, n, 4096):  # float64 copies of a part at a time
             rows = slice(k, k + 4096)
             u = (f[rows].to(torch.float64) - centre) / d**0.5
-            own[rows], lengths[rows] = u @ centre / d**0.5, u.square().sum(1)
+            lengths[rows] = u.square().sum(1)
+            own[rows] = u @ centre / d**0.5 if kernel.scale is None else -lengths[rows] / 2
             left[rows, :d] = right[rows, :d] = u.to(dtype)
             left[rows, d] = right[rows, d + 1] = own[rows].to(dtype)
             total += u.sum(0)
@@ -212,8 +251,8 @@ def _variances(xx: _Sums, yy: _Sums, xy: _Sums) -> tuple[float, float, float]:
     return max(variance, second), second, second_x
 
 
-def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) -> _Sums:
-    """Sums of linear z + sum_k powers[k] (z + own_i + own_j)^(k + 2) over all pairs, without i = j where a is b."""
+def _sums(a: _Side, b: _Side, kernel: _Kernel, block: int) -> _Sums:
+    """Sums of the kernel over all pairs, without i = j where a is b."""
     n, m, same = len(a.own), len(b.own), a is b
     # from the tiles, with b = z + own_i + own_j: sums of the powers over rows and columns, and of (powers^2, powers b, b^2)
     found = torch.zeros(n + m + 3, dtype=torch.float64, device=a.own.device)
@@ -222,7 +261,7 @@ def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) ->
     tiles = [(i, j) for i in range(0, n, block) for j in range(i if same else 0, m, block)]
     for i, j in processes.deal(tiles):
         left, right = a.left[i : i + block], b.right[j : j + block]
-        tile, of_powers = _tile(left, right, powers, room)
+        tile, of_powers = _tile(left, right, kernel, room)
         if same and i == j:
             tile.fill_diagonal_(0)
             of_powers.fill_diagonal_(0)
@@ -247,28 +286,28 @@ def _sums(a: _Side, b: _Side, linear: float, powers: list[float], block: int) ->
     z_own = a.own @ z_rows + b.own @ z_columns
     powers_z = squares[1] - a.own @ rows - b.own @ columns
     z_squares = squares[2] - 2 * z_own - own_squares
-    itself = a.lengths + 2 * a.own
-    return _Sums(
-        linear * z_rows + rows, linear * z_columns + columns, squares[0] + 2 * linear * powers_z + linear**2 * z_squares,
-        linear * a.lengths.sum() + sum(p * (itself ** (k + 2)).sum() for k, p in enumerate(powers)),
-    )  # fmt: skip
+    linear = kernel.linear
+    all_squares = squares[0] + 2 * linear * powers_z + linear**2 * z_squares
+    return _Sums(linear * z_rows + rows, linear * z_columns + columns, all_squares, kernel.itself(a))
 
 
-def _few(a: _Side, b: _Side, linear: float, powers: list[float]) -> Tensor:
+def _few(a: _Side, b: _Side, kernel: _Kernel) -> Tensor:
     """The centred kernel at all pairs of some evenly spaced images of both sides, float64."""
     rows = [np.linspace(0, len(side.own) - 1, min(len(side.own), FEW)).astype(np.int64) for side in (a, b)]
     left, right = torch.cat([a.left[rows[0]], b.left[rows[1]]]), torch.cat([a.right[rows[0]], b.right[rows[1]]])
-    tile, of_powers = _tile(left, right, powers, torch.empty((2, len(left) ** 2), dtype=left.dtype, device=left.device))
-    k = (linear * tile + of_powers).to(torch.float64)
+    tile, of_powers = _tile(left, right, kernel, torch.empty((2, len(left) ** 2), dtype=left.dtype, device=left.device))
+    k = (kernel.linear * tile + of_powers).to(torch.float64)
     return k - k.mean(0) - k.mean(1)[:, None] + k.mean()
 
 
-def _tile(left: Tensor, right: Tensor, powers: list[float], room: Tensor) -> tuple[Tensor, Tensor]:
-    """b = left @ right.T and sum_k powers[k] b^(k + 2), written into the memory `room`."""
-    size = len(left) * len(right)
+def _tile(left: Tensor, right: Tensor, kernel: _Kernel, room: Tensor) -> tuple[Tensor, Tensor]:
+    """b = left @ right.T and the kernel without its linear term, written into the memory `room`."""
+    size, powers = len(left) * len(right), kernel.powers
     b: Tensor = room[0, :size].view(len(left), len(right))
     out: Tensor = room[1, :size].view(len(left), len(right))
     torch.mm(left, right.T, out=b)
+    if kernel.scale is not None:
+        return b, torch.mul(b, kernel.scale, out=out).exp_()
     if not powers:
         return b, out.zero_()
     if len(powers) == 1:

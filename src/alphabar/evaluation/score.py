@@ -26,7 +26,9 @@ TITLES = {
     "fid": "FID", "fid_infinity": "FID-infinity", "kid": "KID",
     "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
 }  # fmt: skip
-METRICS = tuple(TITLES)  # of one extractor
+METRICS = tuple(TITLES)  # of one extractor; and, where it is asked for,
+RBF = "kid_rbf"  # KID with the Gaussian kernel of CMMD, of the median distance of the real images
+TITLES[RBF] = "KID (Gaussian kernel)"
 RELATIVE = "relative_fid"  # of several (`evaluation.several`): the mean over them of FID / floor
 TITLES[RELATIVE] = "relative FID"
 HIGHER = frozenset({"precision", "recall", "density", "coverage"})  # metrics of which a higher value is better
@@ -34,7 +36,7 @@ INTERVALS = {  # what the interval of each metric is an interval for
     **dict.fromkeys(
         ("fid", RELATIVE, "precision", "recall", "density", "coverage"), "its expectation at these numbers of images"
     ),
-    **dict.fromkeys(("fid_infinity", "kid"), "the distance of the two distributions, at any number of images"),
+    **dict.fromkeys(("fid_infinity", "kid", RBF), "the distance of the two distributions, at any number of images"),
 }
 _SAMPLER_KEYS = (  # of a sampling record, kept in the score
     "sampler", "eta", "steps", "grid_name", "plan", "clip", "threshold", "variance", "options", "tuned", "calls",

@@ -31,7 +31,8 @@ class ScoreOptions(Checked):
     precision: Precision = "float32"
     """Of the network, where images are drawn from a run: float32, bf16, or auto (the faster one, if a few images agree)."""
     metrics: tuple[str, ...] | None = None
-    """Which of fid, fid_infinity, kid, precision, recall, density, coverage; if left out, all with images enough."""
+    """Which of fid, fid_infinity, kid, precision, recall, density, coverage, all with images enough if left out; and kid_rbf,
+    which is KID with the Gaussian kernel of CMMD."""
     run: Path | None = None
     """The run whose held-out images SET:heldout stands for, where the samples do not lie in its folder."""
 
