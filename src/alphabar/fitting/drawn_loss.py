@@ -20,6 +20,7 @@ from alphabar.training.stream import Indices
 
 CALLS = (1, 2)  # network calls of the images, in turns
 SMALL = 0.01  # a distance below which its gradient fades
+REMEMBER = 2048  # images in the statistics; more lag further behind the weights
 
 
 class DrawnLikeReal:
@@ -57,7 +58,7 @@ class DrawnLikeReal:
         images = images.subset(indices)
         real = [(e, extract(images, e, progress=progress)) for e in loaded if isinstance(e, Embeds)]
         stats = [(e, FeatureStats.of(store.rows(slice(None)), e.fingerprint)) for e, store in real]
-        return DrawnLikeReal([[FrechetLoss(e, s, crop=model.crop) for e, s in stats] for _ in CALLS])
+        return DrawnLikeReal([[FrechetLoss(e, s, remember=REMEMBER, crop=model.crop) for e, s in stats] for _ in CALLS])
 
     def __call__(self, model: Preconditioned, noise: Images, labels: Labels | None = None) -> Tensor:
         calls, losses = CALLS[self.turn], self.losses[self.turn]

@@ -19,6 +19,9 @@ from alphabar.training.speed import speeds_of, with_faster
 from alphabar.verbs.options import DistillOptions
 from alphabar.verbs.train import images_of, recipe_images, train
 
+# Statistics are of the last images, so they lag behind the weights: at 2e-4 distances grow from a few to thirty.
+LIKE_LR = 3e-5
+
 
 def distilled_recipe(run: str | Path, options: DistillOptions = DistillOptions()) -> Recipe:
     """The recipe of the tuning: images, network and schedule of the run, whose averaged weights it begins with.
@@ -43,7 +46,7 @@ def distilled_recipe(run: str | Path, options: DistillOptions = DistillOptions()
         raise ValueError(f"{run} does not say which images it was trained on: give a run folder, or bundled")
     train_keys = {
         "init_from": str(run), "consistency": options.q[-1:] if options.like else options.q, "drawn_like": options.like,
-        "images": options.images, "lr": options.lr or (1e-4 if options.like else 1e-3), "batch": options.batch,
+        "images": options.images, "lr": options.lr or (LIKE_LR if options.like else 1e-3), "batch": options.batch,
         "seed": options.seed, "optimizer": "adamw", "policy": "cosine", "warmup": 10 * options.batch, "weight_decay": 0.0,
         "betas": (0.9, 0.99), "density": "log_normal", "density_mean": -1.1, "density_std": 2.0, "ema_half_life": 10_000.0,
         "ema_snapshots": 0, "heldout_every": 0, "checkpoint_every": 20_000, "log_every": 20 * options.batch,

@@ -63,7 +63,7 @@ class DistillOptions(Checked):
     """Second stage, of a run that is distilled: extractor files in whose features the images drawn shall be distributed as the
     training images; two or more of other seeds and widths than the one that scores."""
     lr: Annotated[float, Bounds(0, 1, above=True)] | None = None
-    """Highest learning rate, which falls as a cosine; 1e-3 if left out, or 1e-4 with --like."""
+    """Highest learning rate, which falls as a cosine; 1e-3 if left out, or 3e-5 with --like."""
     batch: Batch = 64
     """Images in a step."""
     seed: Seed = 0
