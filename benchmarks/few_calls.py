@@ -7,8 +7,8 @@ For each number of calls, the setting of either side is chosen first, on --n-sel
 are dropped after a third of these images): for alphabar among the samplers with one call per step on every grid, for diffusers
 among DDIM, DPMSolverMultistep, UniPC and DEIS with the spacings, orders and Karras levels that their documentation recommends.
 Then --n images are drawn with each chosen setting, with the fitted sampler of the run, and, with --ddpm, with DDPM in 1,000
-calls. One extractor scores all of them. --distilled RUN adds one and two calls of a distilled run, and compares them with DDPM,
-with the fitted sampler of 10 calls and with DDIM in 50, on that extractor and on --second, another one that no fit has used.
+calls. One extractor scores all of them. --distilled RUN adds one and two calls of a distilled run, and compares them with DDPM and
+with the samplers of --base, on that extractor and on --second, another one that no fit has used.
 All samples are stored in --out, so a stopped run continues; --calls with nothing leaves out the comparison with diffusers. The
 time per image is measured at the end, in turns; run this part on an otherwise idle machine.
 """
@@ -227,8 +227,8 @@ def distilled_rows(bench: Bench, ddpm: Measured | None) -> dict[str, Any]:
         f"distilled-{tuned.fingerprint}-{k}-seed{a.seed}-{a.n}",
         lambda k=k: sample(tuned, a.n, steps=k, seed=a.seed, batch=a.batch, fast=a.fast, channels_last=True),
     ) for k in (1, 2)}  # fmt: skip
-    drawn["fitted, 10 calls"] = bench.ours(a.n, a.seed, 10, a.tuned)
-    drawn["DDIM, 50 calls"] = bench.ours(a.n, a.seed, 50, "ddim")
+    for sampler, _, calls in (base.partition(":") for base in a.base):
+        drawn[f"{sampler}, {calls} calls"] = bench.ours(a.n, a.seed, int(calls), sampler)
     out: dict[str, Any] = {}
     for name in filter(None, (a.extractor, a.second)):
         evaluator = ImageEval(load_extractor(name), load(*parse_set(a.against)), progress=False)
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--fast", default="auto")
     parser.add_argument("--tuned", default="tuned", help='"none" if the run has no fitted sampler')
     parser.add_argument("--distilled", help="a distilled run, as bundled/distilled")
+    parser.add_argument("--base", nargs="+", default=["tuned:10", "ddim:50"], help="what the distilled run is compared with")
     parser.add_argument("--second", help="an extractor of another architecture, which no fit has used")
     parser.add_argument("--ddpm", type=int, default=0, help="images to draw with DDPM in 1,000 calls; 0: none")
     parser.add_argument("--out", type=Path, required=True, help="folder of all samples")
