@@ -7,8 +7,8 @@ For each number of calls, the setting of either side is chosen first, on --n-sel
 are dropped after a third of these images): for alphabar among the samplers with one call per step on every grid, for diffusers
 among DDIM, DPMSolverMultistep, UniPC and DEIS with the spacings, orders and Karras levels that their documentation recommends.
 Then --n images are drawn with each chosen setting, with the fitted sampler of the run, and, with --ddpm, with DDPM in 1,000
-calls. One extractor scores all of them. --distilled RUN adds one and two calls of a distilled run, and compares them with DDPM and
-with the samplers of --base, on that extractor and on --second, another one that no fit has used.
+calls. One extractor scores all of them. --distilled RUN adds one and two calls of a distilled run, and compares them with DDPM
+and with the samplers of --base, on that extractor and on --second, another one that no fit has used.
 All samples are stored in --out, so a stopped run continues; --calls with nothing leaves out the comparison with diffusers. The
 time per image is measured at the end, in turns; run this part on an otherwise idle machine.
 """
