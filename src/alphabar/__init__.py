@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from alphabar.training.loss import register_weighting
     from alphabar.verbs.ema import choose_length
     from alphabar.verbs.experiment import experiment
+    from alphabar.verbs.export import export
     from alphabar.verbs.score import score
     from alphabar.verbs.sweep import sweep
     from alphabar.verbs.train_images import train
@@ -41,6 +42,7 @@ _WHERE = {
     "choose_length": "verbs.ema",
     "compare": "evaluation.compare",
     "experiment": "verbs.experiment",
+    "export": "verbs.export",
     "load": "data.image_set",
     "load_extractor": "features.load",
     "load_model": "training.checkpoint",
@@ -58,7 +60,7 @@ _WHERE = {
 
 __all__ = [
     "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "auto_recipe", "choose_length",
-    "compare", "experiment", "load",
+    "compare", "experiment", "export", "load",
     "load_extractor", "load_model", "read_experiment", "register_network", "register_weighting", "resolve", "sample", "score",
     "sweep", "train", "train_extractor", "tune",
 ]  # fmt: skip

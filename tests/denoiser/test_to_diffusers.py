@@ -123,7 +123,7 @@ def test_export_from_the_command_line(tmp_path, monkeypatch, capsys):
 
     train, export = (line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar ") and "unet2d" in line)
     app([*train, "--dry-run"], result_action="return_value")
-    assert "runs/unet2d" in train and export == ["export", "runs/unet2d", "--out", "garments_diffusers"]
+    assert "runs/unet2d" in train and export == ["export", "runs/unet2d", "--to", "diffusers", "--out", "garments_diffusers"]
     capsys.readouterr()
     save_weights(tmp_path / "m.safetensors", trained(crop=2))
     app(["export", str(tmp_path / "m.safetensors"), "--out", str(tmp_path / "out")], result_action="return_value")

@@ -4,13 +4,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cyclopts import App
 
 from alphabar.cli import show
-from alphabar.cli.options import Flag, Json
+from alphabar.cli.options import Flag, Flat, Json
 from alphabar.core.messages import say
+from alphabar.verbs.options import ExportOptions
 
 STATES = ("finished", "stopped", "diverged", "stopped early", "open", "empty")
 app = App(
@@ -197,45 +198,24 @@ def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
             say(f"{run}: {result['sent']} events to {name}. Look at it: {result['where']}")
 
 
-def export(
-    run: str, *, out: Path | None = None, to: Literal["diffusers", "timesteps"] = "diffusers",
-    pipeline: Literal["ddim", "ddpm"] = "ddim", checkpoint: str = "last",
-) -> None:  # fmt: skip
-    """Write a run as a folder from which diffusers draws the same images, or its fitted samplers as timesteps for diffusers.
+def export(run: str, *, to: str = "diffusers", out: Path | None = None, options: Flat[ExportOptions] = ExportOptions()) -> None:
+    """Write a run for other programs: one ONNX file, a folder for diffusers, or its fitted samplers as timesteps for diffusers.
 
     ```
-    alphabar export runs/unet2d --out garments_diffusers
-    alphabar export diffusers:garments_diffusers --to timesteps --out timesteps.json
+    alphabar export bundled --to garments.onnx
+    alphabar export runs/unet2d --to diffusers --out garments_diffusers
     ```
 
-    A folder can be written of runs trained with --model.network unet2d --schedule.kind linear --model.data-range 1.
+    The ONNX file is the denoiser, with noisy images and sigma as inputs, for any number of images. Diffusers takes runs that were
+    trained with --model.network unet2d --schedule.kind linear --model.data-range 1; `alphabar train --dry-run` says beforehand
+    what a recipe can be exported to.
 
     Args:
-        run: a run folder, a .safetensors file, or (for timesteps) diffusers:PATH.
-        out: a folder that is empty or does not exist; for timesteps a JSON file, printed if left out.
-        to: diffusers: the folder of a pipeline, with its weights in safetensors. timesteps: for every sampler that
-            `alphabar tune` fitted to the run, the list that set_timesteps(timesteps=...) takes.
-        pipeline: ddim or ddpm.
-        checkpoint: last or best.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH or lucidrains:FILE@SIZE.
+        to: NAME.onnx: that file. diffusers: the folder of a pipeline, with its weights in safetensors. timesteps: for every
+            sampler that `alphabar tune` fitted to the run, the list that set_timesteps(timesteps=...) takes.
+        out: for diffusers a folder that is empty or does not exist; for timesteps a JSON file, printed if left out.
     """
-    from alphabar.core.files import json_text, write_atomically
-    from alphabar.core.outputs import check_output
-    from alphabar.denoiser.to_diffusers import export_diffusers
-    from alphabar.sampling.fitted import fitted_timesteps
-    from alphabar.training.checkpoint import load_model
+    from alphabar.verbs.export import export
 
-    model = load_model(run, checkpoint)
-    if to == "timesteps":
-        if out is not None:
-            check_output(out, "list of timesteps")
-        text = json_text(fitted_timesteps(model), indent=1)
-        if out is not None:
-            write_atomically(out, text + "\n")
-        say(text if out is None else out)
-        return
-    if out is None:
-        raise ValueError("name the folder to write: --out FOLDER")
-    notes = export_diffusers(model, out, pipeline=pipeline)
-    say(f"{out}: {pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar, as {to}:{out}")
-    for note in notes:
-        say(f"- {note}")
+    say("\n".join(export(run, to, out, options=options)))

@@ -69,13 +69,14 @@ def train(
         resume: continue from the run's last checkpoint; what is not named here comes from the run.
         early_stop: end at the best checkpoint once the held-out loss has turned or samples are copies of training images; on
             in a planned run. With --resume, --no-early-stop goes on with a run that ended so.
-        dry_run: print the plan, the cost and the resolved recipe, and train nothing.
+        dry_run: print the plan, the cost, what the run can be exported to and the resolved recipe, and train nothing.
     """
     from alphabar.core import processes
     from alphabar.core.run import Run
     from alphabar.training.auto import AutoRecipe, measured
     from alphabar.training.config import typed
-    from alphabar.training.initial_model import cost
+    from alphabar.training.initial_model import cost, untrained_model
+    from alphabar.verbs.export import exports
     from alphabar.verbs.train import recipe_images, watching
     from alphabar.verbs.train import train as train_run
     from alphabar.verbs.train_images import recipe_for
@@ -98,6 +99,7 @@ def train(
         say("\n".join(watching(resolved, resolved, plan.images, Run(out), resume)[1]))
         here = {"hours_here": plan.seconds / 3600, "gib_here": plan.speeds[0].mib / 1024}
         show.record(cost(resolved, plan.images) | here, False, "cost")
+        say("\n".join(exports(untrained_model(resolved, plan.images))))
         say(resolved.toml())
         return
     new_length = resume and "images" in keys.get("train", {})

@@ -20,6 +20,7 @@ _MARKS = {  # all of a kind stand in the head of a file of that kind
     "extractor": (b'"alphabar_extractor"',),
     "autoencoder": (b'"alphabar_autoencoder"',),
     "fitted sampler": (b'"format"', b'"sigmas"'),
+    "ONNX model": (b"\x12\x08alphabar",),  # the field producer_name
     "list of timesteps": (b'"timesteps"', b'"moved"'),
     "results of a demo": (b'"finished"', b'"minutes_asked"'),
 }

@@ -43,7 +43,7 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
         OSError: for a folder that is not empty.
     """
     folder = as_path(folder)
-    _check_model(model)
+    check_diffusers(model)
     check_folder(folder, "export", ours=())
     try:
         import diffusers
@@ -78,7 +78,8 @@ def export_diffusers(model: Model, folder: str | Path, *, pipeline: Literal["ddi
     return notes
 
 
-def _check_model(model: Model) -> None:
+def check_diffusers(model: Model) -> None:
+    """Raises ValueError for a model that diffusers cannot represent."""
     spec = getattr(model, "spec", None)
     if isinstance(model, DiffusersModel):
         raise ValueError("this model was read from a folder of diffusers, so it needs no export")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -118,6 +118,18 @@ class DemoOptions(Checked):
     """Seed of the noise."""
     device: str | None = None
     """cpu, cuda or mps; the fastest there is if left out."""
+
+
+@dataclass(frozen=True)
+class ExportOptions(Checked):
+    """How a run is written for other programs."""
+
+    checkpoint: str = "last"
+    """last, best, or ema:LENGTH."""
+    half: bool = False
+    """Of an .onnx file: weights in 16 bits, as pages always have them. The file computes in 32 bits as before."""
+    pipeline: Literal["ddim", "ddpm"] = "ddim"
+    """Of a folder for diffusers: its pipeline."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
 """What a runtime is prepared for: a model, a batch size, a device and a precision; and runtimes of a fixed batch size."""
 
 import copy
-import io
-import logging
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 
 from alphabar.core.seeds import starting_noise
 from alphabar.denoiser.precondition import Preconditioned
+from alphabar.denoiser.to_onnx import traced
 
 Run = Callable[..., Tensor]  # (y, t), and labels for a class-conditional network -> the network's output
 MIN_SHARE = 0.75  # of a batch that must be filled; a smaller part goes to the fallback
@@ -56,23 +54,9 @@ class Job:
 
     @cached_property
     def onnx(self) -> bytes:
-        """The network as an ONNX model of any batch size, exported without the exporter's messages."""
-        # two images, because the exporter takes a batch of 1 for a constant
+        """The network as an ONNX model of any batch size."""
         examples = tuple(v[:2] if len(v) > 1 else v.repeat(2, *[1] * (v.ndim - 1)) for v in self.example())
-        shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
-        logger = logging.getLogger("torch.onnx")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            with redirect_stdout(io.StringIO()):
-                program = torch.onnx.export(
-                    self._copy(), examples, dynamo=True, dynamic_shapes=shapes, verbose=False, optimize=True
-                )
-        finally:
-            logger.setLevel(level)
-        if program is None:
-            raise RuntimeError("torch.onnx exported no program: use another method, such as channels_last")
-        return bytes(program.model_proto.SerializeToString())
+        return bytes(traced(self._copy(), examples).SerializeToString())
 
     def _copy(self) -> nn.Module:
         network = copy.deepcopy(self.model.network).eval().requires_grad_(False)

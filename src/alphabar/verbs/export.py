@@ -1,0 +1,91 @@
+"""`export`: a run for other programs, as one ONNX file, a folder for diffusers, or a list of timesteps."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from alphabar.core.files import json_text, write_atomically
+from alphabar.core.messages import as_path
+from alphabar.core.options import takes
+from alphabar.core.outputs import check_output
+from alphabar.denoiser.model import Model
+from alphabar.denoiser.to_diffusers import check_diffusers, export_diffusers
+from alphabar.denoiser.to_onnx import MOST_DEVIATION, OPSET, check_onnx, export_onnx
+from alphabar.sampling.fitted import fitted_timesteps
+from alphabar.training.checkpoint import load_model
+from alphabar.verbs.options import ExportOptions
+
+NAMED = ("diffusers", "timesteps")
+CHECKS: dict[str, Callable[[Model], None]] = {"ONNX": check_onnx, "diffusers": check_diffusers}
+
+
+@takes(ExportOptions)
+def export(
+    run: str | Path, to: str | Path = "diffusers", out: str | Path | None = None, *, options: ExportOptions = ExportOptions()
+) -> list[str]:
+    """Writes a run for other programs.
+
+    Args:
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH or lucidrains:FILE@SIZE.
+        to: a file NAME.onnx, "diffusers" or "timesteps".
+        out: with "diffusers" a new or empty folder; with "timesteps" a JSON file, or None for the list itself.
+        options: see `ExportOptions`; its fields may also be passed as keywords.
+
+    Returns:
+        Sentences on what was written, and what to do with it.
+
+    Raises:
+        ValueError: for a run that the format cannot represent, and for another `to`.
+        OSError: where something that is not an earlier export stands at the place.
+    """
+    name = str(to)
+    if name not in NAMED and not name.endswith(".onnx"):
+        raise ValueError(f"--to {name}: give NAME.onnx, or one of {', '.join(NAMED)} (with --out)")
+    if name in NAMED:
+        model = load_model(run, options.checkpoint)
+        return _timesteps(model, out) if name == "timesteps" else _diffusers(model, out, options)
+    if out is not None:
+        raise ValueError(f"--out {out} and --to {name} both name the file to write: leave --out out")
+    check_output(as_path(to), "ONNX model")
+    return _onnx(load_model(run, options.checkpoint), as_path(to), options.half)
+
+
+def exports(model: Model) -> list[str]:
+    """A sentence for each format: whether a model, trained or not, can be exported to it."""
+    found = []
+    for name, check in CHECKS.items():
+        try:
+            check(model)
+            found.append(f"export to {name}: yes")
+        except (ValueError, ImportError) as e:
+            found.append(f"export to {name}: no, {e}")
+    return found
+
+
+def _onnx(model: Model, path: Path, half: bool) -> list[str]:
+    deviation = export_onnx(model, path, half=half)
+    classes = ", labels (n,)" if model.classes else ""
+    c, h, w = model.image_shape
+    return [
+        f"{path}: ONNX, opset {OPSET}, {path.stat().st_size / 1e6:.1f} MB; on ONNX Runtime it deviates from the run by "
+        f"{deviation:.1g} (at most {MOST_DEVIATION:g} is allowed)",
+        f"- inputs: x (n, {c}, {h}, {w}) = x0 + sigma noise with x0 in -1..1, sigma (n,){classes}; output: x0_hat",
+        "- its metadata says how images are prepared: onnxruntime.InferenceSession(FILE).get_modelmeta().custom_metadata_map",
+    ]
+
+
+def _timesteps(model: Model, out: str | Path | None) -> list[str]:
+    if out is not None:
+        check_output(out, "list of timesteps")
+    text = json_text(fitted_timesteps(model), indent=1)
+    if out is None:
+        return [text]
+    write_atomically(as_path(out), text + "\n")
+    return [str(out)]
+
+
+def _diffusers(model: Model, out: str | Path | None, options: ExportOptions) -> list[str]:
+    if out is None:
+        raise ValueError("name the folder to write: --out FOLDER")
+    notes = export_diffusers(model, out, pipeline=options.pipeline)
+    done = f"{out}: {options.pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar, as diffusers:{out}"
+    return [done, *(f"- {note}" for note in notes)]
