@@ -142,7 +142,7 @@ def test_what_a_recipe_can_be_exported_to_is_printed_before_training(
 def test_what_export_is_given_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_weights(Path("m.safetensors"), build(TINY, Cosine().spec(), (1, 8, 8)))
-    with pytest.raises(ValueError, match=r"--to model\.onxx: give NAME\.onnx"):
+    with pytest.raises(ValueError, match=r"--to model\.onxx: give NAME\.html, NAME/, NAME\.onnx"):
         export("m.safetensors", "model.onxx")
     with pytest.raises(ValueError, match="both name the file to write: leave --out out"):
         export("m.safetensors", "model.onnx", "other.onnx")

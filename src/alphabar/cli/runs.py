@@ -199,21 +199,22 @@ def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
 
 
 def export(run: str, *, to: str = "diffusers", out: Path | None = None, options: Flat[ExportOptions] = ExportOptions()) -> None:
-    """Write a run for other programs: one ONNX file, a folder for diffusers, or its fitted samplers as timesteps for diffusers.
+    """Write a run for others: a page that draws new images in any browser, one ONNX file, or a folder for diffusers.
 
     ```
+    alphabar export bundled --to garments.html
     alphabar export bundled --to garments.onnx
-    alphabar export runs/unet2d --to diffusers --out garments_diffusers
     ```
 
-    The ONNX file is the denoiser, with noisy images and sigma as inputs, for any number of images. Diffusers takes runs that were
-    trained with --model.network unet2d --schedule.kind linear --model.data-range 1; `alphabar train --dry-run` says beforehand
-    what a recipe can be exported to.
+    The page is one file, which works offline and asks no other machine for anything. The ONNX file is the denoiser, with noisy
+    images and sigma as inputs, for any number of images. Diffusers takes runs that were trained with --model.network unet2d
+    --schedule.kind linear --model.data-range 1. `alphabar train --dry-run` says beforehand what a recipe can be exported to.
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH or lucidrains:FILE@SIZE.
-        to: NAME.onnx: that file. diffusers: the folder of a pipeline, with its weights in safetensors. timesteps: for every
-            sampler that `alphabar tune` fitted to the run, the list that set_timesteps(timesteps=...) takes.
+        to: NAME.html: a page. NAME/, with the slash: the same page as a folder of files, for a web server. NAME.onnx: that
+            file. diffusers: the folder of a pipeline, with its weights in safetensors. timesteps: for every sampler that
+            `alphabar tune` fitted to the run, the list that set_timesteps(timesteps=...) takes.
         out: for diffusers a folder that is empty or does not exist; for timesteps a JSON file, printed if left out.
     """
     from alphabar.verbs.export import export

@@ -1,4 +1,4 @@
-"""`export`: a run for other programs, as one ONNX file, a folder for diffusers, or a list of timesteps."""
+"""`export`: a run for others, as a page that draws, one ONNX file, a folder for diffusers, or a list of timesteps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,23 +10,25 @@ from alphabar.core.outputs import check_output
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.to_diffusers import check_diffusers, export_diffusers
 from alphabar.denoiser.to_onnx import MOST_DEVIATION, OPSET, check_onnx, export_onnx
+from alphabar.report.live_page import check_live, write_live
 from alphabar.sampling.fitted import fitted_timesteps
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.options import ExportOptions
 
 NAMED = ("diffusers", "timesteps")
-CHECKS: dict[str, Callable[[Model], None]] = {"ONNX": check_onnx, "diffusers": check_diffusers}
+CHECKS: dict[str, Callable[[Model], None]] = {"ONNX": check_onnx, "a page": check_live, "diffusers": check_diffusers}
 
 
 @takes(ExportOptions)
 def export(
     run: str | Path, to: str | Path = "diffusers", out: str | Path | None = None, *, options: ExportOptions = ExportOptions()
 ) -> list[str]:
-    """Writes a run for other programs.
+    """Writes a run for others: as a page that draws new images in the browser, or for other programs.
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH or lucidrains:FILE@SIZE.
-        to: a file NAME.onnx, "diffusers" or "timesteps".
+        to: a page NAME.html, a folder NAME/ (with the slash) that holds the same page as files, a file NAME.onnx, "diffusers" or
+            "timesteps".
         out: with "diffusers" a new or empty folder; with "timesteps" a JSON file, or None for the list itself.
         options: see `ExportOptions`; its fields may also be passed as keywords.
 
@@ -38,13 +40,15 @@ def export(
         OSError: where something that is not an earlier export stands at the place.
     """
     name = str(to)
-    if name not in NAMED and not name.endswith(".onnx"):
-        raise ValueError(f"--to {name}: give NAME.onnx, or one of {', '.join(NAMED)} (with --out)")
+    if name not in NAMED and not name.endswith((".onnx", ".html", "/")):
+        raise ValueError(f"--to {name}: give NAME.html, NAME/, NAME.onnx, or one of {', '.join(NAMED)} (with --out)")
     if name in NAMED:
         model = load_model(run, options.checkpoint)
         return _timesteps(model, out) if name == "timesteps" else _diffusers(model, out, options)
     if out is not None:
         raise ValueError(f"--out {out} and --to {name} both name the file to write: leave --out out")
+    if not name.endswith(".onnx"):
+        return _page(load_model(run, options.checkpoint), name, options.title or _title(run))
     check_output(as_path(to), "ONNX model")
     return _onnx(load_model(run, options.checkpoint), as_path(to), options.half)
 
@@ -71,6 +75,23 @@ def _onnx(model: Model, path: Path, half: bool) -> list[str]:
         f"- inputs: x (n, {c}, {h}, {w}) = x0 + sigma noise with x0 in -1..1, sigma (n,){classes}; output: x0_hat",
         "- its metadata says how images are prepared: onnxruntime.InferenceSession(FILE).get_modelmeta().custom_metadata_map",
     ]
+
+
+def _page(model: Model, to: str, title: str) -> list[str]:
+    path, made = write_live(model, to, title)
+    files = [path, *(path.parent.glob("*.bin") if to.endswith("/") else ())]
+    calls = [len(fit["sigmas"]) for fit in made.about["samplers"]]
+    how = "upload the folder to any static host" if to.endswith("/") else f"open it in a browser: {path.absolute().as_uri()}"
+    return [
+        f"{path}: {sum(f.stat().st_size for f in files) / 1e6:.1f} MB; it draws new images in the reader's browser, with "
+        f"{calls[0]} to {calls[-1]} network calls each",
+        f"- its model, weights in 16 bits, deviates from that of the run by {made.deviation:.1g}",
+        f"- {how}",
+    ]
+
+
+def _title(run: str | Path) -> str:
+    return "Garments" if str(run) == "bundled" else as_path(run).stem.replace("_", " ")
 
 
 def _timesteps(model: Model, out: str | Path | None) -> list[str]:

@@ -130,6 +130,8 @@ class ExportOptions(Checked):
     """Of an .onnx file: weights in 16 bits, as pages always have them. The file computes in 32 bits as before."""
     pipeline: Literal["ddim", "ddpm"] = "ddim"
     """Of a folder for diffusers: its pipeline."""
+    title: str | None = None
+    """Of a page; the name of the run if left out."""
 
 
 @dataclass(frozen=True)
