@@ -83,6 +83,8 @@ sweep run --against squares_test.npz --out sweep --extractor extractor.safetenso
 export run --to timesteps --out t.json --checkpoint last |
 export unet2d --out new --pipeline ddpm |
 export run --to new.onnx --half --checkpoint last |
+export run --to new.html --title x |
+app . --export-space new |
 loss run --trained-on squares_train.npz --picture p.png --json | --n 8
 report run snap --out page.html --sweep sweep --no-trajectory --with-paths |
 report run --out page.html --trajectory |

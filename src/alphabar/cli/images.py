@@ -9,6 +9,7 @@ from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json, Reading
 from alphabar.cli.runs import runs_folder
 from alphabar.core.bounds import Count
+from alphabar.core.messages import say
 from alphabar.sampling.options import SampleOptions
 from alphabar.verbs.options import AppOptions, DemoOptions
 
@@ -122,7 +123,7 @@ def demo(*, options: Flat[DemoOptions] = DemoOptions()) -> None:
     demo(options=options)
 
 
-def app(root: Path | None = None, *, options: Flat[AppOptions] = AppOptions()) -> None:
+def app(root: Path | None = None, *, export_space: Path | None = None, options: Flat[AppOptions] = AppOptions()) -> None:
     """Serve a page for the browser: draw from runs, watch images form, set two settings side by side, score them.
 
     ```
@@ -135,7 +136,14 @@ def app(root: Path | None = None, *, options: Flat[AppOptions] = AppOptions()) -
 
     Args:
         root: the folder with the runs that may be chosen, as well as bundled; runs/ if there is one here, else this folder.
+        export_space: serve nothing, and write the page into this folder, with a Dockerfile and the versions of all packages, for
+            a Space of Hugging Face or `docker build`. The runs are copied where a ROOT is named.
     """
+    if export_space is not None:
+        from alphabar.web.space import write_space
+
+        say("\n".join(write_space(root, export_space)))
+        return
     from alphabar.web.playground import Playground
     from alphabar.web.server import serve
 

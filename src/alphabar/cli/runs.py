@@ -138,7 +138,7 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
 
 def report(
     *runs: Path, out: Path = Path("report.html"), sweep: tuple[Path, ...] = (), trajectory: bool | None = None,
-    with_paths: Flag = False,
+    with_paths: Flag = False, live: Flag = False,
 ) -> None:  # fmt: skip
     """Write one page about one or several runs: what differs, curves, scores, same-seed images, verdicts, the way from noise.
 
@@ -157,12 +157,14 @@ def report(
         trajectory: sample the way from noise to image for runs that kept none. Left out: only where that takes seconds;
             --no-trajectory: never.
         with_paths: name the runs by their whole paths on this machine.
+        live: of one run, let the page draw new images in the reader's browser, as `alphabar export RUN --to page.html`; it adds
+            6 MB and the weights.
     """
     from alphabar.report.report_page import write_report
 
     if not runs:
         raise ValueError("name at least one run, as in: alphabar report runs/garments")
-    say(write_report(list(runs), out, sweeps=sweep, draw=trajectory, with_paths=with_paths))
+    say(write_report(list(runs), out, sweeps=sweep, draw=trajectory, with_paths=with_paths, live=live))
 
 
 def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:

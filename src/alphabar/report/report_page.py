@@ -9,7 +9,7 @@ from alphabar.core.messages import as_path
 from alphabar.core.outputs import check_output
 from alphabar.data.contact_sheet import shown_note
 from alphabar.evaluation.score import INTERVALS
-from alphabar.report import comparisons, sheets, sweep_page, trajectory
+from alphabar.report import comparisons, live_page, sheets, sweep_page, trajectory
 from alphabar.report.page import write_page
 from alphabar.report.png import png_uri, smaller, strip
 from alphabar.report.run_section import run_section
@@ -22,14 +22,16 @@ from alphabar.results.runs import RunData, differing, load_run, names, with_trai
 from alphabar.results.series import interval, loss_by_sigma, number, series
 from alphabar.results.sweeps import Row, Sweep, read_sweep
 from alphabar.sampling.samples import Samples
+from alphabar.training.checkpoint import load_model
 
 OPEN = 3  # up to so many runs are shown unfolded
 WHOLE_SHEETS = 4_000_000  # bytes of the full-size sheets of all runs together
 
 
 def write_report(
-    runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = (), draw: bool | None = None, with_paths: bool = False
-) -> Path:
+    runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = (), draw: bool | None = None, with_paths: bool = False,
+    live: bool = False,
+) -> Path:  # fmt: skip
     """Writes one self-contained HTML page, which works offline, about one run or several.
 
     Args:
@@ -39,15 +41,20 @@ def write_report(
         draw: whether to sample a trajectory (x0_hat from noise to image) for runs that have none: True always, False never, None
             only while that takes seconds.
         with_paths: name the runs by their whole paths on this machine.
+        live: let the page draw new images in the reader's browser, for one run; adds 6 MB and the weights in 16 bits.
 
     Raises:
-        ValueError: for no runs, and for a folder in `sweeps` that does not hold a sweep.
+        ValueError: for no runs, for a folder in `sweeps` that does not hold a sweep, and with `live` for several runs or a model
+            that a page cannot draw.
         FileNotFoundError: for a path that is not a folder.
     """
     if not runs:
         raise ValueError("a report is about runs: name at least one, as in `alphabar report runs/garments`")
     check_output(out, "page")
     loaded = [load_run(path) for path in with_trainings([as_path(run) for run in runs])]
+    if live and len(loaded) > 1:
+        raise ValueError(f"--live draws the images of one run, and these are {len(loaded)}: name one, or leave --live out")
+    drawing = {"live": live, **(_drawing("bundled" if str(runs[0]) == "bundled" else loaded[0].path) if live else {})}
     titles = names(loaded)
     several = len(loaded) > 1
     most = WHOLE_SHEETS // (len(loaded) if several else 3)
@@ -65,8 +72,14 @@ def write_report(
         differing=[(key, [as_toml(v) for v in values]) for key, values in differing(loaded)] if several else [],
         grid=sheets.side_by_side(loaded), trajectories=trajectory.trajectories(loaded, titles, draw),
         overlays=_overlays(loaded, titles), compared=compared, experiments=experiments,
-        notes=[*unread_comparisons, *unread_experiments], fronts=fronts, unread=unread, asdict=asdict, near=shown,
+        notes=[*unread_comparisons, *unread_experiments], fronts=fronts, unread=unread, asdict=asdict, near=shown, **drawing,
     )  # fmt: skip
+
+
+def _drawing(run: str | Path) -> dict[str, Any]:
+    """What the templates of a page that draws need."""
+    made = live_page.live(load_model(run))
+    return {"about": made.about, "blobs": live_page.embedded(made), "folder": False, **live_page.credits()}
 
 
 Item = tuple[str, Plot | None, str]  # title, plot, and words below it
