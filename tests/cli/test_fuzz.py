@@ -82,9 +82,8 @@ sweep run --against squares_test.npz --out sweep --extractor extractor.safetenso
     | --samplers ddim dpmpp_2m tuned --calls 2 3 --n 40 --metrics kid
 export run --to timesteps --out t.json --checkpoint last |
 export unet2d --out new --pipeline ddpm |
-export run --to new.onnx --half --checkpoint last |
-export run --to new.html --title x |
-app . --export-space new |
+export decoded --to new.onnx --half --checkpoint last |
+export decoded --to new.html --title x |
 loss run --trained-on squares_train.npz --picture p.png --json | --n 8
 report run snap --out page.html --sweep sweep --no-trajectory --with-paths |
 report run --out page.html --trajectory |
