@@ -36,7 +36,7 @@ def test_what_is_copied(tmp_path: Path) -> None:
     assert "docker build" in lines[1]
     runs = tmp_path / "space" / "runs"
     assert load_model(runs / "small").fingerprint == load_model(root / "small").fingerprint
-    assert (runs / "deeper" / "still" / "other" / "recipe.toml").is_file()
+    assert load_model(runs / "deeper" / "still" / "other").image_shape == (1, 8, 8)
     assert not list(runs.rglob("private.json")) and not (runs / "link").exists() and not (runs / ".hidden").exists()
     assert not (runs / "stolen" / "checkpoints" / "last" / "ema.safetensors").exists()  # a link that leads out of the root
     for path in (p for p in (tmp_path / "space").rglob("*") if p.is_file() and p.suffix != ".py"):

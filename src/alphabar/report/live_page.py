@@ -123,7 +123,7 @@ def embedded(made: Live) -> dict[str, str]:
     return {name: base64.b64encode(content).decode() for name, content in made.blobs.items()}
 
 
-def credits() -> dict[str, str]:
+def credits() -> dict[str, Any]:
     """The version and the licence of ONNX Runtime, which travel with every page."""
     return {"runtime": RUNTIME, "licence": (_ASSETS / "LICENSE.onnxruntime").read_text()}
 
