@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from alphabar.verbs.ema import choose_length
     from alphabar.verbs.experiment import experiment
     from alphabar.verbs.export import export
+    from alphabar.verbs.restore import restore
     from alphabar.verbs.score import score
     from alphabar.verbs.sweep import sweep
     from alphabar.verbs.train_images import train
@@ -50,6 +51,7 @@ _WHERE = {
     "register_network": "denoiser.own_networks",
     "register_weighting": "training.loss",
     "resolve": "training.config",
+    "restore": "verbs.restore",
     "sample": "sampling.sample",
     "score": "verbs.score",
     "sweep": "verbs.sweep",
@@ -60,9 +62,8 @@ _WHERE = {
 
 __all__ = [
     "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "auto_recipe", "choose_length",
-    "compare", "experiment", "export", "load",
-    "load_extractor", "load_model", "read_experiment", "register_network", "register_weighting", "resolve", "sample", "score",
-    "sweep", "train", "train_extractor", "tune",
+    "compare", "experiment", "export", "load", "load_extractor", "load_model", "read_experiment", "register_network",
+    "register_weighting", "resolve", "restore", "sample", "score", "sweep", "train", "train_extractor", "tune",
 ]  # fmt: skip
 
 

@@ -97,6 +97,9 @@ extractor train photos --out x.safetensors --lr 0.1 --shift 1 --dim 4 --json | -
 extractor train photos --out x.safetensors --temperature 0.2 --dim 4 | --self-supervised --epochs 1 --batch 4 --widths 4
 extractor check extractor.safetensors --against squares_test.npz --corruptions blur noise --seed 1 --out c.png --json | --n 8
 extractor check extractor.safetensors --against squares_test.npz --out c.png | --n 8
+restore run squares_test.npz --degrade --task inpaint --mask random --share 0.5 --sigma 0.1 --seed 1 --out new --json \
+    | --n 2 --draws 2 --calls 2
+restore classes photos --task deblur --blur 1 --classes 0 --guidance 2 --method diffpir --out new | --n 2 --draws 2 --calls 2
 distill run --out new --q 4 --lr 1e-3 --calls 1 --seed 1 | --images 8 --batch 4
 autoencoder train photos --out x.safetensors --latent 2 --noise 0.1 --lr 1e-3 --seed 1 --holdout 0.2 --json \
     | --factor 2 --width 8 --blocks 1 --images 8 --batch 4 --crop 16

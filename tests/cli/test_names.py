@@ -91,7 +91,7 @@ def test_plots_draw_names_as_text(name: str, tmp_path: Path) -> None:
 COMMANDS = ["", "demo", "data", "train", "sample", "ema", "experiment", "samplers", "tune", "score", "compare", "sweep", "export",
             "loss", "app", "sync", "recipes", "report",
             "runs", "runs prune", "extractor", "extractor train", "extractor check",
-            "autoencoder", "autoencoder train", "autoencoder check", "encode", "distill"]  # fmt: skip
+            "autoencoder", "autoencoder train", "autoencoder check", "encode", "distill", "restore"]  # fmt: skip
 
 
 def leaves(found: App, path: tuple[str, ...] = ()) -> list[str]:

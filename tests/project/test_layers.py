@@ -7,8 +7,8 @@ import pytest
 from benchmarks.figures import cycle, imports, module_paths
 
 CHAIN = [
-    "core", "data", "schedule", "denoiser", "training", "sampling", "features", "evaluation", "fitting", "results", "report",
-    "tracking", "verbs", "web", "cli",
+    "core", "data", "schedule", "denoiser", "training", "sampling", "features", "evaluation", "restoration", "fitting",
+    "results", "report", "tracking", "verbs", "web", "cli",
 ]  # fmt: skip
 TOP = {"__init__", "__main__"}  # may import from everywhere
 MODULES = module_paths()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cyclopts import App, Parameter
 
-from alphabar.cli import autoencoder, distill, extractor, images, runs, samplers, scores, train
+from alphabar.cli import autoencoder, distill, extractor, images, restore, runs, samplers, scores, train
 from alphabar.core.bounds import checks_numbers, exact
 from alphabar.core.messages import console, expanded, explain, open_streams, printable, say, signals_to, stop_code
 
@@ -25,8 +25,8 @@ app = App(
 )
 for command in (
     images.demo, images.data, train.train, train.recipes, images.sample, scores.ema, train.experiment, samplers.samplers,
-    samplers.tune, distill.distill, scores.score, scores.compare, samplers.sweep, runs.export, scores.loss, images.app,
-    runs.sync, runs.report, runs.app, extractor.app, autoencoder.app, autoencoder.encode,
+    samplers.tune, distill.distill, restore.restore, scores.score, scores.compare, samplers.sweep, runs.export, scores.loss,
+    images.app, runs.sync, runs.report, runs.app, extractor.app, autoencoder.app, autoencoder.encode,
 ):  # fmt: skip
     app.command(command if isinstance(command, App) else checks_numbers(command))
 PIPE_CODE = 141  # as shells give it: 128 + SIGPIPE

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from alphabar.core.types import Images
 
 # Streams separate draws for different purposes under one seed.
-START, STEP, TRAIN, ORDER, SUBSET, HELDOUT = range(6)
+START, STEP, TRAIN, ORDER, SUBSET, HELDOUT, MEASURE = range(7)
 _WORD = 2**64
 
 
@@ -38,7 +38,7 @@ class Addressed:
             seed: of the run or the samples.
             index: of the image.
             draw: number of the draw for this image, such as the step of a sampler.
-            stream: START, STEP, TRAIN, ORDER, SUBSET or HELDOUT.
+            stream: START, STEP, TRAIN, ORDER, SUBSET, HELDOUT or MEASURE.
         """
         for name, value in (("seed", seed), ("index", index), ("draw", draw)):
             if not 0 <= value < _WORD:

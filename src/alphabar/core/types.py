@@ -9,6 +9,7 @@ from torch import Tensor
 
 Images = Float[Tensor, "b c h w"]  # noisy or clean images; clean ones live in [-1, 1]
 Sampled = Float[Tensor, "b k y x"]  # what a sampler ends with: images, which may have padding, or latents of images
+Measured = Float[Tensor, "b m u v"]  # linear measurements of images, and their coefficients
 Levels = Float[Tensor, " b"]  # one sigma per image, >= 0, in units of the clean images
 Times = Float64[Tensor, "..."]  # times of a schedule, or sigmas, in float64
 Labels = Int64[Tensor, " b"]  # the class of each image, 0 .. classes - 1; `classes` means no class

@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alphabar.core.bounds import Batch, Bounds, Checked, Count, Seed, Share, Steps
-from alphabar.sampling.options import Precision, Threshold, Weight
+from alphabar.core.bounds import UNCHECKED, Batch, Bounds, Checked, Count, Seed, Share, Steps
+from alphabar.sampling.options import Classes, Precision, SamplerOptions, Threshold, Weight
+
+if TYPE_CHECKING:
+    from alphabar.restoration.operators import Operator
+
+    Task = str | Operator
+else:  # what can be typed on a command line
+    Task = Literal["inpaint", "super-resolution", "deblur", "denoise", "color"]
 
 Shown = Annotated[int, Bounds(1, 10_000)]  # images of a sheet or a page
 
@@ -68,6 +75,50 @@ class DistillOptions(Checked):
     """Images in a step."""
     seed: Seed = 0
     """Decides the order of images, noise levels and noise."""
+
+
+@dataclass(frozen=True)
+class RestoreOptions(Checked):
+    """What was measured of the images, and how images that fit it are drawn."""
+
+    task: Annotated[Task, UNCHECKED] = "inpaint"
+    """inpaint (some pixels are missing), super-resolution, deblur, denoise, or color (grey to RGB). In Python also a linear
+    operator of yours, `alphabar.restoration.operators.Pair`."""
+    mask: str = "box"
+    """For inpaint, what is missing: box (the middle), half (the right half), random (the share --share of the pixels), or a
+    picture of the size of the images in which white is missing."""
+    share: Annotated[float, Bounds(0, 1, above=True, below=True)] = 0.8
+    """Of the pixels, missing with --mask random."""
+    factor: Annotated[int, Bounds(2, 256)] = 4
+    """For super-resolution: sides are this many times as long as those of the measurement, whose pixels are means of squares."""
+    blur: Annotated[float, Bounds(0, 1000, above=True)] = 1.5
+    """For deblur: standard deviation of the Gaussian in pixels; borders reflect."""
+    sigma: Annotated[float, Bounds(0, 100)] | None = None
+    """Standard deviation of the noise of the measurement, where black and white are -1 and 1 (0.1 is 12.75 of 255 levels). Left
+    out: that of rounding to the levels of the images; for denoise, it is estimated."""
+    degrade: bool = False
+    """The images are originals: degrade them first, and score what is restored (PSNR, SSIM, calibration). Take images that the
+    model was not trained on, as SET:test or SET:heldout."""
+    method: str | None = None
+    """ddrm, diffpir, repaint, dps, daps or gibbs; left out, one by task and calls (docs/restore.md)."""
+    calls: Steps = 100
+    """Network calls of a draw, at most."""
+    draws: Annotated[int, Bounds(1, 10_000)] = 16
+    """Restored images of each measurement: their spread is the uncertainty."""
+    n: Count | None = None
+    """The first N images; with --degrade N drawn at random. Left out: 16 at most."""
+    options: SamplerOptions | None = None
+    """Further options of the method by name: --options.lam 3, in Python {"lam": 3.0}."""
+    clip: bool = True
+    """Clip x0_hat to [-1, 1], where images lie."""
+    classes: Classes | None = None
+    """For a class-conditional run: names or numbers of classes, which the images have in turns."""
+    guidance: Weight | None = None
+    """Weight of classifier-free guidance: 1 is none; any other doubles the network calls."""
+    seed: Seed = 0
+    """Of all noise. Draw k of image i is the same whatever the batch and the number of images."""
+    batch: Batch = 64
+    """Images in one network call."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,210 @@
+"""How well `restore` restores held-out images, next to deepinv on the same weights, operator and noise, and classical methods.
+
+    pip install --no-deps --target PEERS deepinv==0.5.0 torchvision==0.28.0 einops natsort h5py opencv-python-headless
+    python benchmarks/restore.py --peers PEERS --n 64 --draws 16 --calls 30 100
+    python benchmarks/restore.py --run runs/emoji --images emoji:test --alpha white --n 64
+
+Tasks: inpainting of a centre box and of 80 % of the pixels (the same ones in all images), super-resolution by 4, and a Gaussian
+blur of 1.5 pixels with noise 0.1. Every row: PSNR and SSIM of the mean of the draws and PSNR of a draw, the share of pixels
+inside the 90 % interval, network calls of a draw, and time relative to the first method with as many calls, with 95 % intervals
+over images. `--fid` adds the FID of the first draws by the bundled extractor, for garments and at least 600 images.
+
+deepinv gets images in [0, 1], A as its physics, and DDRM, DiffPIR and DPS with their defaults for everything but the number of
+calls. Its DDRM takes no operator whose singular vectors do not span all images, so super-resolution has no row of it. Without
+--peers, or where deepinv or OpenCV cannot be imported, their rows are left out.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import alphabar
+from alphabar.core.messages import say
+from alphabar.core.seeds import MEASURE, SeededNoise
+from alphabar.core.types import Images, Measured
+from alphabar.data.images import to_model, to_pixels
+from alphabar.restoration.operators import Blur, BoxAverage, Mask, Operator, Spectral
+from alphabar.restoration.result import Restoration
+from alphabar.restoration.tasks import make_mask, rounding_noise
+from alphabar.sampling.model import image_shape
+
+OURS = ("ddrm", "diffpir", "gibbs", "daps", "repaint", "dps")
+ROOT = Path(__file__).parents[1]
+
+
+def tasks(shape: tuple[int, int, int]) -> dict[str, tuple[Spectral, float]]:
+    """The operator of each task, and the noise of its measurement."""
+    least = rounding_noise("uint8")
+    return {
+        "centre box": (make_mask("box", shape), least), "80 % of pixels": (make_mask("random", shape), least),
+        "super-resolution by 4": (BoxAverage(4), least), "blur with noise": (Blur(1.5, shape[1:]), 0.1),
+    }  # fmt: skip
+
+
+def ours(model: Any, pixels: Any, operator: Operator, sigma: float, method: str, calls: int, draws: int) -> Restoration:
+    return alphabar.restore(
+        model,
+        pixels,
+        task=operator,
+        sigma=sigma,
+        method=method,
+        calls=calls,
+        draws=draws,
+        degrade=True,
+        progress=False,
+        batch=128,
+    )
+
+
+class Zero(torch.nn.Module):
+    """The model as a denoiser of deepinv: images in [0, 1], sigma in their units."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.calls = model, 0
+
+    def forward(self, x: Images, sigma: Any, *args: Any, **more: Any) -> Images:
+        self.calls += len(x)
+        level = (2 * torch.as_tensor(sigma, dtype=torch.float32)).flatten().expand(len(x)).clamp(0.002, 80)
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            return ((self.model((2 * x - 1).float(), level).clamp(-1, 1) + 1) / 2).to(x.dtype)
+
+
+def theirs(model: Any, y: Measured, operator: Spectral, sigma: float, name: str, calls: int, shape: Any) -> tuple[Images, float]:
+    """Draws of deepinv for measurements y in our range, and calls of each."""
+    import deepinv
+
+    denoiser = Zero(model)
+    offset = operator.forward(torch.ones(1, *shape))
+    noise = deepinv.physics.GaussianNoise(sigma / 2)
+    if name == "DDRM":
+        physics = deepinv.physics.DecomposablePhysics(
+            U=operator.unrotate, U_adjoint=operator.rotate, V=operator.synthesise if isinstance(operator, Blur) else lambda z: z,
+            V_adjoint=operator.analyse if isinstance(operator, Blur) else lambda x: x, img_size=shape,
+            mask=operator.s.float().expand(1, *shape).clone(), noise_model=noise,
+        )  # fmt: skip
+        levels = np.append(np.geomspace(40.0, 0.005, calls - 1), 0.0)
+        solver = deepinv.sampling.DDRM(denoiser, sigmas=levels)
+    else:
+        physics = deepinv.physics.LinearPhysics(A=operator.forward, A_adjoint=operator.adjoint, img_size=shape, noise_model=noise)
+        if name == "DiffPIR":
+            solver = deepinv.sampling.DiffPIR(denoiser, deepinv.optim.data_fidelity.L2(), sigma=sigma / 2, max_iter=calls)
+        else:
+            solver = deepinv.sampling.DPS(denoiser, num_steps=calls, dtype=torch.float32)
+    torch.manual_seed(0)
+    out = solver((y + offset) / 2, physics)  # A (x + 1) / 2 = (A x + A 1) / 2
+    return 2 * out.detach() - 1, denoiser.calls / len(y)
+
+
+def classical(name: str, y: Measured, operator: Spectral, pixels: Any) -> Any:
+    """Telea's inpainting or bicubic enlargement, uint8."""
+    import cv2
+
+    out = []
+    for image in to_pixels(y):
+        if name == "Telea":
+            hole = (1 - operator.keep[0, 0].numpy()).astype(np.uint8) * 255  # type: ignore[attr-defined]
+            out.append(cv2.inpaint(image if image.shape[2] == 3 else image[..., 0], hole, 3, cv2.INPAINT_TELEA))
+        else:
+            out.append(cv2.resize(image, pixels.shape[2:0:-1], interpolation=cv2.INTER_CUBIC))
+    return np.stack(out).reshape(pixels.shape)
+
+
+def rows(
+    model: Any, pixels: Any, calls: list[int], draws: int, peers: bool, methods: tuple[str, ...]
+) -> Iterator[tuple[str, str, float, float, Restoration]]:
+    """(task, method, calls, seconds, result)."""
+    shape = image_shape(model)
+    n = len(pixels)
+    for task, (operator, sigma) in tasks(shape).items():
+        x = to_model(pixels)
+        y = operator.forward(x)
+        y = y + sigma * SeededNoise(0, range(n), stream=MEASURE)(0, y)
+        unmeasured = (operator.keep == 0).expand(n, *shape).movedim(1, 3).numpy() if isinstance(operator, Mask) else None
+
+        def result(made: Any, k: int, unmeasured: Any = unmeasured) -> Restoration:
+            return Restoration(made.reshape(n, k, *pixels.shape[1:]).swapaxes(0, 1), pixels, {}, pixels, unmeasured)
+
+        for c in calls:
+            for method in methods:
+                if method == "repaint" and c < 20:
+                    continue
+                start = time.perf_counter()
+                found = ours(model, pixels, operator, sigma, method, c, draws)
+                yield task, method, found.record["nfe"], time.perf_counter() - start, found
+            for name in ("DDRM", "DiffPIR", "DPS") if peers else ():
+                if name == "DDRM" and isinstance(operator, BoxAverage):
+                    continue
+                start = time.perf_counter()
+                repeated = y.repeat_interleave(draws, 0)
+                made, used = theirs(model, repeated, operator, sigma, name, c, shape)
+                yield task, f"deepinv {name}", used, time.perf_counter() - start, result(to_pixels(made.float()), draws)
+        name = {"centre box": "Telea", "80 % of pixels": "Telea", "super-resolution by 4": "bicubic"}.get(task)
+        if name and peers and shape[0] in (1, 3):
+            yield task, name, 0, 0.0, result(classical(name, y, operator, pixels), 1)
+
+
+def interval(found: Restoration, name: str, digits: int) -> str:
+    e = found.scores.get(name)
+    if e is None:
+        return "–"
+    ends = "" if e.interval is None else f" [{e.interval[0]:.{digits}f}, {e.interval[1]:.{digits}f}]"
+    return f"{e.value:.{digits}f}{ends}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="bundled")
+    parser.add_argument("--images", default="fashion_mnist:test", help="SET:test, images that the run was not trained on")
+    parser.add_argument("--alpha", default="refuse")
+    parser.add_argument("--n", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--calls", type=int, nargs="+", default=[30])
+    parser.add_argument("--methods", nargs="+", default=list(OURS))
+    parser.add_argument("--peers", type=Path, help="folder with deepinv, torchvision and OpenCV")
+    parser.add_argument("--fid", action="store_true")
+    args = parser.parse_args()
+    peers = False
+    if args.peers:
+        sys.path[:0] = [str(args.peers), str(ROOT / "tests" / "references")]
+        try:
+            for module in ("tvshim", "cv2", "deepinv"):  # the first makes torchvision importable
+                import_module(module)
+            peers = True
+        except ImportError as error:
+            say(f"without deepinv and OpenCV: {error}", sys.stderr)
+    model = alphabar.load_model(args.run)
+    name, _, split = args.images.rpartition(":")
+    images = alphabar.load(name, split, alpha=args.alpha, size="x".join(map(str, model.image_shape[1:])) if model.fit else None)
+    pixels = np.asarray(images.limited(args.n).pixels)
+    evaluator = alphabar.ImageEval("bundled", images, progress=False) if args.fid else None
+    print(f"{args.run} on {args.n} images of {args.images}, {args.draws} draws of each\n")
+    print(
+        "| task | method | calls | PSNR, mean | SSIM, mean | PSNR, draw | inside 90 % | time |" + (" FID |" if evaluator else "")
+    )
+    print("|--|--|--|--|--|--|--|--|" + ("--|" if evaluator else ""))
+    base = 0.0
+    for task, method, calls, seconds, found in rows(model, pixels, args.calls, args.draws, peers, tuple(args.methods)):
+        base = seconds if method == args.methods[0] else base
+        cells = [
+            task,
+            method,
+            f"{calls:.0f}",
+            interval(found, "psnr", 1),
+            interval(found, "ssim", 3),
+            interval(found, "psnr_draw", 1),
+        ]
+        cells += [interval(found, "inside", 2), f"{seconds / base:.1f}" if seconds else "–"]
+        cells += [str(evaluator.fid(found.draws[0])).partition(" (")[0]] if evaluator else []
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

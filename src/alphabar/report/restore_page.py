@@ -1,0 +1,75 @@
+"""What `restore` shows: a sheet and a page, with original, measurement, draws, mean and uncertainty of every image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alphabar.core.outputs import save_picture
+from alphabar.core.types import Pixels
+from alphabar.data.contact_sheet import contact_sheet, levels_of, shown
+from alphabar.data.values import scale_of
+from alphabar.report import page
+from alphabar.report.png import png_uri, smaller, strip
+from alphabar.restoration.result import TITLES, Restoration
+
+SHOWN = 16  # images, at most
+DRAWS = 4  # draws of each, at most
+
+
+def panels(found: Restoration) -> dict[str, Pixels]:
+    """The columns by name, images of one size and type: original (where it is known), measurement, draws, mean, uncertainty."""
+    n, draws = min(SHOWN, len(found.mean)), min(DRAWS, len(found.draws))
+    out = {} if found.originals is None else {"original": found.originals[:n]}
+    out["measurement"] = _like(found.measurement[:n], found.mean)
+    out |= {f"draw {k + 1}": found.draws[k, :n] for k in range(draws)}
+    if len(found.draws) > 1:
+        out["mean"] = found.mean[:n]
+        out["uncertainty"] = uncertainty(found)[:n]
+    return out
+
+
+def uncertainty(found: Restoration) -> Pixels:
+    """The standard deviation of every pixel as an image: white is the largest one of all images."""
+    scale = scale_of(found.mean.dtype)
+    values = found.std / max(float(found.std.max()), 1e-12) * scale
+    return (np.rint(values) if scale > 1 else values).astype(found.mean.dtype)
+
+
+def _like(images: Pixels, wanted: Pixels) -> Pixels:
+    """Measurements at the size and with the channels of the images: pixels and grey are repeated."""
+    _, h, w, c = wanted.shape
+    if h % images.shape[1] or w % images.shape[2] or images.shape[3] not in (1, c):  # of an operator of your own
+        return np.zeros((len(images), h, w, c), wanted.dtype)
+    large: NDArray[Any] = images.repeat(h // images.shape[1], 1).repeat(w // images.shape[2], 2)
+    return large.repeat(c // images.shape[3], 3)
+
+
+def draw_sheet(found: Restoration, path: Path) -> Path:
+    """Writes the sheet: a row an image."""
+    columns = panels(found)
+    levels = levels_of(found.mean)
+    rows = [shown(column, (0.0, 1.0) if name == "uncertainty" else levels) for name, column in columns.items()]
+    pixels = np.stack(rows, 1).reshape(-1, *rows[0].shape[1:])
+    note = ", ".join(columns)
+    return save_picture(contact_sheet(pixels, columns=len(columns), scale=2 if pixels.shape[1] < 64 else 1, note=note), path)
+
+
+def write_restore_page(found: Restoration, path: Path, near: Sequence[Path] = ()) -> Path:
+    """Writes the page, one file that works offline."""
+    columns, levels = panels(found), levels_of(found.mean)
+    small = {name: smaller(images, 160, (0.0, 1.0) if name == "uncertainty" else levels)[0] for name, images in columns.items()}
+    rows = []
+    for k in range(len(columns["measurement"])):
+        own = {name: v[k] for name, v in found.each.items()}
+        rows.append({
+            "number": k, "images": [(name, png_uri(strip(small[name][k : k + 1]))) for name in columns],
+            "scores": [(TITLES[name], float(v)) for name, v in own.items() if np.isfinite(v)],
+        })  # fmt: skip
+    return page.write_page(
+        path, "restore.html.j2", near=near, title=f"{found.record['task']}: {len(found.mean)} images", record=found.record,
+        columns=list(columns), rows=rows, scores=[(TITLES[k], v) for k, v in found.scores.items()],
+        k=len(found.draws), n=len(found.mean), widest=float(found.std.max()), scale=scale_of(found.mean.dtype),
+    )  # fmt: skip

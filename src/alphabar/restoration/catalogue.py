@@ -1,0 +1,115 @@
+"""The methods by name: what they cost, at which levels they call the network, and which one is taken where none is named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+
+from alphabar.core.suggest import did_you_mean
+from alphabar.core.types import Grid, Images
+from alphabar.restoration.methods.daps import daps
+from alphabar.restoration.methods.ddrm import ddrm
+from alphabar.restoration.methods.diffpir import diffpir
+from alphabar.restoration.methods.dps import dps
+from alphabar.restoration.methods.gibbs import gibbs
+from alphabar.restoration.methods.repaint import repaint
+from alphabar.restoration.operators import Mask, Operator, Spectral
+from alphabar.schedule.base import Schedule
+from alphabar.schedule.grid import karras
+
+LOWEST = 0.01  # the last level before 0: noise of about one level of 8 bits
+HIGHEST_RHO = 3.0  # of gibbs: the images span 2, so that v is nearly noise
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method.
+
+    Attributes:
+        name: as in `restore(run, images, method=name)`.
+        fn: the function (denoise, y, operator, sigma_y, sigmas, noise, x, *, on_step, ...) -> images.
+        summary: one line.
+        calls_a_level: the option that says how often a level calls the network, or None for once.
+        spectral: whether it needs the singular values of the operator.
+        gradient: whether it differentiates the network, which makes a call about three times as expensive.
+    """
+
+    name: str
+    fn: Callable[..., Images]
+    summary: str
+    calls_a_level: str | None = None
+    spectral: bool = False
+    gradient: bool = False
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its options with their defaults."""
+        parameters = signature(self.fn).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "on_step"}
+
+
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method("ddrm", ddrm, "follows y as far as its noise allows; for few calls", spectral=True),
+        Method("diffpir", diffpir, "plug and play, near the mean of the posterior; for few calls and any operator"),
+        Method("repaint", repaint, "replaces what is measured, and repeats each step", "resample", spectral=True),
+        Method("dps", dps, "gradient of the misfit through the network", gradient=True),
+        Method("daps", daps, "a clean image given y at every level, by an ODE; for hundreds of calls", "ode_steps"),
+        Method("gibbs", gibbs, "split Gibbs sampling: exact in the limit of many calls", "prior_steps"),
+    )
+}  # fmt: skip
+
+
+def find_method(name: str) -> Method:
+    """The method of that name. Raises ValueError for an unknown one."""
+    if name not in METHODS:
+        raise ValueError(f"method {name!r} is unknown: {did_you_mean(name.lower(), METHODS, 0.5)}")
+    return METHODS[name]
+
+
+def default_method(operator: Operator, calls: int) -> str:
+    """The method where none is named, by measurement (docs/restore.md)."""
+    if not isinstance(operator, Spectral):
+        return "diffpir" if calls < 40 else "gibbs"
+    return "ddrm" if calls < 40 and not _sees_all(operator) else "gibbs"
+
+
+def plan(
+    method: Method, schedule: Schedule, operator: Operator, sigma_y: float, calls: int, options: dict[str, Any]
+) -> tuple[Grid, dict[str, Any]]:
+    """The levels of a method for at most `calls` network calls, and all its options.
+
+    Levels are those of Karras et al. 2022, eq. 5, from the highest of the schedule to 0.01. Those of gibbs run from 3 to
+    sigma_y / s, s being the largest singular value, where it is exact. Images that are only noisy are noise of level sigma_y
+    themselves: there gibbs is one draw by reverse diffusion from that level, exact as its steps grow.
+
+    Raises ValueError for an unknown option, and for fewer calls than a level takes.
+    """
+    known = method.defaults
+    if unknown := sorted(options.keys() - known):
+        hint = did_you_mean(unknown[0], known) if known else "it has none"
+        raise ValueError(f"{unknown[0]} is no option of {method.name}: {hint}")
+    arguments = known | options
+    low, high = max(LOWEST, schedule.sigma_min), min(80.0, schedule.sigma_max)
+    if method.name == "gibbs":
+        top = float(operator.s.abs().max()) if isinstance(operator, Spectral) else 1.0
+        exact = sigma_y / max(top, 1e-12)
+        if _sees_all(operator) and schedule.sigma_min < exact <= schedule.sigma_max and "prior_steps" not in options:
+            reach = max(exact / low, 1.0) if calls > 1 else 1.0
+            return torch.tensor([exact, 0.0], dtype=torch.float64), arguments | {"prior_steps": calls, "reach": reach}
+        low, high = min(max(low, exact), schedule.sigma_max), min(HIGHEST_RHO, schedule.sigma_max)
+        # both grow with the calls: the number of levels, for the chain to mix, and the steps of a draw, for its exactness
+        arguments["prior_steps"] = options.get("prior_steps", min(max(3, round(0.4 * calls**0.5)), calls))
+        arguments["reach"] = options.get("reach", max(2.0 * arguments["prior_steps"], 2.0))
+    each = int(arguments[method.calls_a_level]) if method.calls_a_level else 1
+    if each < 1 or calls < each:
+        raise ValueError(f"{calls} calls, and a level of {method.name} takes {each}: give at least as many")
+    return karras(schedule, calls // each, low=low, high=max(high, low * 1.01)), arguments
+
+
+def _sees_all(operator: Operator) -> bool:
+    """Whether y is the whole image with noise, as x is at level sigma_y."""
+    return isinstance(operator, Mask) and bool(operator.keep.all())

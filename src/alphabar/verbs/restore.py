@@ -1,0 +1,281 @@
+"""`restore`: images drawn from a model given an incomplete, blurred or noisy measurement, and how sure they are."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alphabar.core.bounds import short
+from alphabar.core.machine import memory_for, versions
+from alphabar.core.messages import say
+from alphabar.core.options import takes
+from alphabar.core.outputs import check_output
+from alphabar.core.progress import duration, track
+from alphabar.core.seeds import MEASURE, SeededNoise, starting_noise
+from alphabar.core.types import Denoiser, Grid, Measured, Pixels
+from alphabar.data.image_set import HELD_OUT, ImageSet, load, parse_set
+from alphabar.data.images import check_images, to_model, to_pixels
+from alphabar.denoiser.precondition import eval_mode
+from alphabar.denoiser.wrappers import ClipX0, CountCalls
+from alphabar.restoration.catalogue import LOWEST, Method, default_method, find_method, plan
+from alphabar.restoration.conditional import condition
+from alphabar.restoration.operators import Mask, Operator, Padded, Spectral
+from alphabar.restoration.result import Restoration
+from alphabar.restoration.tasks import TASKS, estimated_noise, measurement_shape, operator_of, rounding_noise
+from alphabar.sampling.guidance import ClassGuidance
+from alphabar.sampling.model import Model, fingerprint, image_shape, move_model, to_images
+from alphabar.sampling.options import SampleOptions
+from alphabar.sampling.sample_set import reading_for
+from alphabar.sampling.samples import npz_path
+from alphabar.training.checkpoint import load_model
+from alphabar.verbs.memorisation import heldout_of
+from alphabar.verbs.options import RestoreOptions
+
+MOST = 16  # images where their number is not given
+_NEXT_DRAW = 2**32  # the noise of draw k of image i is that of image i + k * _NEXT_DRAW of the seed
+
+
+@takes(RestoreOptions)
+def restore(
+    run: Model | str | Path, images: Any, options: RestoreOptions = RestoreOptions(), *, out: str | Path | None = None,
+    reading: Mapping[str, Any] | None = None, progress: bool = True, device: torch.device | str | None = None,
+    home: str | Path | None = None,
+) -> Restoration:  # fmt: skip
+    """Draws images from the posterior of a model given measurements of them: inpainting, super-resolution, deblurring, ...
+
+    >>> import alphabar
+    >>> garments = alphabar.load("fashion_mnist", "test").pixels[:2]
+    >>> found = alphabar.restore("bundled", garments, task="inpaint", degrade=True, draws=2, calls=5, progress=False)
+    >>> found.draws.shape, found.mean.shape, found.record["nfe"]
+    ((2, 2, 28, 28, 1), (2, 28, 28, 1), 5.0)
+
+    Args:
+        run: a model, or what `load_model` takes, as the path of a run.
+        images: SET[:SPLIT], a path, or pixels (n, h, w, c): the measurements, or, with `degrade`, the originals.
+        options: see `RestoreOptions`; its fields may also be passed as keywords.
+        out: PATH.npz to write, as `Restoration.save` does.
+        reading: options of `alphabar.load`, where `images` is a set.
+        progress: show a progress bar, and before it the time that all will take.
+        device: moves the model there first. None: the model stays where it is.
+        home: the run of a model that is passed, which SET:heldout needs.
+
+    Returns:
+        The draws, their mean and spread, and their scores where the originals are known.
+
+    Raises:
+        FileNotFoundError: where there are no such images or no such mask.
+        ValueError: for a distilled model or one of latents, a class-conditional model without a class, images that do not fit the
+            model and the task, an operator that is not linear, or an unknown method or option.
+    """
+    if out is not None:
+        check_output(npz_path(out), "samples")
+    model = load_model(run) if isinstance(run, str | Path) else run
+    guidance = _checked(model, options)
+    pixels = _images(model, run if home is None else home, images, options, reading, progress)
+    problem = _problem(model, pixels, options)
+    method = find_method(options.method or default_method(problem.operator, options.calls))
+    if method.spectral and not isinstance(problem.operator, Spectral):
+        raise ValueError(f"{method.name} needs the singular values of the operator, which a pair of functions has not: use gibbs")
+    sigmas, arguments = plan(
+        method, model.schedule, problem.operator, problem.sigma_y, options.calls, dict(options.options or {})
+    )
+    work = _Work(model, guidance, problem, method, sigmas, arguments, options, move_model(model, device, False))
+    draws, costs = work.draw(progress)
+    record = _record(model, options, problem, method, sigmas, arguments) | costs
+    found = Restoration(draws, problem.shown, record, pixels if options.degrade else None, problem.unmeasured)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _checked(model: Any, options: RestoreOptions) -> ClassGuidance | None:
+    """Class and guidance. Raises ValueError for a model that cannot restore."""
+    if not isinstance(model, Model):
+        raise ValueError(f"the model is {type(model).__name__}, without schedule and image_shape: give what load_model returns")
+    if getattr(model, "consistency", False):
+        raise ValueError(
+            "this model was distilled, so that it gives finished images and not E[x0 | x], which every method of restore needs: "
+            "give the run that it was made from"
+        )
+    if getattr(model, "latents", None) is not None:
+        raise ValueError(
+            "this model makes latents, and what is measured are pixels of images: give a run that was trained on images"
+        )
+    if getattr(model, "classes", 0) and options.classes is None:
+        names = [str(name) for name in getattr(model, "class_names", ())]
+        raise ValueError(
+            f"this model draws images of a class: name that of each image, or all of them in turns, as --classes "
+            f"{names[0] if names else 0} (classes=...); it knows {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}"
+        )
+    return ClassGuidance.of(model, SampleOptions(classes=options.classes, guidance=options.guidance))
+
+
+def _images(
+    model: Model, run: Any, images: Any, options: RestoreOptions, reading: Mapping[str, Any] | None, progress: bool
+) -> Pixels:
+    """The images that are restored, in the type of the model's."""
+    array = isinstance(images, np.ndarray | torch.Tensor)
+    if array:
+        pixels, name = check_images(images), "the images"
+    else:
+        found = images if isinstance(images, ImageSet) else _opened(model, run, str(images), options, reading)
+        pixels, name = found.pixels, found.title
+    n = options.n or (len(pixels) if array else min(len(pixels), MOST))
+    if n > len(pixels):
+        raise ValueError(f"{name} holds {len(pixels)} images, and {n} were asked for: give --n {len(pixels)} or less")
+    if options.n is None and len(pixels) > n and progress:
+        say(f"{n} of the {len(pixels):,} images of {name}; --n takes more", sys.stderr)
+    pixels = np.asarray(found.limited(n).pixels if options.degrade and not array else pixels[:n])
+    wanted = np.dtype(getattr(model, "pixels", "uint8"))
+    if pixels.dtype != wanted:
+        raise ValueError(f"{name} are {pixels.dtype}, and the model was trained on {wanted}: convert them first")
+    c, h, w = image_shape(model)
+    if not options.degrade and isinstance(options.task, str) and options.task in TASKS:
+        c, h, w = measurement_shape(options.task, (c, h, w), options.factor)
+    own = isinstance(options.task, str) or options.degrade  # the measurements of your own operator have any shape
+    if own and pixels.shape[1:] != (h, w, c):
+        what = "images" if options.degrade else f"measurements for {options.task}"
+        have = "x".join(map(str, pixels.shape[1:]))
+        hint = f"--size {h}x{w} resizes them" if pixels.shape[3] == c else "the number of channels differs"
+        raise ValueError(f"{name} have {have} (height x width x channels), and this model needs {what} of {h}x{w}x{c}: {hint}")
+    return pixels
+
+
+def _opened(model: Model, run: Any, images: str, options: RestoreOptions, reading: Mapping[str, Any] | None) -> ImageSet:
+    """The set by name, read as the model's images were, unless other options are given."""
+    name, split = parse_set(images)
+    given = reading_for(model, {"value_range": getattr(model, "value_range", None), **dict(reading or {})})
+    if split == HELD_OUT:
+        return heldout_of([str(run)], images, given)[0]
+    if not options.degrade and options.task == "super-resolution" and not (reading or {}).get("size"):
+        given = {k: v for k, v in given.items() if k not in ("size", "fit")}  # measurements have another size
+    return load(name, split, **given).originals()
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """What was measured. y: on the CPU. shown: the measurements as images. unmeasured: pixels of which nothing is known."""
+
+    operator: Operator
+    y: Measured
+    sigma_y: float
+    shown: Pixels
+    unmeasured: Any
+
+
+def _problem(model: Model, pixels: Pixels, options: RestoreOptions) -> _Problem:
+    shape, n, crop = image_shape(model), len(pixels), int(getattr(model, "crop", 0))
+    least = rounding_noise(pixels.dtype)
+    if isinstance(options.task, str):
+        operator: Operator = operator_of(
+            options.task, shape, mask=options.mask, share=options.share, factor=options.factor, blur=options.blur,
+            seed=options.seed, indices=range(n),
+        )  # fmt: skip
+    elif isinstance(options.task, Operator):
+        operator = options.task
+    else:
+        raise ValueError(f"task = {short(options.task)}: give one of {', '.join(TASKS)}, or an operator, as Pair(...)")
+    x = to_model(pixels)
+    keep = operator.keep.expand(n, *shape) if isinstance(operator, Mask) and not operator.keep.all() else None
+    y = operator.forward(x) if options.degrade else x
+    if options.degrade:
+        if options.task == "denoise" and not options.sigma:
+            raise ValueError("denoise with --degrade: name the noise that is added, as --sigma 0.2")
+        y = y + (options.sigma or 0.0) * SeededNoise(options.seed, range(n), stream=MEASURE)(0, y)
+    elif isinstance(operator, Mask):
+        y = operator.analyse(y)
+    sigma = options.sigma
+    if options.task == "denoise" and not sigma:
+        sigma = estimated_noise(y)
+    shown = to_pixels(y, pixels.dtype)
+    inner = Padded(operator, crop) if crop and isinstance(operator, Spectral) else operator
+    if crop and not isinstance(operator, Spectral):
+        raise ValueError(f"this model was trained with a border of {crop} pixels, with which operators of your own do not work")
+    return _Problem(inner, y, max(sigma or 0.0, least), shown, None if keep is None else (keep == 0).movedim(1, 3).numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """All that the batches have in common."""
+
+    model: Model
+    guidance: ClassGuidance | None
+    problem: _Problem
+    method: Method
+    sigmas: Grid
+    arguments: dict[str, Any]
+    options: RestoreOptions
+    device: torch.device
+
+    def draw(self, progress: bool) -> tuple[Any, dict[str, Any]]:
+        """All draws, (K, n, h, w, c), and what they cost."""
+        n, draws = len(self.problem.y), self.options.draws
+        rows = [(i, k) for i in range(n) for k in range(draws)]
+        count, start, found = CountCalls(self.model), time.perf_counter(), list[Pixels]()
+        steps = len(self.sigmas) - 1
+        memory = memory_for(f"a batch of {self.options.batch} images", "give a smaller --batch (batch=)")
+        with memory, eval_mode(self.model):
+            if progress:
+                self._announce(rows)
+            with track(len(rows), f"restoring, {self.method.name}", "draws", show=progress) as advance:
+                for first in range(0, len(rows), self.options.batch):
+                    some = rows[first : first + self.options.batch]
+                    found.append(self._batch(count, some, lambda *_, k=len(some): advance(k / steps)))
+        seconds = time.perf_counter() - start
+        made = np.concatenate(found)
+        costs = {
+            "nfe": count.images / len(rows), "seconds": seconds, "seconds_per_image": seconds / n, "device": str(self.device),
+        }  # fmt: skip
+        return made.reshape(n, draws, *made.shape[1:]).swapaxes(0, 1), costs
+
+    def _batch(self, count: CountCalls, rows: Sequence[tuple[int, int]], on_step: Callable[..., None]) -> Pixels:
+        of = torch.tensor([i for i, _ in rows])
+        indices = [i + k * _NEXT_DRAW for i, k in rows]
+        denoise: Denoiser = count if self.guidance is None else self.guidance.denoiser(count, of.tolist(), self.device)
+        denoise = ClipX0(denoise) if self.options.clip else denoise
+        x = starting_noise(self.options.seed, indices, self.model.image_shape).to(self.device).mul_(float(self.sigmas[0]))
+        operator, sigma_y = self.problem.operator.rows(of), self.problem.sigma_y
+        with torch.no_grad():
+            x = self.method.fn(
+                denoise, self.problem.y[of].to(self.device), operator, sigma_y, self.sigmas,
+                SeededNoise(self.options.seed, indices), x, on_step=on_step, **self.arguments,
+            )  # fmt: skip
+            if sigma_y < LOWEST:  # all methods end at that level; what is measured is known better, and pixels exactly
+                inner = operator.inner if isinstance(operator, Padded) else operator
+                x = condition(x, LOWEST, self.problem.y[of].to(x), operator, 0.0 if isinstance(inner, Mask) else sigma_y)
+        return to_images(self.model, x)
+
+    def _announce(self, rows: Sequence[Any]) -> None:
+        """Prints how long all will take, by the time of a call of one batch."""
+        size = min(self.options.batch, len(rows))
+        x, sigma = torch.zeros(size, *self.model.image_shape, device=self.device), torch.ones(size, device=self.device)
+        labels = () if self.guidance is None else (torch.zeros(size, dtype=torch.int64, device=self.device),)
+        with torch.no_grad():
+            self.model(x, sigma, *labels)  # the first call includes what is done once
+            start = time.perf_counter()
+            self.model(x, sigma, *labels).flatten()[0].item()
+        calls = self.options.calls * (2 if self.options.guidance not in (None, 1) else 1) * (3 if self.method.gradient else 1)
+        seconds = (time.perf_counter() - start) * calls * -(-len(rows) // size)
+        say(f"{len(rows):,} draws of {self.options.calls} calls: about {duration(seconds)}", sys.stderr)
+
+
+def _record(
+    model: Model, options: RestoreOptions, problem: _Problem, method: Method, sigmas: Grid, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How the images were made, as plain data."""
+    task = options.task if isinstance(options.task, str) else "own operator"
+    own = {"inpaint": ("mask", "share"), "super-resolution": ("factor",), "deblur": ("blur",)}.get(task, ())
+    value_range = getattr(model, "value_range", None)
+    return {
+        "task": task, **{k: getattr(options, k) for k in own if k != "share" or options.mask == "random"},
+        "sigma_y": problem.sigma_y, "degraded": options.degrade, "method": method.name, "options": dict(arguments),
+        "sampler": method.name, "steps": len(sigmas) - 1, "grid": sigmas.tolist(), "draws": options.draws, "n": len(problem.y),
+        "seed": options.seed, "batch": options.batch, "first_index": 0, "clip": options.clip, "model": fingerprint(model),
+        "image_shape": [*image_shape(model)], "pixels": problem.shown.dtype.name, "value_range": value_range,
+        "classes": None if options.classes is None else [*np.ravel(options.classes)], "versions": versions(),
+    }  # fmt: skip
