@@ -21,12 +21,14 @@ from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.to_onnx import rounded
 from alphabar.report.live_page import check_live, live_samplers, write_live
 from alphabar.report.page import TEMPLATES
+from alphabar.report.report_page import write_report
 from alphabar.sampling.fitted import run_tuned
 from alphabar.sampling.sample import sample
 from alphabar.schedule.betas import Linear
 from alphabar.schedule.continuous import Cosine
 from alphabar.training.checkpoint import load_model
 from tests.denoiser.test_to_onnx import TINY, filled
+from tests.fixtures.runs import fill
 from tests.report.test_browser import browser  # noqa: F401
 
 WORKER = (TEMPLATES / "live_worker.js").read_text()
@@ -215,6 +217,12 @@ def served(folder: Path) -> Iterator[str]:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+def test_a_report_draws_from_one_run_alone(tmp_path: Path) -> None:
+    runs = [fill(tmp_path / name, images=6_400, every=640, previews=0) for name in ("a", "b")]
+    with pytest.raises(ValueError, match="--live draws the images of one run, and these are 2"):
+        write_report(runs, tmp_path / "page.html", draw=False, live=True)
 
 
 def test_linear_schedules_have_samplers_too() -> None:
