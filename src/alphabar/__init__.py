@@ -9,11 +9,16 @@ if TYPE_CHECKING:
     from alphabar.denoiser.own_networks import register_network
     from alphabar.evaluation.compare import compare
     from alphabar.evaluation.image_eval import ImageEval
+    from alphabar.evaluation.likelihood import Likelihood
     from alphabar.features.load import load_extractor
     from alphabar.features.train import train_extractor
     from alphabar.results.experiments import read_experiment
+    from alphabar.sampling.interpolate import interpolate
+    from alphabar.sampling.invert import Inversion, invert
     from alphabar.sampling.sample import sample
     from alphabar.sampling.samples import Samples
+    from alphabar.sampling.to_deepinv import deepinv_denoiser
+    from alphabar.sampling.vary import vary
     from alphabar.schedule.betas import Linear
     from alphabar.schedule.continuous import Cosine
     from alphabar.schedule.noising import add_noise, add_noise_vp
@@ -21,9 +26,11 @@ if TYPE_CHECKING:
     from alphabar.training.checkpoint import load_model
     from alphabar.training.config import Recipe, resolve
     from alphabar.training.loss import register_weighting
+    from alphabar.verbs.anomaly import Anomaly, anomaly
     from alphabar.verbs.ema import choose_length
     from alphabar.verbs.experiment import experiment
     from alphabar.verbs.export import export
+    from alphabar.verbs.likelihood import likelihood
     from alphabar.verbs.restore import restore
     from alphabar.verbs.score import score
     from alphabar.verbs.sweep import sweep
@@ -31,19 +38,27 @@ if TYPE_CHECKING:
     from alphabar.verbs.tune import tune
 
 _WHERE = {
+    "Anomaly": "verbs.anomaly",
     "Cosine": "schedule.continuous",
     "ImageEval": "evaluation.image_eval",
     "ImageSet": "data.image_set",
+    "Inversion": "sampling.invert",
+    "Likelihood": "evaluation.likelihood",
     "Linear": "schedule.betas",
     "Recipe": "training.config",
     "Samples": "sampling.samples",
     "add_noise": "schedule.noising",
     "add_noise_vp": "schedule.noising",
+    "anomaly": "verbs.anomaly",
     "auto_recipe": "training.auto",
     "choose_length": "verbs.ema",
     "compare": "evaluation.compare",
+    "deepinv_denoiser": "sampling.to_deepinv",
     "experiment": "verbs.experiment",
     "export": "verbs.export",
+    "interpolate": "sampling.interpolate",
+    "invert": "sampling.invert",
+    "likelihood": "verbs.likelihood",
     "load": "data.image_set",
     "load_extractor": "features.load",
     "load_model": "training.checkpoint",
@@ -58,12 +73,14 @@ _WHERE = {
     "train": "verbs.train_images",
     "train_extractor": "features.train",
     "tune": "verbs.tune",
+    "vary": "sampling.vary",
 }
 
 __all__ = [
-    "Cosine", "ImageEval", "ImageSet", "Linear", "Recipe", "Samples", "add_noise", "add_noise_vp", "auto_recipe", "choose_length",
-    "compare", "experiment", "export", "load", "load_extractor", "load_model", "read_experiment", "register_network",
-    "register_weighting", "resolve", "restore", "sample", "score", "sweep", "train", "train_extractor", "tune",
+    "Anomaly", "Cosine", "ImageEval", "ImageSet", "Inversion", "Likelihood", "Linear", "Recipe", "Samples", "add_noise",
+    "add_noise_vp", "anomaly", "auto_recipe", "choose_length", "compare", "deepinv_denoiser", "experiment", "export",
+    "interpolate", "invert", "likelihood", "load", "load_extractor", "load_model", "read_experiment", "register_network",
+    "register_weighting", "resolve", "restore", "sample", "score", "sweep", "train", "train_extractor", "tune", "vary",
 ]  # fmt: skip
 
 

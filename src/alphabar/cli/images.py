@@ -63,7 +63,7 @@ class CommandOptions(SampleOptions):
 
 def sample(
     run: str, *, out: str, n: Count = 64, options: CommandOptions = CommandOptions(), checkpoint: str = "last",
-    device: str | None = None, as_json: Json = False,
+    device: str | None = None, gif: Path | None = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw images from a run.
 
@@ -83,12 +83,17 @@ def sample(
         n: number of images.
         checkpoint: last, best, or ema:LENGTH.
         device: cpu, cuda or mps; the fastest there is if left out.
+        gif: also write how the first 100 images form from noise, x0_hat step by step, as a GIF; OUT.npz then keeps x0_hat too.
     """
     from alphabar.core.machine import device_of
     from alphabar.core.outputs import check_output, save_picture
     from alphabar.core.processes import world
     from alphabar.core.run import DISTILLED, Run
+    from alphabar.data.animation import check_animation, save_animation
     from alphabar.data.contact_sheet import contact_sheet
+    from alphabar.sampling.batches import spread_out
+    from alphabar.sampling.preview import FRAMES
+    from alphabar.sampling.resolved import resolve_options
     from alphabar.sampling.sample import sample
     from alphabar.sampling.samples import sheet_path
     from alphabar.training.checkpoint import load_model
@@ -100,12 +105,16 @@ def sample(
         run, options = str(stage.path), replace(options, sampler=None)
     sheet = sheet_path(out)
     check_output(sheet, "picture", [run])
+    check_animation(gif, [run])
     model = load_model(run, checkpoint)
+    keep_x0 = spread_out(resolve_options(model, options).steps, FRAMES) if gif else False
     with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
-        samples = sample(model, n, options=options, out=out, device=str(device_of(device)), channels_last=True)
+        samples = sample(model, n, options=options, out=out, device=str(device_of(device)), channels_last=True, keep_x0=keep_x0)
     if world()[0] != 0:  # the first process prints for all
         return
     save_picture(contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1), sheet)
+    if gif:
+        save_animation([x[:100] for x in (*(samples.x0 or ()), samples.images)], gif)
     record = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
     show.record({**record, "sheet": str(sheet)}, as_json, out)
 

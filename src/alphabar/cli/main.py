@@ -12,7 +12,19 @@ from pathlib import Path
 
 from cyclopts import App, Parameter
 
-from alphabar.cli import autoencoder, distill, extractor, images, restore, runs, samplers, scores, train
+from alphabar.cli import (
+    anomaly,
+    autoencoder,
+    distill,
+    edit,
+    extractor,
+    images,
+    restore,
+    runs,
+    samplers,
+    scores,
+    train,
+)  # fmt: skip
 from alphabar.core.bounds import checks_numbers, exact
 from alphabar.core.messages import console, expanded, explain, open_streams, printable, say, signals_to, stop_code
 
@@ -24,8 +36,10 @@ app = App(
     default_parameter=Parameter(consume_multiple=True, negative_iterable=(), converter=exact),
 )
 for command in (
-    images.demo, images.data, train.train, train.recipes, images.sample, scores.ema, train.experiment, samplers.samplers,
+    images.demo, images.data, train.train, train.recipes, images.sample, edit.vary, edit.invert,
+    edit.interpolate, scores.ema, train.experiment, samplers.samplers,
     samplers.tune, distill.distill, restore.restore, scores.score, scores.compare, samplers.sweep, runs.export, scores.loss,
+    scores.likelihood, anomaly.anomaly,
     images.app, runs.sync, runs.report, runs.app, extractor.app, autoencoder.app, autoencoder.encode,
 ):  # fmt: skip
     app.command(command if isinstance(command, App) else checks_numbers(command))

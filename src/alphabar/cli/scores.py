@@ -10,7 +10,7 @@ from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
 from alphabar.core.bounds import Count
 from alphabar.core.messages import say
-from alphabar.verbs.options import CompareOptions, EmaOptions, ScoreReportOptions
+from alphabar.verbs.options import CompareOptions, EmaOptions, LikelihoodOptions, ScoreReportOptions
 
 if TYPE_CHECKING:
     from alphabar.evaluation.score import Score
@@ -161,6 +161,53 @@ def loss(run: str, *, trained_on: str, n: Count = 1000, picture: Path | None = N
         "mean squared error of x0_hat a pixel, images in [-1, 1]",
     )  # fmt: skip
     say(f"relative gap over all levels: {found.relative_gap}\npicture: {path}")
+
+
+def likelihood(
+    run: str, images: str, *, n: Count | None = None, options: Flat[LikelihoodOptions] = LikelihoodOptions(),
+    picture: Path | None = None, checkpoint: str = "last", device: str | None = None, reading: Reading = Reading(),
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """How likely images are under a run, in bits per dimension: by the probability-flow ODE, and by the variational bound.
+
+    ```
+    alphabar likelihood bundled fashion_mnist:test --n 200
+    alphabar likelihood runs/scans scans:test --n 500 --method bound --levels 4096
+    ```
+
+    Writes a picture: the distribution over the images, and those that need the fewest and the most bits. Likelihood does not tell
+    unusual images from usual ones, as smooth images need few bits: for that there is `alphabar anomaly`.
+
+    Args:
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1.
+        n: the first N images; all if left out.
+        picture: the picture to write; in the run's folder, or next to its file, if left out.
+        checkpoint: last, best, or ema:LENGTH.
+        device: cpu, cuda or mps; the fastest there is if left out.
+    """
+    from alphabar.core.machine import device_of
+    from alphabar.core.outputs import check_output
+    from alphabar.report.figures import draw_bits
+    from alphabar.training.checkpoint import load_model
+    from alphabar.verbs.likelihood import likelihood
+    from alphabar.verbs.score import picture_path
+
+    path = picture or picture_path(run, "likelihood.png")
+    check_output(path, "picture", [run, images])
+    model = load_model(run, checkpoint)
+    with show.stopped_by_ctrl_c("stopped; nothing was written"):
+        found = likelihood(
+            model, images, options=options, n=n, reading=asdict(reading), device=str(device_of(device)), progress=not as_json
+        )
+    draw_bits(found, path)
+    if show.done({**found.to_json(), "picture": str(path)}, as_json):
+        return
+    rows = [("probability-flow ODE", found.ode), ("variational bound", found.bound)]
+    title = f"bits per dimension of {found.n:,} images of {found.dimensions:,} values"
+    show.table(("", "mean [95 % interval]"), [(name, str(value)) for name, value in rows if value is not None], title)
+    levels = "floats: density per unit of their scale" if found.levels is None else f"{found.levels:,} levels"
+    say(f"{levels}; {found.nfe:.4g} network calls an image, {found.seconds:.0f} s\npicture: {path}")
 
 
 def ema(

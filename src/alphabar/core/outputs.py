@@ -116,8 +116,8 @@ def _record(path: Path) -> Any:
         return None
 
 
-def save_picture(image: "Image", path: Path) -> Path:
-    """Writes a picture with alphabar's mark, as a PNG or in another format that the suffix names."""
+def save_picture(image: "Image", path: Path, **more: Any) -> Path:
+    """Writes a picture with alphabar's mark, as a PNG or in another format that the suffix names. more: what Pillow takes."""
     from PIL.Image import registered_extensions
     from PIL.PngImagePlugin import PngInfo
 
@@ -125,5 +125,5 @@ def save_picture(image: "Image", path: Path) -> Path:
     info.add_text("Software", SOFTWARE["Software"])
     kind = registered_extensions().get(path.suffix.lower(), "PNG")
     with replacing(path) as part:
-        image.save(part, kind, pnginfo=info, comment=b"Software\0alphabar")
+        image.save(part, kind, pnginfo=info, comment=b"Software\0alphabar", **more)
     return path

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from alphabar.core.types import Images
 
 # Streams separate draws for different purposes under one seed.
-START, STEP, TRAIN, ORDER, SUBSET, HELDOUT, MEASURE = range(7)
+START, STEP, TRAIN, ORDER, SUBSET, HELDOUT, MEASURE, PROBE = range(8)
+DRAW = 2**32  # several draws of one image: draw d of image k has the index k + d * DRAW
 _WORD = 2**64
 
 
@@ -38,7 +39,7 @@ class Addressed:
             seed: of the run or the samples.
             index: of the image.
             draw: number of the draw for this image, such as the step of a sampler.
-            stream: START, STEP, TRAIN, ORDER, SUBSET, HELDOUT or MEASURE.
+            stream: START, STEP, TRAIN, ORDER, SUBSET, HELDOUT, MEASURE or PROBE.
         """
         for name, value in (("seed", seed), ("index", index), ("draw", draw)):
             if not 0 <= value < _WORD:

@@ -52,6 +52,11 @@ class Latents:
         mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in (self.mean, self.std))
         return mean + self.limit * std * x
 
+    def scaled(self, z: Tensor) -> Tensor:
+        """Latents of the autoencoder -> x of the model: the inverse of `encoded`."""
+        mean, std = (torch.tensor(v, dtype=z.dtype, device=z.device)[:, None, None] for v in (self.mean, self.std))
+        return (z - mean) / (self.limit * std)
+
 
 def latents_of(values: Mapping[str, Any], where: str) -> Latents:
     """What `Latents.spec` wrote. Raises ValueError, beginning with `where`, for a value that it does not write."""

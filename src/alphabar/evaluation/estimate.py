@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, stdev
 
+import numpy as np
 import torch
 from jaxtyping import Float64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alphabar.core.files import Record
@@ -68,6 +70,14 @@ class Estimate(Record):
             return f"{self.value:.4g}"
         low, high = self.interval
         return f"{self.value:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def mean_of(values: Sequence[float] | NDArray[np.float64], level: float = LEVEL) -> Estimate:
+    """The mean of independent values, such as one for each image, with the interval of the normal distribution."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if len(numbers) < 2:
+        return Estimate(float(numbers.mean()), level=level, note="one value does not show how much they differ: give two or more")
+    return Estimate.normal(float(numbers.mean()), float(numbers.std(ddof=1)) / math.sqrt(len(numbers)), level)
 
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:

@@ -18,6 +18,7 @@ from alphabar.evaluation.check_result import CheckResult, CorruptionResult
 from alphabar.evaluation.compare import Comparison
 from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.heldout import DenoisingLoss
+from alphabar.evaluation.likelihood import Likelihood
 from alphabar.evaluation.score import HIGHER, TITLES, CurvePoint, Score, in_order
 from alphabar.report.words import FLOOR, INTERVAL, as_drawn
 from alphabar.sampling.fitted import Tuned
@@ -118,6 +119,24 @@ def draw_losses(found: DenoisingLoss, path: str | Path) -> Path:
     for axes in (left, right):
         axes.set_xscale("log")
     figure.suptitle(f"relative gap over all levels {found.relative_gap}" if found.relative_gap else "", fontsize=9)
+    return save(figure, path)
+
+
+def draw_bits(found: Likelihood, path: str | Path, shown: int = 8) -> Path:
+    """How many bits per dimension the images need: their distribution, and the images that need the fewest and the most."""
+    figure, (axes,), below = _with_sheet(1, 4.6)
+    kinds = (
+        ("probability-flow ODE", found.ode, found.ode_bits, _MAIN),
+        ("variational bound", found.bound, found.bound_bits, _REAL),
+    )
+    for name, mean, bits, colour in kinds:
+        if mean is not None and bits is not None:
+            axes.hist(bits, bins=min(40, max(5, len(bits) // 5)), color=colour, alpha=0.5, label=f"{name} {mean}")
+    _finish(axes, f"{found.n:,} images", "bits per dimension", legend=True)
+    bits = found.ode_bits if found.ode_bits is not None else found.bound_bits
+    order = np.argsort(bits if bits is not None else np.zeros(found.n), kind="stable")
+    sets = {"fewest bits": found.pixels[order[:shown]], "most bits": found.pixels[order[::-1][:shown]]}
+    _sheet(below, sets, min(shown, found.n))
     return save(figure, path)
 
 

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from alphabar.core.seeds import Ahead, SeededNoise, starting_noise
+from alphabar.core.seeds import DRAW, Ahead, SeededNoise, starting_noise
 from alphabar.core.types import Denoiser, Images, Pixels
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.adaptive import AdaptiveCalls
 from alphabar.denoiser.wrappers import CountCalls
 from alphabar.sampling.resolved import ResolvedOptions
+from alphabar.sampling.start import Start
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +91,18 @@ class BatchSampler:
     channels_last: bool
     advance: Callable[[float], None]
     on_step: Callable[[SamplingStep], None] | None
+    start: Start | None = None
 
     def sample(self, first: int, indices: Sequence[int]) -> Batch:
         """Makes the images with these indices; the first of them is image number `first` of all."""
         count = CountCalls(self.network)
         report = _StepReport(self, count, first, len(indices))
-        denoise, skipping = self.resolved.denoiser(count, indices, self.device)
+        denoise, skipping = self.resolved.denoiser(count, [k % DRAW for k in indices], self.device)
         sigmas = self.resolved.sigmas
-        x = starting_noise(self.seed, indices, self.image_shape).to(self.device).mul_(float(sigmas[0]))
+        if self.start is None:
+            x = starting_noise(self.seed, indices, self.image_shape).to(self.device).mul_(float(sigmas[0]))
+        else:
+            x = self.start.x(indices, float(sigmas[0])).to(self.device)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         noise = SeededNoise(self.seed, indices)

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor, nn
 
 from alphabar.core.machine import device_of
@@ -39,11 +40,20 @@ def image_shape(model: Model) -> tuple[int, int, int]:
     return c, h - crop, w - crop
 
 
-def to_images(model: Model, x: Sampled) -> Pixels:
-    """The images, in the type of the model's, of x or x0_hat: decoded, without padding, clamped to the scale."""
+def to_images(model: Model, x: Sampled, pixels: DTypeLike | None = None) -> Pixels:
+    """The images, in the type `pixels` (None: the model's), of x or x0_hat: decoded, without padding, clamped to the scale."""
     decode, crop = getattr(model, "decoded", None), int(getattr(model, "crop", 0))
     x = x if decode is None else decode(x)
-    return to_pixels(cropped(x, crop), np.dtype(getattr(model, "pixels", "uint8")))
+    return to_pixels(cropped(x, crop), np.dtype(pixels or getattr(model, "pixels", "uint8")))
+
+
+def check_estimates_x0(model: object, what: str) -> None:
+    """Raises ValueError for a distilled model, whose output is no E[x0 | x], on which `what` rests."""
+    if getattr(model, "consistency", False):
+        raise ValueError(
+            f"{what} needs E[x0 | x], and this model was distilled (consistency tuning), so that it gives finished images: name "
+            "the run that it was made from"
+        )
 
 
 def cropped(x: Tensor, crop: int) -> Tensor:

@@ -80,3 +80,35 @@ class SampleOptions(Checked):
     precision: Precision = "float32"
     """bf16 multiplies in bfloat16, which changes the images slightly. auto: bf16 where it is measured to be faster here and a few
     images agree with float32; the record states which."""
+
+
+@dataclass(frozen=True)
+class VaryOptions(SampleOptions):
+    """How variations of images are made: how far from the image, how many, and by which sampler."""
+
+    strength: Annotated[float, Bounds(0, 1, above=True)] = 0.4
+    """How far the variations may go: the share of the sampler's steps that is carried out. 1 starts at the highest noise level,
+    at which nearly nothing of the image is left; of 50 steps, 0.4 takes the last 20."""
+    draws: Annotated[int, Bounds(1, 100_000)] = 1
+    """Variations of each image, each from its own noise."""
+
+
+@dataclass(frozen=True)
+class InvertOptions(Checked):
+    """How the noise of an image is found, from which DDIM at eta 0 makes that image."""
+
+    steps: Steps = 50
+    """Steps of DDIM, the same for the way up and the way back."""
+    iterations: Annotated[int, Bounds(1, 1000)] = 1
+    """Network calls of a step on the way up, at most. 1: DDIM inversion. More: fixed-point iteration towards the noise from which
+    the way back gives the image itself; images that have converged stop earlier."""
+    tolerance: Annotated[float, Bounds(0, 1)] = 1e-5
+    """The fixed-point iteration of an image ends where its largest change is below this share of the noise level."""
+    grid: GridName = "karras"
+    """Noise levels, as for `sample`. karras has small steps at low levels, without which the way back is far off."""
+    classes: Classes | None = None
+    """For a class-conditional run: names or numbers of classes, which the images take in turns. None: no class."""
+    guidance: Weight | None = None
+    """Weight of classifier-free guidance, as for `sample`; weights above 1 make the inversion less exact."""
+    batch: Batch = 64
+    """Images in one network call."""

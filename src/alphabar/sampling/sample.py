@@ -27,6 +27,7 @@ from alphabar.sampling.options import Precision, SampleOptions
 from alphabar.sampling.precision import faster_precision
 from alphabar.sampling.resolved import ResolvedOptions, resolve_options
 from alphabar.sampling.samples import Samples, check_target, parts_folder
+from alphabar.sampling.start import Start
 from alphabar.training.checkpoint import load_model
 
 
@@ -35,7 +36,7 @@ def sample(
     model: Model | str | Path, n: Count, options: SampleOptions = SampleOptions(), *, out: str | Path | None = None,
     indices: Sequence[int] | None = None, keep_x0: bool | Sequence[int] = False, progress: bool = True,
     on_step: Callable[[SamplingStep], None] | None = None, device: torch.device | str | None = None,
-    channels_last: bool = False,
+    channels_last: bool = False, start: Start | None = None,
 ) -> Samples:  # fmt: skip
     """Makes n images with a model. Image k of a seed is the same whatever n, the batch and the order of the images.
 
@@ -59,6 +60,7 @@ def sample(
             exception that it raises ends the sampling.
         device: moves the model there first. None: the model stays where it is.
         channels_last: runs the network in that memory layout, which is faster for some networks and slower for others.
+        start: where sampling starts, in place of noise: what `Inversion.start` returns, for example.
 
     Returns:
         The images with the record of how they were made and what they cost.
@@ -73,8 +75,9 @@ def sample(
     if not isinstance(model, Model):
         raise ValueError(f"the model is {type(model).__name__}, without schedule and image_shape: give what load_model returns")
     resolved = resolve_options(model, options)
+    resolved = resolved if start is None else start.resolved(resolved)
     x0_steps = chosen(keep_x0, resolved.steps)
-    pixels = np.dtype(getattr(model, "pixels", "uint8"))
+    pixels = np.dtype(str((start.pixels if start else None) or getattr(model, "pixels", "uint8")))
     if out is not None:
         check_target(out, image_shape(model)[0], pixels)
     fast = None if options.fast == "none" else options.fast
@@ -82,7 +85,7 @@ def sample(
     rank, size = (0, 1) if out is None else processes.world()  # without a place to meet, each process makes all images
     work = n * resolved.sampler.calls(resolved.steps)
     options, coarse, check = _with_precision(options, model, fast or "channels_last", min(options.batch, n), work, out)
-    protocol = _protocol(model, indices, options, resolved, x0_steps, pixels)
+    protocol = _protocol(model, indices, options, resolved, x0_steps, pixels) | ({"start": {**start.record}} if start else {})
     with _unfinished(out, protocol, first=rank == 0) as parts:
         batches = {first: indices[first : first + options.batch] for first in range(0, n, options.batch)}
         own = [*batches][rank::size]
@@ -104,8 +107,8 @@ def sample(
         memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch (batch=)")
         with bar as advance, eval_mode(model), torch.inference_mode(), memory:
             sampler = BatchSampler(
-                network, resolved, options.seed, model.image_shape, x0_steps, partial(to_images, model), device, channels_last,
-                advance, on_step,
+                network, resolved, options.seed, model.image_shape, x0_steps, partial(to_images, model, pixels=pixels), device,
+                channels_last, advance, on_step, start,
             )  # fmt: skip
             for first in [k for k in own if k not in finished]:
                 finished[first] = sampler.sample(first, batches[first])

@@ -57,6 +57,45 @@ class ScoreReportOptions(ScoreOptions):
 
 
 @dataclass(frozen=True)
+class LikelihoodOptions(Checked):
+    """How the likelihood of images is measured."""
+
+    method: Literal["ode", "bound", "both"] = "both"
+    """ode: the exact density, by the probability-flow ODE, with a backward pass at every network call. bound: the variational
+    bound, from the denoising loss, which costs a fifth."""
+    steps: Annotated[int, Bounds(1, 10_000)] = 25
+    """Steps of the ODE; each takes four network calls."""
+    trace: Literal["hutchinson", "exact"] = "hutchinson"
+    """Trace of the Jacobian: Hutchinson's estimate from one random vector, or exact, with a backward pass for every dimension,
+    for small images."""
+    draws: Annotated[int, Bounds(1, 1000)] = 1
+    """Draws of noise for each image: of dequantisation and trace, and at each level of the bound."""
+    levels: Annotated[int, Bounds(2, 65_536)] | None = None
+    """Values that a pixel can have: 4096 for 12 bits in 16-bit files. None: 256 for 8 bits, 65,536 for 16; floats have none."""
+    seed: Seed = 0
+    """Seed of all noise."""
+    batch: Batch = 64
+    """Images in one network call."""
+
+
+@dataclass(frozen=True)
+class AnomalyOptions(Checked):
+    """How unusual images are looked for."""
+
+    score: Literal["levels", "middle", "all"] = "levels"
+    """levels: how far the losses at all noise levels are from those of usual images, up or down. middle: the loss at middle
+    levels. all: the mean over all levels, to which the bound of the likelihood is proportional."""
+    usual_n: Count = 1000
+    """Usual images, at most: half of them decide what is usual, the others are compared."""
+    draws: Annotated[int, Bounds(1, 1000)] = 1
+    """Draws of noise for each image and level."""
+    seed: Seed = 0
+    """Seed of the noise."""
+    batch: Batch = 64
+    """Images in one network call."""
+
+
+@dataclass(frozen=True)
 class DistillOptions(Checked):
     """How a model is tuned for one or two network calls."""
 
