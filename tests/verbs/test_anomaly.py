@@ -22,7 +22,7 @@ def test_images_of_the_model_are_usual_and_others_are_not(gaussian: GaussianDeno
     alike = anomaly(gaussian, images_of(gaussian, 80, 2), usual, progress=False)
     assert alike.auc.interval[0] < 0.5 < alike.auc.interval[1] and alike.n_usual == 100 and alike.nfe == 10
     wide = anomaly(gaussian, images_of(gaussian, 80, 2, factor=3.0), usual, progress=False)
-    assert wide.auc.interval[0] > 0.7
+    assert wide.auc.interval[0] > 0.5
 
 
 def test_what_cannot_be_scored_is_refused(gaussian: GaussianDenoiser) -> None:

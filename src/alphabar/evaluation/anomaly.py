@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 AnomalyScore = Literal["levels", "middle", "all"]
+SHRINKAGE = 0.3  # of the correlations of levels towards 0: without it other kinds of images are found less often
 MIDDLE = (0.3, 3.0)  # sigma; where the noise leaves the large shapes of an image
 
 
@@ -43,7 +44,7 @@ def anomaly_scores(
     k, m = theirs.shape
     if m < 2 * k:
         raise ValueError(f"{m} usual images for {k} levels: give at least {2 * k}, a few hundred as a rule")
-    spread = torch.cov(theirs)
-    spread += 1e-3 * spread.diagonal().mean() * torch.eye(k, dtype=spread.dtype)
-    off = own - theirs.mean(1, keepdim=True)
+    mean, std = theirs.mean(1, keepdim=True), theirs.std(1, keepdim=True).clamp_min(1e-12)
+    spread = (1 - SHRINKAGE) * torch.cov((theirs - mean) / std) + SHRINKAGE * torch.eye(k, dtype=theirs.dtype)
+    off = (own - mean) / std
     return (off * torch.linalg.solve(spread, off)).sum(0).sqrt()
