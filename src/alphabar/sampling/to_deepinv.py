@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from alphabar.core.types import Images
 from alphabar.denoiser.wrappers import Labelled
-from alphabar.sampling.guidance import class_numbers
+from alphabar.sampling.guidance import class_numbers, every_class
 from alphabar.sampling.model import Model, check_estimates_x0, cropped
 from alphabar.training.checkpoint import load_model
 
@@ -37,8 +37,9 @@ def deepinv_denoiser(model: Model | str | Path, classes: int | str | None = None
     numbers = None if classes is None else class_numbers(classes, model)
     if numbers is not None and len(numbers) != 1:
         raise ValueError(f"classes = {classes!r}: give one class, which all images have")
-    if numbers is None and getattr(model, "classes", 0) and not getattr(model, "null_class", True):
-        model.no_class(1)  # type: ignore[attr-defined]  # raises, with what to type
+    known: Any = model
+    if numbers is None and every_class(model) and not getattr(model, "null_class", True):
+        known.no_class(1)  # raises, with what to type
     return _class()(model, None if numbers is None else numbers[0])
 
 
