@@ -47,4 +47,5 @@ def anomaly_scores(
     mean, std = theirs.mean(1, keepdim=True), theirs.std(1, keepdim=True).clamp_min(1e-12)
     spread = (1 - SHRINKAGE) * torch.cov((theirs - mean) / std) + SHRINKAGE * torch.eye(k, dtype=theirs.dtype)
     off = (own - mean) / std
-    return (off * torch.linalg.solve(spread, off)).sum(0).sqrt()
+    distance: Tensor = (off * torch.linalg.solve(spread, off)).sum(0).sqrt()
+    return distance
