@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alphabar.core.messages import as_path, say
+from alphabar.core.messages import as_path, plural, say
 from alphabar.core.seeds import permutation
 from alphabar.core.types import Pixels
 from alphabar.data.cache import SPLITS, Entry, Source, cache_folder, fingerprint_of, open_entry, open_or_build
@@ -24,13 +24,14 @@ from alphabar.data.readers.find import find_source, nothing_found
 from alphabar.data.readers.hub import find_on_hub
 from alphabar.data.readers.listing import line_of
 from alphabar.data.readers.objects import find_in_memory
+from alphabar.data.shown import Shown
 from alphabar.data.values import Range, Reading, reading_of
 
 HELD_OUT = "heldout"  # the split of SET:heldout
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(Shown):
     """The images of one split of a set, with what is known about them. `load` makes it."""
 
     name: str
@@ -62,8 +63,20 @@ class ImageSet:
     latents: Latents | None = None
     """What the pixels are latents of; None for images. `hashes` are then those of the images, `source` is the folder."""
 
-    def __len__(self) -> int:
-        return len(self.pixels)
+    @property
+    def _pixels(self) -> Pixels:
+        return self.pixels
+
+    @property
+    def _words(self) -> str:
+        c, h, w = self.image_shape
+        names = class_names(self)
+        return f"{self.title}: {plural(len(self), 'image')} of {h}x{w}x{c}" + (
+            f" in {plural(len(names), 'class')}" if names else ""
+        )
+
+    def _part(self, chosen: NDArray[np.int64]) -> "ImageSet":
+        return self.subset(chosen)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.core.files import json_text
+from alphabar.core.messages import plural
 from alphabar.core.stored_values import naming, parse_object
 from alphabar.core.types import Images, Sampled
 from alphabar.core.weights import fill, read_tensors
@@ -63,6 +64,24 @@ class Model(Preconditioned):
         self.consistency: bool = spec.get("consistency", False)
         self.null_class: bool = spec.get("null_class", True)
         self.latents = None if spec.get("latents") is None else latents_of(spec["latents"], "model description: latents")
+
+    def __str__(self) -> str:
+        """What the model is, in a few lines; repr() lists its layers."""
+        c, h, w = self.decoded_shape
+        kind = "consistency model, 1 or 2 network calls an image" if self.consistency else f"denoiser, predicts {self.prediction}"
+        return "\n".join((
+            f"alphabar model {self.fingerprint}: {kind}",
+            f"images of {h - 2 * self.crop}x{w - 2 * self.crop}x{c}, {self.pixels}"
+            + (f", in {plural(self.classes, 'class')}" if self.classes else ""),
+            f"{self.spec['network']}, {sum(p.numel() for p in self.parameters()) / 1e6:.1f} M parameters"
+            + ("" if self.latents is None else ", of latents"),
+            f"schedule {self.spec['schedule']['kind']}, sigma {self.schedule.sigma_min:.3g} to {self.schedule.sigma_max:.3g}",
+            f"from {self.home}" if self.home is not None else "from no run folder",
+        ))  # fmt: skip
+
+    def _repr_pretty_(self, p: Any, cycle: bool) -> None:
+        """For IPython and notebooks."""
+        p.text(str(self))
 
     @property
     def classes(self) -> int:

@@ -3,6 +3,7 @@
 `Measured` is what `ImageEval.measure` returns: scores, with the expansions that a comparison needs, in memory and in a file.
 """
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -123,6 +124,22 @@ class Score(Record):
         floor = "" if self.floor is None else f", floor {self.floor:.4g}"
         at = "" if self.floor_n in (None, self.n) else f" at {self.floor_n}"
         return f"{TITLES.get(self.metric, self.metric)} {self.estimate} ({self.n} images{floor}{at})"
+
+    def _repr_html_(self) -> str:
+        """A row with a drawing of the interval (bar), the value (dot) and the floor (line), for a notebook."""
+        known = [v for v in (self.value, self.floor, *(self.interval or ())) if v is not None]
+        low, high = min(0.0, *known), max(0.0, *known) or 1.0
+        value, floor, start, end = (
+            None if v is None else round(4 + 192 * (v - low) / (high - low), 1)
+            for v in (self.value, self.floor, *(self.interval or (None, None)))
+        )
+        bar = "" if start is None else f'<line x1="{start}" x2="{end}" y1="10" y2="10" stroke="#1f5fa8" stroke-width="4"/>'
+        line = "" if floor is None else f'<line x1="{floor}" x2="{floor}" y1="1" y2="19" stroke="#b4530a" stroke-width="2"/>'
+        drawing = (
+            f'<svg width="200" height="20" role="img" aria-hidden="true">{line}{bar}<circle cx="{value}" cy="10" r="4"/></svg>'
+        )
+        words, name = html.escape(str(self)), html.escape(self.reference_name)
+        return f"<table><tr><td>{words}</td><td>{drawing}</td><td>against {name}</td></tr></table>"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | str) -> "Score":

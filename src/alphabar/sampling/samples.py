@@ -3,13 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from alphabar.core.files import json_text, write_json, write_npz
-from alphabar.core.messages import as_path, command
+from alphabar.core.messages import as_path, command, plural
 from alphabar.core.npz import npz_names, read_npz
 from alphabar.core.outputs import check_output, check_sample_folder
 from alphabar.core.stored_values import (
@@ -29,11 +29,8 @@ from alphabar.core.stored_values import (
 from alphabar.core.types import Pixels
 from alphabar.data.decode import decode, probe
 from alphabar.data.formats import write_png
+from alphabar.data.shown import Shown
 from alphabar.data.values import SCALE, check_range
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 
 RECORD = {  # kinds of the values of a sampling record
     **dict.fromkeys(("n", "batch", "steps", "seed", "first_index"), whole(0, 2**64)),
@@ -46,7 +43,7 @@ RECORD = {  # kinds of the values of a sampling record
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Shown):
     """Images made by `sample`, with the record of how they were made.
 
     >>> import tempfile
@@ -68,21 +65,33 @@ class Samples:
     x0: list[Pixels] | None = None
     """x0_hat at the steps that record["x0_steps"] names, each like `images`. None: not kept."""
 
-    def sheet(
-        self, columns: int | None = None, scale: int = 1, pad: int = 1, levels: tuple[float, float] | None = None
-    ) -> "Image":
-        """One picture of all images.
+    @property
+    def _pixels(self) -> Pixels:
+        return self.images
 
-        Args:
-            columns: images in a row. None: about as many as rows.
-            scale: edge length of a pixel.
-            pad: pixels between images.
-            levels: shares of the scale that are shown as black and white. None: of low-contrast images that are not of 8 bits,
-                their percentiles 0.1 and 99.9, which a line under the sheet says.
-        """
-        from alphabar.data.contact_sheet import contact_sheet
+    @property
+    def _words(self) -> str:
+        n, h, w, c = self.images.shape
+        nfe, seed = self.record.get("nfe"), self.record.get("seed")
+        return (
+            f"{plural(n, 'image')} of {h}x{w}x{c}, {self.record.get('sampler', 'unknown sampler')}"
+            + ("" if nfe is None else f", {plural(round(nfe, 1), 'network call')} each")
+            + ("" if seed is None else f", seed {seed}")
+        )
 
-        return contact_sheet(self.images, columns=columns, scale=scale, pad=pad, levels=levels)
+    def _part(self, chosen: NDArray[np.int64]) -> "Samples":
+        first, known = self.record.get("first_index", 0), self.record.get("indices")
+        indices = [int(known[k]) if known is not None else first + int(k) for k in chosen]
+        classes = self.record.get("classes")
+        record = {**self.record, "n": len(chosen)}
+        if indices:
+            record |= {"first_index": indices[0], "indices": indices}
+        if indices == [*range(record.get("first_index", 0), record.get("first_index", 0) + len(indices))]:
+            record.pop("indices", None)  # as `sample` writes it
+        if classes is not None and len(classes) == len(self.images):
+            record["classes"] = [classes[k] for k in chosen]
+        x0 = None if self.x0 is None else [step[chosen] for step in self.x0]
+        return Samples(self.images[chosen], record, x0)
 
     def save(self, path: str | Path) -> Path:
         """Writes an .npz file with `images`, `record` (JSON text) and, if kept, `x0` (steps x N x H x W x C), or a folder of PNGs
