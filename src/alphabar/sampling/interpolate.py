@@ -53,7 +53,9 @@ def interpolate(
             grid karras if none is named.
         iterations: of the inversion of images, as in `InvertOptions`.
         reading: options of `alphabar.load` for images, as {"size": 28}.
-        out, progress, device: as for `sample`.
+        out: as for `sample`.
+        progress: likewise.
+        device: likewise.
 
     Raises:
         ValueError: for a sampler that adds noise, several classes, another sampler than DDIM for images, and several images.

@@ -39,7 +39,10 @@ def vary(
         options: those of `sample`, with strength and draws. Its fields may also be passed as keywords.
         n: the first n images of the set; None: all.
         reading: options of `alphabar.load` for the images, as {"size": 28}.
-        out, keep_x0, progress, device: as for `sample`.
+        out: as for `sample`.
+        keep_x0: likewise.
+        progress: likewise.
+        device: likewise.
 
     Returns:
         Samples of the type of the given images: the first variation of each image in order, then the second of each, ...
