@@ -13,6 +13,14 @@ The present bundled model was trained further, and samplers were fitted to it (R
       --train.warmup 6400
     python benchmarks/make_assets.py --model runs/more
 
+The model for one or two calls (RESULTS.md, "One and two calls"):
+
+    alphabar extractor train fashion_mnist --seed 1 --epochs 3 --widths 32 64 128 --dim 256 --out a.safetensors
+    alphabar extractor train fashion_mnist --seed 2 --epochs 3 --widths 24 48 96 192 --dim 256 --out b.safetensors
+    alphabar distill bundled --q 4 8 16 32 64 --images 230400 --out runs/few           # stopped at 94,976 images
+    alphabar distill runs/few --like a.safetensors b.safetensors --q 32 --images 76800 --out runs/fewer
+    python benchmarks/make_assets.py --distilled runs/fewer
+
 The files of the Debian package are the original ones, so anybody gets the same bytes. Licence of the images: MIT
 (Zalando SE, 2017); its text is stored next to them.
 """
@@ -30,7 +38,7 @@ from alphabar.data.readers.idx import read_idx
 from alphabar.denoiser.model import save_weights
 from alphabar.features.extractor import Extractor
 from alphabar.features.load import load_extractor
-from alphabar.training.checkpoint import load_model
+from alphabar.training.checkpoint import BUNDLED_FILES, load_model
 
 ASSETS = Path(__file__).parents[1] / "src" / "alphabar" / "assets"
 LICENSE = """\
@@ -99,12 +107,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, help="output file; default: the file in assets")
     parser.add_argument("--extractor", type=Path, help="ship this extractor and nothing else")
     parser.add_argument("--model", type=Path, help="ship this run's averaged model and nothing else")
+    parser.add_argument("--distilled", type=Path, help="ship this distilled run's averaged model and nothing else")
     args = parser.parse_args()
     if args.extractor:
         path = ship_extractor(args.extractor, args.out or ASSETS / "fashion_mnist_extractor.safetensors")
         print(load_extractor(path).training_record)
-    elif args.model:
-        path = ship_model(args.model, args.out or ASSETS / "garments.safetensors")
+    elif run := args.model or args.distilled:
+        path = ship_model(run, args.out or BUNDLED_FILES["bundled" if args.model else "bundled/distilled"])
         print(load_model(path).fingerprint)
     else:
         path = make(args.source, args.out or ASSETS / "fashion_mnist_test.npz")
