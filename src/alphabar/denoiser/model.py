@@ -70,7 +70,7 @@ class Model(Preconditioned):
         c, h, w = self.decoded_shape
         kind = "consistency model, 1 or 2 network calls an image" if self.consistency else f"denoiser, predicts {self.prediction}"
         return "\n".join((
-            f"alphabar model {self.fingerprint}: {kind}",
+            f"Model {self.fingerprint}: {kind}",
             f"images of {h - 2 * self.crop}x{w - 2 * self.crop}x{c}, {self.pixels}"
             + (f", in {plural(self.classes, 'class')}" if self.classes else ""),
             f"{self.spec['network']}, {sum(p.numel() for p in self.parameters()) / 1e6:.1f} M parameters"

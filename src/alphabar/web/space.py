@@ -101,8 +101,9 @@ def _dockerfile(torch: str) -> str:
 RUN useradd --create-home --uid 1000 user
 WORKDIR /home/user/app
 COPY requirements.txt .
+ARG TORCH=torch=={torch}
 # torch for the CPU, which is a tenth of the size
-RUN pip install --no-cache-dir torch=={torch} --index-url https://download.pytorch.org/whl/cpu \\
+RUN pip install --no-cache-dir $TORCH --index-url https://download.pytorch.org/whl/cpu \\
  && pip install --no-cache-dir -r requirements.txt
 COPY --chown=user . .
 USER user
