@@ -121,7 +121,7 @@ def test_every_command_of_the_readme_runs(small_data: Path, tmp_path: Path) -> N
     (script,) = commands(README, "python")
     subprocess.run([sys.executable, str(ROOT / script[1]), *script[2:], "40"], cwd=tmp_path, check=True)
     run([shrunk(command)[1:] for command in commands(README)], tmp_path)
-    for path in ("cells.png", "cells_drawn.npz", "cells_drawn.png", "cells.html", "runs/cells/recipe.toml", "ten_calls.npz"):
+    for path in ("cells.png", "cells_drawn.npz", "cells_drawn.png", "cells.html", "runs/cells/recipe.toml", "two_calls.npz"):
         assert (tmp_path / path).exists(), path
 
 
