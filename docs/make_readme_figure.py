@@ -15,8 +15,8 @@ from alphabar import Samples, load
 
 SCALE, LABEL, GAP = 3, 190, 4
 DEMO = {
-    "DDPM, 1,000 calls": "ddpm_all", "DDIM, 50 calls": "ddim_50_eta_0", "DDIM, 10 calls": "ddim_10_eta_0",
-    "fitted, 10 calls": "tuned_10", "fitted, 5 calls": "tuned_5",
+    "DDPM, 1,000 calls": "ddpm_all", "DDIM, 10 calls": "ddim_10_eta_0", "fitted, 5 calls": "tuned_5",
+    "distilled, 2 calls": "distilled_2", "distilled, 1 call": "distilled_1",
 }  # fmt: skip
 
 
