@@ -91,7 +91,8 @@ def test_plots_draw_names_as_text(name: str, tmp_path: Path) -> None:
 COMMANDS = ["", "demo", "data", "train", "sample", "ema", "experiment", "samplers", "tune", "score", "compare", "sweep", "export",
             "loss", "app", "sync", "recipes", "report",
             "runs", "runs prune", "extractor", "extractor train", "extractor check",
-            "autoencoder", "autoencoder train", "autoencoder check", "encode", "distill", "restore"]  # fmt: skip
+            "autoencoder", "autoencoder train", "autoencoder check", "encode", "distill", "restore",
+            "vary", "invert", "interpolate", "likelihood", "anomaly"]  # fmt: skip
 
 
 def leaves(found: App, path: tuple[str, ...] = ()) -> list[str]:
