@@ -50,6 +50,12 @@ def test_a_part_keeps_labels_and_the_addresses_of_its_noise() -> None:
     assert samples[2:9:3][1:].record["indices"] == [15, 18]
 
 
+def test_a_part_keeps_the_classes_that_images_take_in_turns() -> None:
+    samples = Samples(pixels(3), {"n": 3, "first_index": 0, "seed": 0, "classes": [4, 5, 6]})
+    part = samples[1:].record  # image k has the class number k % 3 of the list
+    assert (part["classes"], part["first_index"], part["n"]) == ([4, 5, 6], 1, 2)
+
+
 def test_a_part_of_samples_is_what_sample_draws(tmp_path: Path) -> None:
     model = alphabar.load_model("bundled")
     whole, again = (alphabar.sample(model, n, steps=2, progress=False, **more) for n, more in ((4, {}), (2, {"indices": [1, 2]})))

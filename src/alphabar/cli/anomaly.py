@@ -39,7 +39,7 @@ def anomaly(
 
     from alphabar.core.machine import device_of
     from alphabar.core.outputs import check_output, save_picture
-    from alphabar.data.contact_sheet import contact_sheet
+    from alphabar.data.contact_sheet import contact_sheet, screen_scale
     from alphabar.sampling.given_images import given_images
     from alphabar.training.checkpoint import load_model
     from alphabar.verbs.anomaly import anomaly
@@ -52,8 +52,7 @@ def anomaly(
     order = np.argsort(-found.scores, kind="stable")
     rows = [order[:SHOWN], order[::-1][:SHOWN]]
     pixels = np.concatenate([np.asarray(given.pixels)[row] for row in rows])
-    scale = 2 if pixels.shape[1] < 64 else 1
-    save_picture(contact_sheet(pixels, len(rows[0]), scale, captions=["most unusual", "least"]), picture)
+    save_picture(contact_sheet(pixels, len(rows[0]), screen_scale(pixels), captions=["most unusual", "least"]), picture)
     if show.done({**found.to_json(), "scores": found.scores.tolist(), "picture": str(picture)}, as_json):
         return
     low, middle, high = np.percentile(found.scores, (5, 50, 95))

@@ -81,7 +81,7 @@ def check(
     import numpy as np
 
     from alphabar.core.outputs import check_output, save_picture
-    from alphabar.data.contact_sheet import contact_sheet
+    from alphabar.data.contact_sheet import contact_sheet, screen_scale
     from alphabar.data.image_set import load, parse_set
     from alphabar.denoiser.autoencoder import read_autoencoder
     from alphabar.verbs.autoencoder import check_autoencoder
@@ -93,7 +93,7 @@ def check(
         read_autoencoder(autoencoder), load(name, split, **asdict(reading)), extractor, n=n, progress=not as_json
     )
     pairs = np.stack([found.pixels, found.restored], 1).reshape(-1, *found.pixels.shape[1:])
-    save_picture(contact_sheet(pairs, columns=10, scale=2 if pairs.shape[1] < 64 else 1), target)
+    save_picture(contact_sheet(pairs, columns=10, scale=screen_scale(pairs)), target)
     if as_json:
         show.as_json_line({**found.to_json(), "picture": str(target)})
         return
@@ -128,7 +128,6 @@ def encode(
     """
     from alphabar.verbs.autoencoder import encode
 
-    used = {k: v for k, v in asdict(reading).items() if v != getattr(Reading(), k)}
     with show.stopped_by_ctrl_c("stopped; nothing was written"):
-        about = encode(image_set, path, out, reading=used, progress=not as_json)
+        about = encode(image_set, path, out, reading=reading.given(), progress=not as_json)
     show.record({"out": str(out), **{k: v for k, v in about.items() if k != "format"}}, as_json, str(out))

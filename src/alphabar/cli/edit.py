@@ -66,11 +66,10 @@ def vary(
     check_animation(gif, inputs)
     model, read = load_model(run, checkpoint), asdict(reading)
     originals = given_images(model, images, n, read)
-    steps = max(1, round(options.strength * options.steps))
     with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
         made = vary(
             model, originals, options=options, out=out, device=str(device_of(device)),
-            keep_x0=spread_out(steps, FRAMES) if gif else False,
+            keep_x0=spread_out(options.carried_out, FRAMES) if gif else False,
         )  # fmt: skip
     if world()[0] != 0:  # the first process prints for all
         return
@@ -93,11 +92,11 @@ def _picture(parts: "list[Pixels]", captions: list[str], path: Path) -> None:
     import numpy as np
 
     from alphabar.core.outputs import save_picture
-    from alphabar.data.contact_sheet import contact_sheet
+    from alphabar.data.contact_sheet import contact_sheet, screen_scale
 
     pixels = np.concatenate(parts)
-    scale = 2 if pixels.shape[1] < 64 else 1
-    save_picture(contact_sheet(pixels, columns=len(pixels) // len(captions), scale=scale, captions=captions), path)
+    columns = len(pixels) // len(captions)
+    save_picture(contact_sheet(pixels, columns=columns, scale=screen_scale(pixels), captions=captions), path)
 
 
 def invert(
@@ -176,7 +175,7 @@ def interpolate(
     from alphabar.core.outputs import check_output, save_picture
     from alphabar.core.processes import world
     from alphabar.data.animation import check_animation, save_animation
-    from alphabar.data.contact_sheet import contact_sheet
+    from alphabar.data.contact_sheet import contact_sheet, screen_scale
     from alphabar.sampling.interpolate import interpolate
     from alphabar.sampling.samples import sheet_path
     from alphabar.training.checkpoint import load_model
@@ -192,8 +191,8 @@ def interpolate(
         )  # fmt: skip
     if world()[0] != 0:  # the first process prints for all
         return
-    save_picture(contact_sheet(made.images[:100], columns=min(n, 20), scale=2 if made.images.shape[1] < 64 else 1), sheet)
+    save_picture(contact_sheet(made.images[:100], columns=min(n, 20), scale=screen_scale(made.images)), sheet)
     if gif:
-        save_animation([image[None] for image in made.images], gif, back=True, scale=4 if made.images.shape[1] < 64 else 1)
+        save_animation([image[None] for image in made.images], gif, back=True, scale=screen_scale(made.images) ** 2)
     record = {k: v for k, v in made.record.items() if k not in ("grid", "x0_steps")}
     show.record({**record, "sheet": str(sheet)}, as_json, out)

@@ -48,7 +48,7 @@ def data(
     card = data_card(images)
     chosen = np.sort(generator(0).permutation(len(images))[:n])
     pixels = decoded(images.subset(chosen))
-    save_picture(contact_sheet(pixels, scale=2 if images.image_shape[1] < 64 else 1), path)
+    save_picture(contact_sheet(pixels, scale=screen_scale(images.pixels)), path)
     card = card if with_paths else without_places(card)
     show.record(card | {"sheet": str(path), "sheet_note": shown_note(pixels)}, as_json, f"{images.name}:{images.split}")
 
@@ -90,7 +90,7 @@ def sample(
     from alphabar.core.processes import world
     from alphabar.core.run import DISTILLED, Run
     from alphabar.data.animation import check_animation, save_animation
-    from alphabar.data.contact_sheet import contact_sheet
+    from alphabar.data.contact_sheet import contact_sheet, screen_scale
     from alphabar.sampling.batches import spread_out
     from alphabar.sampling.preview import FRAMES
     from alphabar.sampling.resolved import resolve_options
@@ -112,7 +112,7 @@ def sample(
         samples = sample(model, n, options=options, out=out, device=str(device_of(device)), channels_last=True, keep_x0=keep_x0)
     if world()[0] != 0:  # the first process prints for all
         return
-    save_picture(contact_sheet(samples.images[:100], scale=2 if samples.images.shape[1] < 64 else 1), sheet)
+    save_picture(contact_sheet(samples.images[:100], scale=screen_scale(samples.images)), sheet)
     if gif:
         save_animation([x[:100] for x in (*(samples.x0 or ()), samples.images)], gif)
     record = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
@@ -31,3 +31,7 @@ class Reading(Checked):
     """One size for images of several: a side, or HEIGHTxWIDTH (height first), as 64 or 48x64."""
     fit: Literal["crop", "pad", "stretch"] | None = None
     """The way to that size: crop keeps the middle (the default), pad adds a background, stretch keeps no ratio."""
+
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return {k: v for k, v in asdict(self).items() if v != getattr(Reading(), k)}

@@ -1,6 +1,5 @@
 """The command `alphabar restore`."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from alphabar.cli import show
@@ -44,8 +43,7 @@ def restore(
         check_output(path, kind, inputs)
     model = load_model(run, checkpoint)
     with show.stopped_by_ctrl_c("stopped; nothing was written"):
-        given = {k: v for k, v in asdict(reading).items() if v not in (None, False, "refuse")}
-        found = restore(model, images, options=options, reading=given, device=device_of(device), home=run)
+        found = restore(model, images, options=options, reading=reading.given(), device=device_of(device), home=run)
     found.save(out)
     draw_sheet(found, sheet)
     write_restore_page(found, page, near=[Path(run)])

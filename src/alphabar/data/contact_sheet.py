@@ -73,6 +73,11 @@ def levels_of(*sets: NDArray[Any]) -> Levels:
     return (low, high) if 0 < high - low < _FULL else (0.0, 1.0)
 
 
+def screen_scale(pixels: Pixels) -> int:
+    """The edge length of a pixel on a sheet: 2 for images lower than 64 pixels, else 1."""
+    return 2 if pixels.shape[1] < 64 else 1
+
+
 def shown(pixels: Pixels, levels: Levels | None = None) -> UInt8[np.ndarray, "n h v k"]:
     """Pixels as a screen can show them, uint8 with 1 or 3 channels. Only for viewing: scores use the pixels themselves.
 

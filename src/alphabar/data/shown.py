@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from alphabar.core.types import Images, Pixels
-from alphabar.data.contact_sheet import Levels, contact_sheet
+from alphabar.data.contact_sheet import Levels, contact_sheet, screen_scale
 from alphabar.data.images import to_model
 
 if TYPE_CHECKING:
@@ -21,21 +22,21 @@ MOST = 64  # images that a notebook shows
 S = TypeVar("S", bound="Shown")
 
 
-class Shown:
+class Shown(ABC):
     """A sequence of images. A subclass gives `_pixels` (n, h, w, c), `_words`, and `_part`."""
 
     @property
-    def _pixels(self) -> Pixels:
-        raise NotImplementedError
+    @abstractmethod
+    def _pixels(self) -> Pixels: ...
 
     @property
+    @abstractmethod
     def _words(self) -> str:
         """What the images are, in a line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _part(self: S, chosen: NDArray[np.int64]) -> S:
         """The images at `chosen`, as what this is."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -76,7 +77,7 @@ class Shown:
 
     def _repr_png_(self) -> bytes:
         some, file = self._pixels[:MOST], io.BytesIO()
-        contact_sheet(some, scale=2 if some.shape[1] < 64 else 1).save(file, "PNG")
+        contact_sheet(some, scale=screen_scale(some)).save(file, "PNG")
         return file.getvalue()
 
     def _repr_html_(self) -> str:

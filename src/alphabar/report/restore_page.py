@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alphabar.core.outputs import save_picture
 from alphabar.core.types import Pixels
-from alphabar.data.contact_sheet import contact_sheet, levels_of, shown
+from alphabar.data.contact_sheet import contact_sheet, levels_of, screen_scale, shown
 from alphabar.data.values import scale_of
 from alphabar.report import page
 from alphabar.report.png import png_uri, smaller, strip
@@ -54,7 +54,7 @@ def draw_sheet(found: Restoration, path: Path) -> Path:
     rows = [shown(column, (0.0, 1.0) if name == "uncertainty" else levels) for name, column in columns.items()]
     pixels = np.stack(rows, 1).reshape(-1, *rows[0].shape[1:])
     note = ", ".join(columns)
-    return save_picture(contact_sheet(pixels, columns=len(columns), scale=2 if pixels.shape[1] < 64 else 1, note=note), path)
+    return save_picture(contact_sheet(pixels, columns=len(columns), scale=screen_scale(pixels), note=note), path)
 
 
 def write_restore_page(found: Restoration, path: Path, near: Sequence[Path] = ()) -> Path:

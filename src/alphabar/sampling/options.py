@@ -92,6 +92,11 @@ class VaryOptions(SampleOptions):
     draws: Annotated[int, Bounds(1, 100_000)] = 1
     """Variations of each image, each from its own noise."""
 
+    @property
+    def carried_out(self) -> int:
+        """The last steps of the sampler, which are carried out."""
+        return max(1, round(self.strength * self.steps))
+
 
 @dataclass(frozen=True)
 class InvertOptions(Checked):

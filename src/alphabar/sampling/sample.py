@@ -26,7 +26,7 @@ from alphabar.sampling.model import Model, fingerprint, image_shape, move_model,
 from alphabar.sampling.options import Precision, SampleOptions
 from alphabar.sampling.precision import faster_precision
 from alphabar.sampling.resolved import ResolvedOptions, resolve_options
-from alphabar.sampling.samples import Samples, check_target, parts_folder
+from alphabar.sampling.samples import Samples, addresses, check_target, parts_folder
 from alphabar.sampling.start import Start
 from alphabar.training.checkpoint import load_model
 
@@ -169,9 +169,8 @@ def _protocol(
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that decides the images, as plain data."""
     value_range = getattr(model, "value_range", None)
-    n, first = len(indices), int(indices[0])
-    protocol = resolved.record() | {
-        "seed": options.seed, "first_index": first, "n": n, "batch": options.batch,
+    protocol = resolved.record() | addresses(indices) | {
+        "seed": options.seed, "batch": options.batch,
         "model": fingerprint(model), "image_shape": [*image_shape(model)],
         "x0_steps": list(x0_steps), "versions": versions(),
         "pixels": pixels.name, "value_range": None if value_range is None else [float(v) for v in value_range],
@@ -180,8 +179,6 @@ def _protocol(
         protocol["fit"] = fit
     if options.precision != "float32":
         protocol["precision"] = options.precision
-    if list(indices) != list(range(first, first + n)):
-        protocol["indices"] = [int(k) for k in indices]
     return protocol
 
 

@@ -1,6 +1,7 @@
 """Samples: images with the record of how they were made, in an .npz file or a folder of PNGs."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ RECORD = {  # kinds of the values of a sampling record
     **dict.fromkeys(("versions", "tuned", "options", "calls", "fast", "precision_check"), TABLE), "value_range": PAIR,
     "guidance_interval": listed(Kind(lambda v: v is None or REAL.good(v), "a number, or null for no bound"), 2, 2),
 }  # fmt: skip
+
+
+def addresses(indices: Sequence[int]) -> dict[str, Any]:
+    """Which images of the seed samples are, for their record: "indices" only where they are not consecutive."""
+    first, n = (int(indices[0]) if len(indices) else 0), len(indices)
+    consecutive = list(indices) == list(range(first, first + n))
+    return {"first_index": first, "n": n} | ({} if consecutive else {"indices": [int(k) for k in indices]})
 
 
 @dataclass(frozen=True)
@@ -82,14 +90,7 @@ class Samples(Shown):
     def _part(self, chosen: NDArray[np.int64]) -> "Samples":
         first, known = self.record.get("first_index", 0), self.record.get("indices")
         indices = [int(known[k]) if known is not None else first + int(k) for k in chosen]
-        classes = self.record.get("classes")
-        record = {**self.record, "n": len(chosen)}
-        if indices:
-            record |= {"first_index": indices[0], "indices": indices}
-        if indices == [*range(record.get("first_index", 0), record.get("first_index", 0) + len(indices))]:
-            record.pop("indices", None)  # as `sample` writes it
-        if classes is not None and len(classes) == len(self.images):
-            record["classes"] = [classes[k] for k in chosen]
+        record = {k: v for k, v in self.record.items() if k != "indices"} | addresses(indices)
         x0 = None if self.x0 is None else [step[chosen] for step in self.x0]
         return Samples(self.images[chosen], record, x0)
 

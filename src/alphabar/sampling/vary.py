@@ -52,7 +52,7 @@ def vary(
     """
     model = load_model(model) if isinstance(model, str | Path) else model
     found = given_images(model, images, n, reading)
-    steps = max(1, round(options.strength * options.steps))
+    steps = options.carried_out
 
     def noised(indices: Sequence[int], sigma: float) -> Sampled:
         x0 = to_coordinate(model, found.pixels[[k % DRAW for k in indices]])

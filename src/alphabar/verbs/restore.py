@@ -16,7 +16,7 @@ from alphabar.core.messages import say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
 from alphabar.core.progress import duration, track
-from alphabar.core.seeds import MEASURE, SeededNoise, starting_noise
+from alphabar.core.seeds import DRAW, MEASURE, SeededNoise, starting_noise
 from alphabar.core.types import Denoiser, Grid, Measured, Pixels
 from alphabar.data.image_set import HELD_OUT, ImageSet, load, parse_set
 from alphabar.data.images import check_images, to_model, to_pixels
@@ -28,7 +28,7 @@ from alphabar.restoration.operators import Mask, Operator, Padded, Spectral
 from alphabar.restoration.result import Restoration
 from alphabar.restoration.tasks import TASKS, estimated_noise, measurement_shape, operator_of, rounding_noise
 from alphabar.sampling.guidance import ClassGuidance
-from alphabar.sampling.model import Model, fingerprint, image_shape, move_model, to_images
+from alphabar.sampling.model import Model, check_estimates_x0, fingerprint, image_shape, move_model, to_images
 from alphabar.sampling.options import SampleOptions
 from alphabar.sampling.sample_set import reading_for
 from alphabar.sampling.samples import npz_path
@@ -37,7 +37,6 @@ from alphabar.verbs.memorisation import heldout_of
 from alphabar.verbs.options import RestoreOptions
 
 MOST = 16  # images where their number is not given
-_NEXT_DRAW = 2**32  # the noise of draw k of image i is that of image i + k * _NEXT_DRAW of the seed
 
 
 @takes(RestoreOptions)
@@ -97,11 +96,7 @@ def _checked(model: Any, options: RestoreOptions) -> ClassGuidance | None:
     """Class and guidance. Raises ValueError for a model that cannot restore."""
     if not isinstance(model, Model):
         raise ValueError(f"the model is {type(model).__name__}, without schedule and image_shape: give what load_model returns")
-    if getattr(model, "consistency", False):
-        raise ValueError(
-            "this model was distilled, so that it gives finished images and not E[x0 | x], which every method of restore needs: "
-            "give the run that it was made from"
-        )
+    check_estimates_x0(model, "restore")
     if getattr(model, "latents", None) is not None:
         raise ValueError(
             "this model makes latents, and what is measured are pixels of images: give a run that was trained on images"
@@ -235,7 +230,7 @@ class _Work:
 
     def _batch(self, count: CountCalls, rows: Sequence[tuple[int, int]], on_step: Callable[..., None]) -> Pixels:
         of = torch.tensor([i for i, _ in rows])
-        indices = [i + k * _NEXT_DRAW for i, k in rows]
+        indices = [i + k * DRAW for i, k in rows]
         denoise: Denoiser = count if self.guidance is None else self.guidance.denoiser(count, of.tolist(), self.device)
         denoise = ClipX0(denoise) if self.options.clip else denoise
         x = starting_noise(self.options.seed, indices, self.model.image_shape).to(self.device).mul_(float(self.sigmas[0]))
