@@ -37,7 +37,7 @@ def data(
     from alphabar.core.places import without_places
     from alphabar.core.seeds import generator
     from alphabar.data.card import data_card
-    from alphabar.data.contact_sheet import contact_sheet, shown_note
+    from alphabar.data.contact_sheet import contact_sheet, screen_scale, shown_note
     from alphabar.data.image_set import load, parse_set
     from alphabar.verbs.autoencoder import decoded
 
@@ -120,7 +120,7 @@ def sample(
 
 
 def demo(*, options: Flat[DemoOptions] = DemoOptions()) -> None:
-    """Sample, score and compare garments from the bundled model, without a download; about three minutes on 2 cores.
+    """Sample, score and compare garments from the bundled model, without a download; three to five minutes on 2 cores.
 
     ```
     alphabar demo
