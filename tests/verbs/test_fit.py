@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import alphabar
+from alphabar import likelihood, restore
 from alphabar.cli.main import app
 from alphabar.core.stored_values import read_object
 from alphabar.data.image_set import load
@@ -19,7 +20,7 @@ from alphabar.training.checkpoint import load_model
 from alphabar.training.hooks import Hook, Training
 from alphabar.verbs import score as scoring
 from alphabar.verbs import train as training
-from alphabar.verbs.memorisation import loss
+from alphabar.verbs.memorisation import heldout_of, loss, with_heldout
 from alphabar.verbs.options import SweepOptions
 from alphabar.verbs.sweep_setting import Job, LoadedJob
 from tests.fixtures.sets import Linear
@@ -66,6 +67,17 @@ def test_a_run_carries_its_size_and_fit(run: Path) -> None:
     assert job.real.title == "photos:train, pad to 7x10"
     job.check()
     assert np.isfinite(loss(str(run), "photos", n=8, progress=False).heldout[0].value)
+
+
+def test_heldout_images_of_a_run_are_given_to_every_command_that_works_on_images(run: Path) -> None:
+    kept = heldout_of(["run"], "photos:heldout")[0].pixels
+    assert np.array_equal(with_heldout("run", "photos:heldout[1:3]").pixels, kept[1:3])
+    assert with_heldout("run", "photos[1:3]") == "photos[1:3]"
+    found = restore("run", "photos:heldout[0:2]", degrade=True, calls=2, draws=2, method="ddrm", progress=False)
+    assert found.originals is not None and {x.tobytes() for x in found.originals} == {x.tobytes() for x in kept[:2]}
+    assert likelihood("run", "photos:heldout", n=2, method="bound", progress=False).n == 2
+    command("vary run photos:heldout[0] --steps 2 --strength 1 --fast none --out v.npz")
+    assert Path("v.png").exists()
 
 
 def test_another_fit_is_refused(run: Path) -> None:

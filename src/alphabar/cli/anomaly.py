@@ -28,7 +28,7 @@ def anomaly(
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
-        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1.
+        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         usual: SET or SET:SPLIT of usual images that the run was not trained on.
         n: the first N images; all if left out.
         picture: the picture to write.
@@ -43,10 +43,11 @@ def anomaly(
     from alphabar.sampling.given_images import given_images
     from alphabar.training.checkpoint import load_model
     from alphabar.verbs.anomaly import anomaly
+    from alphabar.verbs.memorisation import with_heldout
 
     check_output(picture, "picture", [run, images, usual])
     model, read = load_model(run, checkpoint), asdict(reading)
-    given = given_images(model, images, n, read)
+    given, usual = given_images(model, with_heldout(run, images, read), n, read), with_heldout(run, usual, read)
     with show.stopped_by_ctrl_c("stopped; nothing was written"):
         found = anomaly(model, given, usual, options=options, reading=read, device=str(device_of(device)), progress=not as_json)
     order = np.argsort(-found.scores, kind="stable")

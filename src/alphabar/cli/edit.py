@@ -41,7 +41,7 @@ def vary(
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
-        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1.
+        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         out: PATH.npz, or a folder ending in a slash.
         n: the first N images; all if left out.
         gif: also write the way from noise to the variations as a GIF.
@@ -60,12 +60,13 @@ def vary(
     from alphabar.sampling.samples import sheet_path
     from alphabar.sampling.vary import vary
     from alphabar.training.checkpoint import load_model
+    from alphabar.verbs.memorisation import with_heldout
 
     sheet, inputs = sheet_path(out), [run, images]
     check_output(sheet, "picture", inputs)
     check_animation(gif, inputs)
     model, read = load_model(run, checkpoint), asdict(reading)
-    originals = given_images(model, images, n, read)
+    originals = given_images(model, with_heldout(run, images, read), n, read)
     with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
         made = vary(
             model, originals, options=options, out=out, device=str(device_of(device)),
@@ -115,7 +116,7 @@ def invert(
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
-        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1.
+        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         out: PATH.npz.
         n: the first N images; all if left out.
         checkpoint: last, best, or ema:LENGTH.
@@ -128,12 +129,15 @@ def invert(
     from alphabar.sampling.invert import invert
     from alphabar.sampling.samples import sheet_path
     from alphabar.training.checkpoint import load_model
+    from alphabar.verbs.memorisation import with_heldout
 
     sheet = sheet_path(out)
     check_output(sheet, "picture", [run, images])
-    model = load_model(run, checkpoint)
+    model, read = load_model(run, checkpoint), asdict(reading)
     with show.stopped_by_ctrl_c("stopped; nothing was written"):
-        found = invert(model, images, options=options, n=n, reading=asdict(reading), out=out, device=str(device_of(device)))
+        found = invert(
+            model, with_heldout(run, images, read), options=options, n=n, reading=read, out=out, device=str(device_of(device))
+        )
     captions = ["original", "noise", "way back"]
     rows: list[Any] = [found.images[:SHOWN], to_pixels(found.noise[:SHOWN] / 3, found.images.dtype), found.back[:SHOWN]]
     if rows[1].shape != rows[0].shape:  # noise of latents, or of padded images

@@ -23,7 +23,7 @@ def restore(
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
-        images: SET[:SPLIT] or a path; RUN's held-out images are SET:heldout.
+        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         out: name of what is written, without a suffix.
         checkpoint: last, best, or ema:LENGTH.
         device: cpu, cuda or mps; the fastest there is if left out.

@@ -180,7 +180,7 @@ def likelihood(
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
-        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1.
+        images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         n: the first N images; all if left out.
         picture: the picture to write; in the run's folder, or next to its file, if left out.
         checkpoint: last, best, or ema:LENGTH.
@@ -191,14 +191,21 @@ def likelihood(
     from alphabar.report.figures import draw_bits
     from alphabar.training.checkpoint import load_model
     from alphabar.verbs.likelihood import likelihood
+    from alphabar.verbs.memorisation import with_heldout
     from alphabar.verbs.score import picture_path
 
     path = picture or picture_path(run, "likelihood.png")
     check_output(path, "picture", [run, images])
-    model = load_model(run, checkpoint)
+    model, read = load_model(run, checkpoint), asdict(reading)
     with show.stopped_by_ctrl_c("stopped; nothing was written"):
         found = likelihood(
-            model, images, options=options, n=n, reading=asdict(reading), device=str(device_of(device)), progress=not as_json
+            model,
+            with_heldout(run, images, read),
+            options=options,
+            n=n,
+            reading=read,
+            device=str(device_of(device)),
+            progress=not as_json,
         )
     draw_bits(found, path)
     if show.done({**found.to_json(), "picture": str(path)}, as_json):

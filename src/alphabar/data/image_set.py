@@ -201,9 +201,7 @@ def load(
         raise ValueError(f"labels are for images in memory, and {name} is a set: its own labels are read with it")
     name = os.fspath(name)
     if split == HELD_OUT:
-        raise ValueError(
-            f"which images of {name} were held out depends on the run: score, compare, sweep and tune of a run take it"
-        )
+        raise ValueError(f"which images of {name} were held out depends on the run: commands that are given a run take it")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} of {name} is unknown: use train or test, as in {name}:test")
     reading = reading_of(value_range, alpha, skip_broken, axes, size, fit)

@@ -80,11 +80,14 @@ def mean_of(values: Sequence[float] | NDArray[np.float64], level: float = LEVEL)
     return Estimate.normal(float(numbers.mean()), float(numbers.std(ddof=1)) / math.sqrt(len(numbers)), level)
 
 
-def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """Mean of one value per training seed, with Student's interval.
+def over_seeds(
+    values: Sequence[float], level: float = LEVEL,
+    alone: str = "one seed does not show how much trainings differ: give two or more",
+) -> Estimate:  # fmt: skip
+    """Mean of one value per training seed (or per image, where they are few), with Student's interval.
 
-    The interval covers the variation between trainings as well as that of sampling. One seed gives no interval, and the note
-    says so. Raises ValueError for no value.
+    The interval covers the variation between trainings as well as that of sampling. One value gives no interval, and the note
+    `alone`. Raises ValueError for no value.
 
     >>> print(over_seeds([1.2, 0.7, 1.9, 1.4]))
     1.3 [0.5097, 2.09]
@@ -93,7 +96,7 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
         raise ValueError("no values: give one value per seed")
     mean = fmean(values)
     if len(values) == 1:
-        return Estimate(mean, level=level, note="one seed does not show how much trainings differ: give two or more")
+        return Estimate(mean, level=level, note=alone)
     se = stdev(values) / math.sqrt(len(values))
     half = student_quantile(level, len(values) - 1) * se
     return Estimate(mean, se, (mean - half, mean + half), level)

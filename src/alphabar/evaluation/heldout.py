@@ -99,9 +99,10 @@ def heldout_loss(
     normal_quantile(level)  # raises for an invalid level
     if device is None and isinstance(denoise, nn.Module):
         device = next((p.device for p in denoise.parameters()), None)
+    crop = int(getattr(denoise, "crop", 0))
     with track(sum(len(p) for p in sets) * len(sigmas) * draws, "denoising", show=progress) as advance:
         losses = [
-            losses_by_level(denoise, pixels, sigmas, draws, seed, batch, device, advance, classes)
+            losses_by_level(denoise, pixels, sigmas, draws, seed, batch, device, advance, classes, crop)
             for pixels, classes in zip(sets, labels or (None, None), strict=False)
         ]
     return _summary(sigmas, losses, draws, level)
@@ -110,10 +111,10 @@ def heldout_loss(
 def losses_by_level(
     denoise: Denoiser, pixels: Pixels, sigmas: Sequence[float], draws: int = 2, seed: int = 0, batch: int = 128,
     device: torch.device | str | None = None, advance: Callable[..., None] = lambda amount: None,
-    labels: Labels | None = None,
+    labels: Labels | None = None, crop: int = 0,
 ) -> Float64[Tensor, "levels n"]:  # fmt: skip
-    """The mean loss of every image over its draws, one row per level; arguments as for `heldout_loss`."""
-    crop = int(getattr(denoise, "crop", 0))
+    """The mean loss of every image over its draws, one row per level; arguments as for `heldout_loss`. crop: pixels of the border
+    that is added to the images and left out of the loss."""
     padded = pad_pixels(pixels, crop)
 
     def loss(x0: Images, sigma: Levels, noise: Images, *classes: Labels) -> Tensor:

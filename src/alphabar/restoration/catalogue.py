@@ -98,7 +98,7 @@ def plan(
         top = float(operator.s.abs().max()) if isinstance(operator, Spectral) else 1.0
         exact = sigma_y / max(top, 1e-12)
         if _sees_all(operator) and schedule.sigma_min < exact <= schedule.sigma_max and "prior_steps" not in options:
-            reach = max(exact / low, 1.0) if calls > 1 else 1.0
+            reach = max(exact / low, min(2.0, exact / schedule.sigma_min)) if calls > 1 else 1.0
             return torch.tensor([exact, 0.0], dtype=torch.float64), arguments | {"prior_steps": calls, "reach": reach}
         low, high = min(max(low, exact), schedule.sigma_max), min(HIGHEST_RHO, schedule.sigma_max)
         # both grow with the calls: the number of levels, for the chain to mix, and the steps of a draw, for its exactness

@@ -80,7 +80,8 @@ class Restoration:
     @cached_property
     def scores(self) -> dict[str, Estimate]:
         """The means of `each` over images, with 95 % intervals (Student's) where there are two images or more."""
-        return {k: over_seeds(kept) for k, v in self.each.items() if (kept := v[~np.isnan(v)].tolist())}
+        alone = "one image does not show how much images differ: give two or more"
+        return {k: over_seeds(kept, alone=alone) for k, v in self.each.items() if (kept := v[~np.isnan(v)].tolist())}
 
     def to_json(self) -> dict[str, Any]:
         """Record and scores as plain data."""

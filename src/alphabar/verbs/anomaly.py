@@ -24,6 +24,7 @@ from alphabar.sampling.given_images import given_images
 from alphabar.sampling.model import Model, check_estimates_x0, fingerprint, move_model
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.likelihood import labels_of
+from alphabar.verbs.memorisation import with_heldout
 from alphabar.verbs.options import AnomalyOptions
 
 COUNT = 10  # levels
@@ -74,12 +75,16 @@ def anomaly(
     Raises:
         ValueError: for a distilled model, images of another size or range, and fewer than 40 usual images.
     """
+    home = run
     if isinstance(run, str | Path):
         run, device = load_model(run), device or best_device()
     check_estimates_x0(run, "an anomaly score")
     if getattr(run, "latents", None) is not None:
         raise ValueError("this model makes latents: name a run that was trained on pixels")
-    sets = [given_images(run, images, n, reading), given_images(run, usual, None, reading)]
+    sets = [
+        given_images(run, with_heldout(home, images, reading), n, reading),
+        given_images(run, with_heldout(home, usual, reading), None, reading),
+    ]
     sets[1] = sets[1].limited(options.usual_n)
     if len(sets[1]) < 4 * COUNT:
         raise ValueError(f"{len(sets[1])} usual images: give at least {4 * COUNT}, a few hundred as a rule")
@@ -91,8 +96,8 @@ def anomaly(
     with track(total * COUNT * options.draws, "denoising", show=progress) as advance, eval_mode(run):
         losses = [
             losses_by_level(
-                _Padded(count, run), np.asarray(one.pixels), sigmas.tolist(), options.draws, options.seed, options.batch, device,
-                advance, labels_of(run, one),
+                count, np.asarray(one.pixels), sigmas.tolist(), options.draws, options.seed, options.batch, device, advance,
+                labels_of(run, one), int(getattr(run, "crop", 0)),
             )
             for one in sets
         ]  # fmt: skip
@@ -102,13 +107,3 @@ def anomaly(
     return Anomaly(
         area, len(scores), known.shape[1], options.score, count.images / total, fingerprint(run), scores.numpy(), others.numpy()
     )
-
-
-class _Padded:
-    """A counted denoiser with the padding of its model, by which the border is left out of the loss."""
-
-    def __init__(self, count: CountCalls, model: Model) -> None:
-        self.count, self.crop = count, int(getattr(model, "crop", 0))
-
-    def __call__(self, *arguments: Any) -> torch.Tensor:
-        return self.count(*arguments)

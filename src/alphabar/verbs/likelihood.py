@@ -24,6 +24,7 @@ from alphabar.sampling.guidance import every_class
 from alphabar.sampling.model import Model, check_estimates_x0, fingerprint, move_model
 from alphabar.training.checkpoint import load_model
 from alphabar.training.stream import pad_pixels
+from alphabar.verbs.memorisation import with_heldout
 from alphabar.verbs.options import LikelihoodOptions
 
 COUNT = 41  # levels at which the bound measures the loss
@@ -49,12 +50,13 @@ def likelihood(
     Raises:
         ValueError: for a model without density of images, images of another size or range, and classes that do not fit.
     """
+    home = run
     if isinstance(run, str | Path):
         run, device = load_model(run), device or best_device()
     check_estimates_x0(run, "the likelihood")
     if getattr(run, "latents", None) is not None:
         raise ValueError("this model makes latents, whose density is not that of images: name a run that was trained on pixels")
-    found = given_images(run, images, n, reading)
+    found = given_images(run, with_heldout(home, images, reading), n, reading)
     scale, labels = Scale.of(found.pixels, options.levels), labels_of(run, found)
     pixels = pad_pixels(np.asarray(found.pixels), int(getattr(run, "crop", 0)))
     d = int(np.prod(found.pixels.shape[1:]))

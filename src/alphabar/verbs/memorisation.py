@@ -24,6 +24,7 @@ from alphabar.evaluation.heldout import DenoisingLoss, heldout_loss
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import Memorisation, memorisation, pixel_features
 from alphabar.features.extract import extract
+from alphabar.sampling.given_images import part_of, split_part
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample_set import SampleSet, check_value_range, reading_for
 from alphabar.training.checkpoint import load_model
@@ -123,6 +124,14 @@ def heldout_of(
             f"{' and '.join(map(str, folders))} held out other images: give --against SET that neither was trained on"
         )
     return parts[0]
+
+
+def with_heldout(run: Any, images: Any, reading: Mapping[str, Any] | None = None) -> Any:
+    """The images of a run where they are SET:heldout, or SET:heldout[a:b]; anything else unchanged, for `given_images`."""
+    text, part = split_part(images) if isinstance(images, str) else ("", None)
+    if not text or parse_set(text)[1] != HELD_OUT:
+        return images
+    return part_of(heldout_of([str(run)], text, reading)[0], text, part)
 
 
 def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> DenoisingLoss:

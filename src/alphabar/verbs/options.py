@@ -151,7 +151,7 @@ class RestoreOptions(Checked):
     clip: bool = True
     """Clip x0_hat to [-1, 1], where images lie."""
     classes: Classes | None = None
-    """For a class-conditional run: names or numbers of classes, which the images have in turns."""
+    """For a class-conditional run: names or numbers of classes, which the images have in turns; left out, none is known."""
     guidance: Weight | None = None
     """Weight of classifier-free guidance: 1 is none; any other doubles the network calls."""
     seed: Seed = 0

@@ -18,7 +18,6 @@ from alphabar.core.outputs import check_output
 from alphabar.core.progress import duration, track
 from alphabar.core.seeds import DRAW, MEASURE, SeededNoise, starting_noise
 from alphabar.core.types import Denoiser, Grid, Measured, Pixels
-from alphabar.data.image_set import HELD_OUT, ImageSet, load, parse_set
 from alphabar.data.images import check_images, to_model, to_pixels
 from alphabar.denoiser.precondition import eval_mode
 from alphabar.denoiser.wrappers import ClipX0, CountCalls
@@ -27,13 +26,13 @@ from alphabar.restoration.conditional import condition
 from alphabar.restoration.operators import Mask, Operator, Padded, Spectral
 from alphabar.restoration.result import Restoration
 from alphabar.restoration.tasks import TASKS, estimated_noise, measurement_shape, operator_of, rounding_noise
+from alphabar.sampling.given_images import check_shape, open_images, reading_of_model
 from alphabar.sampling.guidance import ClassGuidance
 from alphabar.sampling.model import Model, check_estimates_x0, fingerprint, image_shape, move_model, to_images
 from alphabar.sampling.options import SampleOptions
-from alphabar.sampling.sample_set import reading_for
 from alphabar.sampling.samples import npz_path
 from alphabar.training.checkpoint import load_model
-from alphabar.verbs.memorisation import heldout_of
+from alphabar.verbs.memorisation import with_heldout
 from alphabar.verbs.options import RestoreOptions
 
 MOST = 16  # images where their number is not given
@@ -55,7 +54,8 @@ def restore(
 
     Args:
         run: a model, or what `load_model` takes, as the path of a run.
-        images: SET[:SPLIT], a path, or pixels (n, h, w, c): the measurements, or, with `degrade`, the originals.
+        images: pixels (n, h, w, c), or a set or picture as `given_images` takes it: the measurements, or, with `degrade`, the
+            originals.
         options: see `RestoreOptions`; its fields may also be passed as keywords.
         out: PATH.npz to write, as `Restoration.save` does.
         reading: options of `alphabar.load`, where `images` is a set.
@@ -68,7 +68,7 @@ def restore(
 
     Raises:
         FileNotFoundError: where there are no such images or no such mask.
-        ValueError: for a distilled model or one of latents, a class-conditional model without a class, images that do not fit the
+        ValueError: for a distilled model or one of latents, a model that draws only images of a class, without one, images that do not fit the
             model and the task, an operator that is not linear, or an unknown method or option.
     """
     if out is not None:
@@ -101,12 +101,6 @@ def _checked(model: Any, options: RestoreOptions) -> ClassGuidance | None:
         raise ValueError(
             "this model makes latents, and what is measured are pixels of images: give a run that was trained on images"
         )
-    if getattr(model, "classes", 0) and options.classes is None:
-        names = [str(name) for name in getattr(model, "class_names", ())]
-        raise ValueError(
-            f"this model draws images of a class: name that of each image, or all of them in turns, as --classes "
-            f"{names[0] if names else 0} (classes=...); it knows {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}"
-        )
     return ClassGuidance.of(model, SampleOptions(classes=options.classes, guidance=options.guidance))
 
 
@@ -114,42 +108,29 @@ def _images(
     model: Model, run: Any, images: Any, options: RestoreOptions, reading: Mapping[str, Any] | None, progress: bool
 ) -> Pixels:
     """The images that are restored, in the type of the model's."""
-    array = isinstance(images, np.ndarray | torch.Tensor)
-    if array:
-        pixels, name = check_images(images), "the images"
+    shape, needs = image_shape(model), "the model makes"
+    if named := not options.degrade and isinstance(options.task, str) and options.task in TASKS:
+        shape, needs = measurement_shape(str(options.task), shape, options.factor), f"{options.task} needs"
+    if array := isinstance(images, np.ndarray | torch.Tensor):
+        pixels, name = check_images(images), "the array"
     else:
-        found = images if isinstance(images, ImageSet) else _opened(model, run, str(images), options, reading)
-        pixels, name = found.pixels, found.title
+        own = reading_of_model(model, reading)
+        if shape[1:] != image_shape(model)[1:] and not (reading or {}).get("size"):
+            own = {k: v for k, v in own.items() if k not in ("size", "fit")}  # measurements have another size
+        found = open_images(model, with_heldout(run, images, own), own)
+        pixels, name = found.pixels, found.name
     n = options.n or (len(pixels) if array else min(len(pixels), MOST))
     if n > len(pixels):
-        raise ValueError(f"{name} holds {len(pixels)} images, and {n} were asked for: give --n {len(pixels)} or less")
+        raise ValueError(f"{name} holds {len(pixels)} images, {n} were asked for: give --n {len(pixels)} or less")
     if options.n is None and len(pixels) > n and progress:
         say(f"{n} of the {len(pixels):,} images of {name}; --n takes more", sys.stderr)
     pixels = np.asarray(found.limited(n).pixels if options.degrade and not array else pixels[:n])
     wanted = np.dtype(getattr(model, "pixels", "uint8"))
     if pixels.dtype != wanted:
-        raise ValueError(f"{name} are {pixels.dtype}, and the model was trained on {wanted}: convert them first")
-    c, h, w = image_shape(model)
-    if not options.degrade and isinstance(options.task, str) and options.task in TASKS:
-        c, h, w = measurement_shape(options.task, (c, h, w), options.factor)
-    own = isinstance(options.task, str) or options.degrade  # the measurements of your own operator have any shape
-    if own and pixels.shape[1:] != (h, w, c):
-        what = "images" if options.degrade else f"measurements for {options.task}"
-        have = "x".join(map(str, pixels.shape[1:]))
-        hint = f"--size {h}x{w} resizes them" if pixels.shape[3] == c else "the number of channels differs"
-        raise ValueError(f"{name} have {have} (height x width x channels), and this model needs {what} of {h}x{w}x{c}: {hint}")
+        raise ValueError(f"{name} holds {pixels.dtype}, and the model was trained on {wanted}: convert them first")
+    if named or options.degrade:  # the measurements of your own operator have any shape
+        check_shape(name, (pixels.shape[3], *pixels.shape[1:3]), shape, needs)
     return pixels
-
-
-def _opened(model: Model, run: Any, images: str, options: RestoreOptions, reading: Mapping[str, Any] | None) -> ImageSet:
-    """The set by name, read as the model's images were, unless other options are given."""
-    name, split = parse_set(images)
-    given = reading_for(model, {"value_range": getattr(model, "value_range", None), **dict(reading or {})})
-    if split == HELD_OUT:
-        return heldout_of([str(run)], images, given)[0]
-    if not options.degrade and options.task == "super-resolution" and not (reading or {}).get("size"):
-        given = {k: v for k, v in given.items() if k not in ("size", "fit")}  # measurements have another size
-    return load(name, split, **given).originals()
 
 
 @dataclass(frozen=True, eq=False)
