@@ -16,7 +16,13 @@ ASSETS = Path(__file__).parents[1] / "src" / "alphabar" / "assets"
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 N_TRAIN, N_TEST = 4000, 600
 
-pytest_plugins = ["tests.fixtures.sets", "tests.fixtures.runs", "tests.fixtures.oracles", "tests.fixtures.training"]
+pytest_plugins = [
+    "tests.fixtures.sets",
+    "tests.fixtures.runs",
+    "tests.fixtures.oracles",
+    "tests.fixtures.training",
+    "tests.fixtures.hub",
+]
 
 torch.set_num_threads(1)  # two workers share two cores, and one thread gives the same bits everywhere
 for name, value in {

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from alphabar.verbs.experiment import experiment
     from alphabar.verbs.export import export
     from alphabar.verbs.likelihood import likelihood
+    from alphabar.verbs.push import push
     from alphabar.verbs.restore import restore
     from alphabar.verbs.score import score
     from alphabar.verbs.sweep import sweep
@@ -62,6 +63,7 @@ _WHERE = {
     "load": "data.image_set",
     "load_extractor": "features.load",
     "load_model": "training.checkpoint",
+    "push": "verbs.push",
     "read_experiment": "results.experiments",
     "register_network": "denoiser.own_networks",
     "register_weighting": "training.loss",
@@ -79,7 +81,7 @@ _WHERE = {
 __all__ = [
     "Anomaly", "Cosine", "ImageEval", "ImageSet", "Inversion", "Likelihood", "Linear", "Recipe", "Samples", "add_noise",
     "add_noise_vp", "anomaly", "auto_recipe", "choose_length", "compare", "deepinv_denoiser", "experiment", "export",
-    "interpolate", "invert", "likelihood", "load", "load_extractor", "load_model", "read_experiment", "register_network",
+    "interpolate", "invert", "likelihood", "load", "load_extractor", "load_model", "push", "read_experiment", "register_network",
     "register_weighting", "resolve", "restore", "sample", "score", "sweep", "train", "train_extractor", "tune", "vary",
 ]  # fmt: skip
 

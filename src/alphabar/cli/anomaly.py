@@ -27,7 +27,7 @@ def anomaly(
     Writes a picture of the most and the least unusual images; --json prints the score of each.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         usual: SET or SET:SPLIT of usual images that the run was not trained on.
         n: the first N images; all if left out.

@@ -40,7 +40,7 @@ def vary(
     ends in a slash, a folder of PNGs; and a picture next to it: the originals above, their variations below.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         out: PATH.npz, or a folder ending in a slash.
         n: the first N images; all if left out.
@@ -115,7 +115,7 @@ def invert(
     picture next to it: originals, noise, the way back.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         out: PATH.npz.
         n: the first N images; all if left out.
@@ -165,7 +165,7 @@ def interpolate(
     picture of them in a row next to it.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         a: a seed, SEED:INDEX for another image of the seed than its first, or one image (a path, or SET[k]), which is inverted.
         b: likewise.
         out: PATH.npz, or a folder ending in a slash.

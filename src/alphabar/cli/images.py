@@ -78,7 +78,7 @@ def sample(
     divide the images among themselves, which are those of one process.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         out: PATH.npz, or a folder ending in a slash.
         n: number of images.
         checkpoint: last, best, or ema:LENGTH.
@@ -91,6 +91,7 @@ def sample(
     from alphabar.core.run import DISTILLED, Run
     from alphabar.data.animation import check_animation, save_animation
     from alphabar.data.contact_sheet import contact_sheet, screen_scale
+    from alphabar.denoiser.from_hub import local_run
     from alphabar.sampling.batches import spread_out
     from alphabar.sampling.preview import FRAMES
     from alphabar.sampling.resolved import resolve_options
@@ -99,7 +100,7 @@ def sample(
     from alphabar.training.checkpoint import load_model
 
     if options.sampler == DISTILLED:
-        stage = Run(Run(run).distilled)
+        stage = Run(Run(local_run(run)).distilled)
         while Run(stage.distilled).recipe.exists():  # the last one
             stage = Run(stage.distilled)
         run, options = str(stage.path), replace(options, sampler=None)

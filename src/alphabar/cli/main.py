@@ -38,8 +38,8 @@ app = App(
 for command in (
     images.demo, images.data, train.train, train.recipes, images.sample, edit.vary, edit.invert,
     edit.interpolate, scores.ema, train.experiment, samplers.samplers,
-    samplers.tune, distill.distill, restore.restore, scores.score, scores.compare, samplers.sweep, runs.export, scores.loss,
-    scores.likelihood, anomaly.anomaly,
+    samplers.tune, distill.distill, restore.restore, scores.score, scores.compare, samplers.sweep, runs.export, runs.push,
+    scores.loss, scores.likelihood, anomaly.anomaly,
     images.app, runs.sync, runs.report, runs.app, extractor.app, autoencoder.app, autoencoder.encode,
 ):  # fmt: skip
     app.command(command if isinstance(command, App) else checks_numbers(command))

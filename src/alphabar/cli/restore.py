@@ -22,7 +22,7 @@ def restore(
     mean, standard deviation, 90 % interval), OUT.png and OUT.html: measurement, draws, mean and uncertainty of every image.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         out: name of what is written, without a suffix.
         checkpoint: last, best, or ema:LENGTH.

@@ -1,4 +1,4 @@
-"""The commands about run folders: `alphabar runs`, `runs prune`, `report`, `sync` and `export`."""
+"""The commands about run folders: `alphabar runs`, `runs prune`, `report`, `sync`, `export` and `push`."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from cyclopts import App
 from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json
 from alphabar.core.messages import say
-from alphabar.verbs.options import ExportOptions
+from alphabar.verbs.options import ExportOptions, PushOptions
 
 STATES = ("finished", "stopped", "diverged", "stopped early", "open", "empty")
 app = App(
@@ -213,7 +213,7 @@ def export(run: str, *, to: str = "diffusers", out: Path | None = None, options:
     --schedule.kind linear --model.data-range 1. `alphabar train --dry-run` says beforehand what a recipe can be exported to.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH, lucidrains:FILE@SIZE or hf:OWNER/NAME.
         to: NAME.html: a page. NAME/, with the slash: the same page as a folder of files, for a web server. NAME.onnx: that
             file. diffusers: the folder of a pipeline, with its weights in safetensors. timesteps: for every sampler that
             `alphabar tune` fitted to the run, the list that set_timesteps(timesteps=...) takes.
@@ -222,3 +222,24 @@ def export(run: str, *, to: str = "diffusers", out: Path | None = None, options:
     from alphabar.verbs.export import export
 
     say("\n".join(export(run, to, out, options=options)))
+
+
+def push(run: str, repo: str, *, options: Flat[PushOptions] = PushOptions()) -> None:
+    """Put a run on the Hugging Face Hub, with a model card made from its scores. hf:OWNER/NAME then stands for it everywhere.
+
+    ```
+    alphabar push runs/garments anna/garments --license mit --dry-run
+    alphabar push runs/garments anna/garments --license mit --private
+    ```
+
+    Averaged weights, recipe, scores of exactly these weights, fitted samplers and the distilled model go there, as safetensors,
+    JSON and TOML. What holds a path, your user name or the name of this machine is refused. It needs a token: `hf auth login`, or
+    HF_TOKEN.
+
+    Args:
+        run: a run folder, a .safetensors file of alphabar, or bundled.
+        repo: OWNER/NAME. A repository that holds such a run gets a new commit.
+    """
+    from alphabar.verbs.push import push
+
+    say("\n".join(push(run, repo, options=options)))

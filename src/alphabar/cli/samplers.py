@@ -64,7 +64,7 @@ def tune(
     Writes a plot of the levels next to the standard grids. Ctrl-C ends a descent early and keeps what was found.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH, or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH, lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         calls: network calls per image; one sampler is fitted for each number.
         out: folder for the fitted samplers; tuned/ in the run, or in the current folder for bundled and single files.
         overwrite: replace a fitted sampler of that name and number of calls.
@@ -112,7 +112,7 @@ def sweep(
     divides them among the machines of a Ray cluster.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         against: SET or SET:SPLIT of real images.
         dry_run: list the settings and what is left out, and sample nothing.
     """

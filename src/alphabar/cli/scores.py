@@ -139,7 +139,7 @@ def loss(run: str, *, trained_on: str, n: Count = 1000, picture: Path | None = N
     ```
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         trained_on: the SET that it was trained on; its held-out part is found by content.
         n: images of either kind.
         picture: the plot to write; in the run's folder, or next to its file, if left out.
@@ -179,7 +179,7 @@ def likelihood(
     unusual images from usual ones, as smooth images need few bits: for that there is `alphabar anomaly`.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         images: SET or SET:SPLIT, one image, or SET[a:b] for images a to b - 1. RUN's held-out images are SET:heldout.
         n: the first N images; all if left out.
         picture: the picture to write; in the run's folder, or next to its file, if left out.

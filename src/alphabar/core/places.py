@@ -1,5 +1,7 @@
 """Places on this machine: what is shared names a file or folder by its last part alone; a run keeps the whole in private.json."""
 
+import getpass
+import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
@@ -43,3 +45,24 @@ def with_places(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
         if isinstance(inside, dict) and name in inside and inside[name] == without_places(value):
             inside[name] = value
     return out
+
+
+def private_words(*places: Path) -> dict[str, str]:
+    """What tells of this machine and its user, by what it is: the user's and the machine's name, folders, those of `places`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without a name for its user
+        user = ""
+    folders = {str(p.absolute()) for p in (Path.home(), Path.cwd(), *places)}
+    words = {user: "the user name", platform.node(): "the name of this machine"} | dict.fromkeys(folders, "a path")
+    return {word: what for word, what in words.items() if len(word) > 1}
+
+
+def check_not_private(texts: Mapping[str, str], words: Mapping[str, str], known: str = "") -> None:
+    """Raises ValueError, naming the file, where a text to be shared holds one of `private_words`. known: what may hold them."""
+    for name, text in texts.items():
+        text = text.replace(known, "") if known else text
+        for word, what in words.items():
+            if found := re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text):
+                near = " ".join(text[max(0, found.start() - 40) : found.end() + 40].split())
+                raise ValueError(f"{name} holds {what}, {word!r}, and is to be shared: remove it there (…{near}…)")

@@ -1,9 +1,10 @@
-"""Models of other programs as runs: `diffusers:FOLDER` and `lucidrains:FILE@SIZE`."""
+"""Runs that are named by an address: `diffusers:FOLDER`, `lucidrains:FILE@SIZE` and `hf:OWNER/NAME@REVISION`."""
 
 from pathlib import Path
 
 from alphabar.core.messages import as_path
 from alphabar.denoiser.from_diffusers import PREFIX, DiffusersModel, read_diffusers
+from alphabar.denoiser.from_hub import HUB
 from alphabar.denoiser.from_lucidrains import LUCIDRAINS, read_lucidrains
 
 
@@ -14,8 +15,12 @@ def split_run(run: str | Path) -> tuple[str, str, str]:
     (('lucidrains:', 'results/model-10.pt', '@64'), ('', 'runs/garments', ''))
     """
     text = str(run)
-    prefix = next((p for p in (PREFIX, LUCIDRAINS) if text.startswith(p)), "")
-    path, at, size = text.removeprefix(prefix).rpartition("@") if prefix == LUCIDRAINS else (text.removeprefix(prefix), "", "")
+    prefix = next((p for p in (PREFIX, LUCIDRAINS, HUB) if text.startswith(p)), "")
+    rest = text.removeprefix(prefix)
+    if prefix == HUB:
+        repo, at, revision = rest.partition("@")
+        return prefix, repo, at + revision
+    path, at, size = rest.rpartition("@") if prefix == LUCIDRAINS else (rest, "", "")
     return (prefix, path, at + size) if path else (prefix, size, "")
 
 

@@ -38,9 +38,11 @@ class Model(Preconditioned):
         null_class: whether a class-conditional model has a label that stands for no class; without it, it has no guidance.
         latents: what the model makes in place of images, or None; `decoded` makes images of them by `autoencoder`.
         home: the folder for files derived from the model, as `load_model` sets it; None where it came from no folder.
+        source: the hf: address with its commit, as `load_model` sets it; None for a model that was not fetched.
     """
 
     home: Path | None = None
+    source: str | None = None
     autoencoder: Autoencoder | None = None
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
@@ -76,7 +78,7 @@ class Model(Preconditioned):
             f"{self.spec['network']}, {sum(p.numel() for p in self.parameters()) / 1e6:.1f} M parameters"
             + ("" if self.latents is None else ", of latents"),
             f"schedule {self.spec['schedule']['kind']}, sigma {self.schedule.sigma_min:.3g} to {self.schedule.sigma_max:.3g}",
-            f"from {self.home}" if self.home is not None else "from no run folder",
+            f"from {self.source or self.home}" if self.home is not None else "from no run folder",
         ))  # fmt: skip
 
     def _repr_pretty_(self, p: Any, cycle: bool) -> None:

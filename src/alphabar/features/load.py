@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from alphabar.core.machine import best_device
+from alphabar.denoiser.from_hub import EXTRACTOR, HUB, local_run
 from alphabar.features.dinov2 import PREFIX, load_dinov2
 from alphabar.features.extractor import BUNDLED, FeatureExtractor, read_extractor
 from alphabar.features.inception import load_inception
@@ -13,8 +14,8 @@ def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
 
     Args:
         name_or_path: "bundled" (trained on Fashion-MNIST), the path of a file that `alphabar extractor train` wrote,
-            "inception:original" or "inception:clean" (see `alphabar.features.inception.load_inception`), or "dinov2:FOLDER"
-            (`alphabar.features.dinov2.load_dinov2`).
+            "inception:original" or "inception:clean" (see `alphabar.features.inception.load_inception`), "dinov2:FOLDER"
+            (`alphabar.features.dinov2.load_dinov2`), or "hf:OWNER/NAME", the extractor that was pushed with a run.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -30,4 +31,6 @@ def load_extractor(name_or_path: str | Path = "bundled") -> FeatureExtractor:
         return load_inception(name)
     if name.startswith(PREFIX):
         return load_dinov2(name)
+    if name.startswith(HUB):
+        return read_extractor(Path(local_run(name)) / EXTRACTOR).to(best_device())
     return read_extractor(BUNDLED if name == "bundled" else name_or_path).to(best_device())

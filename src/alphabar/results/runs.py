@@ -10,6 +10,8 @@ from alphabar.core.files import read_jsonl
 from alphabar.core.places import without_places
 from alphabar.core.run import ENDS, Run
 from alphabar.core.stored_values import read_object
+from alphabar.denoiser.external import split_run
+from alphabar.denoiser.from_hub import local_run
 from alphabar.results.series import number, rewound
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "garments"  # the record of the run behind the bundled model
@@ -40,17 +42,20 @@ class RunData:
 
 
 def load_run(path: Path) -> RunData:
-    """Everything in a run folder; "bundled" is the run behind the bundled model. FileNotFoundError for what is not a folder."""
+    """Everything in a run folder; "bundled" is the run behind the bundled model, hf:OWNER/NAME one on
+    the Hub. FileNotFoundError for what is not a folder."""
     if str(path) == "bundled" and not path.exists():
         if not BUNDLED.is_dir():
             raise FileNotFoundError("the bundled run comes without its record in this release: name one of your run folders")
         return _read(BUNDLED, "bundled")
+    name = split_run(path)[1]  # of a hf: address, whose folder is named after the commit
+    path = Path(local_run(path))
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"{path} {what}; wanted a run folder, as `alphabar train SET --out RUN` makes them")
     if not any((path / name).exists() for name in ("recipe.toml", "events.jsonl", "scores.jsonl", "checkpoints", "samples")):
         raise FileNotFoundError(f"{path} is no run folder, as `alphabar train SET --out RUN` makes them: it has no recipe.toml")
-    return _read(path, path.resolve().name)
+    return _read(path, Path(name).resolve().name)
 
 
 def with_trainings(paths: Sequence[Path]) -> list[Path]:

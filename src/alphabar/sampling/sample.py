@@ -175,8 +175,7 @@ def _protocol(
         "x0_steps": list(x0_steps), "versions": versions(),
         "pixels": pixels.name, "value_range": None if value_range is None else [float(v) for v in value_range],
     } | resolved.further_record()  # fmt: skip
-    if fit := getattr(model, "fit", None):
-        protocol["fit"] = fit
+    protocol |= {key: value for key in ("fit", "source") if (value := getattr(model, key, None))}
     if options.precision != "float32":
         protocol["precision"] = options.precision
     return protocol

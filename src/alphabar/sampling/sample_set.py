@@ -15,6 +15,7 @@ from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import check_images
 from alphabar.data.latents import holds_latents
 from alphabar.denoiser.external import split_run
+from alphabar.denoiser.from_hub import local_run
 from alphabar.denoiser.model import Model
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.model import image_shape
@@ -164,7 +165,7 @@ def reading_for(made: Any, reading: Mapping[str, Any] | None = None) -> dict[str
 def _fit_of(made: Any) -> tuple[tuple[int, int], str] | None:
     """((height, width), fit) of the images of a model, a run or samples that were brought to one size."""
     if isinstance(made, (str, Path)):
-        text = str(made)
+        text = str(local_run(made))
         path = as_path(text if as_path(text).exists() else text.partition("[")[0])
         if split_run(text)[0] or not (path.exists() or text in BUNDLED_FILES):
             return None

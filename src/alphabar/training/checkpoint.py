@@ -32,6 +32,7 @@ from alphabar.data.latents import AUTOENCODER
 from alphabar.denoiser.autoencoder import read_autoencoder
 from alphabar.denoiser.external import external_home, read_external
 from alphabar.denoiser.from_diffusers import PREFIX
+from alphabar.denoiser.from_hub import local_run, source_of
 from alphabar.denoiser.from_lucidrains import LUCIDRAINS
 from alphabar.denoiser.model import Model, load_weights, model_of, save_weights
 from alphabar.training.ema import post_hoc
@@ -240,7 +241,8 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
 
     Args:
         run_or_file: a run or checkpoint folder, a .safetensors file, "bundled" (the run of the package), "bundled/distilled"
-            (tuned from it for one or two network calls), diffusers:PATH, or lucidrains:FILE@SIZE (`denoiser.from_lucidrains`).
+            (tuned from it for one or two network calls), diffusers:PATH, lucidrains:FILE@SIZE (`denoiser.from_lucidrains`), or
+            hf:OWNER/NAME[@REVISION], a run on the Hugging Face Hub, which is fetched where it is not yet in the cache.
         which: the checkpoint of a run: last, best, or ema:LENGTH, an average of relative length 0.03 to 0.25 that is made from
             the run's snapshots (`training.ema.post_hoc`).
 
@@ -249,19 +251,22 @@ def load_model(run_or_file: str | Path, which: str = "last") -> Model:
 
     Raises:
         FileNotFoundError: where there is no such run, file or checkpoint.
+        OSError: where the Hub cannot be reached or wants a token.
         ValueError: where a file is damaged, or LENGTH is not a number that snapshots can make.
 
     >>> from alphabar import load_model
     >>> load_model("bundled").image_shape
     (1, 28, 28)
     """
+    run_or_file = local_run(run_or_file)
     if which.startswith("ema:"):
         model = _averaged_model(as_path(run_or_file), which)
     else:
         model = read_external(run_or_file) or load_weights(_weights(run_or_file, which))
     model.home = home_of(run_or_file)
+    path = as_path(run_or_file)  # a run, or a checkpoint or file in it
+    model.source = source_of(path)
     if model.latents is not None:
-        path = as_path(run_or_file)  # a run, or a checkpoint or file in it
         holding = [p / AUTOENCODER for p in (path, *path.absolute().parents[:3]) if (p / AUTOENCODER).is_dir()]
         model.autoencoder = read_autoencoder(holding[0]) if holding else None
     return model
@@ -278,9 +283,11 @@ def _averaged_model(run: Path, which: str) -> Model:
 
 def home_of(run: str | Path) -> Path | None:
     """The folder for samples, scores, sweeps and fitted samplers of a run: the run folder, next to the weights for
-    diffusers:PATH and lucidrains:FILE@SIZE, a folder of the package for bundled; None for a single file."""
+    diffusers:PATH and lucidrains:FILE@SIZE, a folder of the package for bundled, one of the cache for hf:OWNER/NAME; None for a
+    single file."""
     if str(run) == "bundled":
         return BUNDLED.with_suffix("")
+    run = local_run(run)
     if (home := external_home(run)) is not None:
         return home
     path = as_path(run)

@@ -113,7 +113,8 @@ class TrainRecipe(Checked):
     seed: Seed = 0
     """Decides the initial weights, the order of images, their flips, noise levels and noise."""
     init_from: str = ""
-    """Initialise with the averaged weights of this run, file, diffusers:PATH or bundled (fine-tuning), instead of randomly."""
+    """Initialise with the averaged weights of this run, file, diffusers:PATH, hf:OWNER/NAME or bundled (fine-tuning), instead of
+    randomly."""
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     """All from torch; muon updates the weight matrices, and adamw everything else."""
     lr: Annotated[float, Bounds(0, 1e3)] = 2e-3

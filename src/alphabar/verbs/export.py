@@ -26,7 +26,7 @@ def export(
     """Writes a run for others: as a page that draws new images in the browser, or for other programs.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH, lucidrains:FILE@SIZE or hf:OWNER/NAME.
         to: a page NAME.html, a folder NAME/ (with the slash) that holds the same page as files, a file NAME.onnx, "diffusers" or
             "timesteps".
         out: with "diffusers" a new or empty folder; with "timesteps" a JSON file, or None for the list itself.

@@ -11,6 +11,7 @@ from alphabar.core.messages import as_path, command, say
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet, class_names, parse_set
 from alphabar.data.latents import holds_latents
+from alphabar.denoiser.from_hub import local_run
 from alphabar.features.auto import plan_extractor
 from alphabar.features.extractor import Extractor, FeatureExtractor, read_extractor
 from alphabar.features.load import load_extractor
@@ -61,7 +62,7 @@ def extractor_for(
 
 def run_of(samples: str | Path) -> Path | None:
     """The run that a path is, or in whose folder it lies; None where there is none."""
-    path = as_path(str(samples).partition("[")[0])
+    path = as_path(str(local_run(samples)).partition("[")[0])
     return next((p for p in (path, *path.parents) if Run(p).recipe.is_file()), None)
 
 

@@ -138,7 +138,7 @@ def loss(run: str, trained_on: str, *, n: int = 1000, progress: bool = True) -> 
     """The denoising loss of a run; a gap between held-out and training images is an early sign of memorisation.
 
     Args:
-        run: a run folder, a .safetensors file, "bundled", diffusers:PATH, or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, "bundled", diffusers:PATH, lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         trained_on: SET that it was trained on. Its held-out images are found by content, with the share in the run's recipe.
         n: images of either kind.
         progress: show a progress bar.

@@ -1,5 +1,6 @@
 """Options of the verbs that score, compare and measure: once for Python and the command line. Imports no torch."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -222,6 +223,35 @@ class ExportOptions(Checked):
     """Of a folder for diffusers: its pipeline."""
     title: str | None = None
     """Of a page; the name of the run if left out."""
+
+
+@dataclass(frozen=True)
+class PushOptions(Checked):
+    """How a run is put on the Hugging Face Hub."""
+
+    license: str | None = None
+    """Required: the licence of the weights, which you decide, as the Hub calls it: apache-2.0, mit, cc-by-4.0, other, ..."""
+    private: bool = False
+    """A new repository is seen by you, or the organisation, alone."""
+    checkpoint: str = "last"
+    """last, best, or ema:LENGTH."""
+    extractor: str | None = None
+    """A feature extractor that travels along: auto (that of the run), bundled, or a path."""
+    shown: Shown = 32
+    """Images on the sheet of the card, which are drawn anew."""
+    dry_run: bool = False
+    """Send nothing: write what would be sent, the card among it, into the folder OUT."""
+    out: Path | None = None
+    """With dry_run: a new or empty folder; NAME_on_hub if left out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{1,60}", self.license):
+            raise ValueError(
+                f"license = {self.license!r:.80}: give a name of the Hub's list, in small letters, as apache-2.0 or mit"
+            )
+        if self.out is not None and not self.dry_run:
+            raise ValueError(f"out = {self.out}: it is the folder of --dry-run; leave it out, or add --dry-run")
 
 
 @dataclass(frozen=True)

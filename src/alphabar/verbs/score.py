@@ -18,6 +18,7 @@ from alphabar.core.options import takes
 from alphabar.core.outputs import check_output, save_picture
 from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet, parse_set
+from alphabar.denoiser.from_hub import HUB
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import pairs_sheet
 from alphabar.evaluation.score import METRICS, TITLES, CurvePoint, Measured, Score
@@ -195,5 +196,7 @@ def named(against: str | None) -> list[str]:
 def picture_path(samples: str, ending: str) -> Path:
     """Where a picture of samples goes: samples.npz -> samples.score.png; of a run, into its folder."""
     path = Path(samples.split("[")[0].rstrip("/"))
+    if samples.startswith(HUB):  # its folder is one of the cache
+        return Path(f"{path.name.partition('@')[0]}.{ending}")
     home = None if str(path) == "bundled" else home_of(path)
     return path.with_name(f"{path.name.removesuffix('.npz')}.{ending}") if home is None else home / ending

@@ -40,7 +40,7 @@ def sweep(
     the folder and all return the same result. Times an image are those of machines that sampled several settings at once.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH, or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH, lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         against: SET[:SPLIT] of real images.
         options: what is tried and how; each field is also a keyword.
         reading: options of `load` for the real images.

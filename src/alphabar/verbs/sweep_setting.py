@@ -14,6 +14,7 @@ from alphabar.core.machine import device_of, machine, versions
 from alphabar.core.processes import import_ray, joined
 from alphabar.data.image_set import ImageSet, parse_set
 from alphabar.denoiser.external import split_run
+from alphabar.denoiser.from_hub import HUB
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.score import save_measured
 from alphabar.results.sweeps import SweepFolder
@@ -204,4 +205,4 @@ def _receive(folder: SweepFolder, files: Mapping[str, bytes]) -> None:
 
 def _absolute(name: str) -> str:
     prefix, path, end = split_run(name)
-    return f"{prefix}{Path(path).resolve()}{end}" if Path(path).exists() else name
+    return f"{prefix}{Path(path).resolve()}{end}" if prefix != HUB and Path(path).exists() else name

@@ -59,7 +59,7 @@ def tune(
     again with its scores.
 
     Args:
-        run: a run folder, a .safetensors file, bundled, diffusers:PATH, or lucidrains:FILE@SIZE.
+        run: a run folder, a .safetensors file, bundled, diffusers:PATH, lucidrains:FILE@SIZE, or hf:OWNER/NAME.
         calls: different numbers of network calls per image, from 1 to 80.
         options: how the samplers are fitted. Its fields may also be passed as keywords: `tune(run, [5], fit="grid")`.
         out: folder for the files. None: tuned/ in the run's folder, or in the current folder for bundled and single files.
