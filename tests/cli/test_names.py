@@ -88,8 +88,8 @@ def test_plots_draw_names_as_text(name: str, tmp_path: Path) -> None:
         assert name in drawn.svg
 
 
-COMMANDS = ["", "demo", "data", "train", "sample", "ema", "experiment", "samplers", "tune", "score", "compare", "sweep", "export", "push",
-            "loss", "app", "sync", "recipes", "report",
+COMMANDS = ["", "demo", "data", "train", "sample", "ema", "experiment", "samplers", "tune", "score", "compare", "sweep", "export",
+            "push", "loss", "app", "sync", "recipes", "report",
             "runs", "runs prune", "extractor", "extractor train", "extractor check",
             "autoencoder", "autoencoder train", "autoencoder check", "encode", "distill", "restore",
             "vary", "invert", "interpolate", "likelihood", "anomaly"]  # fmt: skip

@@ -133,7 +133,7 @@ def _fetched(repo: str, revision: str) -> Path:
     remove_leftovers(home)
     with (
         room_for(home / commit),
-        tempfile.TemporaryDirectory(prefix=f".{commit}.", suffix=temporary(""), dir=home) as scratch,
+        tempfile.TemporaryDirectory(prefix=".", suffix=temporary(""), dir=home) as scratch,
     ):
         part = Path(scratch) / "part"
         for name, file in files.items():
