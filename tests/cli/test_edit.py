@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from alphabar.cli.main import main
+from alphabar.report.words import sig
 
 
 def run_command(text: str) -> int:
@@ -39,6 +40,8 @@ def test_vary_writes_images_of_the_depth_of_the_input_a_picture_and_a_gif(here: 
     with Image.open(here / "made/v.gif") as gif, Image.open(here / "made/v.png") as sheet:
         assert gif.n_frames == 2  # a step each; the picture has a line of text below three rows
         assert sheet.height > 3 * 57 + 1
+    page = (here / "made/v.html").read_text()
+    assert page.count("<img") == 3 * 3 and "variation 2 of image 2" in page and "uint16, 0..65535 shown as 0..255." in page
     assert run_command("vary bundled other.png --size 28 --steps 2 --fast none --out one/ --json") == 0
     assert (here / "one/000000.png").is_file() and (here / "one.png").is_file()
 
@@ -54,6 +57,8 @@ def test_invert_and_interpolate_write_noise_images_and_pictures(here: Path, caps
     with Image.open(here / "w.gif") as gif:
         assert gif.n_frames == 4
     assert (here / "i.png").is_file() and (here / "w.png").is_file()
+    page = (here / "i.html").read_text()
+    assert page.count("<img") == 2 * 3 and "way back of image 1" in page and sig(record["rmse"]["value"]) in page
 
 
 def test_sample_writes_how_images_form(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

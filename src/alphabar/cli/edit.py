@@ -37,7 +37,7 @@ def vary(
     ```
 
     Writes OUT.npz with the variations, of the type of the given images, and the record of how they were made, or, when OUT
-    ends in a slash, a folder of PNGs; and a picture next to it: the originals above, their variations below.
+    ends in a slash, a folder of PNGs; and next to it a picture and a page: the originals and their variations.
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
@@ -54,6 +54,7 @@ def vary(
     from alphabar.core.outputs import check_output
     from alphabar.core.processes import world
     from alphabar.data.animation import check_animation, save_animation
+    from alphabar.report.images_page import write_vary_page
     from alphabar.sampling.batches import spread_out
     from alphabar.sampling.given_images import given_images
     from alphabar.sampling.preview import FRAMES
@@ -63,7 +64,9 @@ def vary(
     from alphabar.verbs.memorisation import with_heldout
 
     sheet, inputs = sheet_path(out), [run, images]
+    page = sheet.with_suffix(".html")
     check_output(sheet, "picture", inputs)
+    check_output(page, "page", inputs)
     check_animation(gif, inputs)
     model, read = load_model(run, checkpoint), asdict(reading)
     originals = given_images(model, with_heldout(run, images, read), n, read)
@@ -82,10 +85,11 @@ def vary(
     above = np.asarray(originals.pixels[:columns])
     captions = ["original", *(f"variation {d + 1}" for d in range(options.draws))]
     _picture([above, rows(made.images)], captions, sheet)
+    write_vary_page(made, np.asarray(originals.pixels), page, near=[Path(run)])
     if gif:
         save_animation([np.concatenate([above, rows(x)]) for x in (*(made.x0 or ()), made.images)], gif, columns=columns)
     record = {k: v for k, v in made.record.items() if k not in ("grid", "x0_steps", "indices")}
-    show.record({**record, "sigma": made.record["grid"][0], "sheet": str(sheet)}, as_json, out)
+    show.record({**record, "sigma": made.record["grid"][0], "sheet": str(sheet), "page": str(page)}, as_json, out)
 
 
 def _picture(parts: "list[Pixels]", captions: list[str], path: Path) -> None:
@@ -111,8 +115,8 @@ def invert(
     alphabar invert runs/photos photo.png --steps 50 --iterations 20 --out inverted.npz
     ```
 
-    Writes OUT.npz with `noise` (n x c x h x w), `originals`, `images` (the way back), the error of each and the record; and a
-    picture next to it: originals, noise, the way back.
+    Writes OUT.npz with `noise` (n x c x h x w), `originals`, `images` (the way back), the error of each and the record; and next
+    to it a picture and a page: originals, noise, the way back.
 
     Args:
         run: a run folder, a .safetensors file, bundled, diffusers:PATH (a pipeline), lucidrains:FILE@SIZE, or hf:OWNER/NAME.
@@ -126,27 +130,33 @@ def invert(
     from alphabar.core.outputs import check_output
     from alphabar.data.images import to_pixels
     from alphabar.evaluation.estimate import mean_of
+    from alphabar.report.images_page import write_invert_page
     from alphabar.sampling.invert import invert
     from alphabar.sampling.samples import sheet_path
     from alphabar.training.checkpoint import load_model
     from alphabar.verbs.memorisation import with_heldout
 
     sheet = sheet_path(out)
+    page = sheet.with_suffix(".html")
     check_output(sheet, "picture", [run, images])
+    check_output(page, "page", [run, images])
     model, read = load_model(run, checkpoint), asdict(reading)
     with show.stopped_by_ctrl_c("stopped; nothing was written"):
         found = invert(
             model, with_heldout(run, images, read), options=options, n=n, reading=read, out=out, device=str(device_of(device))
         )
-    captions = ["original", "noise", "way back"]
-    rows: list[Any] = [found.images[:SHOWN], to_pixels(found.noise[:SHOWN] / 3, found.images.dtype), found.back[:SHOWN]]
-    if rows[1].shape != rows[0].shape:  # noise of latents, or of padded images
-        captions, rows = ["original", "way back"], [rows[0], rows[2]]
-    _picture(rows, captions, sheet)
+    rows: dict[str, Any] = {
+        "original": found.images[:SHOWN], "noise": to_pixels(found.noise[:SHOWN] / 3, found.images.dtype),
+        "way back": found.back[:SHOWN],
+    }  # fmt: skip
+    if rows["noise"].shape != rows["original"].shape:  # noise of latents, or of padded images
+        del rows["noise"]
+    _picture([*rows.values()], [*rows], sheet)
     record = {k: v for k, v in found.record.items() if k != "grid"}
     error = mean_of(found.rmse)
-    shown = {"rmse": str(error), "worst": float(found.rmse.max()), "sheet": str(sheet)}
-    show.record({**record, **({"rmse": error, "worst": shown["worst"], "sheet": str(sheet)} if as_json else shown)}, as_json, out)
+    write_invert_page(found, rows, error, page, near=[Path(run)])
+    shown = {"rmse": error if as_json else str(error), "worst": float(found.rmse.max()), "sheet": str(sheet), "page": str(page)}
+    show.record({**record, **shown}, as_json, out)
 
 
 def interpolate(

@@ -11,11 +11,10 @@ from alphabar.core.outputs import save_picture
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet, levels_of, screen_scale, shown
 from alphabar.data.values import scale_of
-from alphabar.report import page
-from alphabar.report.png import png_uri, smaller, strip
+from alphabar.report.images_page import SHOWN, write_images_page
+from alphabar.report.words import sig
 from alphabar.restoration.result import TITLES, Restoration
 
-SHOWN = 16  # images, at most
 DRAWS = 4  # draws of each, at most
 
 
@@ -59,17 +58,18 @@ def draw_sheet(found: Restoration, path: Path) -> Path:
 
 def write_restore_page(found: Restoration, path: Path, near: Sequence[Path] = ()) -> Path:
     """Writes the page, one file that works offline."""
-    columns, levels = panels(found), levels_of(found.mean)
-    small = {name: smaller(images, 160, (0.0, 1.0) if name == "uncertainty" else levels)[0] for name, images in columns.items()}
-    rows = []
-    for k in range(len(columns["measurement"])):
-        own = {name: v[k] for name, v in found.each.items()}
-        rows.append({
-            "number": k, "images": [(name, png_uri(strip(small[name][k : k + 1]))) for name in columns],
-            "scores": [(TITLES[name], float(v)) for name, v in own.items() if np.isfinite(v)],
-        })  # fmt: skip
-    return page.write_page(
-        path, "restore.html.j2", near=near, title=f"{found.record['task']}: {len(found.mean)} images", record=found.record,
-        columns=list(columns), rows=rows, scores=[(TITLES[k], v) for k, v in found.scores.items()],
-        k=len(found.draws), n=len(found.mean), widest=float(found.std.max()), scale=scale_of(found.mean.dtype),
+    record, several, n = found.record, len(found.draws) > 1, len(found.mean)
+    facts = {
+        "method": record["method"], "network calls of a draw": record["nfe"], "draws of each image": len(found.draws),
+        "noise of the measurement": record["sigma_y"], "seconds an image": record["seconds_per_image"],
+    }  # fmt: skip
+    where = " that were not measured" if record["task"] == "inpaint" else ""
+    widest = f"{sig(float(found.std.max()))} of {scale_of(found.mean.dtype)} levels"
+    note = f"Uncertainty is the standard deviation of the draws at each pixel: black is 0, white is {widest}."
+    return write_images_page(
+        path, "restore", f"{record['task']}: {n} images", panels(found), record, facts, n=n, near=near,
+        own_levels={"uncertainty": (0.0, 1.0)}, scores=[(TITLES[k], v) for k, v in found.scores.items()],
+        each={TITLES[k]: v for k, v in found.each.items()}, notes=[note] if several else (),
+        scores_note=f"The share inside is that of pixels{where}; draws of the exact posterior have 90 % in the mean. Less: the "
+        "draws are surer than they should be.",
     )  # fmt: skip

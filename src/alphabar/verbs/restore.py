@@ -68,8 +68,8 @@ def restore(
 
     Raises:
         FileNotFoundError: where there are no such images or no such mask.
-        ValueError: for a distilled model or one of latents, a model that draws only images of a class, without one, images that do not fit the
-            model and the task, an operator that is not linear, or an unknown method or option.
+        ValueError: for a distilled model or one of latents, no class for a model that needs one, images that do not fit the model
+            and the task, an operator that is not linear, or an unknown method or option.
     """
     if out is not None:
         check_output(npz_path(out), "samples")
