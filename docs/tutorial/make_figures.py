@@ -26,6 +26,7 @@ from figure_parts import Drawn
 from figures_of_noise import extractor, noising, range_corruption, schedules
 from figures_of_samples import comparing, eta, few_calls, skipping
 from figures_of_trainings import experiments, own_images, tracking, trained
+from figures_of_use import determinism
 
 from alphabar.core.machine import machine
 
@@ -46,6 +47,7 @@ FIGURES: dict[str, Callable[..., Drawn]] = {
     "tracking": tracking,
     "comparing": comparing,
     "own_images": own_images,
+    "determinism": determinism,
     "experiments": experiments,
 }
 
@@ -130,7 +132,7 @@ def main() -> None:
     every = [name for name in FIGURES if long.get(name, True)]
     for name in every if given.figure == "all" else [given.figure]:
         extra: dict[str, Any] = {}
-        if given.n and name in ("range_corruption", "extractor", "skipping", "eta", "few_calls", "comparing"):
+        if given.n and name in ("range_corruption", "extractor", "skipping", "eta", "few_calls", "comparing", "determinism"):
             extra["n"] = given.n
         if given.set and name == "noising":
             extra["image_set"] = given.set

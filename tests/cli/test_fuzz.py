@@ -99,6 +99,13 @@ extractor check extractor.safetensors --against squares_test.npz --corruptions b
 extractor check extractor.safetensors --against squares_test.npz --out c.png | --n 8
 restore run squares_test.npz --degrade --task inpaint --mask random --share 0.5 --sigma 0.1 --seed 1 --out new --json \
     | --n 2 --draws 2 --calls 2
+restore run squares_test.npz[0:2] --degrade --task denoise --sigma 0.3 --out new --json | --draws 2 --calls 2
+vary run squares_test.npz --strength 0.5 --seed 1 --out new.npz --gif new.gif --json | --n 2 --draws 2 --steps 2 --fast none
+invert run squares_test.npz --iterations 2 --tolerance 1e-3 --out new.npz --json | --n 2 --steps 2
+interpolate run 0 1:3 --out new.npz --gif new.gif --json | --n 3 --steps 2
+interpolate run photos/a/0.png squares_test.npz[1] --iterations 2 --out new/ | --n 3 --steps 2
+likelihood run squares_test.npz --trace exact --levels 256 --picture p.png --json | --n 2 --steps 1
+anomaly run squares_test.npz --usual squares_train.npz --score middle --picture p.png --json | --n 4 --usual-n 40
 restore classes photos --task deblur --blur 1 --classes 0 --guidance 2 --method diffpir --out new | --n 2 --draws 2 --calls 2
 distill run --out new --q 4 --lr 1e-3 --calls 1 --seed 1 | --images 8 --batch 4
 autoencoder train photos --out x.safetensors --latent 2 --noise 0.1 --lr 1e-3 --seed 1 --holdout 0.2 --json \

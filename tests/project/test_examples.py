@@ -13,6 +13,8 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = {
     "custom_hook.py": ["run", "512"],
+    "inpaint.py": ["page.html", "2", "3", "4"],
+    "interpolate.py": ["way.gif", "0", "fashion_mnist:test[1]", "3", "3"],
     "sample_and_score.py": ["s.npz", "520", "1"],
     "score_along_the_way.py": ["plot.png", "520", "2"],
 }

@@ -27,6 +27,7 @@ SMALL = {
     "08": [],
     "09": [("n = 1000", "n = 16"), ('metrics=("fid", "kid")', 'metrics=("kid",)')],
     "10": [("--minutes 60", "--minutes 0.1"), ("--n 64 --steps 50", "--n 2 --steps 2"), ("--n 200", "--n 8 --steps 2")],
+    "11": [("n = 8", "n = 2"), ("steps=50", "steps=4"), ("draws=16, calls=30", "draws=2, calls=4"), ("steps=10)", "steps=1)")],
 }
 OPTIONS = {
     "data": {"--n": "16"},
@@ -37,6 +38,8 @@ OPTIONS = {
     "experiment": {"--dry-run": ""},
     "score": {"--metrics": "kid precision"},
     "compare": {"--metrics": "kid recall"},
+    "restore": {"--n": "2", "--calls": "4"},
+    "invert": {"--n": "2"},
 }
 
 

@@ -22,9 +22,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from alphabar import restore
 from alphabar.cli.main import main
+from alphabar.restoration.operators import Mask
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import load_model
@@ -408,6 +411,59 @@ def test_axe_finds_no_fault_and_nothing_runs_over_the_edge(visit: Any, width: in
     assert "image-alt" in faults()  # it does look
 
 
+@needs_browser
+def test_a_part_of_a_picture_is_painted_and_restored(visit: Any, server: Server, tmp_path: Path) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit()
+    page.get_by_role("tab", name="Restore").click()
+    choose(page, "restore-run", "small")
+    page.fill("#restore-number input", "3")
+    page.fill("#restore-calls input", "4")
+    page.fill("#restore-draws input", "3")
+    page.wait_for_function("document.querySelector('#brush figcaption')?.innerText.startsWith('image 3 of real')")
+    page.wait_for_function("document.querySelector('#brush canvas').width == 8")
+
+    def restored() -> Any:
+        page.evaluate("document.querySelector('#restore-state p').dataset.old = 'yes'")
+        page.click("#restore")
+        page.wait_for_function("/Done|Refused/.test(document.querySelector('#restore-state p:not([data-old])')?.innerText)")
+        if page.inner_text("#restore-state").strip() == "Refused.":
+            return page.inner_text("#restored [role=alert]")
+        with np.load(download(page, "restored-npz", tmp_path)) as file:
+            return dict(file)
+
+    assert "nothing is painted" in restored()
+    page.fill("#brush-size", "2")
+    box = page.locator("#brush canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.5)
+    page.mouse.up()
+    mask = np.array([*json.loads(page.evaluate("window.alphabarBrush()"))["mask"]]).reshape(8, 8) == "1"
+    assert mask[3:5, 2:6].all() and not mask[0].any() and not mask[:, [0, 7]].any()
+    with np.load(server.root.parent / "real.npz") as file:
+        original = file["images"][3:4]
+    model, keep = load_model(server.root / "small"), torch.from_numpy(~mask).float()[None, None]
+    wanted = restore(model, original, task=Mask(keep), degrade=True, calls=4, draws=3, progress=False)
+    np.testing.assert_array_equal(restored()["draws"], wanted.draws)
+    assert page.locator("#restored img").count() == 7
+    assert "PSNR of the mean" in page.inner_text("#restored")
+    assert "draw 3 of image 0" in download(page, "restored-html", tmp_path).read_text()
+    faults = {v["id"]: [node["html"][:160] for node in v["nodes"]] for v in Axe().run(page).response["violations"]}
+    assert faults == {}
+
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(picture[:4]).save(tmp_path / "low.png")
+    Image.fromarray(picture).save(tmp_path / "mine.png")
+    page.set_input_files("#brush-file", tmp_path / "low.png")
+    page.wait_for_function("document.querySelector('#brush-note').innerText.includes('4 x 8 pixels')")
+    page.set_input_files("#brush-file", tmp_path / "mine.png")
+    page.wait_for_selector("#brush img[alt='your picture']")
+    page.click("[data-fill=half]")
+    assert (restored()["draws"][..., :4, 0] == picture[:, :4]).all()
+
+
 # ---- what no browser sends
 
 
@@ -462,6 +518,16 @@ def test_hostile_numbers_are_refused_with_what_is_allowed(server: Server, n: Any
     answer = call(server, SETTING, n, seed)
     assert "give a whole number from" in answer or "event: error" in answer
     assert "<img" not in answer
+
+
+@pytest.mark.parametrize("brush", ["", "[[[[", {"mask": 1}, "x" * 100_000, '{"mask": "01", "file": "<script>"}'])
+def test_a_hostile_brush_is_refused(server: Server, brush: Any) -> None:
+    data = {"data": ["small", 0, "gibbs", 3, 2, "", 0, brush]}
+    code, text = ask(f"{server.url}/gradio_api/call/restore", data)
+    assert code == 200, text
+    answer = ask(f"{server.url}/gradio_api/call/restore/{json.loads(text)['event_id']}")[1]
+    assert "<img" not in answer and "<script>" not in answer
+    assert re.search(r"role=\\\"alert|event: error", answer), answer
 
 
 def test_no_file_is_served_but_what_was_made_for_download(server: Server) -> None:

@@ -18,9 +18,10 @@ from alphabar.restoration.result import TITLES, Restoration
 DRAWS = 4  # draws of each, at most
 
 
-def panels(found: Restoration) -> dict[str, Pixels]:
-    """The columns by name, images of one size and type: original (where it is known), measurement, draws, mean, uncertainty."""
-    n, draws = min(SHOWN, len(found.mean)), min(DRAWS, len(found.draws))
+def panels(found: Restoration, most: int = DRAWS) -> dict[str, Pixels]:
+    """The columns by name, images of one size and type: original (where it is known), measurement, draws (`most` of each image at
+    most), mean, uncertainty."""
+    n, draws = min(SHOWN, len(found.mean)), min(most, len(found.draws))
     out = {} if found.originals is None else {"original": found.originals[:n]}
     out["measurement"] = _like(found.measurement[:n], found.mean)
     out |= {f"draw {k + 1}": found.draws[k, :n] for k in range(draws)}

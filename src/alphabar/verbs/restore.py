@@ -1,5 +1,6 @@
 """`restore`: images drawn from a model given an incomplete, blurred or noisy measurement, and how sure they are."""
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,7 @@ MOST = 16  # images where their number is not given
 def restore(
     run: Model | str | Path, images: Any, options: RestoreOptions = RestoreOptions(), *, out: str | Path | None = None,
     reading: Mapping[str, Any] | None = None, progress: bool = True, device: torch.device | str | None = None,
-    home: str | Path | None = None,
+    home: str | Path | None = None, on_step: Callable[[int, int], None] | None = None,
 ) -> Restoration:  # fmt: skip
     """Draws images from the posterior of a model given measurements of them: inpainting, super-resolution, deblurring, ...
 
@@ -62,6 +63,7 @@ def restore(
         progress: show a progress bar, and before it the time that all will take.
         device: moves the model there first. None: the model stays where it is.
         home: the run of a model that is passed, which SET:heldout needs.
+        on_step: called after every step with the number of steps that are done, of all batches, and that of all.
 
     Returns:
         The draws, their mean and spread, and their scores where the originals are known.
@@ -84,7 +86,7 @@ def restore(
         method, model.schedule, problem.operator, problem.sigma_y, options.calls, dict(options.options or {})
     )
     work = _Work(model, guidance, problem, method, sigmas, arguments, options, move_model(model, device, False))
-    draws, costs = work.draw(progress)
+    draws, costs = work.draw(progress, on_step)
     record = _record(model, options, problem, method, sigmas, arguments) | costs
     found = Restoration(draws, problem.shown, record, pixels if options.degrade else None, problem.unmeasured)
     if out is not None:
@@ -188,12 +190,13 @@ class _Work:
     options: RestoreOptions
     device: torch.device
 
-    def draw(self, progress: bool) -> tuple[Any, dict[str, Any]]:
+    def draw(self, progress: bool, on_step: Callable[[int, int], None] | None) -> tuple[Any, dict[str, Any]]:
         """All draws, (K, n, h, w, c), and what they cost."""
         n, draws = len(self.problem.y), self.options.draws
         rows = [(i, k) for i in range(n) for k in range(draws)]
         count, start, found = CountCalls(self.model), time.perf_counter(), list[Pixels]()
-        steps = len(self.sigmas) - 1
+        steps, done = len(self.sigmas) - 1, itertools.count(1)
+        total = steps * -(-len(rows) // self.options.batch)
         memory = memory_for(f"a batch of {self.options.batch} images", "give a smaller --batch (batch=)")
         with memory, eval_mode(self.model):
             if progress:
@@ -201,7 +204,13 @@ class _Work:
             with track(len(rows), f"restoring, {self.method.name}", "draws", show=progress) as advance:
                 for first in range(0, len(rows), self.options.batch):
                     some = rows[first : first + self.options.batch]
-                    found.append(self._batch(count, some, lambda *_, k=len(some): advance(k / steps)))
+
+                    def one_more(*_: Any, share: float = len(some) / steps) -> None:
+                        advance(share)
+                        if on_step is not None:
+                            on_step(next(done), total)
+
+                    found.append(self._batch(count, some, one_more))
         seconds = time.perf_counter() - start
         made = np.concatenate(found)
         costs = {

@@ -7,15 +7,21 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-from alphabar.core.messages import FAULT_CODE, explain, printable, say
+from alphabar.core.messages import FAULT_CODE, explain, plural, printable, say
 from alphabar.core.types import Pixels
-from alphabar.data.contact_sheet import contact_sheet, shown
+from alphabar.data.contact_sheet import contact_sheet, levels_of, shown
+from alphabar.data.values import scale_of
 from alphabar.evaluation.score import TITLES
+from alphabar.report.png import png_uri, strip
+from alphabar.report.restore_page import panels
+from alphabar.report.words import sig
+from alphabar.restoration import result as restoration
 from alphabar.web.playground import Frame, SettingScores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_PANEL = 112  # pixels that one restored image is enlarged to, at most, in whole steps
 _WIDE = 520  # pixels that a sheet is enlarged to, at most, in whole steps
 
 
@@ -36,6 +42,23 @@ def figure(side: str, frame: Frame) -> str:
         f'<figure class="ab"><img src="data:image/png;base64,{data}" width="{picture.width}" height="{picture.height}" '
         f'alt="{len(frame.pixels)} {kind}, setting {side}"><figcaption>{html.escape(frame.caption)}</figcaption></figure>'
     )
+
+
+def restored(found: restoration.Restoration) -> str:
+    """Original, measurement, draws, mean and uncertainty of the first image, and its scores."""
+    columns, levels, parts = panels(found, most=16), levels_of(found.mean), []
+    for name, images in columns.items():
+        picture = strip(shown(images[:1], (0.0, 1.0) if name == "uncertainty" else levels))
+        scale = max(1, _PANEL // picture.width)
+        parts.append(
+            f'<figure class="ab"><img src="{png_uri(picture)}" width="{picture.width * scale}" height="{picture.height * scale}" '
+            f'alt="{name}"><figcaption>{name}</figcaption></figure>'
+        )
+    scored = "; ".join(f"{restoration.TITLES[name]} {sig(e.value)}" for name, e in found.scores.items())
+    cost = f"{found.record['method']}, {plural(found.record['nfe'], 'call')} a draw, {found.record['seconds']:.1f} s"
+    widest = f"white in the uncertainty is {sig(float(found.std.max()))} of {scale_of(found.mean.dtype)} levels"
+    lines = [cost, *([widest] if len(found.draws) > 1 else []), *([scored] if scored else [])]
+    return f'<div class="ab-panels">{"".join(parts)}</div>' + "".join(note(line) for line in lines)
 
 
 def empty(words: str) -> str:

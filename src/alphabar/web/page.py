@@ -1,9 +1,5 @@
 """The page of `alphabar app` as gradio's Blocks: its parts, what happens when a visitor uses them, and the files for download."""
 
-import hashlib
-import hmac
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -11,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.sampling.catalogue import SAMPLERS
-from alphabar.sampling.samples import Samples
 from alphabar.schedule.grid import GRIDS
-from alphabar.web.html import empty, error_words, figure, note, refusal, scores, sheet
+from alphabar.web.downloads import Downloads
+from alphabar.web.html import empty, error_words, figure, note, refusal, scores
 from alphabar.web.job import Job
 from alphabar.web.playground import Frame, Playground
 from alphabar.web.request import MOST_IMAGES, MOST_SCORED, Setting
+from alphabar.web.restore_tab import restore_tab
 
 SIDES = ("A", "B")
 _FIELDS = len(fields(Setting))
@@ -35,24 +32,16 @@ def build(playground: Playground, folder: Path) -> Any:
     with gr.Blocks(title="alphabar", analytics_enabled=False, delete_cache=(_KEPT // 4, _KEPT), fill_width=True) as page:
         gr.HTML(
             '<header class="ab"><h1>alphabar</h1><p>Draw from a run and watch the images form, step by step; '
-            "set two settings side by side on the same noise.</p></header>"
+            "set two settings side by side on the same noise. Or let it fill in a part of a picture.</p></header>"
         )
-        with gr.Row(elem_classes="ab-bar"):
-            with gr.Column(scale=2, min_width=320), gr.Row():
-                n = gr.Number(16, label="Images", info=f"{MOST_IMAGES} at most", min_width=120, elem_id="n")
-                seed = gr.Number(0, label="Seed", info="of the noise", min_width=120, elem_id="seed")
-            with gr.Column(scale=1, min_width=240):
-                both = gr.Checkbox(False, label="Compare two settings", info="from the same noise", elem_id="both")
-            with gr.Column(scale=1, min_width=240):
-                with gr.Row():
-                    draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw")
-                    stop = gr.Button("Stop", min_width=80, elem_id="stop")
-                state = gr.HTML(note("No images yet."), elem_id="state")
-        with gr.Row():
-            sides = {side: _side(gr, side, playground.runs.names()) for side in SIDES}
-        n_scored, score, stop_scoring, result = _scoring(gr)
-
+        with gr.Tab("Draw", elem_id="tab-draw"):
+            n, seed, both, draw, stop, state = _bar(gr)
+            with gr.Row():
+                sides = {side: _side(gr, side, playground.runs.names()) for side in SIDES}
+            n_scored, score, stop_scoring, result = _scoring(gr)
         downloads = Downloads(folder)
+        with gr.Tab("Restore", elem_id="tab-restore"):
+            restored_run = restore_tab(gr, page, playground, downloads, AT_ONCE)
         events = Events(playground, downloads, state, sides)
 
         def draw_for_visitor(request: gr.Request, both: Any, n: Any, seed: Any, *values: Any) -> Iterator[dict[Any, Any]]:
@@ -80,10 +69,26 @@ def build(playground: Playground, folder: Path) -> Any:
                 changes, events.cost, [n, seed, *side.inputs], side.cost, concurrency_limit=AT_ONCE, trigger_mode="always_last",
                 api_visibility="private", **hidden,
             )  # fmt: skip
-        page.load(events.runs, None, [side.inputs[0] for side in sides.values()], **quiet)
+        page.load(events.runs, None, [*(side.inputs[0] for side in sides.values()), restored_run], **quiet)
         page.unload(leave)
     page.queue(max_size=WAITING)
     return page
+
+
+def _bar(gr: Any) -> tuple[Any, ...]:
+    """The row above the settings: number of images, seed, whether two settings are compared, both buttons, and the state."""
+    with gr.Row(elem_classes="ab-bar"):
+        with gr.Column(scale=2, min_width=320), gr.Row():
+            n = gr.Number(16, label="Images", info=f"{MOST_IMAGES} at most", min_width=120, elem_id="n")
+            seed = gr.Number(0, label="Seed", info="of the noise", min_width=120, elem_id="seed")
+        with gr.Column(scale=1, min_width=240):
+            both = gr.Checkbox(False, label="Compare two settings", info="from the same noise", elem_id="both")
+        with gr.Column(scale=1, min_width=240):
+            with gr.Row():
+                draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw")
+                stop = gr.Button("Stop", min_width=80, elem_id="stop")
+            state = gr.HTML(note("No images yet."), elem_id="state")
+    return n, seed, both, draw, stop, state
 
 
 def _scoring(gr: Any) -> tuple[Any, Any, Any, Any]:
@@ -169,30 +174,6 @@ class Side:
         return [self.cost, self.images, *self.files, *self.again]
 
 
-class Downloads:
-    """Each visitor's files in a folder whose name only the server can compute."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._key = folder, secrets.token_bytes(32)
-
-    def of(self, visitor: str | None) -> Path:
-        """The folder of a visitor, from the random name that gradio gave the browser tab."""
-        return self.folder / hmac.new(self._key, str(visitor).encode(), hashlib.sha256).hexdigest()
-
-    def write(self, visitor: str | None, side: str, samples: Samples) -> tuple[Path, Path]:
-        """Writes the .npz with the sampling record and the sheet as PNG, and removes the files of the last sampling."""
-        shutil.rmtree(self.of(visitor) / side, ignore_errors=True)
-        folder = self.of(visitor) / side / secrets.token_hex(8)  # a new address, since a browser may cache the old one
-        self.of(visitor).mkdir(mode=0o700, exist_ok=True)
-        folder.mkdir(parents=True)
-        picture = folder / f"{side}.png"
-        sheet(samples.images).save(picture)
-        return samples.save(folder / f"{side}.npz"), picture
-
-    def forget(self, visitor: str | None) -> None:
-        shutil.rmtree(self.of(visitor), ignore_errors=True)
-
-
 class Events:
     """The functions that the page calls; those that yield update the page with every item."""
 
@@ -200,11 +181,11 @@ class Events:
         self.playground, self.downloads, self.state, self.sides = playground, downloads, state, sides
 
     def runs(self) -> list[Any]:
-        """The list of runs for both settings, at the time the page is opened."""
+        """The list of runs for both settings and the tab Restore, at the time the page is opened."""
         import gradio as gr
 
         names = self.playground.runs.names()
-        return [gr.Dropdown(choices=names) for _ in SIDES]
+        return [gr.Dropdown(choices=names) for _ in (*SIDES, "restore")]
 
     def cost(self, n: Any, seed: Any, *values: Any) -> str:
         """What a setting would sample, and at how many network calls; or why it cannot."""

@@ -30,7 +30,7 @@ from alphabar.training.config import resolve
 from alphabar.verbs.score import make_evaluator, measure
 from alphabar.web.job import Job, prepare
 from alphabar.web.request import MOST_IMAGES, Setting
-from alphabar.web.runs_folder import RunsFolder
+from alphabar.web.runs_folder import BUNDLED_RUN, RunsFolder
 
 T = TypeVar("T")
 Report = Callable[[Callable[[], Any]], None]
@@ -182,10 +182,13 @@ class Playground:
         scores = {name: tuple(m.scores.values()) for name, m in measured.items()}
         return SettingScores(scores, comparisons, note, time.perf_counter() - start)
 
+    def real_images(self, run: Any) -> str | None:
+        """SET:SPLIT of the real images for a run, where they are known."""
+        return self.against or ("fashion_mnist:test" if run == BUNDLED_RUN else None)
+
     def _protocol(self, job: Job) -> tuple[str, str]:
         """(SET:SPLIT, extractor) that a job is scored by."""
-        against = self.against or ("fashion_mnist:test" if job.bundled else None)
-        if against is None:
+        if (against := self.real_images(BUNDLED_RUN if job.bundled else None)) is None:
             again = shlex.join(["alphabar", "app", str(self.runs.typed), "--against", "SET:SPLIT"])
             raise ValueError(f"no real images were named to score {job.run} against: start the page again with {again}")
         extractor = self.extractor
