@@ -35,13 +35,16 @@ def off() -> None:
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     if function.__qualname__.endswith("Options.__init__"):  # annotated with what a command line can give: Python accepts more
         return function
-    typed = beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
+    typed: Callable[..., Any] | None = None  # made at the first call: most functions of a process are never called
 
     @functools.wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
         global _left
+        nonlocal typed
         _left -= 1
         if _left >= 0:
+            if typed is None:
+                typed = beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
             return typed(*args, **kwargs)
         jaxtyping.config.update("jaxtyping_disable", True)
         return function(*args, **kwargs)

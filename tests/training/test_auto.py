@@ -1,5 +1,6 @@
 """The recipe that is chosen for a set and a machine: on sets of many kinds, and against what a training then takes."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -141,6 +142,7 @@ def test_a_short_training_is_looked_at_less(call: float, minutes: float) -> None
 
 def test_the_default_budget_grows_with_the_root_of_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "WIDTHS", (8,))
+    monkeypatch.setattr("alphabar.training.speed.COMPILED_FROM", math.inf)
     images = noise(tmp_path, (100, 8, 8, 1))
     found = auto_recipe(images, Recipe(train=TrainRecipe(batch=8)))
     assert found.recipe.train.images == pytest.approx(4200 * found.trained_on**0.5, abs=508)

@@ -29,8 +29,13 @@ class GivenScores(Hook):
         training.improved("fid", value)
 
 
-@pytest.mark.parametrize("checkpoint_every", [0, 96, 128, 640])
-@pytest.mark.parametrize(("every", "values", "best"), [(64, [5, 3, 4, 9], 128), (160, [5, 7, 8, 9], 160), (0, [5], 640)])
+@pytest.mark.parametrize(
+    ("checkpoint_every", "every", "values", "best"),
+    [
+        (0, 64, [5, 3, 4, 9], 128), (96, 64, [5, 3, 4, 9], 128), (128, 64, [5, 3, 4, 9], 128),
+        (128, 160, [5, 7, 8, 9], 160), (640, 160, [5, 7, 8, 9], 160), (0, 0, [5], 640),
+    ],
+)  # fmt: skip
 def test_best_has_the_weights_that_were_scored_best(
     pixels: NDArray[np.uint8], folder: Path, checkpoint_every: int, every: int, values: list[float], best: int
 ) -> None:

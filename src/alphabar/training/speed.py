@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alphabar.core import processes
 from alphabar.core.machine import best_device, peak_memory
+from alphabar.core.progress import track
 from alphabar.data.image_set import ImageSet
 from alphabar.data.images import to_model
 from alphabar.denoiser.model import Model
@@ -90,10 +91,14 @@ def with_faster(
     if device != "mps" and left > COMPILED_FROM and not train.recompute and train.parallel != "fsdp":
         ways.append({"channels_last": device != "cpu", "compile": True})
     found = list(speeds)
-    for way in ways if not train.compile else ():
-        with warnings.catch_warnings(action="ignore"):  # where there is no compiler, it is no faster, and not chosen
-            each = recipe.with_(train={"precision": speeds[0].precision, **way})
-            found.append(measure(each, images, indices, seconds, drawn_loss)[0])
+    if train.compile or not ways:
+        return found
+    with track(len(ways), "measuring other layouts and compiled code", "ways") as advance:  # code is compiled for minutes
+        for way in ways:
+            with warnings.catch_warnings(action="ignore"):  # where there is no compiler, it is no faster, and not chosen
+                each = recipe.with_(train={"precision": speeds[0].precision, **way})
+                found.append(measure(each, images, indices, seconds, drawn_loss)[0])
+            advance(1)
     return sorted(found, key=lambda s: s.seconds(total))
 
 
