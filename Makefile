@@ -34,7 +34,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist work
 demo: .venv/installed
 	$(BIN)/alphabar demo
 
-# What a newcomer runs: every feature, in five minutes.
+# What a newcomer runs: every feature, in five to ten minutes on 2 cores.
 test: .venv/installed-test
 	$(PYTEST) -m "not slow"
 
