@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from alphabar.core.files import append_jsonl
+from alphabar.core.progress import duration
 from alphabar.report.png import strip
 from alphabar.report.report_page import write_report
-from alphabar.report.words import bracket, count, duration, kid, sig
+from alphabar.report.words import bracket, count, kid, sig
 from alphabar.training.config import Recipe
 from tests.fixtures.runs import MakeRun, score
 from tests.results.test_runs import FAULTS
@@ -84,7 +85,7 @@ def test_one_run(make_run: MakeRun, tmp_path: Path) -> None:
     assert plots[0].startswith("Training loss against images seen: from 0.4")
     assert "Held-out loss: from" in plots[0]
     assert "64,000 of 64,000 images seen" in page.text
-    assert "1 h 49 min" in page.text
+    assert "1:49:03" in page.text
     assert "as many real images (the floor), 1.1" in page.text
     assert "train.ema_half_life" in page.text
     assert len(page.all("h1")) == 1
@@ -207,7 +208,7 @@ def test_sig(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, "unknown"), (0.00123, "1.23 ms"), (3.21, "3.2 s"), (59.7, "1 min"), (75, "1 min 15 s"), (6543.2, "1 h 49 min")],
+    [(None, "unknown"), (0.00123, "1.23 ms"), (3.21, "3.2 s"), (59.7, "0:01:00"), (75, "0:01:15"), (6543.2, "1:49:03")],
 )
 def test_duration(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text

@@ -65,4 +65,5 @@ def anomaly(
     show.table(("", "n", "median score", "90 % of them"), lines, f"anomaly score {found.kind}; higher is more unusual")
     if found.auc is not None:
         say(f"ROC AUC of the images against usual ones: {found.auc} (0.5: they are alike)")
-    say(f"{found.nfe:.4g} network calls an image; picture: {picture}")
+    say(f"{found.nfe:.4g} network calls an image")
+    show.look(picture)

@@ -56,6 +56,8 @@ def train(
         found = check_autoencoder(made, images, progress=not as_json)
         record |= {"psnr": str(found.psnr), "error": str(found.error)} if not as_json else found.to_json()
     show.record(record, as_json, str(out))
+    if not as_json:
+        show.hint("autoencoder", "check", out, "--against", image_set)
 
 
 @app.command
@@ -100,6 +102,7 @@ def check(
     rows = [("PSNR, dB", str(found.psnr), ""), ("error, levels", str(found.error), "")]
     rows += [(s.metric.upper(), f"{s.value:.4g}{show.interval(s.interval)}", f"{s.floor:.4g}") for s in found.scores]
     show.table(("", "restored", "originals"), rows, f"{found.n} images; {target}")
+    show.hint("encode", parse_set(against)[0], "--with", autoencoder, "--out", "latents")
 
 
 def encode(
@@ -131,3 +134,5 @@ def encode(
     with show.stopped_by_ctrl_c("stopped; nothing was written"):
         about = encode(image_set, path, out, reading=reading.given(), progress=not as_json)
     show.record({"out": str(out), **{k: v for k, v in about.items() if k != "format"}}, as_json, str(out))
+    if not as_json:
+        show.hint("train", out, "--out", f"runs/{out.name}")

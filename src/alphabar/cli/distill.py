@@ -5,7 +5,7 @@ from pathlib import Path
 from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat
 from alphabar.core.bounds import Positive
-from alphabar.core.messages import command, say
+from alphabar.core.messages import command
 from alphabar.verbs.options import DistillOptions
 
 
@@ -35,5 +35,5 @@ def distill(
     again = command("alphabar", "distill", run, *([] if out is None else ["--out", out]), "--resume")
     with show.stopped_by_ctrl_c("{}\ncontinue with: " + again):
         distill(run, out, options=options, resume=resume, minutes=minutes)
-    drawn = command("alphabar", "sample", *([run, "--sampler", DISTILLED] if out is None else [out]), "--steps", options.calls)
-    say(f"draw with: {drawn}")
+    drawn = [run, "--sampler", DISTILLED] if out is None else [out]
+    show.hint("sample", *drawn, "--steps", options.calls, "--out", "few_calls.npz")

@@ -89,7 +89,7 @@ def vary(
     if gif:
         save_animation([np.concatenate([above, rows(x)]) for x in (*(made.x0 or ()), made.images)], gif, columns=columns)
     record = {k: v for k, v in made.record.items() if k not in ("grid", "x0_steps", "indices")}
-    show.record({**record, "sigma": made.record["grid"][0], "sheet": str(sheet), "page": str(page)}, as_json, out)
+    show.record({**record, "sigma": made.record["grid"][0], "sheet": str(sheet), "page": str(page)}, as_json, out, page)
 
 
 def _picture(parts: "list[Pixels]", captions: list[str], path: Path) -> None:
@@ -156,7 +156,7 @@ def invert(
     error = mean_of(found.rmse)
     write_invert_page(found, rows, error, page, near=[Path(run)])
     shown = {"rmse": error if as_json else str(error), "worst": float(found.rmse.max()), "sheet": str(sheet), "page": str(page)}
-    show.record({**record, **shown}, as_json, out)
+    show.record({**record, **shown}, as_json, out, page)
 
 
 def interpolate(
@@ -209,4 +209,4 @@ def interpolate(
     if gif:
         save_animation([image[None] for image in made.images], gif, back=True, scale=screen_scale(made.images) ** 2)
     record = {k: v for k, v in made.record.items() if k not in ("grid", "x0_steps")}
-    show.record({**record, "sheet": str(sheet)}, as_json, out)
+    show.record({**record, "sheet": str(sheet)}, as_json, out, sheet)

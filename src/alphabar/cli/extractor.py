@@ -83,6 +83,8 @@ def train(
     made.save(out)
     record = {"extractor": str(out), "fingerprint": made.fingerprint, "features": made.dim, **made.training_record}
     show.record(record, as_json, str(out))
+    if not as_json:
+        show.hint("extractor", "check", out, "--against", name)
 
 
 @app.command
@@ -138,3 +140,4 @@ def check(
     for name, reason in found.skipped.items():
         show.line(f"{name}: not run, {reason}")
     show.line(f"{found.verdict}; picture: {picture}" + ("; written into the file" if marked else ""))
+    show.hint("score", "SAMPLES", "--against", against, "--extractor", extractor)

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -9,9 +10,15 @@ from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json, Reading
 from alphabar.cli.runs import runs_folder
 from alphabar.core.bounds import Count
-from alphabar.core.messages import say
+from alphabar.core.messages import plural, say
 from alphabar.sampling.options import SampleOptions
 from alphabar.verbs.options import AppOptions, DemoOptions
+
+if TYPE_CHECKING:
+    from alphabar.sampling.samples import Samples
+
+BUNDLED_RUN = "bundled"
+Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), negative="", help="Print the whole record.")]
 
 
 def data(
@@ -51,6 +58,8 @@ def data(
     save_picture(contact_sheet(pixels, scale=screen_scale(images.pixels)), path)
     card = card if with_paths else without_places(card)
     show.record(card | {"sheet": str(path), "sheet_note": shown_note(pixels)}, as_json, f"{images.name}:{images.split}")
+    if not as_json:
+        show.hint("train", name, "--out", f"runs/{images.name}")
 
 
 @Parameter(name="*")
@@ -63,7 +72,7 @@ class CommandOptions(SampleOptions):
 
 def sample(
     run: str, *, out: str, n: Count = 64, options: CommandOptions = CommandOptions(), checkpoint: str = "last",
-    device: str | None = None, gif: Path | None = None, as_json: Json = False,
+    device: str | None = None, gif: Path | None = None, verbose: Verbose = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw images from a run.
 
@@ -117,7 +126,30 @@ def sample(
     if gif:
         save_animation([x[:100] for x in (*(samples.x0 or ()), samples.images)], gif)
     record = {k: v for k, v in samples.record.items() if k not in ("grid", "x0_steps")}
-    show.record({**record, "sheet": str(sheet)}, as_json, out)
+    if verbose or as_json:
+        show.record({**record, "sheet": str(sheet)}, as_json, out)
+    else:
+        say("\n".join(_in_words(samples, out)))
+        say(f"sheet: {sheet}" + (f"; GIF: {gif}" if gif else ""))
+    if not as_json:
+        real = "fashion_mnist:test" if run.startswith(BUNDLED_RUN) else "SET"
+        show.hint("score", out, *(["--run", run, "--keep", run] if Run(run).recipe.exists() else ["--against", real]))
+
+
+def _in_words(samples: "Samples", out: str) -> list[str]:
+    """Three lines on samples: what they are, how they were drawn, what that cost."""
+    from alphabar.core.progress import duration
+
+    record, (n, h, w, c) = samples.record, samples.images.shape
+    fit = f" {found['name']}" if (found := record.get("tuned")) else ""
+    eta = f", eta {record['eta']:g}" if record.get("eta") is not None else ""
+    fast = record["fast"]["method"] if record.get("fast") else "PyTorch"
+    return [
+        f"{out}: {plural(n, 'image')} of {h}x{w}x{c}, {samples.images.dtype}, of model {record['model']}",
+        f"{record['sampler']}{fit}, {plural(record['steps'], 'step')}{eta}, seed {record['seed']}: "
+        f"{plural(record['nfe'], 'network call')} an image",
+        f"{duration(record['seconds'])}, {duration(record['seconds_per_image'])} an image, on {record['device']} ({fast})",
+    ]
 
 
 def demo(*, options: Flat[DemoOptions] = DemoOptions()) -> None:

@@ -43,6 +43,7 @@ for command in (
     images.app, runs.sync, runs.report, runs.app, extractor.app, autoencoder.app, autoencoder.encode,
 ):  # fmt: skip
     app.command(command if isinstance(command, App) else checks_numbers(command))
+app.register_install_completion_command(help="Install completion of commands and options in this shell (bash, zsh, fish).")
 PIPE_CODE = 141  # as shells give it: 128 + SIGPIPE
 
 

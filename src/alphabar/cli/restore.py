@@ -53,4 +53,4 @@ def restore(
         values |= {TITLES[k]: show.words(v["value"]) + show.interval(v["interval"]) for k, v in scores.items()}
     hidden = ("grid", "sampler", "first_index", "versions", "image_shape")
     record = {k: v for k, v in values.items() if as_json or (k not in hidden and v is not None)}
-    show.record({**record, "picture": str(sheet), "page": str(page)}, as_json, str(out))
+    show.record({**record, "picture": str(sheet), "page": str(page)}, as_json, str(out), page)

@@ -1,5 +1,6 @@
 """The commands about run folders: `alphabar runs`, `runs prune`, `report`, `sync`, `export` and `push`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -10,7 +11,7 @@ from cyclopts import App
 
 from alphabar.cli import show
 from alphabar.cli.options import Flag, Flat, Json
-from alphabar.core.messages import say
+from alphabar.core.messages import plural, say
 from alphabar.verbs.options import ExportOptions, PushOptions
 
 STATES = ("finished", "stopped", "diverged", "stopped early", "open", "empty")
@@ -44,6 +45,7 @@ def list_runs(
         state: finished, stopped, diverged, "stopped early", open or empty: only runs in one of these states.
         model: a fingerprint, by which samples and scores name their model: print only which run and checkpoint it is or was.
     """
+    from alphabar.core.progress import duration
     from alphabar.results.run_list import find_runs, summaries
 
     paths = find_runs(roots or [runs_folder()])
@@ -60,21 +62,23 @@ def list_runs(
     if not rows:
         say(f"no {'matching ' if paths else ''}runs below {', '.join(map(str, roots)) or 'this folder'}")
         return
+    common = os.path.commonpath([str(Path(r.path).parent) for r in rows])
     show.table(
-        ("run", "state", "images", "hours", "TFLOP", "best FID", "what differs"),
+        ("run", "state", "images", "time", "FID", "what differs"),
         [
             (
-                r.path, r.state, _images(r.images, r.budget), _number(r.hours, ".2f"), _number(r.tflop, ",.0f"),
-                _number(r.fid, ".3g") + show.interval(r.fid_interval, " [{:.3g}, {:.3g}]"),
-                ", ".join(f"{k} {v}" for k, v in r.differs.items()),
+                os.path.relpath(r.path, common) if common else r.path, r.state, _images(r.images, r.budget),
+                "–" if r.hours is None else duration(3600 * r.hours), _number(r.fid, ".3g"),
+                ", ".join(f"{k} {v}" for k, v in r.differs.items() if k != "train.images"),
             )
             for r in rows
         ],
-        f"{len(rows)} run{'s' if len(rows) > 1 else ''}",
+        plural(len(rows), "run") + (f" in {common}" if common else "") + "; --json has all figures", one_line=True,
     )  # fmt: skip
     for row in rows:
         for words in row.faults:
             say(f"{row.path}: {words}", sys.stderr)
+    show.hint("report", *[Path(r.path) for r in rows[:3]])
 
 
 def _origin(paths: Sequence[Path], model: str, as_json: bool) -> None:
@@ -91,7 +95,10 @@ def _origin(paths: Sequence[Path], model: str, as_json: bool) -> None:
 
 
 def _images(images: int | None, budget: int | None) -> str:
-    return "–" if images is None else f"{images:,}" + (f" of {budget:,}" if budget and budget != images else "")
+    """64000, of 2000000 -> "64k of 2M"."""
+    from alphabar.report.words import short
+
+    return "–" if images is None else short(images) + (f" of {short(budget)}" if budget and budget != images else "")
 
 
 def _number(value: float | None, form: str) -> str:
@@ -164,7 +171,7 @@ def report(
 
     if not runs:
         raise ValueError("name at least one run, as in: alphabar report runs/garments")
-    say(write_report(list(runs), out, sweeps=sweep, draw=trajectory, with_paths=with_paths, live=live))
+    show.look(write_report(list(runs), out, sweeps=sweep, draw=trajectory, with_paths=with_paths, live=live))
 
 
 def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:

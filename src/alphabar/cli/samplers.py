@@ -46,6 +46,7 @@ def samplers(*, as_json: Json = False) -> None:
         [(e.name, str(e.order), str(e.calls(10)), ", ".join(options[e.name]), e.summary) for e in SAMPLERS.values()],
         "samplers; and tuned, once `alphabar tune` has fitted one to the model",
     )
+    show.hint("sample", "bundled", "--sampler", "unipc", "--steps", 10, "--out", "unipc.npz")
 
 
 def tune(
@@ -91,6 +92,7 @@ def tune(
         for c in t.compared:
             say(c.words)
         say(f"{t.path}; levels: {picture}")
+    show.hint("sample", run, "--sampler", "tuned", "--steps", done[-1].fit.calls, "--out", "tuned.npz")
 
 
 def sweep(
@@ -131,7 +133,7 @@ def sweep(
     wide.print(sweep_table(done, options.metrics))
     for sentence in explanations(done, options.metrics):
         wide.print(printable(sentence))
-    say(f"page: {done.page}")
+    show.look(done.page)
 
 
 def _show_planned(run: str, options: SweepOptions, as_json: bool) -> None:

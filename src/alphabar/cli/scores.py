@@ -10,6 +10,7 @@ from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
 from alphabar.core.bounds import Count
 from alphabar.core.messages import say
+from alphabar.core.progress import duration
 from alphabar.verbs.options import CompareOptions, EmaOptions, LikelihoodOptions, ScoreReportOptions
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ def score(
         say(f"copies of {options.trained_on}, by pixels: {report.copies.pixels}")
     for what, path in report.pictures.items():
         say(f"{what}: {path}")
+    _report_of([*options.keep, samples], "compare", samples, "OTHER.npz", "--against", against or "SET")
+
+
+def _report_of(runs: "Sequence[str | Path]", *otherwise: object) -> None:
+    """The next command: the report of the first of these that is a run, or another."""
+    from alphabar.core.run import Run
+
+    found = next((run for run in runs if Run(run).recipe.exists()), None)
+    show.hint(*(otherwise if found is None else ("report", found)))
 
 
 def _scores(scores: "Sequence[Score]") -> None:
@@ -128,6 +138,7 @@ def compare(
     for c in found:
         say(c.words)
     say(f"picture: {options.picture}")
+    _report_of([*options.keep, a, b], "score", a, "--against", against or "SET")
 
 
 def loss(run: str, *, trained_on: str, n: Count = 1000, picture: Path | None = None, as_json: Json = False) -> None:
@@ -161,6 +172,7 @@ def loss(run: str, *, trained_on: str, n: Count = 1000, picture: Path | None = N
         "mean squared error of x0_hat a pixel, images in [-1, 1]",
     )  # fmt: skip
     say(f"relative gap over all levels: {found.relative_gap}\npicture: {path}")
+    show.hint("score", run, "--trained-on", trained_on, "--against", trained_on)
 
 
 def likelihood(
@@ -214,7 +226,8 @@ def likelihood(
     title = f"bits per dimension of {found.n:,} images of {found.dimensions:,} values"
     show.table(("", "mean [95 % interval]"), [(name, str(value)) for name, value in rows if value is not None], title)
     levels = "floats: density per unit of their scale" if found.levels is None else f"{found.levels:,} levels"
-    say(f"{levels}; {found.nfe:.4g} network calls an image, {found.seconds:.0f} s\npicture: {path}")
+    say(f"{levels}; {found.nfe:.4g} network calls an image, {duration(found.seconds)}")
+    show.look(path)
 
 
 def ema(
@@ -248,3 +261,4 @@ def ema(
         say(c.words)
     say(f"best by FID: --checkpoint ema:{found.best:g} (the best of several is biased low; score it again with another seed)")
     say(f"picture: {found.picture}")
+    show.hint("sample", run, "--checkpoint", f"ema:{found.best:g}", "--out", "averaged.npz")

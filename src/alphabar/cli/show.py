@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from alphabar.core.files import json_text, plain
-from alphabar.core.messages import cells, console, printable, say, stop_code
+from alphabar.core.messages import cells, command, console, printable, say, stop_code
 
 
 def as_json_line(value: Any) -> None:
@@ -23,14 +23,25 @@ def done(value: Any, as_json: bool) -> bool:
     return as_json or not first
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
-    """A table for the terminal, with a header unless all names of columns are empty."""
-    from rich.table import Table
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str, one_line: bool = False) -> None:
+    """A table for the terminal, with a header unless all names of columns are empty. one_line: each row takes one line, in which
+    the first and the last column are cut where they are too long."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
 
-    made = Table(*cells(columns), title=printable(title), title_justify="left", show_header=any(columns))
-    for row in rows:
-        made.add_row(*cells(row))
-    console().print(made)
+    texts = [cells(columns), *map(cells, rows)]
+    heads, terminal = [Column(name) for name in texts[0]], console()
+    if one_line:
+        *wide, _ = (max(len(text[k]) for text in texts) for k in range(len(heads)))
+        wide[0] = min(wide[0], max(24, terminal.width - sum(wide[1:]) - 40))
+        for head, width in zip(heads, [*wide, max(8, terminal.width - sum(wide) - 2 * len(wide) - 1)], strict=True):
+            head.no_wrap, head.overflow, head.max_width = True, "ellipsis", width
+    made = Table(*heads, title=printable(title), title_justify="left", show_header=any(columns))
+    if one_line:
+        made.box, made.padding, made.pad_edge = SIMPLE_HEAD, (0, 1, 0, 0), False
+    for row in texts[1:]:
+        made.add_row(*row)
+    terminal.print(made)
 
 
 def line(text: str) -> None:
@@ -38,11 +49,23 @@ def line(text: str) -> None:
     console().print(printable(text))
 
 
-def record(values: Mapping[str, Any], as_json: bool, title: str) -> None:
-    """A record as a table of names and values, or as JSON."""
+def record(values: Mapping[str, Any], as_json: bool, title: str, look_at: object = None) -> None:
+    """A record as a table of names and values, with `look(look_at)` below it, or as JSON."""
     if done(values, as_json):
         return
     table(("", ""), [(k, words(v)) for k, v in values.items()], title)
+    if look_at is not None:
+        look(look_at)
+
+
+def hint(*words: object) -> None:
+    """The last line of a command: the command that usually follows."""
+    say(f"next: {command('alphabar', *words)}")
+
+
+def look(path: object) -> None:
+    """The last line of a command whose result is a picture or a page."""
+    say(f"next: look at {path}")
 
 
 def words(value: Any) -> str:

@@ -14,6 +14,9 @@ from alphabar.core.messages import command, console, say
 from alphabar.core.suggest import did_you_mean
 from alphabar.verbs.options import ExperimentOptions
 
+RECIPES = ", ".join(sorted(p.stem for p in (Path(__file__).parents[1] / "recipes").glob("*.toml")))
+Recipes = Annotated[str | None, Parameter(help=f"auto (the default, planned for the set), {RECIPES}, or a TOML file.")]
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def train(
     image_set: str,
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     out: Path,
-    recipe: str | None = None,
+    recipe: Recipes = None,
     images: Count | None = None,
     minutes: Positive | None = None,
     seed: Seed | None = None,
@@ -61,7 +64,6 @@ def train(
     Args:
         image_set: fashion_mnist, cifar10, a path, or hf:owner/name.
         out: the run folder.
-        recipe: auto (the default), a name that `alphabar recipes` lists, or a TOML file.
         images: length of the training in images seen, in place of the recipe's; with --resume the new length of the whole
             training, also of a finished one.
         minutes: length in minutes on this machine, of a run without --recipe or, with --resume, of the whole training.
@@ -106,6 +108,8 @@ def train(
     again = command("alphabar", "train", image_set, "--out", out, "--resume", *["--no-early-stop"] * (early_stop is False))
     with show.stopped_by_ctrl_c("{}\ncontinue with: " + again):
         train_run(plan or resolved, out, resume=resume, new_length=new_length, minutes=minutes if resume else None)
+    if processes.world()[0] == 0:
+        show.hint("sample", out, "--n", 64, "--out", f"{out.name}.npz")
 
 
 def _check_options(tokens: tuple[str, ...]) -> None:
@@ -140,6 +144,7 @@ def recipes(*, as_json: Json = False) -> None:
         (r["name"], r["purpose"], f"{r['parameters'] / 1e6:.1f} M", f"{r['images']:,}", duration(r["seconds"])) for r in found
     ]
     show.table(("recipe", "purpose", "parameters", "images", "here, about"), rows, "recipes, for `alphabar train --recipe NAME`")
+    show.hint("train", "SET", "--recipe", rows[-1][0], "--out", f"runs/{rows[-1][0]}")
 
 
 def experiment(
@@ -159,16 +164,16 @@ def experiment(
     Args:
         file: a TOML file, or the name of an experiment that ships.
         out: folder for the runs, their scores, and the page index.html.
-        early_stop: end at the best checkpoint once the held-out loss has turned or samples are copies of training images; on
-            with --recipe auto. With --resume, --no-early-stop goes on with a run that ended so.
-        dry_run: print the resolved experiment and stop.
+        dry_run: say what would be trained, sampled and scored, and stop; with --json the resolved experiment.
     """
     from alphabar.core.files import json_text
     from alphabar.results.experiments import read_experiment
 
     definition = read_experiment(file)
     if dry_run:
-        say(json_text(definition.to_json(), indent=None if as_json else 1))
+        say(json_text(definition.to_json()) if as_json else "\n".join(definition.lines()))
+        if not as_json:
+            show.hint("experiment", file, "--out", out)
         return
     from alphabar.report.experiment_page import experiment_table
     from alphabar.verbs.experiment import experiment as run_experiment
@@ -179,4 +184,5 @@ def experiment(
         show.as_json_line(outcome.to_json())
         return
     console().print(experiment_table(outcome))
-    say(f"{outcome.verdict}: {outcome.words}\n{outcome.page}")
+    say(f"{outcome.verdict}: {outcome.words}\npage: {outcome.page}")
+    show.hint("report", out)

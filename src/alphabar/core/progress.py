@@ -9,18 +9,18 @@ from functools import partial
 from alphabar.core.messages import console, printable, say
 
 
-def duration(seconds: float) -> str:
-    """A time in words.
+def duration(seconds: float | None) -> str:
+    """A time: from a minute on as hours:minutes:seconds; None -> "unknown".
 
-    >>> duration(40), duration(90), duration(1000), duration(6600)
-    ('40 s', '1.5 min', '17 min', '1 h 50 min')
+    >>> duration(0.0123), duration(7.25), duration(40), duration(90), duration(6600)
+    ('12.3 ms', '7.2 s', '40 s', '0:01:30', '1:50:00')
     """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.2g} min"
-    hours, rest = divmod(round(seconds / 60), 60)
-    return f"{hours} h {rest} min" if rest else f"{hours} h"
+    if seconds is None:
+        return "unknown"
+    whole = round(seconds)
+    if whole >= 60:
+        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{whole} s" if seconds >= 10 or not seconds else f"{seconds:.2g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 @contextmanager
@@ -68,8 +68,9 @@ def _lines(total: float, description: str, unit: str, done: float, every: float)
 
     def line(now: float) -> None:
         rate = (amount - done) / max(now - start, 1e-9)
-        left = f"{(total - amount) / rate:.0f} s left" if rate > 0 else "time left unknown"
-        text = f"{description}: {amount:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {now - start:.0f} s, {left}{tail}"
+        left = f", {duration((total - amount) / rate) if rate > 0 else 'unknown time'} left"
+        left = left if amount < total * (1 - 1e-9) else ""
+        text = f"{description}: {amount:.0f}/{total:.0f} {unit}, {rate:.3g}/s, {duration(now - start)}{left}{tail}"
         say(text, sys.stderr)
 
     def advance(more: float, note: str = "") -> None:

@@ -8,10 +8,11 @@ from typing import Any
 from alphabar.core.files import write_atomically
 from alphabar.core.messages import printable
 from alphabar.core.outputs import check_output
+from alphabar.core.progress import duration
 from alphabar.report import words
 
 TEMPLATES = Path(__file__).parent / "templates"
-_FILTERS = (words.count, words.short, words.duration, words.sig, words.kid, words.pretty, words.bracket)
+_FILTERS = (words.count, words.short, duration, words.sig, words.kid, words.pretty, words.bracket)
 
 
 def write_page(path: Path, template: str, /, near: Sequence[Path] = (), **context: Any) -> Path:

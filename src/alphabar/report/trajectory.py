@@ -9,10 +9,11 @@ from typing import Any
 from zipfile import BadZipFile
 
 from alphabar.core.messages import say
+from alphabar.core.progress import duration
 from alphabar.core.run import Run
 from alphabar.data.contact_sheet import levels_of
 from alphabar.report.png import EDGES, Picture, picture, png, smaller, strip
-from alphabar.report.words import duration, sig
+from alphabar.report.words import sig
 from alphabar.results.runs import BUNDLED, RunData
 from alphabar.sampling.samples import Samples
 from alphabar.training.checkpoint import read_state

@@ -95,20 +95,6 @@ def without_interval(reasons: Iterable[tuple[str, str]]) -> list[str]:
     return [f"No interval, {', '.join(titles)}: {why}." for why, titles in metrics.items()]
 
 
-def duration(seconds: float | None) -> str:
-    """75 -> "1 min 15 s"; None -> "unknown"."""
-    if seconds is None:
-        return "unknown"
-    whole = round(seconds)
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if whole < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def as_drawn(name: str) -> str:
     """A name as text of matplotlib, which would read what is between two dollars as a formula."""
     return printable(name).replace("$", r"\$")

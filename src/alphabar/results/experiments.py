@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alphabar.core.bounds import Batch, Checked, Count, CountOrZero, NotNegative, Seed, Share, Steps
-from alphabar.core.messages import as_path
+from alphabar.core.messages import as_path, plural
+from alphabar.core.places import without_places
+from alphabar.core.run import flat
 from alphabar.core.stored_names import RECIPE, renamed
 from alphabar.core.stored_values import naming, read_toml
-from alphabar.evaluation.score import METRICS
+from alphabar.evaluation.score import METRICS, TITLES
 from alphabar.sampling.catalogue import find
 from alphabar.training.config import Recipe, check_keys, parse, resolve
 
@@ -87,6 +89,25 @@ class Experiment:
             **plain, "seeds": [*self.seeds], "budget": asdict(self.budget), "scoring": asdict(self.scoring),
             "variants": {k: r.toml(places=False) for k, r in self.variants.items()},
         }  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """What the experiment does, in sentences."""
+        recipes = {name: flat(asdict(recipe)) for name, recipe in self.variants.items()}
+        first = next(iter(recipes.values()))
+        keys = [key for key, value in first.items() if any(recipe.get(key) != value for recipe in recipes.values())]
+        sets = dict.fromkeys(str(without_places(recipe["data.set"])) for recipe in recipes.values())
+        each = f"{self.budget.images:,} images" if self.budget.images else f"{self.budget.minutes:g} minutes here"
+        s = self.scoring
+        eta = "" if s.eta is None else f" with eta {s.eta:g}"
+        return [
+            f"{self.name}: {self.hypothesis}",
+            f"Is {self.better} better than {self.than} by {TITLES[self.metric]}?",
+            f"{plural(len(recipes) * len(self.seeds), 'training')} of {each} each, on {', '.join(sets)}: "
+            f"{plural(len(recipes), 'variant')}, seeds {', '.join(map(str, self.seeds))}.",
+            *(f"- {name}: {', '.join(f'{key} {recipe[key]}' for key in keys)}" for name, recipe in recipes.items()),
+            f"Each model draws {s.n:,} images by {s.sampler} in {s.steps} steps{eta}, of the same noise for all variants, scored "
+            f"against {without_places(s.against)} by the extractor {without_places(s.extractor)}.",
+        ]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.core.outputs import check_output
 from alphabar.core.places import without_places
-from alphabar.core.run import Run
 from alphabar.data.image_set import ImageSet
 from alphabar.evaluation.compare import Comparison, compare_measured
 from alphabar.evaluation.image_eval import ImageEval
@@ -19,7 +18,7 @@ from alphabar.evaluation.score import METRICS, ProtocolError
 from alphabar.report.figures import draw_comparison
 from alphabar.sampling.sample_set import SampleSet, reading_for
 from alphabar.verbs.options import CompareOptions
-from alphabar.verbs.score import make_evaluator, measure, named, open_scored, possible
+from alphabar.verbs.score import check_keep, kept_by, make_evaluator, measure, named, open_scored, possible
 
 
 def compare(
@@ -43,9 +42,7 @@ def compare(
         ProtocolError: if a and b hold unlike numbers of images.
         FileNotFoundError: if a folder in `keep` is not a run.
     """
-    for run in keep:
-        if not Run(run).recipe.exists():
-            raise FileNotFoundError(f"the comparison cannot be kept with {run}: it has no recipe.toml, so it is not a run folder")
+    check_keep(keep, "comparison")
     if len(a.pixels) != len(b.pixels):  # before the features are computed, which takes long
         raise ProtocolError("n", len(a.pixels), len(b.pixels))
     found = compare_measured(measure(evaluator, real, a, metrics), measure(evaluator, real, b, metrics), names=names)
@@ -53,10 +50,8 @@ def compare(
         "time": round(time.time(), 3), "names": list(names), "sets": without_places([a.name, b.name]),
         "models": [(x.record or {}).get("model") for x in (a, b)], "comparisons": [c.to_json() for c in found],
     }  # fmt: skip
-    runs = [run for run in (a.run, b.run, *keep) if run is not None]
-    if processes.world()[0] == 0:
-        for path in dict.fromkeys(Run(run).comparisons.resolve() for run in runs):
-            append_jsonl(path, row)
+    for path in kept_by(a.run, b.run, *keep, what="comparisons") if processes.world()[0] == 0 else ():
+        append_jsonl(path, row)
     return found
 
 

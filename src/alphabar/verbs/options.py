@@ -55,6 +55,8 @@ class ScoreReportOptions(ScoreOptions):
     """SET that the model was trained on: search for copies of its images, and write a sheet of the nearest pairs."""
     picture: Path | None = None
     """The picture to write; beside the samples if left out."""
+    keep: tuple[Path, ...] = ()
+    """Runs that keep the scores too, for `alphabar report`, in addition to the run that was scored."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl, plain
 from alphabar.core.machine import memory_for
-from alphabar.core.messages import say
+from alphabar.core.messages import as_path, say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output, save_picture
 from alphabar.core.run import Run
@@ -102,15 +102,29 @@ def open_scored(
 
 
 @memory_for("the score", "give a smaller --n, or one metric at a time, as --metrics kid")
-def measure(evaluator: ImageEval, real: ImageSet, samples: SampleSet, metrics: Sequence[str] = METRICS) -> Measured:
-    """The scores of `samples` by an evaluator of `real`; those of a run are appended to its scores.jsonl."""
+def measure(
+    evaluator: ImageEval, real: ImageSet, samples: SampleSet, metrics: Sequence[str] = METRICS, keep: Sequence[Path] = ()
+) -> Measured:
+    """The scores of `samples` by an evaluator of `real`, appended to scores.jsonl of their run and of those in `keep`."""
     check_value_range(samples.record, real)
     _warn_of_jpeg(samples.images, real)
     measured = evaluator.measure(samples.images, samples.record, metrics)
-    if samples.run is not None and processes.world()[0] == 0:
+    for path in kept_by(samples.run, *keep, what="scores") if processes.world()[0] == 0 else ():
         for row in (score for part in (measured, *measured.further) for score in part.scores.values()):
-            append_jsonl(Run(samples.run).scores, row.to_json())
+            append_jsonl(path, row.to_json())
     return measured
+
+
+def kept_by(*runs: Path | None, what: str) -> list[Path]:
+    """The files WHAT.jsonl of some runs, each once."""
+    return [*dict.fromkeys((as_path(run) / f"{what}.jsonl").resolve() for run in runs if run is not None)]
+
+
+def check_keep(keep: Sequence[Path], what: str) -> None:
+    """Raises FileNotFoundError for a folder that is to keep results and is no run."""
+    for run in keep:
+        if not Run(run).recipe.exists():
+            raise FileNotFoundError(f"the {what} cannot be kept with {run}: it has no recipe.toml, so it is not a run folder")
 
 
 def _warn_of_jpeg(samples: ImageSet | Any, real: ImageSet) -> None:
@@ -148,6 +162,7 @@ def score_report(
 
     Under torchrun all processes share the work, and the first one writes the pictures.
     """
+    check_keep(options.keep, "scores")
     picture = options.picture or picture_path(samples, "score.png")
     for path in (picture, *_further(picture).values()):
         check_output(path, "picture", [samples, *named(against), *filter(None, [options.trained_on])])
@@ -160,7 +175,7 @@ def score_report(
     opened = open_scored(samples, evaluator, options, reading)
     metrics = possible(evaluator, opened, options.metrics)
     curved = [m for m in curved if m in metrics]
-    measured = measure(evaluator, real, opened, metrics)
+    measured = measure(evaluator, real, opened, metrics, options.keep)
     report = ScoreReport(
         tuple(measured.scores.values()),
         evaluator.curve(opened.images, metrics=curved) if options.curve and curved else (),

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from alphabar.core.messages import FAULT_CODE, explain, plural, printable, say
+from alphabar.core.progress import duration
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import contact_sheet, levels_of, shown
 from alphabar.data.values import scale_of
@@ -89,7 +90,7 @@ def scores(found: SettingScores) -> str:
     first = next(iter(found.scores.values()))[0]
     caption = (
         f"{first.n:,} images against {first.n_reference:,} real ones ({first.reference_name}); lower is better. "
-        f"Sampled and scored in {found.seconds:.0f} s."
+        f"Sampled and scored in {duration(found.seconds)}."
     )
     sentences = [c.words for c in found.comparisons]
     if sentences and all(c.paired for c in found.comparisons):
