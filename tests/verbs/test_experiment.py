@@ -274,6 +274,9 @@ def test_the_command_prints_the_verdict_or_json(outcome: Outcome, capsys: pytest
     words = capsys.readouterr().out
     assert "Training helps." in words and "hardly" in words and "index.html" in words
     app(["experiment", "definition.toml", "--out", "other", "--dry-run"], result_action="return_value")
+    shown = capsys.readouterr().out
+    assert "Training helps." in shown and "4 trainings" in shown and "seeds 0, 1" in shown and "- hardly: " in shown
+    app(["experiment", "definition.toml", "--out", "other", "--dry-run", "--json"], result_action="return_value")
     assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1] and not Path("other").exists()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alphabar.core.files import read_jsonl
 from alphabar.core.run import Run
 from alphabar.data.image_set import load
 from alphabar.data.split import HOLDOUT, holdout
@@ -17,8 +18,8 @@ from alphabar.sampling.samples import Samples
 from alphabar.training.config import resolve
 from alphabar.verbs.compare import compare_report
 from alphabar.verbs.memorisation import find_copies, training_images
-from alphabar.verbs.options import CompareOptions
-from alphabar.verbs.score import score
+from alphabar.verbs.options import CompareOptions, ScoreReportOptions
+from alphabar.verbs.score import like_classes, score, score_report
 from alphabar.verbs.train import train
 from tests.fixtures.runs import untrained_extractor
 from tests.fixtures.sets import Linear
@@ -205,3 +206,25 @@ def test_what_too_few_images_cannot_be_scored_by_is_left_out_with_the_reason(
     options = CompareOptions(extractor=chosen, picture=small_run / "compare.png")
     both, _ = compare_report(str(small_run / "a.npz"), str(small_run / "a.npz"), str(small_run / "few.npy"), options)
     assert [c.metric for c in both] == ["kid", "precision", "recall", "density", "coverage"]
+
+
+@pytest.mark.filterwarnings("ignore:the floor is taken at")
+def test_scores_are_kept_by_the_runs_that_are_named(small_run: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "s.npz", n=100)
+    np.save(tmp_path / "real.npy", pictures(200, 1))
+    chosen = {"extractor": str(small_run / "extractor.safetensors"), "metrics": ("kid",), "picture": tmp_path / "s.png"}
+    with pytest.raises(FileNotFoundError, match="the scores cannot be kept with .*nowhere"):
+        score_report(
+            str(tmp_path / "s.npz"), str(tmp_path / "real.npy"), ScoreReportOptions(keep=(tmp_path / "nowhere",), **chosen)
+        )
+    before = [*read_jsonl(Run(small_run / "run").scores)]
+    options = ScoreReportOptions(keep=(small_run / "run",), **chosen)
+    made = score_report(str(tmp_path / "s.npz"), str(tmp_path / "real.npy"), options)
+    assert [*read_jsonl(Run(small_run / "run").scores)] == [*before, made.scores[0].to_json()]
+
+
+def test_real_images_are_shown_of_the_classes_of_the_samples() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
+    images = load(pixels, labels=np.arange(12) % 3)
+    assert like_classes(images, [2, 0], 5).ravel().tolist() == [2, 0, 5, 3, 8]
+    assert like_classes(images, None, 3).ravel().tolist() == [0, 1, 2] == like_classes(images, [7], 3).ravel().tolist()

@@ -171,7 +171,9 @@ def report(
 
     if not runs:
         raise ValueError("name at least one run, as in: alphabar report runs/garments")
-    show.look(write_report(list(runs), out, sweeps=sweep, draw=trajectory, with_paths=with_paths, live=live))
+    path = write_report(list(runs), out, sweeps=sweep, draw=trajectory, with_paths=with_paths, live=live)
+    say(path)
+    show.look(path)
 
 
 def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:

@@ -61,6 +61,7 @@ def draw_comparison(
     """The difference of each metric in units of half its interval, to the right the first set is better, above both sets and
     real images."""
     figure, (axes,), below = _with_sheet(1, 0.6 + 0.38 * len(found))
+    reach = 2.0
     for row, c in enumerate(reversed(found)):
         if c.difference.interval is None:
             axes.text(0, row, c.difference.note or "no interval", fontsize=8, ha="center", va="center", color=_REAL)
@@ -69,11 +70,13 @@ def draw_comparison(
         half = max((high - low) / 2, 1e-300)
         middle = (1 if c.metric in HIGHER else -1) * (high + low) / 2 / half
         colour = {"better": _GOOD, "worse": _BAD}.get(c.verdict, _REAL)
-        within = float(np.clip(middle, -9, 9))  # beyond the axis; the text has the values
+        within = float(np.clip(middle, -999, 999))  # an interval of no width; the text has the values
+        reach = max(reach, abs(within) + 1)
         axes.errorbar([within], [row], xerr=[1], color=colour, marker="o", markersize=6, capsize=4, linewidth=2)
-        axes.text(11.2, row, f"{c.a.value:.4g} against {c.b.value:.4g}: {c.verdict}", fontsize=9, va="center", color=colour)
+        words = f"{c.a.value:.4g} against {c.b.value:.4g}: {c.verdict}"
+        axes.text(1.01, row, words, fontsize=9, va="center", color=colour, transform=axes.get_yaxis_transform())
     axes.axvline(0, color=_BLACK, linewidth=1)
-    axes.set_xlim(-11, 11)
+    axes.set_xlim(-1.15 * reach, 1.15 * reach)
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.set_yticks(range(len(found)), [TITLES[c.metric] for c in reversed(found)])
     axes.set_xlabel(f"{names[1]} is better  ←   difference, 1 = half of its {INTERVAL}   →  {names[0]} is better", fontsize=9)

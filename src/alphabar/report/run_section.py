@@ -69,29 +69,26 @@ def _facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _plots(
     run: RunData, key: str, losses: list[dict[str, Any]], heldout: list[dict[str, Any]], known: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """{"title", "plot", "words"} of each plot; without a plot, the words say what was not logged."""
+    """{"title", "plot", "words"} of each plot of what was logged."""
     bands, loss = loss_by_band(heldout), _loss_plot(f"{key}loss", losses, known)
     by_noise = plot(
         f"{key}bands", f"Held-out loss of {len(bands)} bands of noise levels against images seen.",
         [Line(words, x, y, colour=k) for k, (words, x, y) in enumerate(bands)], log_y=True,
     )  # fmt: skip
     words = "The held-out loss is the loss on images that are never trained on." if known else "No held-out loss was logged."
-    about_bands = "" if by_noise else "No loss by noise level was logged."
     out = [
-        {"title": "Loss", "plot": loss, "words": words if loss else "No loss was logged."},
-        {"title": "Held-out loss by noise level", "plot": by_noise, "words": about_bands},
+        {"title": "Loss", "plot": loss, "words": words},
+        {"title": "Held-out loss by noise level", "plot": by_noise, "words": ""},
     ]
     for metric, title in TITLES.items():
         found = curves(run, metric)
         made = _score_plot(f"{key}{metric.replace('_', '')}", metric, found)
-        if made is not None or metric in ("fid", "kid"):
-            words = _bars(metric, found) if made else f"No {title} was computed during training."
-            out.append({"title": title, "plot": made, "words": words})
+        out.append({"title": title, "plot": made, "words": _bars(metric, found) if made else ""})
     rate = plot(
         f"{key}lr", "Learning rate against images seen.", [Line("", *series(losses, "lr"), thin=True)], size=(380, 140),
         from_zero=True,
     )  # fmt: skip
-    return out + ([{"title": "Learning rate", "plot": rate, "words": ""}] if rate else [])
+    return [p for p in [*out, {"title": "Learning rate", "plot": rate, "words": ""}] if p["plot"] is not None]
 
 
 def _loss_plot(name: str, losses: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> Plot | None:

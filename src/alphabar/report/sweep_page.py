@@ -190,7 +190,18 @@ def explanations(sweep: Sweep, metrics: Sequence[str]) -> list[str]:
         "than that of the best setting that costs no more, and the difference is not chance; it is taken image by image on the "
         f"same noise, at {100 * LEVEL:g} % for all pairs of settings together. Not decided: more images would be needed."
     ]
-    return out + brackets_explained(scores, " of one setting") + time_caveats(sweep)
+    return out + unchecked(scores) + brackets_explained(scores, " of one setting") + time_caveats(sweep)
+
+
+def unchecked(scores: Sequence[Score]) -> list[str]:
+    """A sentence for metrics whose extractor did not pass `alphabar extractor check`."""
+    found: dict[str, dict[str, None]] = {}
+    for s in scores:
+        if s.check_result not in (None, "passed"):
+            found.setdefault(str(s.check_result), {})[TITLES[s.metric]] = None
+    where = "; ".join(f"{', '.join(titles)}: {result}" for result, titles in found.items())
+    words = f"The extractor has not passed its check (alphabar extractor check), {where}: its scores may not follow quality."
+    return [words] if where else []
 
 
 def time_caveats(sweep: Sweep) -> list[str]:

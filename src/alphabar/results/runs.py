@@ -1,7 +1,7 @@
 """Tolerant reader of run folders: files that are missing or truncated become messages, not errors."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,11 +163,17 @@ def state(run: RunData) -> State:
     return State(kind, words, images, budget, seconds, recorded is not None or not times)
 
 
+def _unlike(values: Iterable[Any]) -> bool:
+    first, *others = [*values] or [None]
+    return any(value != first for value in others)
+
+
 def differing(runs: Sequence[RunData]) -> list[tuple[str, list[Any]]]:
-    """The recipe keys that are not the same in all runs, with the value in each (None where a run has no such key)."""
+    """The recipe keys that are not the same in all runs that have a recipe, with the value in each (None where a run has no such
+    key)."""
     keys = dict.fromkeys(key for run in runs for key in run.recipe)
     rows = [(key, [run.recipe.get(key) for run in runs]) for key in keys]
-    return [(key, values) for key, values in rows if any(value != values[0] for value in values[1:])]
+    return [(key, values) for key, values in rows if _unlike(v for v, run in zip(values, runs, strict=True) if run.recipe)]
 
 
 def names(runs: Sequence[RunData]) -> list[str]:

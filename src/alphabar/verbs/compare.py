@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alphabar.core import processes
 from alphabar.core.files import append_jsonl
 from alphabar.core.outputs import check_output
@@ -18,7 +16,7 @@ from alphabar.evaluation.score import METRICS, ProtocolError
 from alphabar.report.figures import draw_comparison
 from alphabar.sampling.sample_set import SampleSet, reading_for
 from alphabar.verbs.options import CompareOptions
-from alphabar.verbs.score import check_keep, kept_by, make_evaluator, measure, named, open_scored, possible
+from alphabar.verbs.score import check_keep, kept_by, like_classes, make_evaluator, measure, named, open_scored, possible
 
 
 def compare(
@@ -77,5 +75,6 @@ def compare_report(
         raise ProtocolError("n", len(first.pixels), len(second.pixels))
     found = compare(first, second, evaluator, real, possible(evaluator, first, options.metrics), names, options.keep)
     if processes.world()[0] == 0:
-        draw_comparison(found, (first.pixels, second.pixels), names, options.picture, np.asarray(real.pixels[:20]))
+        shown = like_classes(real, (first.record or {}).get("classes"), 20)
+        draw_comparison(found, (first.pixels, second.pixels), names, options.picture, shown)
     return found, names

@@ -7,12 +7,14 @@ from alphabar.core.files import json_text, write_atomically
 from alphabar.core.messages import as_path
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
+from alphabar.core.run import DISTILLED
+from alphabar.denoiser.external import split_run
 from alphabar.denoiser.model import Model
 from alphabar.denoiser.to_diffusers import check_diffusers, export_diffusers
 from alphabar.denoiser.to_onnx import MOST_DEVIATION, OPSET, check_onnx, export_onnx
 from alphabar.report.live_page import check_live, write_live
 from alphabar.sampling.fitted import fitted_timesteps
-from alphabar.training.checkpoint import load_model
+from alphabar.training.checkpoint import BUNDLED_FILES, load_model
 from alphabar.verbs.options import ExportOptions
 
 NAMED = ("diffusers", "timesteps")
@@ -91,7 +93,11 @@ def _page(model: Model, to: str, title: str) -> list[str]:
 
 
 def _title(run: str | Path) -> str:
-    return "Garments" if str(run) == "bundled" else as_path(run).stem.replace("_", " ")
+    """The name of a run; of a distilled model, that of the run it was made from, and that it is distilled."""
+    path = as_path(split_run(run)[1]).absolute()
+    distilled = path.name == DISTILLED
+    name = "Garments" if str(run) in BUNDLED_FILES else (path.parent if distilled else path).stem.replace("_", " ")
+    return f"{name}, distilled" if distilled else name
 
 
 def _timesteps(model: Model, out: str | Path | None) -> list[str]:

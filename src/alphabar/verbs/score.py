@@ -183,7 +183,7 @@ def score_report(
         tuple(score for part in measured.further for score in part.scores.values()),
     )
     if processes.world()[0] == 0:
-        _draw(report, opened, picture, np.asarray(real.pixels[:12]))
+        _draw(report, opened, picture, like_classes(real, (opened.record or {}).get("classes"), 12))
     return report
 
 
@@ -215,3 +215,13 @@ def picture_path(samples: str, ending: str) -> Path:
         return Path(f"{path.name.partition('@')[0]}.{ending}")
     home = None if str(path) == "bundled" else home_of(path)
     return path.with_name(f"{path.name.removesuffix('.npz')}.{ending}") if home is None else home / ending
+
+
+def like_classes(images: ImageSet, classes: Sequence[int] | None, n: int) -> NDArray[Any]:
+    """n images to show next to others: of the classes that those take in turns, where both are known, else the first n."""
+    labels = images.labels
+    found = [] if labels is None else [np.flatnonzero(np.asarray(labels) == c) for c in classes or ()]
+    if not found or not all(map(len, found)):
+        return np.asarray(images.pixels[:n])
+    turns = ((found[k % len(found)], k // len(found)) for k in range(min(n, len(images))))
+    return np.stack([np.asarray(images.pixels[rows[turn % len(rows)]]) for rows, turn in turns])
