@@ -213,7 +213,7 @@ def test_scores_are_kept_by_the_runs_that_are_named(small_run: Path, tmp_path: P
     saved(tmp_path / "s.npz", n=100)
     np.save(tmp_path / "real.npy", pictures(200, 1))
     chosen = {"extractor": str(small_run / "extractor.safetensors"), "metrics": ("kid",), "picture": tmp_path / "s.png"}
-    with pytest.raises(FileNotFoundError, match="the scores cannot be kept with .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"the scores cannot be kept with .*nowhere"):
         score_report(
             str(tmp_path / "s.npz"), str(tmp_path / "real.npy"), ScoreReportOptions(keep=(tmp_path / "nowhere",), **chosen)
         )
