@@ -35,6 +35,7 @@ from alphabar.restoration.result import Restoration
 from alphabar.restoration.tasks import make_mask, rounding_noise
 from alphabar.sampling.model import image_shape
 
+TASKS = ("centre box", "80 % of pixels", "super-resolution by 4", "blur with noise")
 OURS = ("ddrm", "diffpir", "gibbs", "daps", "repaint", "dps")
 ROOT = Path(__file__).parents[1]
 
@@ -42,10 +43,8 @@ ROOT = Path(__file__).parents[1]
 def tasks(shape: tuple[int, int, int]) -> dict[str, tuple[Spectral, float]]:
     """The operator of each task, and the noise of its measurement."""
     least = rounding_noise("uint8")
-    return {
-        "centre box": (make_mask("box", shape), least), "80 % of pixels": (make_mask("random", shape), least),
-        "super-resolution by 4": (BoxAverage(4), least), "blur with noise": (Blur(1.5, shape[1:]), 0.1),
-    }  # fmt: skip
+    made = (make_mask("box", shape), make_mask("random", shape), BoxAverage(4), Blur(1.5, shape[1:]))
+    return dict(zip(TASKS, zip(made, (least, least, least, 0.1), strict=True), strict=True))
 
 
 def ours(model: Any, pixels: Any, operator: Operator, sigma: float, method: str, calls: int, draws: int) -> Restoration:
@@ -118,12 +117,12 @@ def classical(name: str, y: Measured, operator: Spectral, pixels: Any) -> Any:
 
 
 def rows(
-    model: Any, pixels: Any, calls: list[int], draws: int, peers: bool, methods: tuple[str, ...]
+    model: Any, pixels: Any, calls: list[int], draws: int, peers: bool, methods: tuple[str, ...], chosen: list[str]
 ) -> Iterator[tuple[str, str, float, float, Restoration]]:
     """(task, method, calls, seconds, result)."""
     shape = image_shape(model)
     n = len(pixels)
-    for task, (operator, sigma) in tasks(shape).items():
+    for task, (operator, sigma) in ((name, tasks(shape)[name]) for name in chosen):
         x = to_model(pixels)
         y = operator.forward(x)
         y = y + sigma * SeededNoise(0, range(n), stream=MEASURE)(0, y)
@@ -168,6 +167,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--calls", type=int, nargs="+", default=[30])
     parser.add_argument("--methods", nargs="+", default=list(OURS))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--peers", type=Path, help="folder with deepinv, torchvision and OpenCV")
     parser.add_argument("--fid", action="store_true")
     args = parser.parse_args()
@@ -191,7 +191,9 @@ def main() -> None:
     )
     print("|--|--|--|--|--|--|--|--|" + ("--|" if evaluator else ""))
     base = 0.0
-    for task, method, calls, seconds, found in rows(model, pixels, args.calls, args.draws, peers, tuple(args.methods)):
+    for task, method, calls, seconds, found in rows(
+        model, pixels, args.calls, args.draws, peers, tuple(args.methods), args.tasks
+    ):
         base = seconds if method == args.methods[0] else base
         cells = [
             task,
