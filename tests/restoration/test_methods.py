@@ -8,7 +8,7 @@ import torch
 from alphabar.core.seeds import SeededNoise, starting_noise
 from alphabar.denoiser.wrappers import CountCalls
 from alphabar.restoration.catalogue import METHODS, default_method, find_method, plan
-from alphabar.restoration.operators import Mask, Pair
+from alphabar.restoration.operators import Blur, Mask, Padded, Pair
 from alphabar.schedule.continuous import LogSigma
 from tests.fixtures.exact import MixtureDenoiser
 from tests.fixtures.toy import Mixture
@@ -105,4 +105,11 @@ def test_what_cannot_be_planned_is_refused():
         plan(METHODS["repaint"], LEVELS, half, 0.1, 3, {})
     with pytest.raises(ValueError, match=r"method 'ddmr' is unknown: .*ddrm"):
         find_method("ddmr")
-    assert default_method(half, 10) in METHODS and default_method(Pair(lambda x: x, lambda y: y, SHAPE), 10) in METHODS
+    assert default_method(Pair(lambda x: x, lambda y: y, SHAPE), 10) == "diffpir"
+
+
+def test_the_default_is_that_of_the_page():
+    kinds = operators()
+    wanted = {"half": "ddrm", "all": "gibbs", "averages": "ddrm", "blur": "gibbs"}
+    assert {name: default_method(kind, 20) for name, kind in kinds.items()} == wanted
+    assert default_method(Padded(Blur(1.0, (4, 4)), 2), 20) == default_method(kinds["half"], 40) == "gibbs"
