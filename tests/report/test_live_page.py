@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from alphabar.core.seeds import START, STEP, generator
-from alphabar.denoiser.model import Model, build
+from alphabar.denoiser.model import Model, build, save_weights
 from alphabar.denoiser.model_spec import ModelRecipe
 from alphabar.denoiser.to_onnx import rounded
 from alphabar.report.live_page import check_live, live_samplers, write_live
@@ -27,6 +27,7 @@ from alphabar.sampling.sample import sample
 from alphabar.schedule.betas import Linear
 from alphabar.schedule.continuous import Cosine
 from alphabar.training.checkpoint import load_model
+from alphabar.verbs.export import _title
 from tests.denoiser.test_to_onnx import TINY, filled
 from tests.fixtures.runs import fill
 from tests.report.test_browser import browser  # noqa: F401
@@ -187,6 +188,42 @@ def test_the_bundled_page_is_small_and_draws_fitted_samples(browser: Any, tmp_pa
     wanted = sample(load_model("bundled"), 16, sampler="tuned", steps=5).images.astype(int)
     assert abs(images(tab, (28, 28)).astype(int) - wanted).max() <= 1
     tab.context.close()
+
+
+@pytest.mark.slow(30)
+def test_the_page_of_a_distilled_model_draws_what_python_draws(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+    model = small(consistency=True)
+    page, made = write_live(model, tmp_path / "page.html", "Shapes, distilled")
+    assert made.deviation < 1e-4
+    tab, seen = opened(browser, page)
+    assert seen == []
+    for key, calls in (("Home", 1), ("ArrowRight", 2)):
+        tab.locator("#calls").press(key)
+        drawn(tab)
+        wanted = sample(rounded(model), 16, sampler="consistency", steps=calls).images.astype(int)
+        assert abs(images(tab, (12, 8)).astype(int) - wanted).max() <= 1 and wanted.std() > 5
+    tab.context.close()
+
+
+@pytest.mark.slow(30)
+def test_a_report_draws_in_the_browser(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+    model, run = small(), fill(tmp_path / "shapes", images=6_400, every=640, previews=1)
+    weights = run / "checkpoints" / "last" / "ema.safetensors"
+    weights.parent.mkdir(parents=True)
+    save_weights(weights, model)
+    (weights.parent / "state.json").write_text('{"images": 6400}')
+    tab, seen = opened(browser, write_report([run], tmp_path / "page.html", draw=False, live=True))
+    assert seen == [] and tab.locator("h1").inner_text() == "shapes"
+    calls = int(tab.locator("#calls").input_value()) + 1
+    wanted = sample(rounded(model), 16, sampler="unipc", steps=calls).images.astype(int)
+    assert abs(images(tab, (12, 8)).astype(int) - wanted).max() <= 1
+    tab.context.close()
+
+
+def test_a_page_is_named_after_its_run() -> None:
+    names = {"bundled": "Garments", "bundled/distilled": "Garments, distilled", "runs/my_cells": "my cells"}
+    names |= {"runs/my_cells/distilled": "my cells, distilled", "hf:anna/shapes@main": "shapes"}
+    assert {run: _title(run) for run in names} == names
 
 
 @pytest.mark.slow(40)

@@ -123,6 +123,18 @@ def test_the_table_marks_the_front(big: Sweep) -> None:
     assert "different machines" not in words
 
 
+def test_scores_by_an_extractor_that_has_not_passed_its_check_are_marked(big: Sweep) -> None:
+    def with_results(**results: str) -> Sweep:
+        rows = [replace(r, scores={m: replace(s, check_result=results[m]) for m, s in r.scores.items()}) for r in big.rows[:2]]
+        return replace(big, rows=rows)
+
+    half, whole = with_results(fid="passed", kid="not checked"), with_results(fid="passed", kid="passed")
+    for sweep, marked in ((half, ["KID ×1000 †"]), (whole, [])):
+        text = write_page(sweep, ("fid", "kid"), "run", stripes(6, 0).pixels, 2).read_text()
+        assert re.findall(r'<th scope="col" class="n">([^<]*†)</th>', text) == marked
+        assert ("† The extractor has not passed its check (alphabar extractor check), KID: not checked" in text) == bool(marked)
+
+
 def test_seconds_of_different_machines_have_a_caveat(big: Sweep) -> None:
     rows = [replace(row, where={**row.where, "cpu": f"cpu {k % 2}", "processes": 1 + k % 2}) for k, row in enumerate(big.rows)]
     words = " ".join(explanations(replace(big, rows=rows), ("fid",)))

@@ -32,7 +32,8 @@ def write_page(sweep: Sweep, metrics: Sequence[str], run: str, real: Pixels, sho
         title=f"{len(sweep.rows)} ways to sample {Path(run).name or run}", sweep=sweep, near=[sweep.folder, Path(run)],
         run=Path(run).name or run, lead=front_words(sweep, first),
         figures=figures(sweep, metrics), legend=legend(sweep), groups=groups, notes=notes, shown=shown,
-        real_uri=png_uri(strip(smaller(real, levels=levels)[0])), real_count=len(real), columns=[column(m) for m in metrics],
+        real_uri=png_uri(strip(smaller(real, levels=levels)[0])), real_count=len(real),
+        columns=[_heading(m, sweep) for m in metrics],
         first=TITLES[first], table=_table(sweep, metrics),
         floors=[estimate_words(m, scores[m].floor, scores[m].floor_interval) for m in metrics],
         explanations=explanations(sweep, metrics), score=scores[first],
@@ -193,6 +194,11 @@ def explanations(sweep: Sweep, metrics: Sequence[str]) -> list[str]:
     return out + unchecked(scores) + brackets_explained(scores, " of one setting") + time_caveats(sweep)
 
 
+def _heading(metric: str, sweep: Sweep) -> str:
+    """The heading of a metric's column, with a mark where its extractor has not passed its check."""
+    return column(metric) + (" †" if unchecked([row.scores[metric] for row in sweep.rows if metric in row.scores]) else "")
+
+
 def unchecked(scores: Sequence[Score]) -> list[str]:
     """A sentence for metrics whose extractor did not pass `alphabar extractor check`."""
     found: dict[str, dict[str, None]] = {}
@@ -200,7 +206,7 @@ def unchecked(scores: Sequence[Score]) -> list[str]:
         if s.check_result not in (None, "passed"):
             found.setdefault(str(s.check_result), {})[TITLES[s.metric]] = None
     where = "; ".join(f"{', '.join(titles)}: {result}" for result, titles in found.items())
-    words = f"The extractor has not passed its check (alphabar extractor check), {where}: its scores may not follow quality."
+    words = f"† The extractor has not passed its check (alphabar extractor check), {where}: its scores may not follow quality."
     return [words] if where else []
 
 
@@ -230,7 +236,8 @@ def sweep_table(sweep: Sweep, metrics: Sequence[str]) -> "Table":
     title = f"{sweep.protocol['n']:,} images a setting, all from the same noise"
     out = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
     first = metrics[0]
-    for name in ("calls", "setting", "s/image", *(column(m) for m in metrics), f"{TITLES[first]} front: calls", "seconds"):
+    headings = [_heading(m, sweep) for m in metrics]
+    for name in ("calls", "setting", "s/image", *headings, f"{TITLES[first]} front: calls", "seconds"):
         left = name in ("setting", f"{TITLES[first]} front: calls", "seconds")
         out.add_column(name, justify="left" if left else "right", no_wrap=name != "setting")
     for row in sweep.rows:
