@@ -74,7 +74,7 @@ def default_method(operator: Operator, calls: int) -> str:
     """The method where none is named.
 
     Measured on garments at 20 calls, where the mean of ddrm is the best for missing pixels and small images, and that of gibbs
-    for a blur with noise; at 60 calls their means for a missing box are alike, and gibbs alone converges (docs/restore.md). The
+    for a blur with noise; at 60 calls their means for missing pixels are alike, and gibbs alone converges (docs/restore.md). The
     limit of 40 calls lies between the two measurements; operators without singular values were not measured on images.
     """
     if not isinstance(operator, Spectral):
