@@ -112,4 +112,4 @@ def test_the_default_is_that_of_the_page():
     kinds = operators()
     wanted = {"half": "ddrm", "all": "gibbs", "averages": "ddrm", "blur": "gibbs"}
     assert {name: default_method(kind, 20) for name, kind in kinds.items()} == wanted
-    assert default_method(Padded(Blur(1.0, (4, 4)), 2), 20) == default_method(kinds["half"], 40) == "gibbs"
+    assert default_method(Padded(Blur(1.0, (4, 4)), 2), 20) == default_method(kinds["half"], 100) == "gibbs"
