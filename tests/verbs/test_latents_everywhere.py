@@ -47,10 +47,21 @@ DOORS = {
     ],
     "extractor check": ["extractor", "check", "e.safetensors", "--against", "latents:test", "--corruptions", "blur", "--n", "40"],
     "autoencoder check": ["autoencoder", "check", "a.safetensors", "--against", "latents:test"],
+    "experiment": ["experiment", "rates.toml", "--out", "rates"],
     "distill": ["distill", "run", "--images", "64", "--batch", "16", "--out", "distilled"],
 }  # fmt: skip
 
-LONG = ("held out", "compare images", "sweep", "tune", "ema", "report", "distill")
+LONG = ("held out", "compare images", "sweep", "tune", "ema", "report", "experiment", "distill")
+RATES = """
+hypothesis = "A higher rate learns faster."
+better = "high"
+than = "low"
+seeds = [0]
+recipe = "run/recipe.toml"
+budget = {images = 32}
+scoring = {against = "latents:test", extractor = "e.safetensors", n = 20, steps = 2}
+variants = {high = {train.lr = 1e-3}, low = {train.lr = 1e-4}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, toy_extractor: Any) -> Path:
         np.savez(home / "images" / f"{split}.npz", images=found.pixels, labels=found.labels)
     autoencoder(channels=3, factor=2).save(home / "a.safetensors")
     toy_extractor.save(home / "e.safetensors")
+    (home / "rates.toml").write_text(RATES)
     before = Path.cwd()
     os.chdir(home)
     try:

@@ -127,7 +127,7 @@ def _plan(folder: Path, definition: Experiment, options: ExperimentOptions, prog
     reading = next(iter(definition.variants.values())).data.reading()
     evaluator, real = load_evaluator(definition.scoring, tuple(reading.items()))
     metrics = tuple(dict.fromkeys((definition.metric, *METRICS)))
-    for each in images.values():
+    for each in (found.originals() for found in images.values()):  # samples of latents are decoded
         evaluator.check_shape(each.image_shape, each.pixels.dtype, definition.scoring.n, metrics)
     _check_images(folder, definition, images, evaluator.real.reference_fingerprint)
     recipes = with_budget(folder, definition, images, progress)
