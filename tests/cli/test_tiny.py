@@ -89,7 +89,7 @@ REFUSED = {
     f"train one --out r5 --images 8 --data.holdout 0.99 {TINY}": "no images to train on",
     "sample run --n 1 --steps 0 --out s.npz": "steps",
     "sample run --n 0 --out s.npz": "n = 0",
-    "restore run ten --n 11 --out x": "10 images, and 11",
+    "restore run ten --n 11 --out x": "10 images, 11 were asked for",
     "restore run ten --calls 1 --method repaint --out x": "a level of repaint takes 5",
     "restore run ten --task color --out x": "grey",
     "score g1.npz --against g40.npz --metrics kid": "1 images are too few for KID",
