@@ -6,7 +6,7 @@ from pathlib import Path
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
 from alphabar.core.bounds import Count
-from alphabar.core.messages import say
+from alphabar.core.messages import plural, say
 from alphabar.verbs.options import AnomalyOptions
 
 SHOWN = 8  # images of a row of the picture
@@ -65,5 +65,5 @@ def anomaly(
     show.table(("", "n", "median score", "90 % of them"), lines, f"anomaly score {found.kind}; higher is more unusual")
     if found.auc is not None:
         say(f"ROC AUC of the images against usual ones: {found.auc} (0.5: they are alike)")
-    say(f"{found.nfe:.4g} network calls an image")
+    say(f"{plural(found.nfe, 'network call')} an image")
     show.look(picture)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from alphabar.cli import show
 from alphabar.cli.options import Flat, Json, Reading
 from alphabar.core.bounds import Count
-from alphabar.core.messages import say
+from alphabar.core.messages import plural, say
 from alphabar.core.progress import duration
 from alphabar.verbs.options import CompareOptions, EmaOptions, LikelihoodOptions, ScoreReportOptions
 
@@ -80,7 +80,7 @@ def _scores(scores: "Sequence[Score]") -> None:
         best = "higher" if s.metric in HIGHER else "lower"
         rows.append((TITLES[s.metric], f"{s.value:.4g}", show.interval(s.interval, "{:.4g} to {:.4g}"), floor, best))
     first = scores[0]
-    calls = "" if first.nfe is None else f", {first.nfe:.4g} calls an image"
+    calls = "" if first.nfe is None else f", {plural(first.nfe, 'network call')} an image"
     title = f"{first.n:,} images against {first.n_reference:,} real ones{calls}; floor: the score of as many real images"
     show.table(("metric", "value", "95 % interval", "floor", "better"), rows, title)
     for note in dict.fromkeys(s.note for s in scores if s.note and s.interval is None):
@@ -226,7 +226,7 @@ def likelihood(
     title = f"bits per dimension of {found.n:,} images of {found.dimensions:,} values"
     show.table(("", "mean [95 % interval]"), [(name, str(value)) for name, value in rows if value is not None], title)
     levels = "floats: density per unit of their scale" if found.levels is None else f"{found.levels:,} levels"
-    say(f"{levels}; {found.nfe:.4g} network calls an image, {duration(found.seconds)}")
+    say(f"{levels}; {plural(found.nfe, 'network call')} an image, {duration(found.seconds)}")
     show.look(path)
 
 

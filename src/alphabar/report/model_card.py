@@ -125,7 +125,7 @@ def _scores(about: About) -> str:
     ]
     for scores in groups.values():
         first = scores[0]
-        calls = "" if first.nfe is None else f", {first.nfe:.4g} network calls an image"
+        calls = "" if first.nfe is None else f", {plural(first.nfe, 'network call')} an image"
         of = "" if (first.sampler or {}).get("model") == about.model.fingerprint else " of the distilled model"
         floors = ["–" if s.floor is None else f"{s.floor:.4g}" for s in scores]
         rows = [f"| {TITLES.get(s.metric, s.metric)} | {s.estimate} | {f} |" for s, f in zip(scores, floors, strict=True)]
