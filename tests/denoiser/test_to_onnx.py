@@ -130,8 +130,8 @@ def test_what_a_recipe_can_be_exported_to_is_printed_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = exports(build(TINY, Cosine().spec(), (1, 8, 8)))
-    assert found[0] == "export to ONNX: yes"
-    assert found[1].startswith("export to diffusers: no, the network is 'unet', which does not exist in diffusers")
+    assert found[:2] == ["export to ONNX: yes", "export to a page: yes"]
+    assert found[2].startswith("export to diffusers: no, the network is 'unet', which does not exist in diffusers")
     make_set(tmp_path / "set", ("a", "b"))
     monkeypatch.chdir(tmp_path)
     app(["train", "set", "--out", "r", "--dry-run", "--images", "640"], result_action="return_value")
