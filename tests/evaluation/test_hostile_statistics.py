@@ -113,7 +113,7 @@ def test_mutated_measurements(evaluator: ImageEval, tmp_path: Path) -> None:
         return out.getvalue()
 
     assert faults(file.read_bytes(), file, use) == []
-    cases = ((what, packed(changed)) for what, changed in tree_mutations(about, 600))
+    cases = ((what, packed(changed)) for what, changed in tree_mutations(about, 200))
     assert faults_of(cases, file, use) == []
     arrays["kid.influence_x"] = arrays["kid.influence_x"].astype(complex)
     file.write_bytes(packed(about))
