@@ -17,7 +17,6 @@ from alphabar.verbs.options import AppOptions, DemoOptions
 if TYPE_CHECKING:
     from alphabar.sampling.samples import Samples
 
-BUNDLED_RUN = "bundled"
 Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), negative="", help="Print the whole record.")]
 
 
@@ -106,7 +105,7 @@ def sample(
     from alphabar.sampling.resolved import resolve_options
     from alphabar.sampling.sample import sample
     from alphabar.sampling.samples import sheet_path
-    from alphabar.training.checkpoint import load_model
+    from alphabar.training.checkpoint import BUNDLED_FILES, load_model
 
     if options.sampler == DISTILLED:
         stage = Run(Run(local_run(run)).distilled)
@@ -132,7 +131,7 @@ def sample(
         say("\n".join(_in_words(samples, out)))
         say(f"sheet: {sheet}" + (f"; GIF: {gif}" if gif else ""))
     if not as_json:
-        real = "fashion_mnist:test" if run.startswith(BUNDLED_RUN) else "SET"
+        real = "fashion_mnist:test" if run in BUNDLED_FILES else "SET"
         show.hint("score", out, *(["--run", run, "--keep", run] if Run(run).recipe.exists() else ["--against", real]))
 
 

@@ -6,8 +6,9 @@ address, whatever was drawn before and in whichever process.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -63,6 +64,14 @@ def generator(seed: int, index: int = 0, draw: int = 0, *, stream: int = SUBSET)
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The order of n images in an epoch, the same in every process."""
     return generator(seed, epoch, stream=ORDER).permutation(n)
+
+
+@contextmanager
+def weights_of(seed: int) -> Iterator[None]:
+    """Layers made inside, on the CPU, draw their weights from this seed; torch's global generator is afterwards as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would leave the generators of GPUs changed
+        yield
 
 
 @dataclass(frozen=True)

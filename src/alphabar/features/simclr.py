@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alphabar.core import seeds
 from alphabar.core.machine import memory_for
 from alphabar.core.options import takes
 from alphabar.core.types import Images
@@ -45,8 +46,7 @@ def train_self_supervised(
     where = pick_device(device)
     kept, heldout = split(image_set, options)
     width = options.dim
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw their weights from the global generator
-        torch.manual_seed(options.seed)
+    with seeds.weights_of(options.seed):
         network = Classifier(image_set.image_shape[0], options.widths, width, 0)
         projector = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, options.projection))
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]

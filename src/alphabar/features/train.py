@@ -174,8 +174,7 @@ def train_extractor(
     labels = _labels(image_set)
     classes = _number_of_classes(image_set, labels)
     kept, heldout = split(image_set, options)
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw their weights from the global generator
-        torch.manual_seed(options.seed)
+    with seeds.weights_of(options.seed):
         network = Classifier(image_set.image_shape[0], options.widths, options.dim, classes)
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -1,7 +1,6 @@
 """The page of an experiment: its verdict, what differs between the variants, scores by seed, and images."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -9,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 from alphabar.core.files import write_json
 from alphabar.core.messages import cells, printable
 from alphabar.core.places import without_places
-from alphabar.core.run import flat
 from alphabar.core.types import Pixels
 from alphabar.data.contact_sheet import Levels, levels_of
 from alphabar.evaluation.score import TITLES
 from alphabar.report import page, svg
 from alphabar.report.png import png_uri, strip
 from alphabar.report.words import column, estimate_words, sig
-from alphabar.results.experiments import Experiment
 from alphabar.results.outcomes import Outcome
 from alphabar.results.runs import OUTCOME
 from alphabar.sampling.samples import Samples
@@ -35,7 +32,7 @@ def write_page(outcome: Outcome, real: Pixels, shown: int) -> Path:
         outcome.page, "experiment.html.j2", near=[outcome.folder],
         title=experiment.hypothesis, outcome=outcome, experiment=shown_experiment,
         metrics=[column(m) for m in metrics], rows=_rows(outcome), seeds=_by_seed(outcome),
-        plots=[p for m in metrics if (p := _plot(outcome, m))], differing=_differing(experiment),
+        plots=[p for m in metrics if (p := _plot(outcome, m))], differing=experiment.differing(),
         sheets=_sheets(outcome, shown, levels), real_uri=png_uri(strip(real, levels=levels)), real_count=len(real),
         machines=sorted({t.machine["cpu"] for t in outcome.trials}),
         first=outcome.trials[0].measured.scores[experiment.metric] if outcome.trials else None,
@@ -92,12 +89,6 @@ def _plot(outcome: Outcome, metric: str) -> dict[str, Any] | None:
         x_label="variant", x_names=names,
     )  # fmt: skip
     return None if made is None else {"title": column(metric), "plot": made}
-
-
-def _differing(experiment: Experiment) -> list[tuple[str, Sequence[str]]]:
-    """The recipe keys in which the variants differ, with the value of each variant."""
-    recipes = [flat(without_places(asdict(r))) for r in experiment.variants.values()]
-    return [(k, values) for k in recipes[0] if len({*(values := [str(r[k]) for r in recipes])}) > 1]
 
 
 def experiment_table(outcome: Outcome) -> "Table":

@@ -65,7 +65,7 @@ def _result(score: Score, about: About) -> Any:
     """A score as the Hub's metadata has it."""
     from huggingface_hub import EvalResult
 
-    calls = "" if score.nfe is None else f", {score.nfe:.4g} network calls"
+    calls = "" if score.nfe is None else f", {plural(score.nfe, 'network call')}"
     args = {
         "n": score.n, "n_reference": score.n_reference, "extractor": score.extractor, "reference": score.reference,
         "floor": score.floor, "floor_n": score.floor_n, "nfe": score.nfe, "sampler": (score.sampler or {}).get("sampler"),

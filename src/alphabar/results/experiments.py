@@ -90,21 +90,24 @@ class Experiment:
             "variants": {k: r.toml(places=False) for k, r in self.variants.items()},
         }  # fmt: skip
 
+    def differing(self) -> list[tuple[str, list[str]]]:
+        """The recipe keys in which the variants differ, with the value of each variant."""
+        recipes = [flat(without_places(asdict(r))) for r in self.variants.values()]
+        return [(k, values) for k in recipes[0] if len({*(values := [str(r[k]) for r in recipes])}) > 1]
+
     def lines(self) -> list[str]:
         """What the experiment does, in sentences."""
-        recipes = {name: flat(asdict(recipe)) for name, recipe in self.variants.items()}
-        first = next(iter(recipes.values()))
-        keys = [key for key, value in first.items() if any(recipe.get(key) != value for recipe in recipes.values())]
-        sets = dict.fromkeys(str(without_places(recipe["data.set"])) for recipe in recipes.values())
+        differing, variants = self.differing(), [*self.variants]
+        sets = dict.fromkeys(str(without_places(recipe.data.set)) for recipe in self.variants.values())
         each = f"{self.budget.images:,} images" if self.budget.images else f"{self.budget.minutes:g} minutes here"
         s = self.scoring
         eta = "" if s.eta is None else f" with eta {s.eta:g}"
         return [
             f"{self.name}: {self.hypothesis}",
             f"Is {self.better} better than {self.than} by {TITLES[self.metric]}?",
-            f"{plural(len(recipes) * len(self.seeds), 'training')} of {each} each, on {', '.join(sets)}: "
-            f"{plural(len(recipes), 'variant')}, seeds {', '.join(map(str, self.seeds))}.",
-            *(f"- {name}: {', '.join(f'{key} {recipe[key]}' for key in keys)}" for name, recipe in recipes.items()),
+            f"{plural(len(variants) * len(self.seeds), 'training')} of {each} each, on {', '.join(sets)}: "
+            f"{plural(len(variants), 'variant')}, seeds {', '.join(map(str, self.seeds))}.",
+            *(f"- {name}: {', '.join(f'{key} {values[k]}' for key, values in differing)}" for k, name in enumerate(variants)),
             f"Each model draws {s.n:,} images by {s.sampler} in {s.steps} steps{eta}, of the same noise for all variants, scored "
             f"against {without_places(s.against)} by the extractor {without_places(s.extractor)}.",
         ]

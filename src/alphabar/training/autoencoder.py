@@ -60,8 +60,7 @@ def train_autoencoder(
     where = device_of(device)
     mean, std = _moments(image_set.pixels, kept)
     arguments = {"channels": c, **{k: getattr(options, k) for k in ("latent", "factor", "width", "blocks")}}
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(options.seed)
+    with seeds.weights_of(options.seed):
         network = ConvAutoencoder(**arguments).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
     steps, scale = math.ceil(options.images / options.batch), (t.to(where)[:, None, None] for t in (mean, std))

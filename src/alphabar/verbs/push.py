@@ -111,7 +111,7 @@ def _check_repository(repo: str, private: bool) -> None:
 def _collect(run: str | Path, model: Model, repo: str, folder: Path, options: PushOptions, progress: bool) -> None:
     """Writes everything that is sent into a folder, which is a run folder as well."""
     home = None if model.home is None else Run(model.home)
-    weights = _write_model(run, model, folder, options.checkpoint)
+    seen = _write_model(run, model, folder, options.checkpoint)
     data: dict[str, Any] = {}
     if home is not None:
         for name in ("recipe.toml", "data.json"):
@@ -148,18 +148,9 @@ def _collect(run: str | Path, model: Model, repo: str, folder: Path, options: Pu
     save_picture(contact_sheet(drawn.images, scale=screen_scale(drawn.images)), folder / SHEET)
     words = ["--n", options.shown, *(w for k, v in {**how, **classes}.items() for w in (f"--{k}", v))]
     about = About(
-        repo,
-        options.license or "",
-        model,
-        [*map(str, words)],
-        data,
-        (folder / "recipe.toml").is_file(),
-        weights,
-        scores,
-        fits,
-        (folder / DISTILLED).is_dir(),
-        extractor,
-    )
+        repo, str(options.license), model, [*map(str, words)], data, recipe=(folder / "recipe.toml").is_file(), images_seen=seen,
+        scores=scores, fits=fits, distilled=(folder / DISTILLED).is_dir(), extractor=extractor,
+    )  # fmt: skip
     write_atomically(folder / CARD, model_card(about))
 
 

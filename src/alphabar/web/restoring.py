@@ -74,9 +74,12 @@ def restoring(playground: Playground, setting: RestoreSetting, every: float = 0.
             f"{draws} draws of {calls} calls are {draws * calls:,}, and this page makes {MOST_CALLS // 16:,}: ask for fewer"
         )
     keep, file = read_brush(setting.brush, image_shape(model)[1:])
-    if file is None and (found := real_image(playground, setting.run, setting.number)) is None:
+    if file is not None:
+        pixels = read_picture(file, model)
+    elif (found := real_image(playground, setting.run, setting.number)) is not None:
+        pixels = found[0]
+    else:
         raise ValueError("there is no real image for this run: choose a picture from your disk")
-    pixels = found[0] if file is None and found is not None else read_picture(file or b"", model)
     classes = text("class", setting.classes)
 
     def work(report: Any) -> Restoration:
@@ -106,10 +109,9 @@ def read_brush(sent: Any, size: tuple[int, int]) -> tuple[torch.Tensor, bytes | 
     painted = np.frombuffer(mask.encode(), np.uint8).reshape(1, 1, *size) == ord("1")
     if painted.all() or not painted.any():
         raise ValueError("all is painted: leave a part" if painted.all() else "nothing is painted: paint what is to be restored")
-    if not file:
-        return torch.from_numpy((~painted).astype(np.float32)), None
+    keep = torch.from_numpy((~painted).astype(np.float32))
     try:
-        return torch.from_numpy((~painted).astype(np.float32)), base64.b64decode(file.partition(",")[2], validate=True)
+        return keep, None if not file else base64.b64decode(file.partition(",")[2], validate=True)
     except binascii.Error as error:
         raise ValueError("your picture did not arrive whole: choose it again") from error
 
