@@ -1,13 +1,15 @@
 """How well `restore` restores held-out images, next to deepinv on the same weights, operator and noise, and classical methods.
 
     pip install --no-deps --target PEERS deepinv==0.5.0 torchvision==0.28.0 einops natsort h5py opencv-python-headless
-    python benchmarks/restore.py --peers PEERS --n 64 --draws 16 --calls 30 100
+    python benchmarks/restore.py --peers PEERS --n 64 --draws 16 --calls 30 --peer-calls 60 --known 100
     python benchmarks/restore.py --run runs/emoji --images emoji:test --alpha white --n 64
 
 Tasks: inpainting of a centre box and of 80 % of the pixels (the same ones in all images), super-resolution by 4, and a Gaussian
 blur of 1.5 pixels with noise 0.1. Every row: PSNR and SSIM of the mean of the draws and PSNR of a draw, the share of pixels
-inside the 90 % interval, network calls of a draw, and time relative to the first method with as many calls, with 95 % intervals
-over images. `--fid` adds the FID of the first draws by the bundled extractor, for garments and at least 600 images.
+inside the 90 % interval, network calls of a draw, and time relative to the first method of the task, with 95 % intervals over
+images. With `--known` that share also for intervals that are calibrated on so many other images. After each task: the default of
+alphabar against the best of the others (the highest PSNR), image by image; `--peer-calls` gives these more calls. `--fid` adds
+the FID of the first draws by the bundled extractor, for garments and at least 600 images.
 
 deepinv gets images in [0, 1], A as its physics, and DDRM, DiffPIR and DPS with their defaults for everything but the number of
 calls. Its DDRM takes no operator whose singular vectors do not span all images, so super-resolution has no row of it. Without
@@ -18,6 +20,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,9 @@ from alphabar.core.messages import say
 from alphabar.core.seeds import MEASURE, SeededNoise
 from alphabar.core.types import Images, Measured
 from alphabar.data.images import to_model, to_pixels
+from alphabar.evaluation.estimate import over_seeds
+from alphabar.restoration.calibration import widening
+from alphabar.restoration.catalogue import default_method
 from alphabar.restoration.operators import Blur, BoxAverage, Mask, Operator, Spectral
 from alphabar.restoration.result import Restoration
 from alphabar.restoration.tasks import make_mask, rounding_noise
@@ -117,37 +123,60 @@ def classical(name: str, y: Measured, operator: Spectral, pixels: Any) -> Any:
 
 
 def rows(
-    model: Any, pixels: Any, calls: list[int], draws: int, peers: bool, methods: tuple[str, ...], chosen: list[str]
+    model: Any, pixels: Any, task: str, calls: list[int], peer_calls: list[int], draws: int, methods: list[str]
 ) -> Iterator[tuple[str, str, float, float, Restoration]]:
-    """(task, method, calls, seconds, result)."""
-    shape = image_shape(model)
-    n = len(pixels)
-    for task, (operator, sigma) in ((name, tasks(shape)[name]) for name in chosen):
-        x = to_model(pixels)
-        y = operator.forward(x)
-        y = y + sigma * SeededNoise(0, range(n), stream=MEASURE)(0, y)
-        unmeasured = (operator.keep == 0).expand(n, *shape).movedim(1, 3).numpy() if isinstance(operator, Mask) else None
+    """(role, method, calls, seconds, result) of a task; the role is default, other or peer."""
+    (operator, sigma), shape, n = tasks(image_shape(model))[task], image_shape(model), len(pixels)
+    x = to_model(pixels)
+    y = operator.forward(x)
+    y = y + sigma * SeededNoise(0, range(n), stream=MEASURE)(0, y)
+    unmeasured = (operator.keep == 0).expand(n, *shape).movedim(1, 3).numpy() if isinstance(operator, Mask) else None
 
-        def result(made: Any, k: int, unmeasured: Any = unmeasured) -> Restoration:
-            return Restoration(made.reshape(n, k, *pixels.shape[1:]).swapaxes(0, 1), pixels, {}, pixels, unmeasured)
+    def result(made: Any, k: int) -> Restoration:
+        return Restoration(made.reshape(n, k, *pixels.shape[1:]).swapaxes(0, 1), pixels, {}, pixels, unmeasured)
 
-        for c in calls:
-            for method in methods:
-                if method == "repaint" and c < 20:
-                    continue
-                start = time.perf_counter()
-                found = ours(model, pixels, operator, sigma, method, c, draws)
-                yield task, method, found.record["nfe"], time.perf_counter() - start, found
-            for name in ("DDRM", "DiffPIR", "DPS") if peers else ():
-                if name == "DDRM" and isinstance(operator, BoxAverage):
-                    continue
-                start = time.perf_counter()
-                repeated = y.repeat_interleave(draws, 0)
-                made, used = theirs(model, repeated, operator, sigma, name, c, shape)
-                yield task, f"deepinv {name}", used, time.perf_counter() - start, result(to_pixels(made.float()), draws)
-        name = {"centre box": "Telea", "80 % of pixels": "Telea", "super-resolution by 4": "bicubic"}.get(task)
-        if name and peers and shape[0] in (1, 3):
-            yield task, name, 0, 0.0, result(classical(name, y, operator, pixels), 1)
+    for c in calls:
+        default = default_method(operator, c)
+        for method in [default, *(m for m in methods if m != default and not (m == "repaint" and c < 20))]:
+            start = time.perf_counter()
+            found = ours(model, pixels, operator, sigma, method, c, draws)
+            yield "default" if method == default else "other", method, found.record["nfe"], time.perf_counter() - start, found
+    for c in peer_calls:
+        for name in ("DDRM", "DiffPIR", "DPS"):
+            if name == "DDRM" and isinstance(operator, BoxAverage):
+                continue
+            start = time.perf_counter()
+            repeated = y.repeat_interleave(draws, 0)
+            made, used = theirs(model, repeated, operator, sigma, name, c, shape)
+            yield "peer", f"deepinv {name}", used, time.perf_counter() - start, result(to_pixels(made.float()), draws)
+    name = {"centre box": "Telea", "80 % of pixels": "Telea", "super-resolution by 4": "bicubic"}.get(task)
+    if name and peer_calls and shape[0] in (1, 3):
+        yield "peer", name, 0, 0.0, result(classical(name, y, operator, pixels), 1)
+
+
+def calibrated(found: Restoration, n: int) -> tuple[Restoration, Restoration | None]:
+    """The first n images, as they are and with intervals that are calibrated on the others."""
+    where, originals = found.unmeasured, found.originals
+    first = Restoration(found.draws[:, :n], found.measurement[:n], {}, originals[:n], None if where is None else where[:n])
+    if found.interval is None or len(originals) == n:
+        return first, None
+    factor = widening(found.draws[:, n:], originals[n:], None if where is None else where[n:])
+    return first, replace(first, factor=factor)
+
+
+def against_the_best(task: str, seen: list[tuple[str, str, Restoration]]) -> list[str]:
+    """The default of alphabar at every number of calls against the peer with the highest PSNR, image by image."""
+    peers = [(name, found) for role, name, found in seen if role == "peer"]
+    if not peers:
+        return []
+    best, other = max(peers, key=lambda row: row[1].scores["psnr"].value)
+    lines = []
+    for name, found in ((name, found) for role, name, found in seen if role == "default"):
+        off = over_seeds((found.each["psnr"] - other.each["psnr"]).tolist())
+        low, high = off.interval or (float("nan"), float("nan"))
+        word = "better" if low > 0 else "worse" if high < 0 else "not decided"
+        lines.append(f"{task}: {name} against {best}: PSNR of the mean {off.value:+.2f} [{low:+.2f}, {high:+.2f}] dB, {word}")
+    return lines
 
 
 def interval(found: Restoration, name: str, digits: int) -> str:
@@ -166,7 +195,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--calls", type=int, nargs="+", default=[30])
-    parser.add_argument("--methods", nargs="+", default=list(OURS))
+    parser.add_argument("--peer-calls", type=int, nargs="+", help="of the other programs; left out: those of --calls")
+    parser.add_argument("--methods", nargs="*", default=list(OURS), help="of alphabar, beside the default of the task")
+    parser.add_argument("--known", type=int, default=0, help="further images that calibrate the intervals, 20 or more")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--peers", type=Path, help="folder with deepinv, torchvision and OpenCV")
     parser.add_argument("--fid", action="store_true")
@@ -183,29 +214,27 @@ def main() -> None:
     model = alphabar.load_model(args.run)
     name, _, split = args.images.rpartition(":")
     images = alphabar.load(name, split, alpha=args.alpha, size="x".join(map(str, model.image_shape[1:])) if model.fit else None)
-    pixels = np.asarray(images.limited(args.n).pixels)
+    pixels = np.asarray(images.limited(args.n + args.known).pixels)
     evaluator = alphabar.ImageEval("bundled", images, progress=False) if args.fid else None
-    print(f"{args.run} on {args.n} images of {args.images}, {args.draws} draws of each\n")
-    print(
-        "| task | method | calls | PSNR, mean | SSIM, mean | PSNR, draw | inside 90 % | time |" + (" FID |" if evaluator else "")
-    )
-    print("|--|--|--|--|--|--|--|--|" + ("--|" if evaluator else ""))
-    base = 0.0
-    for task, method, calls, seconds, found in rows(
-        model, pixels, args.calls, args.draws, peers, tuple(args.methods), args.tasks
-    ):
-        base = seconds if method == args.methods[0] else base
-        cells = [
-            task,
-            method,
-            f"{calls:.0f}",
-            interval(found, "psnr", 1),
-            interval(found, "ssim", 3),
-            interval(found, "psnr_draw", 1),
-        ]
-        cells += [interval(found, "inside", 2), f"{seconds / base:.1f}" if seconds else "–"]
-        cells += [str(evaluator.fid(found.draws[0])).partition(" (")[0]] if evaluator else []
-        print("| " + " | ".join(cells) + " |", flush=True)
+    known = f", intervals calibrated on {args.known} others" if args.known else ""
+    print(f"{args.run} on {args.n} images of {args.images}, {args.draws} draws of each{known}\n")
+    columns = ["task", "method", "calls", "PSNR, mean", "SSIM, mean", "PSNR, draw", "inside 90 %", "the same, calibrated", "time"]
+    print("| " + " | ".join(columns + ["FID"] * args.fid) + " |")
+    print("|" + "--|" * (len(columns) + args.fid))
+    peer_calls, verdicts = (args.peer_calls or args.calls) if peers else [], list[str]()
+    for task in args.tasks:
+        base, seen = 0.0, list[tuple[str, str, Restoration]]()
+        for role, method, calls, seconds, every in rows(model, pixels, task, args.calls, peer_calls, args.draws, args.methods):
+            base = base or seconds
+            found, held = calibrated(every, args.n)
+            seen.append((role, f"{method}, {calls:.0f} calls", found))
+            cells = [task, method, f"{calls:.0f}"]
+            cells += [interval(found, k, digits) for k, digits in (("psnr", 1), ("ssim", 3), ("psnr_draw", 1), ("inside", 2))]
+            cells += [interval(held, "inside", 2) if held else "–", f"{seconds / base:.1f}" if seconds else "–"]
+            cells += [str(evaluator.fid(found.draws[0])).partition(" (")[0]] if evaluator else []
+            print("| " + " | ".join(cells) + " |", flush=True)
+        verdicts += against_the_best(task, seen)
+    print("\n" + "\n".join(verdicts))
 
 
 if __name__ == "__main__":

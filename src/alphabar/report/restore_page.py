@@ -67,10 +67,14 @@ def write_restore_page(found: Restoration, path: Path, near: Sequence[Path] = ()
     where = " that were not measured" if record["task"] == "inpaint" else ""
     widest = f"{sig(float(found.std.max()))} of {scale_of(found.mean.dtype)} levels"
     note = f"Uncertainty is the standard deviation of the draws at each pixel: black is 0, white is {widest}."
+    meaning = (
+        "draws of the exact posterior have 90 % in the mean. Less: the draws are surer than they should be."
+        if found.factor is None else f"the intervals were made {sig(found.factor)} times as wide as the draws say, so that they "
+        f"hold 90 % in the expectation, by {record['calibrated_on']} other images with known originals."
+    )  # fmt: skip
     return write_images_page(
         path, "restore", f"{record['task']}: {n} images", panels(found), record, facts, n=n, near=near,
         own_levels={"uncertainty": (0.0, 1.0)}, scores=[(TITLES[k], v) for k, v in found.scores.items()],
         each={TITLES[k]: v for k, v in found.each.items()}, notes=[note] if several else (),
-        scores_note=f"The share inside is that of pixels{where}; draws of the exact posterior have 90 % in the mean. Less: the "
-        "draws are surer than they should be.",
+        scores_note=f"The share inside is that of pixels{where}; {meaning}",
     )  # fmt: skip

@@ -10,12 +10,14 @@ from jaxtyping import Bool, Float64, Shaped
 from numpy.typing import NDArray
 
 from alphabar.core.files import json_text, write_npz
+from alphabar.core.npz import read_npz
 from alphabar.core.outputs import check_output
 from alphabar.core.types import Pixels
-from alphabar.data.values import scale_of
+from alphabar.data.values import SCALE, scale_of
 from alphabar.evaluation.estimate import Estimate, over_seeds
+from alphabar.restoration.calibration import widened
 from alphabar.restoration.scores import FEWEST, LEVEL, inside, interval, psnr, ssim
-from alphabar.sampling.samples import npz_path
+from alphabar.sampling.samples import Samples, npz_path
 
 TITLES = {
     "psnr": "PSNR of the mean, dB", "ssim": "SSIM of the mean", "psnr_draw": "PSNR of a draw, dB", "ssim_draw": "SSIM of a draw",
@@ -33,6 +35,7 @@ class Restoration:
         record: how they were made, as plain data.
         originals: (n, h, w, c), where the images were degraded by `restore` itself; else None.
         unmeasured: the pixels that are not measured, in the shape of originals; None: all depend on the measurement in part.
+        factor: by which the intervals of the draws are widened (`calibration.widening`); None: as they are.
     """
 
     draws: Shaped[np.ndarray, "k n h w c"]
@@ -40,6 +43,7 @@ class Restoration:
     record: dict[str, Any]
     originals: Pixels | None = None
     unmeasured: Bool[np.ndarray, "n h w c"] | None = None
+    factor: float | None = None
 
     @cached_property
     def mean(self) -> Pixels:
@@ -56,7 +60,7 @@ class Restoration:
         """Ends of the 90 % interval of every pixel, (n, h, w, c), rounded outwards; None for fewer than 15 draws."""
         if len(self.draws) < FEWEST:
             return None
-        low, high = interval(self.draws.astype(np.float64), LEVEL)
+        low, high = interval(self.draws.astype(np.float64), LEVEL) if self.factor is None else widened(self.draws, self.factor)
         whole = scale_of(self.draws.dtype) > 1
         return self._pixels(np.floor(low) if whole else low), self._pixels(np.ceil(high) if whole else high)
 
@@ -74,8 +78,16 @@ class Restoration:
         if len(self.draws) > 1:
             for name, score in (("psnr_draw", psnr), ("ssim_draw", ssim)):
                 found[name] = np.mean([score(one, self.originals) for one in self.draws], axis=0)
-            found["inside"] = inside(self.draws, self.originals, self.unmeasured)
+            found["inside"] = self._inside(self.originals)
         return found
+
+    def _inside(self, originals: Pixels) -> NDArray[np.float64]:
+        if self.factor is None or self.interval is None:
+            return inside(self.draws, originals, self.unmeasured)
+        low, high = self.interval
+        held = (low <= originals) & (originals <= high)
+        counted = np.ones(held.shape, bool) if self.unmeasured is None else self.unmeasured
+        return np.array([h[c].mean() if c.any() else np.nan for h, c in zip(held, counted, strict=True)])
 
     @cached_property
     def scores(self) -> dict[str, Estimate]:
@@ -90,13 +102,26 @@ class Restoration:
 
     def save(self, path: str | Path) -> Path:
         """Writes PATH.npz: `images` (draw 1 of every image) and `record`, which `alphabar score` reads as samples, and `draws`,
-        `mean`, `std`, `measurement`, with `low`, `high` and `originals` where they are known."""
+        `mean`, `std`, `measurement`, with `low`, `high`, `originals` and `unmeasured` where they are known."""
         target = npz_path(path)
         check_output(target, "samples")
         more = {} if self.interval is None else dict(zip(("low", "high"), self.interval, strict=True))
-        more |= {} if self.originals is None else {"originals": self.originals}
+        more |= {k: v for k in ("originals", "unmeasured") if (v := getattr(self, k)) is not None}
         write_npz(target, {
             "images": self.draws[0], "record": np.array(json_text(self.record)), "draws": self.draws, "mean": self.mean,
             "std": self.std.astype(np.float32), "measurement": self.measurement, **more,
         })  # fmt: skip
         return target
+
+    @staticmethod
+    def load(path: str | Path) -> "Restoration":
+        """Reads what `save` wrote. Raises FileNotFoundError, and ValueError for files that it did not write."""
+        target, record = npz_path(path), Samples.load(path).record
+        arrays = read_npz(target, ("draws", "measurement", "originals", "unmeasured"))
+        draws, originals, where = (arrays.get(k) for k in ("draws", "originals", "unmeasured"))
+        if draws is None or "measurement" not in arrays or draws.ndim != 5 or draws.dtype.name not in SCALE or not draws.size:
+            raise ValueError(f"{target} holds samples, and no draws of `alphabar restore`")
+        for name, array, dtype in (("originals", originals, draws.dtype), ("unmeasured", where, np.dtype(bool))):
+            if array is not None and (array.shape != draws.shape[1:] or array.dtype != dtype):
+                raise ValueError(f"{target}: {name} is {array.dtype} of shape {array.shape}; wanted {dtype} {draws.shape[1:]}")
+        return Restoration(draws, arrays["measurement"], record, originals, where, record.get("interval_factor"))

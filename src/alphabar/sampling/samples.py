@@ -35,7 +35,7 @@ from alphabar.data.values import SCALE, check_range
 
 RECORD = {  # kinds of the values of a sampling record
     **dict.fromkeys(("n", "batch", "steps", "seed", "first_index"), whole(0, 2**64)),
-    **dict.fromkeys(("nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold"), FINITE),
+    **dict.fromkeys(("nfe", "seconds", "seconds_per_image", "eta", "guidance", "threshold", "interval_factor"), FINITE),
     **dict.fromkeys(("grid", "x0_steps", "image_shape", "indices", "classes"), listed(FINITE, 10**7)),
     **dict.fromkeys(("sampler", "model", "grid_name", "plan", "variance", "pixels", "precision", "device", "fit"), TEXT),
     **dict.fromkeys(("versions", "tuned", "options", "calls", "fast", "precision_check"), TABLE), "value_range": PAIR,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from alphabar.core.bounds import short
+from alphabar.core.files import plain
 from alphabar.core.machine import memory_for, versions
 from alphabar.core.messages import say
 from alphabar.core.options import takes
@@ -22,10 +23,12 @@ from alphabar.core.types import Denoiser, Grid, Measured, Pixels
 from alphabar.data.images import check_images, to_model, to_pixels
 from alphabar.denoiser.precondition import eval_mode
 from alphabar.denoiser.wrappers import ClipX0, CountCalls
+from alphabar.restoration.calibration import widening
 from alphabar.restoration.catalogue import LOWEST, Method, default_method, find_method, plan
 from alphabar.restoration.conditional import condition
 from alphabar.restoration.operators import Mask, Operator, Padded, Spectral
 from alphabar.restoration.result import Restoration
+from alphabar.restoration.scores import FEWEST
 from alphabar.restoration.tasks import TASKS, estimated_noise, measurement_shape, operator_of, rounding_noise
 from alphabar.sampling.given_images import check_shape, open_images, reading_of_model
 from alphabar.sampling.guidance import ClassGuidance
@@ -37,6 +40,11 @@ from alphabar.verbs.memorisation import with_heldout
 from alphabar.verbs.options import RestoreOptions
 
 MOST = 16  # images where their number is not given
+OWN_TASK = "own operator"
+SAME = (  # of the record, in a restoration that calibrates another
+    "task", "mask", "share", "factor", "blur", "sigma_y", "method", "options", "steps", "draws", "model", "pixels", "clip",
+    "classes", "guidance",
+)  # fmt: skip
 
 
 @takes(RestoreOptions)
@@ -71,7 +79,7 @@ def restore(
     Raises:
         FileNotFoundError: where there are no such images or no such mask.
         ValueError: for a distilled model or one of latents, no class for a model that needs one, images that do not fit the model
-            and the task, an operator that is not linear, or an unknown method or option.
+            and the task, an operator that is not linear, an unknown method or option, or a calibration by other settings.
     """
     if out is not None:
         check_output(npz_path(out), "samples")
@@ -85,10 +93,12 @@ def restore(
     sigmas, arguments = plan(
         method, model.schedule, problem.operator, problem.sigma_y, options.calls, dict(options.options or {})
     )
+    record, originals = _record(model, options, problem, method, sigmas, arguments), pixels if options.degrade else None
+    record |= {} if options.calibrate is None else _calibration(options.calibrate, record, originals)
     work = _Work(model, guidance, problem, method, sigmas, arguments, options, move_model(model, device, False))
     draws, costs = work.draw(progress, on_step)
-    record = _record(model, options, problem, method, sigmas, arguments) | costs
-    found = Restoration(draws, problem.shown, record, pixels if options.degrade else None, problem.unmeasured)
+    factor = record.get("interval_factor")
+    found = Restoration(draws, problem.shown, record | costs, originals, problem.unmeasured, factor)
     if out is not None:
         found.save(out)
     return found
@@ -253,14 +263,36 @@ def _record(
     model: Model, options: RestoreOptions, problem: _Problem, method: Method, sigmas: Grid, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """How the images were made, as plain data."""
-    task = options.task if isinstance(options.task, str) else "own operator"
+    task = options.task if isinstance(options.task, str) else OWN_TASK
     own = {"inpaint": ("mask", "share"), "super-resolution": ("factor",), "deblur": ("blur",)}.get(task, ())
     value_range = getattr(model, "value_range", None)
     return {
         "task": task, **{k: getattr(options, k) for k in own if k != "share" or options.mask == "random"},
         "sigma_y": problem.sigma_y, "degraded": options.degrade, "method": method.name, "options": dict(arguments),
         "sampler": method.name, "steps": len(sigmas) - 1, "grid": sigmas.tolist(), "draws": options.draws, "n": len(problem.y),
-        "seed": options.seed, "batch": options.batch, "first_index": 0, "clip": options.clip, "model": fingerprint(model),
+        "seed": options.seed, "batch": options.batch, "first_index": 0, "clip": options.clip, "guidance": options.guidance,
+        "model": fingerprint(model),
         "image_shape": [*image_shape(model)], "pixels": problem.shown.dtype.name, "value_range": value_range,
         "classes": None if options.classes is None else [*np.ravel(options.classes)], "versions": versions(),
     }  # fmt: skip
+
+
+def _calibration(path: Path, record: Mapping[str, Any], originals: Pixels | None) -> dict[str, Any]:
+    """The factor of the intervals and the number of images that it was learned on, for the record. Raises ValueError for a
+    restoration that does not say how wide the intervals of this one must be."""
+    known, make = Restoration.load(path), "make it with --degrade and these settings"
+    if known.originals is None:
+        raise ValueError(f"{path} was restored without originals: {make}")
+    if record["draws"] < FEWEST:
+        raise ValueError(f"{record['draws']} draws have no interval to calibrate: give --draws {FEWEST} or more")
+    if record["task"] == OWN_TASK:
+        raise ValueError("operators of your own cannot be compared with those of the calibration: use restoration.calibration")
+    here, there = ({k: plain(r.get(k)) for k in SAME} for r in (record, known.record))
+    if differ := [f"{k} {short(there[k])} (here {short(here[k])})" for k in SAME if here[k] != there[k]]:
+        raise ValueError(f"{path} was restored with {', '.join(differ)}: {make}")
+    if originals is not None and any(
+        (known.originals == image).reshape(len(known.originals), -1).all(1).any() for image in originals
+    ):
+        raise ValueError(f"{path} holds images that are to be restored here: calibrate on others, as SET:test[100:200]")
+    factor = widening(known.draws, known.originals, known.unmeasured)
+    return {"interval_factor": factor, "calibrated_on": len(pixels)}
