@@ -155,7 +155,7 @@ def rows(
 
 
 def calibrated(found: Restoration, n: int) -> tuple[Restoration, Restoration | None]:
-    """The first n images, as they are and with intervals that are calibrated on the others."""
+    """The first n images, with the intervals of their draws and with intervals that are calibrated on the others."""
     where, originals = found.unmeasured, found.originals
     first = Restoration(found.draws[:, :n], found.measurement[:n], {}, originals[:n], None if where is None else where[:n])
     if found.interval is None or len(originals) == n:

@@ -35,7 +35,7 @@ class Restoration:
         record: how they were made, as plain data.
         originals: (n, h, w, c), where the images were degraded by `restore` itself; else None.
         unmeasured: the pixels that are not measured, in the shape of originals; None: all depend on the measurement in part.
-        factor: by which the intervals of the draws are widened (`calibration.widening`); None: as they are.
+        factor: by which the intervals of the draws are widened (`calibration.widening`); None: unchanged.
     """
 
     draws: Shaped[np.ndarray, "k n h w c"]

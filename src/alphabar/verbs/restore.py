@@ -290,9 +290,8 @@ def _calibration(path: Path, record: Mapping[str, Any], originals: Pixels | None
     here, there = ({k: plain(r.get(k)) for k in SAME} for r in (record, known.record))
     if differ := [f"{k} {short(there[k])} (here {short(here[k])})" for k in SAME if here[k] != there[k]]:
         raise ValueError(f"{path} was restored with {', '.join(differ)}: {make}")
-    if originals is not None and any(
-        (known.originals == image).reshape(len(known.originals), -1).all(1).any() for image in originals
-    ):
+    pixels = known.originals.reshape(len(known.originals), -1)
+    if originals is not None and any((pixels == image.ravel()).all(1).any() for image in originals):
         raise ValueError(f"{path} holds images that are to be restored here: calibrate on others, as SET:test[100:200]")
     factor = widening(known.draws, known.originals, known.unmeasured)
     return {"interval_factor": factor, "calibrated_on": len(pixels)}
