@@ -21,11 +21,18 @@ The model for one or two calls (RESULTS.md, "One and two calls"):
     alphabar distill runs/few --like a.safetensors b.safetensors --q 32 --images 76800 --out runs/fewer
     python benchmarks/make_assets.py --distilled runs/fewer
 
+ONNX Runtime Web for pages that draw (its files end in _gpu where they are the build for WebGPU):
+
+    npm pack onnxruntime-web@1.30.0 && tar xzf onnxruntime-web-1.30.0.tgz
+    pip install zopfli
+    python benchmarks/make_assets.py --web package
+
 The files of the Debian package are the original ones, so anybody gets the same bytes. Licence of the images: MIT
 (Zalando SE, 2017); its text is stored next to them.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +99,27 @@ def ship_model(run: Path, target: Path) -> Path:
     return _halve(target)
 
 
+def ship_runtime(package: Path, folder: Path) -> list[Path]:
+    """The two builds of ONNX Runtime Web, each as a script for a worker, in which its exports are `ort`, and its WebAssembly."""
+    import zopfli.gzip
+
+    made = []
+    for kind, build in (("", ""), ("_gpu", ".jspi")):
+        code = (
+            (package / "dist" / f"ort{build or '.wasm'}.bundle.min.mjs")
+            .read_text()
+            .replace("import.meta.url", "self.location.href")
+        )
+        body, exports = re.fullmatch(r"(.*)export\{(.*)\};\n//# sourceMappingURL=.*\n?", code, re.DOTALL).groups()
+        inside = {name: variable for variable, name in (pair.split(" as ") for pair in exports.split(","))}
+        ort = ",".join(f"{name}:{inside[name]}" for name in ("InferenceSession", "Tensor", "env"))
+        wasm = (package / "dist" / f"ort-wasm-simd-threaded{build}.wasm").read_bytes()
+        for suffix, content in (("js", f"{body}const ort={{{ort}}};\n".encode()), ("wasm", wasm)):
+            made.append(folder / f"onnxruntime{kind}.{suffix}.gz")
+            made[-1].write_bytes(zopfli.gzip.compress(content, numiterations=5))
+    return made
+
+
 def _halve(path: Path) -> Path:
     """Rewrites a safetensors file with 16-bit tensors and the same header; readers turn them back to 32 bit."""
     with safe_open(path, framework="pt") as f:
@@ -108,8 +136,11 @@ if __name__ == "__main__":
     parser.add_argument("--extractor", type=Path, help="ship this extractor and nothing else")
     parser.add_argument("--model", type=Path, help="ship this run's averaged model and nothing else")
     parser.add_argument("--distilled", type=Path, help="ship this distilled run's averaged model and nothing else")
+    parser.add_argument("--web", type=Path, help="ship ONNX Runtime Web from this package of npm and nothing else")
     args = parser.parse_args()
-    if args.extractor:
+    if args.web:
+        path, *_ = ship_runtime(args.web, args.out or ASSETS / "web")
+    elif args.extractor:
         path = ship_extractor(args.extractor, args.out or ASSETS / "fashion_mnist_extractor.safetensors")
         print(load_extractor(path).training_record)
     elif run := args.model or args.distilled:

@@ -30,8 +30,9 @@ from alphabar.training.checkpoint import load_model
 from alphabar.verbs.export import _title
 from tests.denoiser.test_to_onnx import TINY, filled
 from tests.fixtures.runs import fill
-from tests.report.test_browser import browser  # noqa: F401
+from tests.report.test_browser import ARGUMENTS, CHROMIUM, browser  # noqa: F401
 
+FILES = ("model.bin", "wasm.bin", "worker.bin")
 WORKER = (TEMPLATES / "live_worker.js").read_text()
 
 
@@ -230,7 +231,7 @@ def test_a_page_is_named_after_its_run() -> None:
 @pytest.mark.slow(40)
 def test_a_folder_is_served_by_any_web_server(browser: Any, tmp_path: Path) -> None:  # noqa: F811
     page, made = write_live(small(shape=(1, 8, 8)), f"{tmp_path}/site/", "A site")
-    assert sorted(p.name for p in page.parent.iterdir()) == ["index.html", "model.bin", "wasm.bin", "worker.bin"]
+    assert {p.name for p in page.parent.iterdir()} == {"index.html", *FILES, "wasm_gpu.bin", "worker_gpu.bin"}
     assert page.stat().st_size < 100_000 and json.loads(json.dumps(made.about))["image_shape"] == [1, 8, 8]
     with served(page.parent) as address:
         tab = browser.new_page()
@@ -238,10 +239,33 @@ def test_a_folder_is_served_by_any_web_server(browser: Any, tmp_path: Path) -> N
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(address)
         drawn(tab)
-        assert {url.removeprefix(address) for url in asked if not url.startswith(("data:", "blob:"))} == {
-            "", "model.bin", "wasm.bin", "worker.bin",
-        }  # fmt: skip
+        assert {url.removeprefix(address) for url in asked if not url.startswith(("data:", "blob:"))} == {"", *FILES}
         tab.close()
+
+
+@pytest.mark.slow(90)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_folder_draws_on_a_gpu_where_it_can(browser: Any, tmp_path: Path, whole: bool) -> None:  # noqa: F811
+    """On Chromium's software adapter; with a damaged file for WebGPU the processor draws the same."""
+    model = small(recipe={"conditional": True}, crop=1, classes=("a", "b", "c"))
+    page, _ = write_live(model, f"{tmp_path}/site/", "A site")
+    if not whole:
+        file = page.with_name("wasm_gpu.bin")
+        file.write_bytes(file.read_bytes()[:1000])
+    gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    second = browser.browser_type.launch(executable_path=str(CHROMIUM), args=[*ARGUMENTS, *gpu])
+    with served(page.parent) as address:
+        tab = second.new_page()
+        asked: list[str] = []
+        tab.on("request", lambda request: asked.append(request.url.removeprefix(address)))
+        tab.goto(address)
+        drawn(tab)
+        assert {"wasm_gpu.bin", "worker_gpu.bin"} < {*asked} and ("wasm.bin" in asked) == (not whole)
+        assert ("on the GPU" in tab.locator("#state").inner_text()) == whole
+        (fit,) = (fit for fit in live_samplers(rounded(model)) if fit.calls == int(tab.locator("#calls").input_value()) + 1)
+        wanted = sample(rounded(model), 16, tuned=fit, classes="all").images.astype(int)
+        assert abs(images(tab, (10, 6)).astype(int) - wanted).max() <= 1 and wanted.std() > 5
+    second.close()
 
 
 @contextmanager

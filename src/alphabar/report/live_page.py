@@ -17,7 +17,8 @@ from alphabar.sampling.catalogue import SAMPLERS
 from alphabar.sampling.fitted import Tuned, all_tuned, folders_of
 from alphabar.schedule.grid import default_grid, for_consistency, make_grid
 
-RUNTIME = "1.30.0"  # of the files in assets/web, from npm's onnxruntime-web: ort.wasm.bundle.min.mjs, whose exports became `ort`
+RUNTIME = "1.30.0"  # of npm's onnxruntime-web, from which benchmarks/make_assets.py made the files in assets/web
+GPU = "_gpu"  # ends the names of the files for WebGPU
 MOST_CALLS, DISTILLED_CALLS = 10, 4
 CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, colour, colour and alpha
 MOST_PIXELS = 256 * 256
@@ -30,7 +31,7 @@ class Live:
 
     Attributes:
         about: plain data for its script: the model's metadata, and the samplers.
-        blobs: gzipped files by name: worker, model, wasm.
+        blobs: gzipped files by name: worker, model, wasm; in a folder also worker_gpu and wasm_gpu.
         deviation: of the model in the page from the run, as `export_onnx` measures it.
     """
 
@@ -71,8 +72,8 @@ def live_samplers(model: Model) -> list[Tuned]:
     return [by_calls[n] for n in sorted(by_calls)]
 
 
-def live(model: Model) -> Live:
-    """The parts of the page for a model. Raises ValueError for a model that a page cannot draw."""
+def live(model: Model, gpu: bool = False) -> Live:
+    """The parts of the page for a model, with `gpu` also those for WebGPU. Raises ValueError for what a page cannot draw."""
     check_live(model)
     samplers = live_samplers(model)
     content, deviation = onnx_bytes(model, half=True)
@@ -83,9 +84,14 @@ def live(model: Model) -> Live:
         "samplers": [{"name": _shown(fit)} | {k: v for k, v in asdict(fit).items() if k in keys} for fit in samplers],
         "start": start, "parameters": sum(p.numel() for p in model.network.parameters()), "notes": _notes(model),
     }  # fmt: skip
-    code = gzip.decompress((_ASSETS / "onnxruntime.js.gz").read_bytes()) + (TEMPLATES / "live_worker.js").read_bytes()
-    blobs = {"worker": gzip.compress(code, 9, mtime=0), "model": gzip.compress(content, 9, mtime=0)}
-    return Live(about, blobs | {"wasm": (_ASSETS / "onnxruntime.wasm.gz").read_bytes()}, deviation)
+    blobs = {"model": gzip.compress(content, 9, mtime=0)}
+    for kind in ("", GPU) if gpu else ("",):
+        code = gzip.decompress((_ASSETS / f"onnxruntime{kind}.js.gz").read_bytes()) + (TEMPLATES / "live_worker.js").read_bytes()
+        blobs |= {
+            f"worker{kind}": gzip.compress(code, 9, mtime=0),
+            f"wasm{kind}": (_ASSETS / f"onnxruntime{kind}.wasm.gz").read_bytes(),
+        }
+    return Live(about, blobs, deviation)
 
 
 def write_live(model: Model, to: str | Path, title: str) -> tuple[Path, Live]:
@@ -108,7 +114,7 @@ def write_live(model: Model, to: str | Path, title: str) -> tuple[Path, Live]:
         check_folder(path, "page", ours=("index.html",))
         path = path / "index.html"
     check_output(path, "page")
-    made = live(model)
+    made = live(model, gpu=folder)
     names = {name: f"{name}.bin" for name in made.blobs}  # .gz would be decompressed on the way by some hosts
     if folder:
         for name, content in made.blobs.items():

@@ -3,7 +3,7 @@
 (() => {
   const $ = (id) => document.getElementById(id), section = $("live"), about = JSON.parse(section.dataset.about);
   const [, h, w] = about.image_shape, H = h - 2 * about.padding, W = w - 2 * about.padding;
-  const opened = performance.now(), TILES = 16, PART = 4; // images of a job: several are faster than as many jobs of one
+  const opened = performance.now(), TILES = 16, part = () => (state.gpu ? TILES : 4); // images of a job: several are faster than as many jobs of one; a GPU compiles for each number
   const scale = Math.max(1, Math.round(224 / W)); // of saved images
   const state = { seed: 0, first: 0, chosen: [0, 1], next: 0, job: 0, id: 0, queue: [], workers: [], finals: [], done: 0, since: 0 };
   const fit = () => about.samplers[$("calls").value];
@@ -63,8 +63,8 @@
     return state.job;
   }
   function drawAll() {
-    const job = renew("tiles"), places = tiles.map((_, k) => k), parts = state.workers.some((worker) => worker.warm) ? [] : [places.splice(0, 1)];
-    while (places.length) parts.push(places.splice(0, PART));
+    const job = renew("tiles"), places = tiles.map((_, k) => k), parts = state.gpu || state.workers.some((worker) => worker.warm) ? [] : [places.splice(0, 1)];
+    while (places.length) parts.push(places.splice(0, part()));
     Object.assign(state, { current: job, finals: [], done: 0, since: performance.now() });
     $("tiles").setAttribute("aria-busy", "true");
     $("save").disabled = true;
@@ -83,7 +83,8 @@
     feed();
   }
   function received(worker, data) {
-    if (data.error) return fail(data.error);
+    if (!state.workers.includes(worker)) return;
+    if (data.error) return failed(data.error);
     if (data.loaded) { worker.loaded = true; return feed(); }
     const job = worker.busy;
     if (data.done) { worker.busy = null; worker.warm = true; return feed(); }
@@ -105,12 +106,13 @@
     root.first ??= Math.round(now - opened);
     state.done += n;
     const seconds = (now - state.since) / 1000, threads = state.workers.filter((worker) => worker.loaded).length;
+    const where = state.gpu ? "the GPU" : `${threads} core${threads > 1 ? "s" : ""}`;
     if (state.done < TILES) return say(`${state.done} of ${TILES} images`);
     root.rate = (TILES / seconds).toFixed(2);
     section.dataset.ready = String(state.current);
     $("tiles").setAttribute("aria-busy", "false");
     $("save").disabled = false;
-    say(`${TILES} images of ${used.sigmas.length} network call${used.sigmas.length > 1 ? "s" : ""} in ${seconds.toFixed(1)} s, ${(TILES / seconds).toFixed(1)} a second, on ${threads} core${threads > 1 ? "s" : ""}`);
+    say(`${TILES} images of ${used.sigmas.length} network call${used.sigmas.length > 1 ? "s" : ""} in ${seconds.toFixed(1)} s, ${(TILES / seconds).toFixed(1)} a second, on ${where}`);
     if (!state.grown) { state.grown = true; grow(); }
   }
 
@@ -146,26 +148,37 @@
   function start() {
     const worker = new Worker(source);
     worker.onmessage = ({ data }) => received(worker, data);
-    worker.onerror = (e) => fail(e.message || "this browser starts no worker");
+    worker.onerror = (e) => received(worker, { error: e.message || "this browser starts no worker" });
     state.workers.push(worker);
-    worker.postMessage({ about, ...files });
+    worker.postMessage({ about, provider: state.gpu ? "webgpu" : "wasm", ...files });
   }
   function grow() { // the other cores, once the first images are there
     const cores = Math.min(4, Math.max(1, (navigator.hardwareConcurrency || 2) - (about.parameters > 2e7 ? 2 : 0)));
-    while (state.workers.length < cores) start();
+    while (!state.gpu && state.workers.length < cores) start();
   }
-  window.alphabarLive = { state, finals: () => state.finals.map((rgba) => Array.from(rgba)) };
-  for (const id of ["from", "middle", "to"]) { $(id).width = W; $(id).height = H; }
-  controls();
-  mark();
-  (async () => {
+  async function begin(gpu) {
+    state.workers.forEach((worker) => worker.terminate());
+    Object.assign(state, { gpu, workers: [] });
     try {
-      const [worker, model, wasm] = await Promise.all(["worker", "model", "wasm"].map(bytes));
+      const kind = gpu ? "_gpu" : "", [worker, model, wasm] = await Promise.all(["worker" + kind, "model", "wasm" + kind].map(bytes));
       source = URL.createObjectURL(new Blob([worker], { type: "text/javascript" }));
       files = { model, wasm };
       start();
       drawAll();
       say("Drawing …");
-    } catch (e) { fail(typeof DecompressionStream === "undefined" ? "this browser is too old; use one of 2023 or later" : String(e.message || e)); }
-  })();
+    } catch (e) { failed(String(e.message || e)); }
+  }
+  function failed(why) { // on a GPU: the processor can do the same
+    if (state.gpu) { console.warn("WebGPU: " + why); return begin(false); }
+    fail(typeof DecompressionStream === "undefined" ? "this browser is too old; use one of 2023 or later" : why);
+  }
+  async function adapter() { // a GPU, where the page has the files for one and WebAssembly can wait for its results
+    if (!$("blob-wasm_gpu") || !("Suspending" in WebAssembly)) return null;
+    return navigator.gpu?.requestAdapter().catch(() => null);
+  }
+  window.alphabarLive = { state, finals: () => state.finals.map((rgba) => Array.from(rgba)) };
+  for (const id of ["from", "middle", "to"]) { $(id).width = W; $(id).height = H; }
+  controls();
+  mark();
+  adapter().then((found) => begin(Boolean(found)));
 })();

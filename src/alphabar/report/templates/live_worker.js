@@ -110,10 +110,10 @@ function pixels(x, first, about) {
 }
 
 let ready, cancelled = 0;
-async function load({ model, wasm, about }) {
+async function load({ model, wasm, about, provider }) {
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = wasm;
-  const session = await ort.InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"] });
+  const session = await ort.InferenceSession.create(new Uint8Array(model), { executionProviders: [provider], logSeverityLevel: 3 });
   const size = about.image_shape.reduce((a, b) => a * b, 1);
   const denoise = (labels) => async (x, sigma) => {
     const n = x.length / size, feeds = { x: new ort.Tensor("float32", x, [n, ...about.image_shape]) };
