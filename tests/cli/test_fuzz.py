@@ -292,33 +292,38 @@ def owned(words: list[str], name: str) -> bool:
     return name.endswith(".jsonl") or "/tuned/" in name or (top == "sweep" and words[:1] == ["sweep"]) or name == "samples.npz"
 
 
-def changed(base: Path, home: Path, case: Case) -> list[str]:
-    """The files of the base that a command replaced, changed or removed."""
-    found = []
-    damaged = case.damaged.partition(": ")[0]
-    for file in base.rglob("*"):
-        name = str(file.relative_to(base))
-        if file.is_file() and not owned(case.words, name):
-            here = home / name
-            wanted = case.content if name == damaged else file.read_bytes()
-            if not here.is_file() or here.read_bytes() != wanted:
-                found.append(name)
-    return found
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """The content of every file in a folder; of a folder in it, None."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def cleared(place: Path, base: Path, names: set[str]) -> None:
+    """The folder `here` of a place as the base is, where `names` are the entries that differ, and nothing else in the place."""
+    for entry in [p for p in place.iterdir() if p.name != "here"] + [place / "here" / name for name in names]:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    for name in names:
+        if (base / name).is_dir():
+            shutil.copytree(base / name, place / "here" / name)
+        elif (base / name).exists():
+            shutil.copy(base / name, place / "here" / name)
 
 
 def faults(base: Path, n: int, seed: int) -> list[str]:
     found = []
+    place = base.parent / f"cases{seed}"  # so that .. is cleared as well
+    home, whole = place / "here", contents(base)
+    shutil.copytree(base, home)
     for k, case in enumerate(cases(base, n, seed)):
-        place = base.parent / f"case{seed}_{k}"  # so that .. is removed as well
-        home = place / "here"
-        shutil.copytree(base, home)
-        if case.damaged:
-            (home / case.damaged.partition(": ")[0]).write_bytes(case.content)
+        damaged = case.damaged.partition(": ")[0]
+        if damaged:
+            (home / damaged).write_bytes(case.content)
         if fault := run(case.words, home):
             found.append(f"{k}: {case}\n{fault}")
-        if names := changed(base, home, case):
+        after, wanted = contents(home), {**whole, damaged: case.content} if damaged else whole
+        if names := [name for name in whole if after.get(name) != wanted[name] and not owned(case.words, name)]:
             found.append(f"{k}: {case}\nchanged {', '.join(names)}")
-        shutil.rmtree(place)
+        differ = {name for name in {*after, *whole} if after.get(name, "") != whole.get(name, "")}
+        cleared(place, base, {Path(name).parts[0] for name in differ})
     return found
 
 
