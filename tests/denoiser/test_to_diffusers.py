@@ -122,7 +122,7 @@ def test_export_from_the_command_line(tmp_path, monkeypatch, capsys):
     from alphabar.cli.main import app
 
     train, export = (line.split()[1:] for line in DOC.splitlines() if line.startswith("alphabar ") and "unet2d" in line)
-    app([*train, "--dry-run"], result_action="return_value")
+    app([*train, "--dry-run", "--model.channels", "16", "--model.groups", "8"], result_action="return_value")
     assert "runs/unet2d" in train and export == ["export", "runs/unet2d", "--to", "diffusers", "--out", "garments_diffusers"]
     capsys.readouterr()
     save_weights(tmp_path / "m.safetensors", trained(crop=2))

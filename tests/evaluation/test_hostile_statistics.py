@@ -95,6 +95,7 @@ def test_features_that_cannot_be_compared(kind: str) -> None:
 
 
 @pytest.mark.slow(5)
+@pytest.mark.usefixtures("unchecked")
 def test_mutated_measurements(evaluator: ImageEval, tmp_path: Path) -> None:
     file = tmp_path / "m.npz"
     save_measured(file, evaluator.measure(PIXELS[36:], None, ("fid", "kid")))

@@ -112,11 +112,11 @@ def test_python_code_of_chapter_1_runs(small_data: Path) -> None:
 
 
 def discs(folder: Path) -> None:
-    """Transparent images with a coloured disc, in folders of classes, as the emoji of chapter 10."""
+    """Transparent images with a coloured disc, in folders of classes, as the emoji of chapter 10, but small."""
     rng = np.random.default_rng(0)
     for k in range(60):
-        image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
-        x, y, r = rng.integers(20, 44), rng.integers(20, 44), rng.integers(8, 20)
+        image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+        x, y, r = rng.integers(5, 11), rng.integers(5, 11), rng.integers(2, 5)
         ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=(*map(int, rng.integers(0, 256, 3)), 255))
         place = folder / ("test" if k % 6 == 0 else "train") / f"class{k % 3}"
         place.mkdir(parents=True, exist_ok=True)

@@ -172,7 +172,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run.event("loss", images=32 * k, step=k, loss=1 / k, lr=0.01)
     run.event("finished", images=3200)
     (folder / "definition.toml").write_text(DEFINITION.replace("[0, 1]", "[0]"))
-    SERVER.set_forkserver_preload([__name__])
+    SERVER.set_forkserver_preload([__name__, "accelerate", "torch._dynamo", "sympy"])  # the last three are imported at first use
     first = SERVER.Process(target=time.time)  # the server, which has imported everything, starts with it
     first.start()
     first.join()
