@@ -6,6 +6,7 @@ import re
 from contextlib import redirect_stderr
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alphabar.cli.main import main
@@ -37,6 +38,25 @@ def test_a_run_takes_one_line_of_80_columns(capsys: pytest.CaptureFixture[str]) 
     assert sum("finished" in line for line in lines) == 3 and all("1:49:03" in line for line in lines if "finished" in line)
     assert max(len(line.rstrip()) for line in lines[:-1]) <= 80 and "lr 0.003" in "".join(lines)
     assert lines[-1].startswith("next: alphabar report runs/")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "runs", "runs runs", "runs runs --model 0123456789abcdef", "runs prune runs/a --keep none --yes",
+        "sync runs/a --to tensorboard",
+        "train shapes.npy --out new --recipe garments --images 64 --dry-run",
+        "experiment range --out range --dry-run",
+        "sweep bundled --against fashion_mnist:test --dry-run", "export bundled --to model.onnx", "export bundled --to page.html",
+        "app --export-space space", "samplers",
+        "push bundled anna/garments --license mit --shown 1 --dry-run", "data shapes.npy",
+    ],
+)  # fmt: skip
+def test_the_last_line_says_what_to_do_next(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "runs/a" in words or words.startswith("runs runs"):
+        fill(Path("runs/a"), images=64_000, every=1_600, previews=0)
+    np.save("shapes.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8))
+    assert printed(capsys, *words.split())[-1].startswith("next: ")
 
 
 def test_samples_in_five_lines_and_the_record_on_request(capsys: pytest.CaptureFixture[str]) -> None:

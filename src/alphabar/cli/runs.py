@@ -61,6 +61,7 @@ def list_runs(
         return
     if not rows:
         say(f"no {'matching ' if paths else ''}runs below {', '.join(map(str, roots)) or 'this folder'}")
+        show.hint("train", "SET", "--out", "runs/NAME")
         return
     common = os.path.commonpath([str(Path(r.path).parent) for r in rows])
     show.table(
@@ -92,6 +93,7 @@ def _origin(paths: Sequence[Path], model: str, as_json: bool) -> None:
         say(f"{row['run']}, checkpoint {row['checkpoint']}, {row['images']} images" + ("" if row["there"] else "; removed"))
     if not found:
         say(f"none of {len(paths)} runs has or had the model {model}")
+    show.hint(*(("report", Path(found[0]["run"])) if found else ("runs",)))
 
 
 def _images(images: int | None, budget: int | None) -> str:
@@ -127,6 +129,8 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
     planned = plan_removals(runs, () if keep == ("none",) else keep)
     if not planned:
         say("there is nothing to remove", sys.stderr)
+        if not as_json:
+            show.hint("runs")
         return
     for r in planned:
         what = f"{r.run}: {r.name}, {r.size / 2**20:.1f} MiB" + (f", {r.images:,} images" if r.images is not None else "")
@@ -141,6 +145,7 @@ def prune(*runs: Path, keep: tuple[str, ...] = ("last", "best"), yes: bool = Fal
     if show.done({"freed": freed, "removed": [[r.run, r.name, r.model] for r in planned]}, as_json):
         return
     say(f"{freed / 2**20:.1f} MiB freed; their record is in lineage.jsonl of each run")
+    show.hint("runs", *dict.fromkeys(Path(run).parent for run in runs))
 
 
 def report(
@@ -206,7 +211,8 @@ def sync(*runs: Path, to: tuple[str, ...] = (), as_json: Json = False) -> None:
         return
     for run, trackers in found.items():
         for name, result in trackers.items():
-            say(f"{run}: {result['sent']} events to {name}. Look at it: {result['where']}")
+            say(f"{run}: {result['sent']} events to {name}")
+    show.look("; ".join(dict.fromkeys(result["where"] for trackers in found.values() for result in trackers.values())))
 
 
 def export(run: str, *, to: str = "diffusers", out: Path | None = None, options: Flat[ExportOptions] = ExportOptions()) -> None:

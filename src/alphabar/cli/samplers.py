@@ -151,3 +151,4 @@ def _show_planned(run: str, options: SweepOptions, as_json: bool) -> None:
     say(f"{len(found)} settings of {options.n:,} images: {total:,.0f} network calls")
     for one in left_out:
         say(f"left out: {one}")
+    show.without_dry_run()

@@ -68,6 +68,11 @@ def look(path: object) -> None:
     say(f"next: look at {path}")
 
 
+def without_dry_run() -> None:
+    """The last line of a command that only said what it would do."""
+    say("next: the same command without --dry-run")
+
+
 def words(value: Any) -> str:
     """A value of a record for a reader: numbers in four digits, lists and mappings as words, "none" where there is nothing.
 

@@ -103,6 +103,7 @@ def train(
         show.record(cost(resolved, plan.images) | here, False, "cost")
         say("\n".join(exports(untrained_model(resolved, plan.images))))
         say(resolved.toml())
+        show.without_dry_run()
         return
     new_length = resume and "images" in keys.get("train", {})
     again = command("alphabar", "train", image_set, "--out", out, "--resume", *["--no-early-stop"] * (early_stop is False))
@@ -173,7 +174,7 @@ def experiment(
     if dry_run:
         say(json_text(definition.to_json()) if as_json else "\n".join(definition.lines()))
         if not as_json:
-            show.hint("experiment", file, "--out", out)
+            show.without_dry_run()
         return
     from alphabar.report.experiment_page import experiment_table
     from alphabar.verbs.experiment import experiment as run_experiment

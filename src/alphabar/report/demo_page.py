@@ -94,9 +94,10 @@ def print_demo(demo: Demo, page: Path) -> None:
         out.print(f"few: {demo.few} images are too few for a score.")
     for sentence in intervals_in_words(demo):
         out.print(sentence)
-    say(f"\nThe page, with all images, is {page} ({demo.seconds / 60:.1f} minutes).\n\nWhat next:")
+    say(f"\nThe page, with all images, is {page} ({demo.seconds / 60:.1f} minutes).\n\nCommands to go on with:")
     for line, why in NEXT:
         say(f"  {line.replace('OUT', quote(str(page.parent)))}\n      {why}")
+    say(f"next: look at {page}")
 
 
 def write_demo(demo: Demo, out: Path) -> Path:

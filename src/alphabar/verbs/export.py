@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alphabar.core.files import json_text, write_atomically
-from alphabar.core.messages import as_path
+from alphabar.core.messages import as_path, command
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
 from alphabar.core.run import DISTILLED
@@ -75,7 +75,8 @@ def _onnx(model: Model, path: Path, half: bool) -> list[str]:
         f"{path}: ONNX, opset {OPSET}, {path.stat().st_size / 1e6:.1f} MB; on ONNX Runtime it deviates from the run by "
         f"{deviation:.1g} (at most {MOST_DEVIATION:g} is allowed)",
         f"- inputs: x (n, {c}, {h}, {w}) = x0 + sigma noise with x0 in -1..1, sigma (n,){classes}; output: x0_hat",
-        "- its metadata says how images are prepared: onnxruntime.InferenceSession(FILE).get_modelmeta().custom_metadata_map",
+        "- its metadata says how images are prepared",
+        f"next: onnxruntime.InferenceSession({str(path)!r}).get_modelmeta().custom_metadata_map",
     ]
 
 
@@ -88,7 +89,7 @@ def _page(model: Model, to: str, title: str) -> list[str]:
         f"{path}: {sum(f.stat().st_size for f in files) / 1e6:.1f} MB; it draws new images in the reader's browser, with "
         f"{calls[0]} to {calls[-1]} network calls each",
         f"- its model, weights in 16 bits, deviates from that of the run by {made.deviation:.1g}",
-        f"- {how}",
+        f"next: {how}",
     ]
 
 
@@ -107,12 +108,13 @@ def _timesteps(model: Model, out: str | Path | None) -> list[str]:
     if out is None:
         return [text]
     write_atomically(as_path(out), text + "\n")
-    return [str(out)]
+    return [str(out), "next: pass a list of the file to set_timesteps(timesteps=...) of a scheduler of diffusers"]
 
 
 def _diffusers(model: Model, out: str | Path | None, options: ExportOptions) -> list[str]:
     if out is None:
         raise ValueError("name the folder to write: --out FOLDER")
     notes = export_diffusers(model, out, pipeline=options.pipeline)
-    done = f"{out}: {options.pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar, as diffusers:{out}"
-    return [done, *(f"- {note}" for note in notes)]
+    done = f"{out}: {options.pipeline.upper()}Pipeline.from_pretrained reads it, and so does alphabar"
+    draw = command("alphabar", "sample", f"diffusers:{out}", "--out", "drawn.npz")
+    return [done, *(f"- {note}" for note in notes), f"next: {draw}"]

@@ -82,13 +82,16 @@ def push(run: str | Path, repo: str, *, options: PushOptions = PushOptions(), pr
         if options.dry_run:
             shutil.copytree(folder, out, dirs_exist_ok=True)
             listed = [f"- {p.stat().st_size:>12,} bytes  {name}" for name, p in files.items()]
-            send = command("alphabar", "push", run, repo, "--license", options.license)
-            return [f"{out}: what would be sent, {size}; nothing was sent", *listed, f"Look at {out / CARD}, then: {send}"]
+            return [
+                f"{out}: what would be sent, {size}; nothing was sent",
+                *listed,
+                f"next: look at {out / CARD}; then the same command without --dry-run",
+            ]
         if progress:
             say(f"sending {size} to {HUB}{repo}: {', '.join(files)}", sys.stderr)
         commit = _send(repo, files, model.fingerprint, options.private)
     draw = command("alphabar", "sample", f"{HUB}{repo}@{commit[:12]}", "--out", "drawn.npz")
-    return [f"{hub_api().endpoint}/{repo}: {size}, commit {commit}", f"Draw from it anywhere: {draw}"]
+    return [f"{hub_api().endpoint}/{repo}: {size}, commit {commit}", f"next: {draw}"]
 
 
 def _check_repository(repo: str, private: bool) -> None:

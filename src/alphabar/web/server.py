@@ -61,7 +61,7 @@ def serve(playground: Playground, *, host: str = "127.0.0.1", port: int = 7860) 
                 local = is_loopback(host)
                 page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **launch_options(local))
                 at = f"[{host}]" if ":" in host else host
-                say(f"alphabar app: http://{at}:{port}, runs under {root}; Ctrl-C stops it")
+                say(f"alphabar app: runs under {root}; Ctrl-C stops it\nnext: open http://{at}:{port}")
                 signal.pause() if hasattr(signal, "pause") else page.block_thread()
             except KeyboardInterrupt:
                 say("alphabar app: stopped", sys.stderr)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from alphabar.core.files import remove_leftovers, room_for, temporary, write_atomically
-from alphabar.core.messages import as_path
+from alphabar.core.messages import as_path, command
 from alphabar.core.outputs import check_folder
 from alphabar.web.runs_folder import BUNDLED_RUN, RunsFolder
 
@@ -55,8 +55,8 @@ def write_space(root: Path | None, folder: str | Path) -> list[str]:
     count = f"{len(names)} run{'' if len(names) == 1 else 's'} and the bundled model"
     return [
         f"{folder}: the page with {count}, {size / 1e6:.0f} MB. Anyone who opens it can draw, and nobody can upload",
-        f"- on this machine: cd {folder}; docker build -t page . && docker run -p {PORT}:{PORT} page",
-        "- as a Space: create one with the Docker SDK, and upload the folder: hf upload OWNER/NAME . --repo-type space",
+        f"- as a Space: create one with the Docker SDK, and upload the folder: hf upload OWNER/NAME {folder} --repo-type space",
+        f"next: {command('cd', folder)}; docker build -t page . && docker run -p {PORT}:{PORT} page",
     ]
 
 
