@@ -111,7 +111,7 @@ def test_no_product_of_a_session_tells_of_this_machine(home: Path, capsys: pytes
     works("train", photos, "--out", run, "--resume")
     works("sample", run, "--n", 24, "--steps", 2, "--out", shared / "a.npz")
     works("sample", run, "--n", 24, "--steps", 3, "--out", f"{shared}/b/")
-    works("score", shared / "a.npz", *against, "--metrics", "fid", "kid")
+    works("score", shared / "a.npz", *against, "--metrics", "fid", "kid", "--keep", run)
     works("compare", shared / "a.npz", f"{shared}/b", *against, "--picture", shared / "ab.png", "--keep", run)
     few = ["--metrics", "fid", "kid", "--json"]
 
@@ -150,6 +150,9 @@ def test_no_product_of_a_session_tells_of_this_machine(home: Path, capsys: pytes
     )
     works("experiment", home / "two.toml", "--out", shared / "experiment")
     works("experiment", home / "two.toml", "--out", shared / "experiment")
+    works("push", run, "anna/photos", "--license", "mit", "--extractor", shared / "eight.safetensors", "--shown", 2, "--dry-run",
+          "--out", shared / "pushed")  # fmt: skip
+    works("export", run, "--to", f"{shared}/page/")
     works("sync", run, "--to", "tensorboard")
     works("report", run, shared / "experiment", "--sweep", shared / "sweep", "--out", shared / "report.html", "--trajectory")
     card = json.loads((shared / "card.json").read_text())

@@ -2,6 +2,9 @@
 
 import json
 import platform
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,13 @@ from alphabar.cli.main import main
 from alphabar.core.weights import read_tensors
 from alphabar.denoiser import from_hub
 from alphabar.denoiser.from_hub import SOURCE, WEIGHTS, local_run
-from alphabar.denoiser.model import save_weights
+from alphabar.denoiser.model import build, save_weights
 from alphabar.evaluation.score import Score
 from alphabar.sampling.fitted import Tuned, save_tuned
+from alphabar.schedule.continuous import Cosine
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.push import push
+from tests.denoiser.test_to_onnx import TINY, filled
 from tests.fixtures.hub import Hub
 from tests.fixtures.runs import fill, score, untrained_extractor, untrained_model
 
@@ -89,6 +94,48 @@ def test_the_card_shows_the_scores_of_these_weights_alone(run: Path, tmp_path: P
     assert "alphabar sample hf:anna/shapes --n 1024 --sampler ddim --steps 25 --seed 3 --out scored.npz" in text
     assert [Score.from_json(line).value for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()] == [7.25, 9.5]
     assert load_model(tmp_path / "out").fingerprint == load_model(run).fingerprint  # what is sent is a run
+
+
+def test_the_commands_of_the_card_measure_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a class-conditional run, by an extractor that travels along and by one that does not."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        Path("photos").mkdir(exist_ok=True)
+        np.save(f"photos/{split}.npy", rng.integers(0, 256, (400, 8, 8, 1), np.uint8))
+    run = fill(tmp_path / "house" / "shapes", images=64_000, every=1_600, previews=0)
+    made = build(replace(TINY, conditional=True), Cosine().spec(), (1, 8, 8), classes=("a", "b c", "d"))
+    (run / WEIGHTS).parent.mkdir(parents=True)
+    save_weights(run / WEIGHTS, filled(made))
+    (run / WEIGHTS).with_name("state.json").write_text('{"images": 64000}')
+    (run / "scores.jsonl").write_text("")
+    untrained_extractor(0).save(Path("own.safetensors"))
+    untrained_extractor(1).save(Path("own_extractor.safetensors"))
+    ways = (
+        ["--classes", "b c", "a", "--guidance", "1.5", "--guidance-interval", "0.1", "9", "--steps", "3", "--n", "70"],
+        ["--classes", "all", "--sampler", "unipc", "--options.order", "1", "--grid", "karras", "--steps", "4", "--n", "80"],
+        ["--classes", "d", "--eta", "1", "--steps", "3", "--seed", "5", "--n", "70"],
+    )
+    for way, extractor in zip(ways, ("own", "own_extractor", "own"), strict=True):
+        run_command("sample", run, *way, "--out", "drawn.npz")
+        run_command("score", "drawn.npz", "--against", "photos:test", "--extractor", f"{extractor}.safetensors", "--keep", run)
+    push(run, "anna/shapes", license="mit", extractor="own.safetensors", shown=1, dry_run=True, out="out", progress=False)
+    blocks = re.findall("```bash\n(.*?)```", (tmp_path / "out" / "README.md").read_text().partition("## Scores")[2], re.DOTALL)
+    written = [Score.from_json(line) for line in Path("out/scores.jsonl").read_text().splitlines()]
+    for line in "".join(blocks[:3]).splitlines():
+        address = "out/extractor.safetensors" if line.startswith("alphabar score") else "out"
+        words = shlex.split(line.replace("hf:anna/shapes", address))[1:]
+        run_command(*words, *(["--keep", "out"] if words[0] == "score" else []))
+    again = [Score.from_json(line) for line in Path("out/scores.jsonl").read_text().splitlines()][len(written) :]
+    assert len(written) == len(again) > 9
+    for old, new in zip(written, again, strict=True):
+        assert (old.value, old.interval, old.reference, old.seeds) == (new.value, new.interval, new.reference, new.seeds)
+
+
+def run_command(*words: object) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, words)])
+    assert end.value.code == 0, words
 
 
 @pytest.mark.parametrize("where", ["recipe.toml", "data.json", "weights"])

@@ -69,7 +69,7 @@ def look(path: object) -> None:
 
 
 def without_dry_run() -> None:
-    """The last line of a command that only said what it would do."""
+    """The last line of a dry run."""
     say("next: the same command without --dry-run")
 
 

@@ -18,6 +18,8 @@ from alphabar.data.images import check_images
 from alphabar.data.split import holdout, image_hashes
 from alphabar.data.values import to_depth
 
+HALF = "half of "  # before the name of a set, of which the other half is the pool
+
 
 @dataclass(frozen=True, eq=False)
 class Real:
@@ -79,7 +81,7 @@ def real_images(reference: ImageSet | Any | str, floor_images: ImageSet | Any | 
         )
     half = pixels[upper]
     source = f"half of the reference ({name}), by content"
-    return Real(half, f"half of {name}", fingerprint_of(half.shape[1:], hashes[upper]), pixels[~upper], source, True)
+    return Real(half, f"{HALF}{name}", fingerprint_of(half.shape[1:], hashes[upper]), pixels[~upper], source, True)
 
 
 def _open(images: ImageSet | Any, name: str, depth: DTypeLike | None = None) -> tuple[str, Pixels, NDArray[np.uint64]]:

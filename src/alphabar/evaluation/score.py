@@ -41,7 +41,7 @@ INTERVALS = {  # what the interval of each metric is an interval for
 }
 _SAMPLER_KEYS = (  # of a sampling record, kept in the score
     "sampler", "eta", "steps", "grid_name", "plan", "clip", "threshold", "variance", "options", "tuned", "calls",
-    "precision", "model", "source", "seconds_per_image",
+    "precision", "classes", "guidance", "guidance_interval", "model", "source", "seconds_per_image",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from alphabar.denoiser.model import Model, save_weights
 from alphabar.evaluation.score import Score
 from alphabar.features.extractor import BUNDLED as BUNDLED_EXTRACTOR
 from alphabar.features.extractor import read_extractor
-from alphabar.report.model_card import SHEET, About, model_card
+from alphabar.report.model_card import SHEET, About, model_card, way_drawn
 from alphabar.sampling.fitted import all_tuned, folders_of, save_tuned
 from alphabar.sampling.guidance import every_class
 from alphabar.sampling.sample import sample
@@ -190,14 +190,13 @@ def _copy_distilled(run: str | Path, model: Model, folder: Path) -> Iterator[str
 
 
 def _scores(home: Run | None, fingerprints: list[str]) -> Iterator[Score]:
-    """The latest score of every kind of these models, in the order of the run's scores.jsonl."""
+    """The latest score of every kind of these models, drawn in every way, in the order of the run's scores.jsonl."""
     latest: dict[tuple[Any, ...], Score] = {}
     for row in () if home is None else read_jsonl(home.scores):
         with naming("scores.jsonl"):
             score = Score.from_json({k: v for k, v in without_places(row).items() if k != "images"})
-        made = score.sampler or {}
-        if made.get("model") in fingerprints:
-            way = (made["model"], made.get("sampler"), score.nfe, str(score.options))
+        if (score.sampler or {}).get("model") in fingerprints:
+            way = (str(score.options), way_drawn(score))
             latest[(score.metric, score.extractor, score.reference, score.n, *way)] = score
     yield from latest.values()
 
