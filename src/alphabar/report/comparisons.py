@@ -69,7 +69,7 @@ def _comparison(row: Mapping[str, Any]) -> tuple[PageComparison, str]:
     first = Score.from_json(own[0]["a"])
     noise = "from the same noise, compared image by image" if own[0]["paired"] else "from different noise"
     when = time.strftime("%Y-%m-%d", time.gmtime(row["time"])) if number(row, "time") is not None else "on an unknown day"
-    about = f"{first.n:,} images each, {noise}, against {first.n_reference:,} of {first.reference_name}; {when}"
+    about = f"{first.n:,} images each, {noise}, against {first.n_reference:,} real images, {first.reference_name}; {when}"
     lines = [_line(c) for c in own]
     key = json.dumps([row["sets"], row.get("models"), first.n, first.extractor, first.reference, [c["metric"] for c in own]])
     return PageComparison(a, b, _lead(a, b, lines), about, lines), key

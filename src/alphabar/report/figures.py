@@ -48,7 +48,7 @@ def draw_card(scores: Sequence[Score], images: Pixels, path: str | Path, real: N
         _finish(axes, TITLES[score.metric], fontsize=9)
     _sheet(below, {"images": images[:24]} | ({} if real is None else {"real": real[:12]}), 12)
     first = scores[0]
-    about = f"{first.n:,} images against {first.n_reference:,} of {first.reference_name}; extractor {first.extractor}"
+    about = f"{first.n:,} images against {first.n_reference:,} real images, {first.reference_name}; extractor {first.extractor}"
     about += f"\n{INTERVAL}s over draws of images, not over trainings"
     figure.suptitle(about, fontsize=9)
     return save(figure, path)
@@ -85,7 +85,7 @@ def draw_comparison(
     _sheet(below, sets | ({} if real is None else {"real": real[:20]}), 20)
     a = found[0].a
     noise = "same noise, image by image" if found[0].paired else "different noise"
-    figure.suptitle(f"{a.n:,} images each ({noise}) against {a.n_reference:,} of {a.reference_name}", fontsize=9)
+    figure.suptitle(f"{a.n:,} images each ({noise}) against {a.n_reference:,} real images, {a.reference_name}", fontsize=9)
     return save(figure, path)
 
 

@@ -16,8 +16,7 @@
     let body;
     if (at.dataset.src) body = (await fetch(at.dataset.src)).body;
     else {
-      const text = atob(at.textContent.trim()), raw = new Uint8Array(text.length);
-      for (let k = 0; k < raw.length; k++) raw[k] = text.charCodeAt(k);
+      const text = at.textContent.trim(), raw = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
       at.textContent = "";
       body = new Blob([raw]).stream();
     }
