@@ -67,8 +67,12 @@ def shrunk(command: list[str]) -> list[str]:
             put("--steps", "60" if "--plan" in out else "2")
     if out[1:3] == ["extractor", "train"]:
         put("--epochs", "1")
+        out += ["--widths", "8", "16", "16"]
     if out[1:3] == ["extractor", "check"]:
-        put("--n", "200")
+        put("--n", "100")
+    if out[1] == "anomaly":
+        put("--n", "8")
+        put("--usual-n", "40")
     if out[1] == "tune":
         put("--n", "8")
     if out[1] == "sweep":
