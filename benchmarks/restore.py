@@ -123,24 +123,25 @@ def classical(name: str, y: Measured, operator: Spectral, pixels: Any) -> Any:
 
 
 def rows(
-    model: Any, pixels: Any, task: str, calls: list[int], peer_calls: list[int], draws: int, methods: list[str]
+    model: Any, pixels: Any, n: int, task: str, calls: list[int], peer_calls: list[int], draws: int, methods: list[str]
 ) -> Iterator[tuple[str, str, float, float, Restoration]]:
-    """(role, method, calls, seconds, result) of a task; the role is default, other or peer."""
-    (operator, sigma), shape, n = tasks(image_shape(model))[task], image_shape(model), len(pixels)
-    x = to_model(pixels)
+    """(role, method, calls, seconds an image, result) of a task; roles are default, other and peer. Peers restore the first n."""
+    (operator, sigma), shape, first = tasks(image_shape(model))[task], image_shape(model), pixels[:n]
+    x = to_model(first)
     y = operator.forward(x)
     y = y + sigma * SeededNoise(0, range(n), stream=MEASURE)(0, y)
     unmeasured = (operator.keep == 0).expand(n, *shape).movedim(1, 3).numpy() if isinstance(operator, Mask) else None
 
     def result(made: Any, k: int) -> Restoration:
-        return Restoration(made.reshape(n, k, *pixels.shape[1:]).swapaxes(0, 1), pixels, {}, pixels, unmeasured)
+        return Restoration(made.reshape(n, k, *first.shape[1:]).swapaxes(0, 1), first, {}, first, unmeasured)
 
     for c in calls:
         default = default_method(operator, c)
         for method in [default, *(m for m in methods if m != default and not (m == "repaint" and c < 20))]:
             start = time.perf_counter()
             found = ours(model, pixels, operator, sigma, method, c, draws)
-            yield "default" if method == default else "other", method, found.record["nfe"], time.perf_counter() - start, found
+            role, took = "default" if method == default else "other", (time.perf_counter() - start) / len(pixels)
+            yield role, method, found.record["nfe"], took, found
     for c in peer_calls:
         for name in ("DDRM", "DiffPIR", "DPS"):
             if name == "DDRM" and isinstance(operator, BoxAverage):
@@ -148,10 +149,10 @@ def rows(
             start = time.perf_counter()
             repeated = y.repeat_interleave(draws, 0)
             made, used = theirs(model, repeated, operator, sigma, name, c, shape)
-            yield "peer", f"deepinv {name}", used, time.perf_counter() - start, result(to_pixels(made.float()), draws)
+            yield "peer", f"deepinv {name}", used, (time.perf_counter() - start) / n, result(to_pixels(made.float()), draws)
     name = {"centre box": "Telea", "80 % of pixels": "Telea", "super-resolution by 4": "bicubic"}.get(task)
     if name and peer_calls and shape[0] in (1, 3):
-        yield "peer", name, 0, 0.0, result(classical(name, y, operator, pixels), 1)
+        yield "peer", name, 0, 0.0, result(classical(name, y, operator, first), 1)
 
 
 def calibrated(found: Restoration, n: int) -> tuple[Restoration, Restoration | None]:
@@ -224,7 +225,9 @@ def main() -> None:
     peer_calls, verdicts = (args.peer_calls or args.calls) if peers else [], list[str]()
     for task in args.tasks:
         base, seen = 0.0, list[tuple[str, str, Restoration]]()
-        for role, method, calls, seconds, every in rows(model, pixels, task, args.calls, peer_calls, args.draws, args.methods):
+        for role, method, calls, seconds, every in rows(
+            model, pixels, args.n, task, args.calls, peer_calls, args.draws, args.methods
+        ):
             base = base or seconds
             found, held = calibrated(every, args.n)
             seen.append((role, f"{method}, {calls:.0f} calls", found))
