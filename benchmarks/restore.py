@@ -42,7 +42,7 @@ from alphabar.restoration.tasks import make_mask, rounding_noise
 from alphabar.sampling.model import image_shape
 
 TASKS = ("centre box", "80 % of pixels", "super-resolution by 4", "blur with noise")
-OURS = ("ddrm", "diffpir", "gibbs", "daps", "repaint", "dps")
+OURS = ("mmps", "ddrm", "diffpir", "gibbs", "daps", "repaint", "dps")
 ROOT = Path(__file__).parents[1]
 
 
@@ -136,7 +136,7 @@ def rows(
         return Restoration(made.reshape(n, k, *first.shape[1:]).swapaxes(0, 1), first, {}, first, unmeasured)
 
     for c in calls:
-        default = default_method(operator, c)
+        default = default_method(operator)
         for method in [default, *(m for m in methods if m != default and not (m == "repaint" and c < 20))]:
             start = time.perf_counter()
             found = ours(model, pixels, operator, sigma, method, c, draws)

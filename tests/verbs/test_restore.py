@@ -30,7 +30,7 @@ def images(n=3, c=1, h=8, w=8, dtype=np.uint8):
 
 
 @pytest.mark.parametrize("task", ["inpaint", "super-resolution", "deblur", "denoise"])
-@pytest.mark.parametrize("method", ["ddrm", "diffpir", "dps", "daps", "gibbs"])
+@pytest.mark.parametrize("method", ["mmps", "ddrm", "diffpir", "dps", "daps", "gibbs"])
 def test_every_task_and_method_gives_draws_of_the_originals_shape(task, method):
     found = restore(model(), images(), task=task, method=method, degrade=True, sigma=0.1, **QUICK)
     assert found.draws.shape == (3, 3, 8, 8, 1) and found.draws.dtype == np.uint8

@@ -142,8 +142,8 @@ class RestoreOptions(Checked):
     """The images are originals: degrade them first, and score what is restored (PSNR, SSIM, calibration). Take images that the
     model was not trained on, as SET:test or SET:heldout."""
     method: str | None = None
-    """ddrm, diffpir, repaint, dps, daps or gibbs; left out, one by task and calls (docs/restore.md)."""
-    calls: Steps = 100
+    """mmps, ddrm, diffpir, repaint, dps, daps or gibbs; left out, mmps, and for denoise gibbs (docs/restore.md)."""
+    calls: Steps = 30
     """Network calls of a draw, at most."""
     draws: Annotated[int, Bounds(1, 10_000)] = 16
     """Restored images of each measurement: their spread is the uncertainty."""

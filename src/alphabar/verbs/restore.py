@@ -87,7 +87,7 @@ def restore(
     guidance = _checked(model, options)
     pixels = _images(model, run if home is None else home, images, options, reading, progress)
     problem = _problem(model, pixels, options)
-    method = find_method(options.method or default_method(problem.operator, options.calls))
+    method = find_method(options.method or default_method(problem.operator))
     if method.spectral and not isinstance(problem.operator, Spectral):
         raise ValueError(f"{method.name} needs the singular values of the operator, which a pair of functions has not: use gibbs")
     sigmas, arguments = plan(
@@ -254,7 +254,7 @@ class _Work:
             self.model(x, sigma, *labels)  # the first call includes what is done once
             start = time.perf_counter()
             self.model(x, sigma, *labels).flatten()[0].item()
-        calls = self.options.calls * (2 if self.options.guidance not in (None, 1) else 1) * (3 if self.method.gradient else 1)
+        calls = self.options.calls * (2 if self.options.guidance not in (None, 1) else 1) * (2 if self.method.gradient else 1)
         seconds = (time.perf_counter() - start) * calls * -(-len(rows) // size)
         say(f"{len(rows):,} draws of {self.options.calls} calls: about {duration(seconds)}", sys.stderr)
 

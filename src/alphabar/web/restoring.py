@@ -25,7 +25,7 @@ from alphabar.web.request import MOST_SEED, MOST_STEPS, choice, text, whole
 
 MOST_DRAWS = 64
 MOST_BYTES = 6_000_000  # of what the brush sends: a mask and a picture
-DEFAULT_METHOD = "by the calls"
+DEFAULT_METHOD = "best"
 
 
 @dataclass(frozen=True)
