@@ -63,7 +63,7 @@ def determinism(work: Path, n: int = 8) -> Drawn:
         "garments inverted and made again at eta 0 and 1, variations, a way between two seeds, several answers to a missing "
         "middle, and the error of the inversion by calls",
         f"{n} test images; what DDIM makes of their noise at eta 0 and eta 1 (50 steps); variations at strength 0.4 and 0.7; "
-        f"images between seeds 0 and 1; a garment without its middle: 4 of 16 draws, their mean and standard deviation (ddrm, 30 "
+        f"images between seeds 0 and 1; a garment without its middle: 4 of 16 draws, their mean and standard deviation (mmps, 30 "
         f"calls). Below: root mean square error of the way back, images in [-1, 1], with Student's 95 % intervals. At eta 1 it "
         f"is {words(off[1.0].value, off[1.0].interval, 3)}, at eta 0 {words(off[0.0].value, off[0.0].interval, 4)} after "
         f"rounding to levels. Of the missing pixels {words(inside.value, inside.interval)} lie in their 90 % intervals. Bits per "
