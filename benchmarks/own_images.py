@@ -18,6 +18,7 @@ Everything is kept in --out, and a stopped run continues.
 
 import argparse
 import json
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from alphabar.core import seeds
 from alphabar.core.files import write_atomically
 from alphabar.core.machine import best_device, machine
 from alphabar.core.progress import track
+from alphabar.core.run import Run
 from alphabar.data.contact_sheet import contact_sheet
 from alphabar.data.image_set import ImageSet, load
 from alphabar.data.images import to_model
@@ -46,6 +48,8 @@ from alphabar.sampling.samples import Samples
 from alphabar.training.auto import auto_recipe
 from alphabar.training.checkpoint import load_model
 from alphabar.training.config import resolve
+from alphabar.training.hooks import Hook, Training
+from alphabar.training.lengthen import last_state
 from alphabar.verbs.train import train
 
 KEEP_EVERY = 300.0  # CPU seconds between checkpoints of the other programs
@@ -95,10 +99,22 @@ def their_training(name: str, images: ImageSet, minutes: float, out: Path) -> tu
     return Preconditioned(Plain(way.averaged().eval()), way.schedule, way.prediction, 1.0, (c, h, w)).eval(), seen, used
 
 
+class Budget(Hook):
+    """Stops the training, as Ctrl-C does, at a processor time of the process."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+    def on_step(self, training: Training) -> None:
+        if time.process_time() > self.until:
+            signal.raise_signal(signal.SIGINT)
+
+
 def our_training(images: ImageSet, a: argparse.Namespace, out: Path) -> tuple[Any, int, float]:
-    """(model, images seen, CPU seconds)."""
+    """(model, images seen, CPU seconds). Where other programs slow it down, it ends at the budget, before the plan's images."""
     file, start = out / "cpu_seconds.txt", time.process_time()
-    resume = (out / "recipe.toml").exists()
+    spent, resume = float(file.read_text()) if file.exists() else 0.0, (out / "recipe.toml").exists()
+    left = 60 * a.minutes - spent
     if resume:
         recipe = resolve(out / "recipe.toml")
     else:
@@ -107,11 +123,15 @@ def our_training(images: ImageSet, a: argparse.Namespace, out: Path) -> tuple[An
         print("\n".join(found.lines()), flush=True)
         recipe = found.recipe
     try:
-        train(recipe, out, images=images, resume=resume)
+        if left > 0:
+            train(recipe, out, images=images, resume=resume, hooks=[Budget(start + left)])
+    except KeyboardInterrupt:
+        if time.process_time() - start < left:
+            raise
     finally:
-        used = time.process_time() - start + (float(file.read_text()) if file.exists() else 0.0)
+        used = time.process_time() - start + spent
         write_atomically(file, str(used))
-    return load_model(out), recipe.train.images, used
+    return load_model(out), int(last_state(Run(out))["images"]), used
 
 
 def drawn(way: str, images: ImageSet, a: argparse.Namespace) -> Samples:
