@@ -53,7 +53,7 @@ def test_the_page_shows_the_comparison_in_words_with_its_intervals(make_run: Mak
     (comparison,), notes = comparisons([load_run(a), load_run(b)])  # both runs hold it; it is shown once
     assert notes == []
     assert comparison.lead.startswith("good is better than bad by FID")
-    assert comparison.about.startswith("90 images each, from different noise, against 300 of ")
+    assert comparison.about.startswith("90 images each, from different noise, against 300 real images, ")
     assert [line.metric for line in comparison.lines] == ["FID", "KID ×1000", "precision"]
     text = write_report([a, b], tmp_path / "page.html").read_text()
     assert "good against bad" in text
