@@ -120,7 +120,7 @@ def test_minutes_decide_the_number_of_images(tmp_path: Path, monkeypatch: pytest
     found = auto_recipe(images, Recipe(train=TrainRecipe(batch=8)), minutes=2)
     rate = found.speeds[0].images_a_second
     assert 0.8 * rate * 120 < found.recipe.train.images < rate * 120, "the rest for sheets, held-out losses and scores"
-    assert found.seconds == pytest.approx(120, rel=0.05)
+    assert 0.9 * 120 < found.seconds < 1.05 * 120, "intervals are whole steps, so that not every length can be met"
     assert found.speeds[0].images_a_second == max(s.images_a_second for s in found.speeds)
     assert found.recipe.train.precision == found.speeds[0].precision
 
