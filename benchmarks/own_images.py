@@ -169,7 +169,7 @@ def main() -> None:
         return
     file = a.out / "extractor.safetensors"
     if not file.exists():
-        train_self_supervised(images, SimCLROptions(seed=SEED, widths=(48, 96, 192, 192), epochs=60)).save(file)
+        train_self_supervised(images, SimCLROptions(seed=SEED, widths=(32, 64, 128, 128), epochs=12)).save(file)
     evaluator = ImageEval(load_extractor(file), heldout)
     rows = {way: evaluator.measure(s.images, s.record, ("kid",)) for way, s in samples.items()}
     seen, unseen = (pixel_features(np.asarray(x.pixels)) for x in (images, heldout))

@@ -236,7 +236,9 @@ def main() -> None:
             cells += [interval(held, "inside", 2) if held else "–", f"{seconds / base:.1f}" if seconds else "–"]
             cells += [str(evaluator.fid(found.draws[0])).partition(" (")[0]] if evaluator else []
             print("| " + " | ".join(cells) + " |", flush=True)
-        verdicts += against_the_best(task, seen)
+        for line in against_the_best(task, seen):
+            verdicts.append(line)
+            say(line, sys.stderr)  # the tables take hours on a slow machine
     print("\n" + "\n".join(verdicts))
 
 
