@@ -34,7 +34,8 @@ class Smooth:
 
     def sample(self, seed: int) -> Tensor:
         draw = torch.randn(len(self.mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        return (self.mean + self.vectors @ (self.values.sqrt() * draw)).reshape(1, *SHAPE)
+        root = self.vectors * self.values.sqrt() @ self.vectors.T  # the signs of eigenvectors depend on the machine
+        return (self.mean + root @ draw).reshape(1, *SHAPE)
 
 
 def operators() -> dict[str, Mask | BoxAverage | Blur]:

@@ -47,8 +47,8 @@ def test_a_pair_of_functions_gives_what_singular_values_give(name):
 
 def test_gibbs_approaches_the_posterior_as_calls_grow():
     few, more = (measured("gibbs", operators()["half"], calls, n=200) for calls in (24, 300))
-    assert few.mean > 0.3
-    assert more.mean < 0.28
+    assert few.mean > 0.25
+    assert more.mean < 0.22
     assert 0.7 < more.variance < 1.15
 
 
@@ -62,8 +62,8 @@ def test_mmps_is_nearly_exact_on_a_gaussian(kind):
 
 # Of 100 calls, half of the pixels missing: errors of the mean and ratios of the variance, as the docstrings state them.
 BIAS = {
-    "ddrm": (0.33, 0.55), "diffpir": (0.75, 2.4), "repaint": (0.97, 2.3), "dps": (0.62, 7.4), "daps": (0.40, 2.0),
-    "gibbs": (0.29, 0.77), "mmps": (0.19, 1.06),
+    "ddrm": (0.25, 0.55), "diffpir": (0.62, 2.4), "repaint": (0.86, 2.3), "dps": (0.53, 7.4), "daps": (0.37, 2.0),
+    "gibbs": (0.19, 0.77), "mmps": (0.25, 1.05),
 }  # fmt: skip
 
 

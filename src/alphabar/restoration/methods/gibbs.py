@@ -23,7 +23,7 @@ def gibbs(
     place of sigma_y^2 (0 where that is negative), so that the marginal is the posterior itself as soon as rho <= sigma_y / s.
     What is left is the error of the reverse diffusion and of a chain that is too short, and both fall as calls grow: on the
     Gaussian of tests/restoration/problems.py (half of the pixels missing, sigma_y = 0.1) at 20, 100, 400 and 1,600 calls the mean
-    is 0.42, 0.29, 0.23 and 0.12 standard deviations of the posterior off, and the variance 0.60, 0.77, 1.00 and 1.00 of the exact
+    is 0.31, 0.19, 0.13 and 0.10 standard deviations of the posterior off, and the variance 0.60, 0.77, 1.00 and 1.00 of the exact
     one. Modes that lie further apart than sigma_y / s keep about the weights that they had at that distance (docs/restore.md).
 
     Args:
