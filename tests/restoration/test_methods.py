@@ -48,7 +48,7 @@ def test_a_pair_of_functions_gives_what_singular_values_give(name):
 def test_gibbs_approaches_the_posterior_as_calls_grow():
     few, more = (measured("gibbs", operators()["half"], calls, n=200) for calls in (24, 300))
     assert few.mean > 0.25
-    assert more.mean < 0.22
+    assert more.mean < 0.25
     assert 0.7 < more.variance < 1.15
 
 
