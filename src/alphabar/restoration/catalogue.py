@@ -87,8 +87,8 @@ def plan(
 ) -> tuple[Grid, dict[str, Any]]:
     """The levels of a method for at most `calls` network calls, and all its options.
 
-    Levels are those of Karras et al. 2022, eq. 5, from the highest of the schedule to 0.01. mmps starts at 20. gibbs runs from 3 to
-    sigma_y / s, s being the largest singular value, where it is exact; images that are only noisy are noise of level sigma_y
+    Levels are those of Karras et al. 2022, eq. 5, from the highest of the schedule to 0.01. mmps starts at 20. gibbs runs from 3
+    to sigma_y / s, s being the largest singular value, where it is exact; images that are only noisy are noise of level sigma_y
     themselves, and there it is one draw by reverse diffusion from that level, exact as its steps grow.
 
     Raises ValueError for an unknown option, and for fewer calls than a level takes.
