@@ -175,7 +175,7 @@ def main() -> None:
     seen, unseen = (pixel_features(np.asarray(x.pixels)) for x in (images, heldout))
     found: dict[str, Any] = {}
     for way, row in rows.items():
-        copies = memorisation(generated=pixel_features(np.asarray(samples[way].pixels)), train=seen, heldout=unseen)
+        copies = memorisation(generated=pixel_features(np.asarray(samples[way].images)), train=seen, heldout=unseen)
         found[way] = {"kid": row.scores["kid"].to_json(), "copies": copies.to_json()}
         print(f"{way:11} {row.scores['kid']}; copies of training images: {copies.verdict}", flush=True)
     best = min((w for w in rows if w != "alphabar"), key=lambda w: rows[w].scores["kid"].value, default=None)

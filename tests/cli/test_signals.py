@@ -96,10 +96,10 @@ def test_a_closed_terminal_saves_a_checkpoint(leader: bool, begin: Begin) -> Non
     words = [sys.executable, "-c", LEADER, *TRAIN] if leader else TRAIN
     process = begin(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
-    started(process)
     shown = b""
-    while not re.search(rb"training.*%", shown):
+    while not re.search(rb"training.*%", shown):  # what nobody reads stops its writer after some minutes
         shown += os.read(ours, 4096)
+    started(process)
     os.close(ours)
     if not leader:
         started(process, 10)
