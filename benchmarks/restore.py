@@ -135,8 +135,8 @@ def rows(
     def result(made: Any, k: int) -> Restoration:
         return Restoration(made.reshape(n, k, *first.shape[1:]).swapaxes(0, 1), first, {}, first, unmeasured)
 
+    default = default_method(operator)
     for c in calls:
-        default = default_method(operator)
         for method in [default, *(m for m in methods if m != default and not (m == "repaint" and c < 20))]:
             start = time.perf_counter()
             found = ours(model, pixels, operator, sigma, method, c, draws)
@@ -162,7 +162,7 @@ def calibrated(found: Restoration, n: int) -> tuple[Restoration, Restoration | N
     if found.interval is None or len(originals) == n:
         return first, None
     factor = widening(found.draws[:, n:], originals[n:], None if where is None else where[n:])
-    return first, replace(first, factor=factor)
+    return first, replace(first, record={"interval_factor": factor})
 
 
 def against_the_best(task: str, seen: list[tuple[str, str, Restoration]]) -> list[str]:

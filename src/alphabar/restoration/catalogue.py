@@ -21,8 +21,6 @@ from alphabar.schedule.base import Schedule
 from alphabar.schedule.grid import karras
 
 LOWEST = 0.01  # the last level before 0: noise of about one level of 8 bits
-HIGHEST_GIVEN = 20.0  # of mmps, which knows y from the start: levels above tell nothing more
-HIGHEST_RHO = 3.0  # of gibbs: the images span 2, so that v is nearly noise
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Method:
         calls_a_level: the option that says how often a level calls the network, or None for once.
         spectral: whether it needs the singular values of the operator.
         gradient: whether it differentiates the network, which makes a call two to three times as expensive.
+        highest: the level at which it starts, where the schedule reaches it.
     """
 
     name: str
@@ -44,6 +43,7 @@ class Method:
     calls_a_level: str | None = None
     spectral: bool = False
     gradient: bool = False
+    highest: float = 80.0
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -55,13 +55,15 @@ class Method:
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
-        Method("mmps", mmps, "the mean of the posterior at every level, by a gradient of the network", gradient=True),
+        # mmps knows y from the start, so that levels above 20 tell nothing more; images span 2, and with noise of level 3 v of
+        # gibbs is nearly noise
+        Method("mmps", mmps, "the posterior mean at every level, by a gradient of the network", gradient=True, highest=20.0),
         Method("ddrm", ddrm, "follows y as far as its noise allows; for few calls without gradient", spectral=True),
         Method("diffpir", diffpir, "plug and play, near the mean of the posterior; for few calls and any operator"),
         Method("repaint", repaint, "replaces what is measured, and repeats each step", "resample", spectral=True),
         Method("dps", dps, "gradient of the misfit through the network", gradient=True),
         Method("daps", daps, "a clean image given y at every level, by an ODE; for hundreds of calls", "ode_steps"),
-        Method("gibbs", gibbs, "split Gibbs sampling: exact in the limit of many calls", "prior_steps"),
+        Method("gibbs", gibbs, "split Gibbs sampling: exact in the limit of many calls", "prior_steps", highest=3.0),
     )
 }  # fmt: skip
 
@@ -98,14 +100,14 @@ def plan(
         hint = did_you_mean(unknown[0], known) if known else "it has none"
         raise ValueError(f"{unknown[0]} is no option of {method.name}: {hint}")
     arguments = known | options
-    low, high = max(LOWEST, schedule.sigma_min), min(HIGHEST_GIVEN if method.name == "mmps" else 80.0, schedule.sigma_max)
+    low, high = max(LOWEST, schedule.sigma_min), min(method.highest, schedule.sigma_max)
     if method.name == "gibbs":
         top = float(operator.s.abs().max()) if isinstance(operator, Spectral) else 1.0
         exact = sigma_y / max(top, 1e-12)
         if _sees_all(operator) and schedule.sigma_min < exact <= schedule.sigma_max and "prior_steps" not in options:
             reach = max(exact / low, min(2.0, exact / schedule.sigma_min)) if calls > 1 else 1.0
             return torch.tensor([exact, 0.0], dtype=torch.float64), arguments | {"prior_steps": calls, "reach": reach}
-        low, high = min(max(low, exact), schedule.sigma_max), min(HIGHEST_RHO, schedule.sigma_max)
+        low = min(max(low, exact), schedule.sigma_max)
         # both grow with the calls: the number of levels, for the chain to mix, and the steps of a draw, for its exactness
         arguments["prior_steps"] = options.get("prior_steps", min(max(3, round(0.4 * calls**0.5)), calls))
         arguments["reach"] = options.get("reach", max(2.0 * arguments["prior_steps"], 2.0))

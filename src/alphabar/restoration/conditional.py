@@ -50,12 +50,13 @@ def condition(
     return mean + _conjugate_gradients(normal, operator.adjoint(y - operator.forward(mean)))
 
 
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of every image, (b, 1, 1, 1)."""
+    return (a * b).sum((1, 2, 3), keepdim=True)
+
+
 def _conjugate_gradients(apply, b: Images) -> Images:  # type: ignore[no-untyped-def]
     """The solution of apply(x) = b for every image, apply symmetric and positive definite."""
-
-    def dot(a: Images, b: Images) -> Tensor:
-        return (a * b).sum((1, 2, 3), keepdim=True)
-
     x, r = torch.zeros_like(b), b
     p, size = r, dot(r, r)
     enough = _TOLERANCE**2 * size

@@ -16,7 +16,7 @@ from alphabar.core.types import Pixels
 from alphabar.data.values import SCALE, scale_of
 from alphabar.evaluation.estimate import Estimate, over_seeds
 from alphabar.restoration.calibration import widened
-from alphabar.restoration.scores import FEWEST, LEVEL, inside, interval, psnr, ssim
+from alphabar.restoration.scores import FEWEST, LEVEL, inside, interval, mean_of, psnr, ssim
 from alphabar.sampling.samples import Samples, npz_path
 
 TITLES = {
@@ -35,7 +35,6 @@ class Restoration:
         record: how they were made, as plain data.
         originals: (n, h, w, c), where the images were degraded by `restore` itself; else None.
         unmeasured: the pixels that are not measured, in the shape of originals; None: all depend on the measurement in part.
-        factor: by which the intervals of the draws are widened (`calibration.widening`); None: unchanged.
     """
 
     draws: Shaped[np.ndarray, "k n h w c"]
@@ -43,7 +42,12 @@ class Restoration:
     record: dict[str, Any]
     originals: Pixels | None = None
     unmeasured: Bool[np.ndarray, "n h w c"] | None = None
-    factor: float | None = None
+
+    @property
+    def factor(self) -> float | None:
+        """By which the intervals of the draws are widened (`calibration.widening`); None: unchanged."""
+        found: float | None = self.record.get("interval_factor")
+        return found
 
     @cached_property
     def mean(self) -> Pixels:
@@ -85,9 +89,7 @@ class Restoration:
         if self.factor is None or self.interval is None:
             return inside(self.draws, originals, self.unmeasured)
         low, high = self.interval
-        held = (low <= originals) & (originals <= high)
-        counted = np.ones(held.shape, bool) if self.unmeasured is None else self.unmeasured
-        return np.array([h[c].mean() if c.any() else np.nan for h, c in zip(held, counted, strict=True)])
+        return mean_of((low <= originals) & (originals <= high), self.unmeasured)
 
     @cached_property
     def scores(self) -> dict[str, Estimate]:
@@ -124,4 +126,4 @@ class Restoration:
         for name, array, dtype in (("originals", originals, draws.dtype), ("unmeasured", where, np.dtype(bool))):
             if array is not None and (array.shape != draws.shape[1:] or array.dtype != dtype):
                 raise ValueError(f"{target}: {name} is {array.dtype} of shape {array.shape}; wanted {dtype} {draws.shape[1:]}")
-        return Restoration(draws, arrays["measurement"], record, originals, where, record.get("interval_factor"))
+        return Restoration(draws, arrays["measurement"], record, originals, where)

@@ -77,8 +77,11 @@ def inside(
     tail = (1 - level) / 2
     weights = (np.clip(edges[1:], tail, 1 - tail) - np.clip(edges[:-1], tail, 1 - tail)) * (len(draws) + 1)
     sums = np.concatenate([[0], np.cumsum(weights)])
-    share = (sums[below + equal + 1] - sums[below]) / (equal + 1)
-    share = share if where is None else np.where(where, share, np.nan)
-    flat = share.reshape(len(share), -1)
-    counted = (~np.isnan(flat)).sum(1)
-    return np.where(counted > 0, np.nansum(flat, 1) / np.maximum(counted, 1), np.nan)
+    return mean_of((sums[below + equal + 1] - sums[below]) / (equal + 1), where)
+
+
+def mean_of(values: Shaped[np.ndarray, "n h w c"], where: Bool[np.ndarray, "n h w c"] | None) -> Float64[np.ndarray, " n"]:
+    """The mean over the pixels of each image that count, all without `where`; NaN for an image without any."""
+    counted = np.broadcast_to(True if where is None else where, values.shape).reshape(len(values), -1)
+    sums, n = (values.reshape(counted.shape) * counted).sum(1), counted.sum(1)
+    return np.where(n > 0, sums / np.maximum(n, 1), np.nan)

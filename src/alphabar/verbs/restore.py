@@ -97,8 +97,7 @@ def restore(
     record |= {} if options.calibrate is None else _calibration(options.calibrate, record, originals)
     work = _Work(model, guidance, problem, method, sigmas, arguments, options, move_model(model, device, False))
     draws, costs = work.draw(progress, on_step)
-    factor = record.get("interval_factor")
-    found = Restoration(draws, problem.shown, record | costs, originals, problem.unmeasured, factor)
+    found = Restoration(draws, problem.shown, record | costs, originals, problem.unmeasured)
     if out is not None:
         found.save(out)
     return found
@@ -254,7 +253,8 @@ class _Work:
             self.model(x, sigma, *labels)  # the first call includes what is done once
             start = time.perf_counter()
             self.model(x, sigma, *labels).flatten()[0].item()
-        calls = self.options.calls * (2 if self.options.guidance not in (None, 1) else 1) * (2 if self.method.gradient else 1)
+        each = 1 + int(self.arguments.get("iterations", 2)) if self.method.gradient else 1  # a gradient takes a call or two
+        calls = self.options.calls * (2 if self.options.guidance not in (None, 1) else 1) * each
         seconds = (time.perf_counter() - start) * calls * -(-len(rows) // size)
         say(f"{len(rows):,} draws of {self.options.calls} calls: about {duration(seconds)}", sys.stderr)
 

@@ -1,10 +1,9 @@
 """Moment-matching posterior sampling (MMPS: Rozet et al. 2024, arXiv:2405.13712): the posterior mean at every level."""
 
 import torch
-from torch import Tensor
 
 from alphabar.core.types import Denoiser, Grid, Images, Levels, Measured, Noise, OnStep
-from alphabar.restoration.conditional import condition
+from alphabar.restoration.conditional import condition, dot
 from alphabar.restoration.operators import Operator, Spectral
 from alphabar.sampling.samplers.dpmpp import dpmpp_2m_sde
 from alphabar.schedule.grid import check_grid
@@ -49,12 +48,12 @@ def mmps(
         r, p, size = y - operator.forward(mean), torch.zeros(()), torch.ones(())
         for k in range(iterations):
             z = _preconditioned(r, operator, sigma_y, (spread * s) ** 2 / (spread**2 + s**2))
-            last, size = size, _dot(r, z)
+            last, size = size, dot(r, z)
             p = z + size / last.clamp_min(_TINY) * p
             (turned,) = torch.autograd.grad(x0_hat, x, operator.adjoint(p), retain_graph=k + 1 < iterations)
             turned = s**2 * turned  # sigma^2 J A^T p, J being symmetric
             q = operator.forward(turned) + sigma_y**2 * p
-            step = size / torch.maximum(_dot(p, q), size / LONGEST).clamp_min(_TINY)
+            step = size / torch.maximum(dot(p, q), size / LONGEST).clamp_min(_TINY)
             mean, r = mean + step * turned, r - step * q
         return mean
 
@@ -67,7 +66,3 @@ def _preconditioned(r: Measured, operator: Operator, sigma_y: float, variance: f
     if not isinstance(operator, Spectral):
         return r / (variance + sigma_y**2)
     return operator.unrotate(operator.rotate(r) / (variance * operator.s.to(r) ** 2 + sigma_y**2))
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((1, 2, 3), keepdim=True)
