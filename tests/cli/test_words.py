@@ -44,12 +44,15 @@ def test_a_run_takes_one_line_of_80_columns(capsys: pytest.CaptureFixture[str]) 
     "words",
     [
         "runs", "runs runs", "runs runs --model 0123456789abcdef", "runs prune runs/a --keep none --yes",
-        "sync runs/a --to tensorboard",
         "train shapes.npy --out new --recipe garments --images 64 --dry-run",
         "experiment range --out range --dry-run",
-        "sweep bundled --against fashion_mnist:test --dry-run", "export bundled --to model.onnx", "export bundled --to page.html",
-        "app --export-space space", "samplers",
+        "sweep bundled --against fashion_mnist:test --dry-run", "samplers",
         "push bundled anna/garments --license mit --shown 1 --dry-run", "data shapes.npy",
+        *(
+            pytest.param(words, marks=pytest.mark.slow(5))  # by packages of extras, which `make test` does not install
+            for words in ("sync runs/a --to tensorboard", "export bundled --to model.onnx", "export bundled --to page.html",
+                          "app --export-space space")
+        ),
     ],
 )  # fmt: skip
 def test_the_last_line_says_what_to_do_next(words: str, capsys: pytest.CaptureFixture[str]) -> None:
