@@ -166,3 +166,43 @@ def test_a_mask_is_read_from_a_picture(tmp_path: Path):
     Image.fromarray(picture).save(tmp_path / "mask.png")
     keep = make_mask(tmp_path / "mask.png", (3, 8, 8)).keep
     assert np.array_equal(keep[0, 0].numpy() == 0, picture[..., 0] == 255)
+
+
+def test_a_stopped_restoration_continues_with_the_batches_that_are_left(tmp_path):
+    """Stopped at the first step of the third of five batches; the rest gives the bytes of an undisturbed run."""
+    options = {"task": "inpaint", "mask": "random", "degrade": True, "batch": 2, **QUICK}
+    whole = restore(model(), images(), out=tmp_path / "whole.npz", **options)
+
+    def stop(done, of):
+        if done > 2 * of // 5:
+            raise KeyboardInterrupt
+
+    out, part = tmp_path / "made.npz", tmp_path / "made.part"
+    with pytest.raises(KeyboardInterrupt):
+        restore(model(), images(), out=out, on_step=stop, **options)
+    assert not out.exists() and len([*part.glob("0*.npz")]) == 2
+    with pytest.raises(ValueError, match="made.part holds unfinished draws that differ in measured"):
+        restore(model(), 255 - images(), out=out, **options)
+
+    steps = []
+    found = restore(model(), images(), out=out, on_step=lambda *step: steps.append(step), **options)
+    assert np.array_equal(found.draws, whole.draws) and found.record["nfe"] == whole.record["nfe"]
+    assert len(steps) == steps[-1][1] == 3 * whole.record["steps"]
+    assert not part.exists() and np.array_equal(Samples.load(out).images, whole.draws[0])
+
+
+def test_unfinished_draws_of_another_operator_are_kept(tmp_path):
+    """Operators of one's own have no name; what they make of noise tells them apart."""
+
+    def scaled(a):
+        return Pair(lambda x: a * x, lambda y: a * y, (1, 8, 8))
+
+    def stop(done, of):
+        if done > of // 2:
+            raise KeyboardInterrupt
+
+    options = {"degrade": True, "batch": 2, **QUICK, "draws": 2}
+    with pytest.raises(KeyboardInterrupt):
+        restore(model(), images(2), task=scaled(1.0), out=tmp_path / "made", on_step=stop, **options)
+    with pytest.raises(ValueError, match="differ in measured"):
+        restore(model(), images(2), task=scaled(0.5), out=tmp_path / "made", **options)

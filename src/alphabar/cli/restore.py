@@ -42,9 +42,8 @@ def restore(
     for path, kind in ((npz_path(out), "samples"), (sheet, "picture"), (page, "page")):
         check_output(path, kind, inputs)
     model = load_model(run, checkpoint)
-    with show.stopped_by_ctrl_c("stopped; nothing was written"):
-        found = restore(model, images, options=options, reading=reading.given(), device=device_of(device), home=run)
-    found.save(out)
+    with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
+        found = restore(model, images, options=options, out=out, reading=reading.given(), device=device_of(device), home=run)
     draw_sheet(found, sheet)
     write_restore_page(found, page, near=[Path(run)])
     values = found.to_json()

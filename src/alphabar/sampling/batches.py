@@ -1,7 +1,7 @@
 """Batches of one call of `sample`: how one is made, how its x0_hat is kept, and how finished ones are kept until all are done."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from alphabar.core.parts import Parts
 from alphabar.core.seeds import DRAW, Ahead, SeededNoise, starting_noise
+from alphabar.core.stored_values import naming
 from alphabar.core.types import Denoiser, Images, Pixels
 from alphabar.data.images import to_pixels
 from alphabar.denoiser.adaptive import AdaptiveCalls
@@ -55,19 +57,26 @@ class Batch:
     each: NDArray[np.int64] | None = None
     """Network calls of each image, where they vary."""
 
-    def arrays(self) -> dict[str, Any]:
-        """What an .npz file holds of the batch."""
+    def save(self, parts: Parts, first: int) -> None:
+        """Keeps the batch, whose first image has position `first`, until all are complete."""
         x0 = np.stack(self.x0) if self.x0 else np.empty((0, *self.images.shape), dtype=self.images.dtype)
         arrays = {"images": self.images, "x0": x0, "calls": np.array(self.calls), "seconds": np.array(self.seconds)}
-        return arrays if self.each is None else arrays | {"each": self.each}
+        parts.save(_name(first), arrays if self.each is None else arrays | {"each": self.each})
 
     @staticmethod
-    def of_arrays(arrays: Mapping[str, Any], n: int, pixels: DTypeLike) -> "Batch":
-        """The batch of n images of which an .npz file holds these arrays. Raises ValueError or KeyError for those of no batch."""
-        images, x0, each = arrays["images"], arrays["x0"], arrays.get("each")
-        if images.dtype != pixels or images.ndim != 4 or len(images) != n or x0.shape[1:] != images.shape:
-            raise ValueError(f"images {images.dtype} {images.shape} and x0 {x0.shape}, wanted {n} images of {pixels}")
-        return Batch(images, list(x0), int(arrays["calls"]), float(arrays["seconds"]), each)
+    def finished(parts: Parts, first: int, n: int, pixels: DTypeLike) -> "Batch | None":
+        """The batch of n images that an earlier call has kept, or None. Raises ValueError, naming its file, where that is damaged."""
+        with naming(f"{parts.path(_name(first))} is damaged: delete it, and the batch is made again"):
+            if (arrays := parts.load(_name(first))) is None:
+                return None
+            images, x0, each = arrays["images"], arrays["x0"], arrays.get("each")
+            if images.dtype != pixels or images.ndim != 4 or len(images) != n or x0.shape[1:] != images.shape:
+                raise ValueError(f"images {images.dtype} {images.shape} and x0 {x0.shape}, wanted {n} images of {pixels}")
+            return Batch(images, list(x0), int(arrays["calls"]), float(arrays["seconds"]), each)
+
+
+def _name(first: int) -> str:
+    return f"{first:08d}.npz"
 
 
 @dataclass(frozen=True, eq=False)

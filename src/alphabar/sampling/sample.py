@@ -1,7 +1,7 @@
 """`sample`: images from a model, by any sampler, with the record of how they were made and what they cost."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from alphabar.core.machine import memory_for, versions
 from alphabar.core.options import takes
 from alphabar.core.parts import Parts
 from alphabar.core.progress import track
-from alphabar.core.stored_values import naming
 from alphabar.core.types import Denoiser
 from alphabar.denoiser.adaptive import call_statistics
 from alphabar.denoiser.precondition import eval_mode
@@ -26,7 +25,7 @@ from alphabar.sampling.model import Model, fingerprint, image_shape, move_model,
 from alphabar.sampling.options import Precision, SampleOptions
 from alphabar.sampling.precision import faster_precision
 from alphabar.sampling.resolved import ResolvedOptions, resolve_options
-from alphabar.sampling.samples import Samples, addresses, check_target, parts_folder
+from alphabar.sampling.samples import Samples, addresses, check_target, parts_folder, unfinished
 from alphabar.sampling.start import Start
 from alphabar.training.checkpoint import load_model
 
@@ -86,12 +85,12 @@ def sample(
     work = n * resolved.sampler.calls(resolved.steps)
     options, coarse, check = _with_precision(options, model, fast or "channels_last", min(options.batch, n), work, out)
     protocol = _protocol(model, indices, options, resolved, x0_steps, pixels) | ({"start": {**start.record}} if start else {})
-    with _unfinished(out, protocol, first=rank == 0) as parts:
+    with unfinished(out, protocol, first=rank == 0) as parts:
         batches = {first: indices[first : first + options.batch] for first in range(0, n, options.batch)}
         own = [*batches][rank::size]
 
         def stored(numbers: Sequence[int]) -> dict[int, Batch]:
-            found = {k: None if parts is None else _finished(parts, k, len(batches[k]), pixels) for k in numbers}
+            found = {k: None if parts is None else Batch.finished(parts, k, len(batches[k]), pixels) for k in numbers}
             return {k: batch for k, batch in found.items() if batch is not None}
 
         finished = stored(own)
@@ -113,7 +112,7 @@ def sample(
             for first in [k for k in own if k not in finished]:
                 finished[first] = sampler.sample(first, batches[first])
                 if parts is not None:
-                    parts.save(_name(first), finished[first].arrays())
+                    finished[first].save(parts, first)
         if size > 1:
             processes.everyone(True)  # from here on all batches are stored
             finished |= stored([k for k in batches if k not in finished])
@@ -181,43 +180,12 @@ def _protocol(
     return protocol
 
 
-@contextmanager
-def _unfinished(out: str | Path | None, protocol: Mapping[str, Any], first: bool) -> Iterator[Parts | None]:
-    """The folder of finished batches of this protocol, which no other program may use meanwhile; None without `out`.
-
-    Of several processes that share the work, the first one makes it.
-    """
-    if out is None:
-        yield None
-        return
-    parts = Parts(parts_folder(out), "unfinished samples")
-    with ExitStack() as stack:
-        with processes.rank_zero_first():
-            if first:
-                stack.enter_context(parts.locked())
-                if protocol["model"] is None:
-                    parts.clear()  # a model without a fingerprint: the batches may be another model's
-            parts.claim(protocol)
-        yield parts
-
-
-def _finished(parts: Parts, first: int, n: int, pixels: np.dtype[Any]) -> Batch | None:
-    """A batch that an earlier call has finished. Raises ValueError, naming its file, where that is damaged."""
-    with naming(f"{parts.path(_name(first))} is damaged: delete it, and the batch is made again"):
-        arrays = parts.load(_name(first))
-        return None if arrays is None else Batch.of_arrays(arrays, n, pixels)
-
-
 def _precision_of_parts(out: str | Path) -> Precision | None:
     """The precision of the batches that an earlier call has finished; None where there are none."""
     with suppress(OSError, ValueError):
         found = Parts(parts_folder(out), "unfinished samples").protocol().get("precision", "float32")
         return found if found in ("float32", "bf16") else None
     return None
-
-
-def _name(first: int) -> str:
-    return f"{first:08d}.npz"
 
 
 def _joined(batches: Sequence[Batch], protocol: Mapping[str, Any], costs: Mapping[str, Any]) -> Samples:

@@ -1,7 +1,8 @@
 """Samples: images with the record of how they were made, in an .npz file or a folder of PNGs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from alphabar.core import processes
 from alphabar.core.files import json_text, write_json, write_npz
 from alphabar.core.messages import as_path, command, plural
 from alphabar.core.npz import npz_names, read_npz
 from alphabar.core.outputs import check_output, check_sample_folder
+from alphabar.core.parts import Parts
 from alphabar.core.stored_values import (
     FINITE,
     PAIR,
@@ -202,6 +205,28 @@ def parts_folder(path: str | Path) -> Path:
     """Where finished batches are kept until the samples at `path` are complete."""
     base = as_path(path) if _is_folder(path) else npz_path(path).with_suffix("")
     return base.with_name(base.name + ".part")
+
+
+@contextmanager
+def unfinished(
+    out: str | Path | None, protocol: Mapping[str, Any], what: str = "unfinished samples", first: bool = True
+) -> Iterator[Parts | None]:
+    """The folder of finished batches of this protocol, which no other program may use meanwhile; None without `out`.
+
+    Of several processes that share the work, the first one makes it.
+    """
+    if out is None:
+        yield None
+        return
+    parts = Parts(parts_folder(out), what)
+    with ExitStack() as stack:
+        with processes.rank_zero_first():
+            if first:
+                stack.enter_context(parts.locked())
+                if protocol["model"] is None:
+                    parts.clear()  # a model without a fingerprint: the batches may be another model's
+            parts.claim(protocol)
+        yield parts
 
 
 def sheet_path(path: str | Path) -> Path:

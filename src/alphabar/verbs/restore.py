@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from alphabar.core.machine import memory_for, versions
 from alphabar.core.messages import say
 from alphabar.core.options import takes
 from alphabar.core.outputs import check_output
+from alphabar.core.parts import Parts
 from alphabar.core.progress import duration, track
 from alphabar.core.seeds import DRAW, MEASURE, SeededNoise, starting_noise
 from alphabar.core.types import Denoiser, Grid, Measured, Pixels
@@ -30,11 +32,12 @@ from alphabar.restoration.operators import Mask, Operator, Padded, Spectral
 from alphabar.restoration.result import Restoration
 from alphabar.restoration.scores import FEWEST
 from alphabar.restoration.tasks import TASKS, estimated_noise, measurement_shape, operator_of, rounding_noise
+from alphabar.sampling.batches import Batch
 from alphabar.sampling.given_images import check_shape, open_images, reading_of_model
 from alphabar.sampling.guidance import ClassGuidance
 from alphabar.sampling.model import Model, check_estimates_x0, fingerprint, image_shape, move_model, to_images
 from alphabar.sampling.options import SampleOptions
-from alphabar.sampling.samples import npz_path
+from alphabar.sampling.samples import npz_path, unfinished
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.memorisation import with_heldout
 from alphabar.verbs.options import RestoreOptions
@@ -66,7 +69,8 @@ def restore(
         images: pixels (n, h, w, c), or a set or picture as `given_images` takes it: the measurements, or, with `degrade`, the
             originals.
         options: see `RestoreOptions`; its fields may also be passed as keywords.
-        out: PATH.npz to write, as `Restoration.save` does.
+        out: PATH.npz to write, as `Restoration.save` does. Each finished batch is kept in PATH.part until all are complete, and
+            the same call continues after an interruption.
         reading: options of `alphabar.load`, where `images` is a set.
         progress: show a progress bar, and before it the time that all will take.
         device: moves the model there first. None: the model stays where it is.
@@ -79,7 +83,8 @@ def restore(
     Raises:
         FileNotFoundError: where there are no such images or no such mask.
         ValueError: for a distilled model or one of latents, no class for a model that needs one, images that do not fit the model
-            and the task, an operator that is not linear, an unknown method or option, or a calibration by other settings.
+            and the task, an operator that is not linear, an unknown method or option, a calibration by other settings, or an
+            `out` that holds unfinished draws of others.
     """
     if out is not None:
         check_output(npz_path(out), "samples")
@@ -96,10 +101,12 @@ def restore(
     record, originals = _record(model, options, problem, method, sigmas, arguments), pixels if options.degrade else None
     record |= {} if options.calibrate is None else _calibration(options.calibrate, record, originals)
     work = _Work(model, guidance, problem, method, sigmas, arguments, options, move_model(model, device, False))
-    draws, costs = work.draw(progress, on_step)
-    found = Restoration(draws, problem.shown, record | costs, originals, problem.unmeasured)
-    if out is not None:
-        found.save(out)
+    with unfinished(out, record | {"measured": _digest(model, options, problem, pixels)}, "unfinished draws") as parts:
+        draws, costs = work.draw(parts, progress, on_step)
+        found = Restoration(draws, problem.shown, record | costs, originals, problem.unmeasured)
+        if out is not None and parts is not None:
+            found.save(out)
+            parts.clear()
     return found
 
 
@@ -199,32 +206,39 @@ class _Work:
     options: RestoreOptions
     device: torch.device
 
-    def draw(self, progress: bool, on_step: Callable[[int, int], None] | None) -> tuple[Any, dict[str, Any]]:
-        """All draws, (K, n, h, w, c), and what they cost."""
-        n, draws = len(self.problem.y), self.options.draws
+    def draw(
+        self, parts: Parts | None, progress: bool, on_step: Callable[[int, int], None] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """All draws, (K, n, h, w, c), and what they cost. The batches in `parts` are not made again."""
+        n, draws, dtype = len(self.problem.y), self.options.draws, self.problem.shown.dtype
         rows = [(i, k) for i in range(n) for k in range(draws)]
-        count, start, found = CountCalls(self.model), time.perf_counter(), list[Pixels]()
-        steps, done = len(self.sigmas) - 1, itertools.count(1)
-        total = steps * -(-len(rows) // self.options.batch)
+        batches = {first: rows[first : first + self.options.batch] for first in range(0, len(rows), self.options.batch)}
+        kept = {k: None if parts is None else Batch.finished(parts, k, len(some), dtype) for k, some in batches.items()}
+        found = {k: batch for k, batch in kept.items() if batch is not None}
+        left, steps, done = sum(len(some) for k, some in batches.items() if k not in found), len(self.sigmas) - 1, itertools.count(1)
+        total = steps * (len(batches) - len(found))
         memory = memory_for(f"a batch of {self.options.batch} images", "give a smaller --batch (batch=)")
         with memory, eval_mode(self.model):
-            if progress:
-                self._announce(rows)
-            with track(len(rows), f"restoring, {self.method.name}", "draws", show=progress) as advance:
-                for first in range(0, len(rows), self.options.batch):
-                    some = rows[first : first + self.options.batch]
+            if progress and left:
+                self._announce(left)
+            title = f"restoring, {self.method.name}"
+            with track(len(rows), title, "draws", done=len(rows) - left, show=progress) as advance:
+                for first, some in ((k, some) for k, some in batches.items() if k not in found):
+                    count, start = CountCalls(self.model), time.perf_counter()
 
                     def one_more(*_: Any, share: float = len(some) / steps) -> None:
                         advance(share)
                         if on_step is not None:
                             on_step(next(done), total)
 
-                    found.append(self._batch(count, some, one_more))
-        seconds = time.perf_counter() - start
-        made = np.concatenate(found)
-        costs = {
-            "nfe": count.images / len(rows), "seconds": seconds, "seconds_per_image": seconds / n, "device": str(self.device),
-        }  # fmt: skip
+                    pixels = self._batch(count, some, one_more)
+                    found[first] = Batch(pixels, [], count.images, time.perf_counter() - start)
+                    if parts is not None:
+                        found[first].save(parts, first)
+        every = [found[first] for first in batches]
+        seconds, made = sum(batch.seconds for batch in every), np.concatenate([batch.images for batch in every])
+        calls = sum(batch.calls for batch in every)
+        costs = {"nfe": calls / len(rows), "seconds": seconds, "seconds_per_image": seconds / n, "device": str(self.device)}
         return made.reshape(n, draws, *made.shape[1:]).swapaxes(0, 1), costs
 
     def _batch(self, count: CountCalls, rows: Sequence[tuple[int, int]], on_step: Callable[..., None]) -> Pixels:
@@ -244,9 +258,9 @@ class _Work:
                 x = condition(x, LOWEST, self.problem.y[of].to(x), operator, 0.0 if isinstance(inner, Mask) else sigma_y)
         return to_images(self.model, x)
 
-    def _announce(self, rows: Sequence[Any]) -> None:
-        """Prints how long all will take, by the time of a call of one batch."""
-        size = min(self.options.batch, len(rows))
+    def _announce(self, left: int) -> None:
+        """Prints how long the draws that are left will take, by the time of a call of one batch."""
+        size = min(self.options.batch, left)
         x, sigma = torch.zeros(size, *self.model.image_shape, device=self.device), torch.ones(size, device=self.device)
         labels = () if self.guidance is None else (torch.zeros(size, dtype=torch.int64, device=self.device),)
         with torch.no_grad():
@@ -255,8 +269,8 @@ class _Work:
             self.model(x, sigma, *labels).flatten()[0].item()
         each = 1 + int(self.arguments.get("iterations", 2)) if self.method.gradient else 1  # a gradient takes a call or two
         calls = self.options.calls * (2 if self.options.guidance not in (None, 1) else 1) * each
-        seconds = (time.perf_counter() - start) * calls * -(-len(rows) // size)
-        say(f"{len(rows):,} draws of {self.options.calls} calls: about {duration(seconds)}", sys.stderr)
+        seconds = (time.perf_counter() - start) * calls * -(-left // size)
+        say(f"{left:,} draws of {self.options.calls} calls: about {duration(seconds)}", sys.stderr)
 
 
 def _record(
@@ -275,6 +289,19 @@ def _record(
         "image_shape": [*image_shape(model)], "pixels": problem.shown.dtype.name, "value_range": value_range,
         "classes": None if options.classes is None else [*np.ravel(options.classes)], "versions": versions(),
     }  # fmt: skip
+
+
+def _digest(model: Model, options: RestoreOptions, problem: _Problem, pixels: Pixels) -> str:
+    """16 hex digits of the images, of the pixels that are not measured, and of an operator of one's own, by what it makes of
+    noise: with the record, all that decides the draws."""
+    arrays = [pixels, *([] if problem.unmeasured is None else [problem.unmeasured])]
+    if isinstance(options.task, Operator):
+        noise = starting_noise(0, range(len(pixels)), model.image_shape)
+        arrays.append(problem.operator.forward(noise).half().numpy())  # rounded, since not all machines add in the same order
+    state = blake2b(digest_size=8)
+    for array in arrays:
+        state.update(np.ascontiguousarray(array).tobytes())
+    return state.hexdigest()
 
 
 def _calibration(path: Path, record: Mapping[str, Any], originals: Pixels | None) -> dict[str, Any]:
