@@ -2,14 +2,15 @@
 
     pip install --no-deps --target PEERS deepinv==0.5.0 torchvision==0.28.0 einops natsort h5py opencv-python-headless
     python benchmarks/restore.py --peers PEERS --n 64 --draws 16 --calls 30 --peer-calls 60 --known 100
-    python benchmarks/restore.py --run runs/emoji --images emoji:test --alpha white --n 64
+    python benchmarks/restore.py --peers PEERS --n 600 --draws 1 --calls 20 --peer-calls 40 --methods --metric fid
+    python benchmarks/restore.py --run runs/emoji --images emoji:test --alpha white --n 64 --metric kid --extractor own.safetensors
 
 Tasks: inpainting of a centre box and of 80 % of the pixels (the same ones in all images), super-resolution by 4, and a Gaussian
 blur of 1.5 pixels with noise 0.1. Every row: PSNR and SSIM of the mean of the draws and PSNR of a draw, the share of pixels
 inside the 90 % interval, network calls of a draw, and time relative to the first method of the task, with 95 % intervals over
 images. With `--known` that share also for intervals that are calibrated on so many other images. After each task: the default of
-alphabar against the best of the others (the highest PSNR), image by image; `--peer-calls` gives these more calls. `--fid` adds
-the FID of the first draws by the bundled extractor, for garments and at least 600 images.
+alphabar against the best of the others (the highest PSNR), image by image; `--peer-calls` gives these more calls. `--metric`
+adds the FID or KID of the first draws against all of --images; FID needs more images than the extractor has features.
 
 deepinv gets images in [0, 1], A as its physics, and DDRM, DiffPIR and DPS with their defaults for everything but the number of
 calls. Its DDRM takes no operator whose singular vectors do not span all images, so super-resolution has no row of it. Without
@@ -33,7 +34,7 @@ from alphabar.core.messages import say
 from alphabar.core.seeds import MEASURE, SeededNoise
 from alphabar.core.types import Images, Measured
 from alphabar.data.images import to_model, to_pixels
-from alphabar.evaluation.estimate import over_seeds
+from alphabar.evaluation.estimate import Estimate, over_seeds
 from alphabar.restoration.calibration import widening
 from alphabar.restoration.catalogue import default_method
 from alphabar.restoration.operators import Blur, BoxAverage, Mask, Operator, Spectral
@@ -180,8 +181,7 @@ def against_the_best(task: str, seen: list[tuple[str, str, Restoration]]) -> lis
     return lines
 
 
-def interval(found: Restoration, name: str, digits: int) -> str:
-    e = found.scores.get(name)
+def figure(e: Estimate | None, digits: int) -> str:
     if e is None:
         return "–"
     ends = "" if e.interval is None else f" [{e.interval[0]:.{digits}f}, {e.interval[1]:.{digits}f}]"
@@ -201,7 +201,8 @@ def main() -> None:
     parser.add_argument("--known", type=int, default=0, help="further images that calibrate the intervals, 20 or more")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--peers", type=Path, help="folder with deepinv, torchvision and OpenCV")
-    parser.add_argument("--fid", action="store_true")
+    parser.add_argument("--metric", choices=("fid", "kid"), help="of the first draws")
+    parser.add_argument("--extractor", default="bundled", help="for --metric; bundled is for garments")
     args = parser.parse_args()
     peers = False
     if args.peers:
@@ -216,12 +217,12 @@ def main() -> None:
     name, _, split = args.images.rpartition(":")
     images = alphabar.load(name, split, alpha=args.alpha, size="x".join(map(str, model.image_shape[1:])) if model.fit else None)
     pixels = np.asarray(images.limited(args.n + args.known).pixels)
-    evaluator = alphabar.ImageEval("bundled", images, progress=False) if args.fid else None
+    evaluator = alphabar.ImageEval(args.extractor, images, progress=False) if args.metric else None
     known = f", intervals calibrated on {args.known} others" if args.known else ""
     print(f"{args.run} on {args.n} images of {args.images}, {args.draws} draws of each{known}\n")
     columns = ["task", "method", "calls", "PSNR, mean", "SSIM, mean", "PSNR, draw", "inside 90 %", "the same, calibrated", "time"]
-    print("| " + " | ".join(columns + ["FID"] * args.fid) + " |")
-    print("|" + "--|" * (len(columns) + args.fid))
+    print("| " + " | ".join(columns + [args.metric.upper()] * bool(args.metric)) + " |")
+    print("|" + "--|" * (len(columns) + bool(args.metric)))
     peer_calls, verdicts = (args.peer_calls or args.calls) if peers else [], list[str]()
     for task in args.tasks:
         base, seen = 0.0, list[tuple[str, str, Restoration]]()
@@ -232,9 +233,11 @@ def main() -> None:
             found, held = calibrated(every, args.n)
             seen.append((role, f"{method}, {calls:.0f} calls", found))
             cells = [task, method, f"{calls:.0f}"]
-            cells += [interval(found, k, digits) for k, digits in (("psnr", 1), ("ssim", 3), ("psnr_draw", 1), ("inside", 2))]
-            cells += [interval(held, "inside", 2) if held else "–", f"{seconds / base:.1f}" if seconds else "–"]
-            cells += [str(evaluator.fid(found.draws[0])).partition(" (")[0]] if evaluator else []
+            cells += [
+                figure(found.scores.get(k), digits) for k, digits in (("psnr", 1), ("ssim", 3), ("psnr_draw", 1), ("inside", 2))
+            ]
+            cells += [figure(held.scores.get("inside"), 2) if held else "–", f"{seconds / base:.1f}" if seconds else "–"]
+            cells += [figure(evaluator.measure(found.draws[0], {}, (args.metric,)).scores[args.metric], 3)] if evaluator else []
             print("| " + " | ".join(cells) + " |", flush=True)
         for line in against_the_best(task, seen):
             verdicts.append(line)

@@ -54,6 +54,13 @@ class Anomaly(Record):
     usual_scores: Float64[np.ndarray, " m"]
 
 
+def levels_of(model: Model) -> list[float]:
+    """The noise levels at which losses are compared, 0.02 to 20 where the schedule has them."""
+    low, high = max(0.02, model.schedule.sigma_min), min(20.0, model.schedule.sigma_max)
+    levels: list[float] = np.geomspace(low, high, COUNT).tolist()
+    return levels
+
+
 @takes(AnomalyOptions)
 def anomaly(
     run: Model | str | Path, images: Any, usual: Any, *, options: AnomalyOptions = AnomalyOptions(), n: Count | None = None,
@@ -88,20 +95,19 @@ def anomaly(
     sets[1] = sets[1].limited(options.usual_n)
     if len(sets[1]) < 4 * COUNT:
         raise ValueError(f"{len(sets[1])} usual images: give at least {4 * COUNT}, a few hundred as a rule")
-    low, high = max(0.02, run.schedule.sigma_min), min(20.0, run.schedule.sigma_max)
-    sigmas = np.geomspace(low, high, COUNT)
+    sigmas = levels_of(run)
     device = move_model(run, device, channels_last=True)
     count = CountCalls(run)
     total = sum(map(len, sets))
     with track(total * COUNT * options.draws, "denoising", show=progress) as advance, eval_mode(run):
         losses = [
             losses_by_level(
-                count, np.asarray(one.pixels), sigmas.tolist(), options.draws, options.seed, options.batch, device, advance,
+                count, np.asarray(one.pixels), sigmas, options.draws, options.seed, options.batch, device, advance,
                 labels_of(run, one), int(getattr(run, "crop", 0)),
             )
             for one in sets
         ]  # fmt: skip
-    levels, known = torch.from_numpy(sigmas), losses[1][:, ::2]
+    levels, known = torch.tensor(sigmas, dtype=torch.float64), losses[1][:, ::2]
     scores, others = (anomaly_scores(one, known, levels, options.score) for one in (losses[0], losses[1][:, 1::2]))
     area = auc(others, scores) if len(scores) > 1 else None
     return Anomaly(

@@ -206,16 +206,18 @@ class _Work:
     options: RestoreOptions
     device: torch.device
 
-    def draw(
-        self, parts: Parts | None, progress: bool, on_step: Callable[[int, int], None] | None
-    ) -> tuple[Any, dict[str, Any]]:
+    def draw(self, parts: Parts | None, progress: bool, on_step: Callable[[int, int], None] | None) -> tuple[Any, dict[str, Any]]:
         """All draws, (K, n, h, w, c), and what they cost. The batches in `parts` are not made again."""
         n, draws, dtype = len(self.problem.y), self.options.draws, self.problem.shown.dtype
         rows = [(i, k) for i in range(n) for k in range(draws)]
         batches = {first: rows[first : first + self.options.batch] for first in range(0, len(rows), self.options.batch)}
         kept = {k: None if parts is None else Batch.finished(parts, k, len(some), dtype) for k, some in batches.items()}
         found = {k: batch for k, batch in kept.items() if batch is not None}
-        left, steps, done = sum(len(some) for k, some in batches.items() if k not in found), len(self.sigmas) - 1, itertools.count(1)
+        left, steps, done = (
+            sum(len(some) for k, some in batches.items() if k not in found),
+            len(self.sigmas) - 1,
+            itertools.count(1),
+        )
         total = steps * (len(batches) - len(found))
         memory = memory_for(f"a batch of {self.options.batch} images", "give a smaller --batch (batch=)")
         with memory, eval_mode(self.model):
