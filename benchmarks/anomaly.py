@@ -63,20 +63,17 @@ def main() -> None:
     sigmas = levels_of(model)
     with track(args.n * len(named) * len(sigmas), "denoising") as advance, eval_mode(model):
         losses = {name: losses_by_level(model, pixels, sigmas, draws=1, advance=advance) for name, pixels in named}
-    print(
-        "| images against held-out ones | " + " | ".join(f"`{kind}`" for kind in KINDS) + " |\n" + "|--" * (1 + len(KINDS)) + "|"
-    )
-    for name in [name for name, _ in named[2:]]:
+    print(f"| images against held-out ones | {' | '.join(f'`{kind}`' for kind in KINDS)} |
+{'|--' * (1 + len(KINDS))}|")
+    levels = torch.tensor(sigmas, dtype=torch.float64)
+    for name, _ in named[2:]:
         cells = []
         for kind in KINDS:
-            mine, theirs = (
-                anomaly_scores(losses[k], losses["known"], torch.tensor(sigmas, dtype=torch.float64), kind)
-                for k in (name, "usual")
-            )
+            mine, theirs = (anomaly_scores(losses[k], losses["known"], levels, kind) for k in (name, "usual"))
             area = auc(theirs, mine)
             assert area.interval
             cells.append(f"{area.value:.3f} [{area.interval[0]:.3f}, {area.interval[1]:.3f}]")
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
