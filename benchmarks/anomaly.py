@@ -63,8 +63,8 @@ def main() -> None:
     sigmas = levels_of(model)
     with track(args.n * len(named) * len(sigmas), "denoising") as advance, eval_mode(model):
         losses = {name: losses_by_level(model, pixels, sigmas, draws=1, advance=advance) for name, pixels in named}
-    print(f"| images against held-out ones | {' | '.join(f'`{kind}`' for kind in KINDS)} |
-{'|--' * (1 + len(KINDS))}|")
+    print("| images against held-out ones | " + " | ".join(f"`{kind}`" for kind in KINDS) + " |")
+    print("|--" * (1 + len(KINDS)) + "|")
     levels = torch.tensor(sigmas, dtype=torch.float64)
     for name, _ in named[2:]:
         cells = []

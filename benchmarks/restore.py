@@ -3,7 +3,7 @@
     pip install --no-deps --target PEERS deepinv==0.5.0 torchvision==0.28.0 einops natsort h5py opencv-python-headless
     python benchmarks/restore.py --peers PEERS --n 64 --draws 16 --calls 30 --peer-calls 60 --known 100
     python benchmarks/restore.py --peers PEERS --n 600 --draws 1 --calls 20 --peer-calls 40 --methods --metric fid
-    python benchmarks/restore.py --run runs/emoji --images emoji:test --alpha white --n 64 --metric kid --extractor own.safetensors
+    python benchmarks/restore.py --run runs/emoji --images emoji:test --alpha white --n 64 --metric kid --extractor e.safetensors
 
 Tasks: inpainting of a centre box and of 80 % of the pixels (the same ones in all images), super-resolution by 4, and a Gaussian
 blur of 1.5 pixels with noise 0.1. Every row: PSNR and SSIM of the mean of the draws and PSNR of a draw, the share of pixels
@@ -233,11 +233,11 @@ def main() -> None:
             found, held = calibrated(every, args.n)
             seen.append((role, f"{method}, {calls:.0f} calls", found))
             cells = [task, method, f"{calls:.0f}"]
-            cells += [
-                figure(found.scores.get(k), digits) for k, digits in (("psnr", 1), ("ssim", 3), ("psnr_draw", 1), ("inside", 2))
-            ]
+            digits = {"psnr": 1, "ssim": 3, "psnr_draw": 1, "inside": 2}
+            cells += [figure(found.scores.get(score), most) for score, most in digits.items()]
             cells += [figure(held.scores.get("inside"), 2) if held else "–", f"{seconds / base:.1f}" if seconds else "–"]
-            cells += [figure(evaluator.measure(found.draws[0], {}, (args.metric,)).scores[args.metric], 3)] if evaluator else []
+            if evaluator:
+                cells.append(figure(evaluator.measure(found.draws[0], {}, (args.metric,)).scores[args.metric], 3))
             print("| " + " | ".join(cells) + " |", flush=True)
         for line in against_the_best(task, seen):
             verdicts.append(line)

@@ -181,7 +181,7 @@ def test_a_stopped_restoration_continues_with_the_batches_that_are_left(tmp_path
     with pytest.raises(KeyboardInterrupt):
         restore(model(), images(), out=out, on_step=stop, **options)
     assert not out.exists() and len([*part.glob("0*.npz")]) == 2
-    with pytest.raises(ValueError, match="made.part holds unfinished draws that differ in measured"):
+    with pytest.raises(ValueError, match=r"made\.part holds unfinished draws that differ in measured"):
         restore(model(), 255 - images(), out=out, **options)
 
     steps = []

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ class Batch:
 
     @staticmethod
     def finished(parts: Parts, first: int, n: int, pixels: DTypeLike) -> "Batch | None":
-        """The batch of n images that an earlier call has kept, or None. Raises ValueError, naming its file, where that is damaged."""
+        """A batch of n images that an earlier call has kept, or None. Raises ValueError, naming its file, if that is damaged."""
         with naming(f"{parts.path(_name(first))} is damaged: delete it, and the batch is made again"):
             if (arrays := parts.load(_name(first))) is None:
                 return None

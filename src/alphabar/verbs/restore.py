@@ -213,12 +213,8 @@ class _Work:
         batches = {first: rows[first : first + self.options.batch] for first in range(0, len(rows), self.options.batch)}
         kept = {k: None if parts is None else Batch.finished(parts, k, len(some), dtype) for k, some in batches.items()}
         found = {k: batch for k, batch in kept.items() if batch is not None}
-        left, steps, done = (
-            sum(len(some) for k, some in batches.items() if k not in found),
-            len(self.sigmas) - 1,
-            itertools.count(1),
-        )
-        total = steps * (len(batches) - len(found))
+        left, steps = sum(len(some) for k, some in batches.items() if k not in found), len(self.sigmas) - 1
+        total, done = steps * (len(batches) - len(found)), itertools.count(1)
         memory = memory_for(f"a batch of {self.options.batch} images", "give a smaller --batch (batch=)")
         with memory, eval_mode(self.model):
             if progress and left:
