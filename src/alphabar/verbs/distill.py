@@ -38,7 +38,7 @@ def distilled_recipe(run: str | Path, options: DistillOptions = DistillOptions()
         )
     if options.like and not base.consistency:
         raise ValueError(f"{run} is not distilled, and --like is for a distilled run: leave it out for the first stage")
-    if str(run) == "bundled":
+    if str(run) in ("bundled", "bundled/distilled"):
         recipe = with_network_of(Recipe.named("garments"), base)
     elif (file := Run(run).recipe).exists():
         recipe = resolve(file)
@@ -104,6 +104,6 @@ def distill(
 
 
 def _folder(run: str | Path, out: str | Path | None) -> Path:
-    if out is None and str(run) == "bundled":
-        raise ValueError("bundled is part of the package: name the folder of the new run, as --out runs/distilled")
+    if out is None and str(run) in ("bundled", "bundled/distilled"):
+        raise ValueError(f"{run} is part of the package: name the folder of the new run, as --out runs/distilled")
     return Run(run).distilled if out is None else as_path(out)
