@@ -6,7 +6,8 @@ import pytest
 import alphabar
 from alphabar.cli.main import main
 from alphabar.training.config import resolve
-from alphabar.verbs.distill import distill
+from alphabar.verbs.distill import distill, distilled_recipe
+from alphabar.verbs.options import DistillOptions
 from tests.fixtures.runs import untrained_extractor
 
 SMALL = {"channels": (32,), "groups": 8, "embedding": 32, "patch": 8}
@@ -55,6 +56,14 @@ def test_the_tuned_run_stands_in_the_run_and_is_drawn_by_name(run, tmp_path, cap
         distill(tmp_path / "tuned")
     with pytest.raises(FileExistsError, match="--resume"):
         distill(run, tmp_path / "tuned", images=256, progress=False)
+
+
+def test_the_second_stage_goes_on_from_the_bundled_distilled_model():
+    recipe = distilled_recipe("bundled/distilled", DistillOptions(like=("a.safetensors", "b.safetensors"), q=(8.0, 64.0)))
+    assert recipe.train.init_from == "bundled/distilled" and recipe.train.consistency == (64.0,)
+    assert recipe.data.set == "fashion_mnist" and recipe.train.drawn_like == ("a.safetensors", "b.safetensors")
+    with pytest.raises(ValueError, match="is a distilled model: give the run that it was made from, or --like"):
+        distilled_recipe("bundled/distilled")
 
 
 def test_sampler_distilled_draws_from_the_tuned_run(run, tmp_path):

@@ -24,7 +24,7 @@ def distill(
     with --resume continues from it.
 
     Args:
-        run: a run folder, or bundled.
+        run: a run folder, bundled, or, with --like, also bundled/distilled.
         minutes: length of the tuning on this machine, in place of --images.
         out: the folder of the new run; distilled/ in the run if left out.
         resume: continue from the last checkpoint.

@@ -13,7 +13,7 @@ from alphabar.data.split import holdout
 from alphabar.denoiser.model import Model
 from alphabar.fitting.drawn_loss import DrawnLikeReal
 from alphabar.training.auto import with_network_of
-from alphabar.training.checkpoint import load_model
+from alphabar.training.checkpoint import BUNDLED_FILES, load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.speed import speeds_of, with_faster
 from alphabar.verbs.options import DistillOptions
@@ -38,7 +38,7 @@ def distilled_recipe(run: str | Path, options: DistillOptions = DistillOptions()
         )
     if options.like and not base.consistency:
         raise ValueError(f"{run} is not distilled, and --like is for a distilled run: leave it out for the first stage")
-    if str(run) in ("bundled", "bundled/distilled"):
+    if str(run) in BUNDLED_FILES:
         recipe = with_network_of(Recipe.named("garments"), base)
     elif (file := Run(run).recipe).exists():
         recipe = resolve(file)
@@ -67,7 +67,7 @@ def distill(
     estimates E[x0 | x], so that only the sampler "consistency" takes it.
 
     Args:
-        run: a run folder, or bundled.
+        run: a run folder, bundled, or, with options.like, also bundled/distilled.
         out: the folder of the new run; distilled/ in the run if left out.
         options: see `DistillOptions`; its fields may also be passed as keywords.
         resume: continue from the last checkpoint of `out`.
@@ -79,7 +79,8 @@ def distill(
         The tuned model, ready to sample.
 
     Raises:
-        ValueError: for a run whose images are not known, or are other images now, and for bundled without `out`.
+        ValueError: for a run whose images are not known, or are other images now, and for bundled or bundled/distilled without
+            `out`.
     """
     out = _folder(run, out)
     if resume:
@@ -104,6 +105,6 @@ def distill(
 
 
 def _folder(run: str | Path, out: str | Path | None) -> Path:
-    if out is None and str(run) in ("bundled", "bundled/distilled"):
+    if out is None and str(run) in BUNDLED_FILES:
         raise ValueError(f"{run} is part of the package: name the folder of the new run, as --out runs/distilled")
     return Run(run).distilled if out is None else as_path(out)
