@@ -39,7 +39,7 @@ def test_models_without_a_density_of_images_are_refused(gaussian: GaussianDenois
     with pytest.raises(ValueError, match=r"the likelihood needs E\[x0 \| x\], and this model was distilled"):
         likelihood(gaussian, one)
     gaussian.consistency, gaussian.latents = False, "some"
-    with pytest.raises(ValueError, match="makes latents, whose density is not that of images"):
+    with pytest.raises(ValueError, match="the likelihood is of pixels, and this model makes latents"):
         likelihood(gaussian, one)
 
 

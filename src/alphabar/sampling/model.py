@@ -56,6 +56,13 @@ def check_estimates_x0(model: object, what: str) -> None:
         )
 
 
+def check_denoises_pixels(model: object, what: str) -> None:
+    """Raises ValueError for a distilled model, and for one of latents, since `what` is of pixels."""
+    check_estimates_x0(model, what)
+    if getattr(model, "latents", None) is not None:
+        raise ValueError(f"{what} is of pixels, and this model makes latents: name a run that was trained on images")
+
+
 def cropped(x: Tensor, crop: int) -> Tensor:
     """x without `crop` pixels on each of its four sides."""
     return x[..., crop : x.shape[-2] - crop, crop : x.shape[-1] - crop] if crop else x

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from alphabar.core.types import Images
 from alphabar.denoiser.wrappers import Labelled
 from alphabar.sampling.guidance import class_numbers, every_class
-from alphabar.sampling.model import Model, check_estimates_x0, cropped
+from alphabar.sampling.model import Model, check_denoises_pixels, cropped
 from alphabar.training.checkpoint import load_model
 
 
@@ -31,9 +31,7 @@ def deepinv_denoiser(model: Model | str | Path, classes: int | str | None = None
     Calls raise ValueError for images of another number of channels or another size than the model's.
     """
     model = load_model(model) if isinstance(model, str | Path) else model
-    check_estimates_x0(model, "a denoiser of deepinv")
-    if getattr(model, "latents", None) is not None:
-        raise ValueError("this model makes latents, and deepinv's denoisers take images: name a run that was trained on pixels")
+    check_denoises_pixels(model, "a denoiser of deepinv")
     numbers = None if classes is None else class_numbers(classes, model)
     if numbers is not None and len(numbers) != 1:
         raise ValueError(f"classes = {classes!r}: give one class, which all images have")

@@ -21,7 +21,7 @@ from alphabar.evaluation.estimate import Estimate
 from alphabar.evaluation.heldout import losses_by_level
 from alphabar.evaluation.memorisation import auc
 from alphabar.sampling.given_images import given_images
-from alphabar.sampling.model import Model, check_estimates_x0, fingerprint, move_model
+from alphabar.sampling.model import Model, check_denoises_pixels, fingerprint, move_model
 from alphabar.training.checkpoint import load_model
 from alphabar.verbs.likelihood import labels_of
 from alphabar.verbs.memorisation import with_heldout
@@ -85,9 +85,7 @@ def anomaly(
     home = run
     if isinstance(run, str | Path):
         run, device = load_model(run), device or best_device()
-    check_estimates_x0(run, "an anomaly score")
-    if getattr(run, "latents", None) is not None:
-        raise ValueError("this model makes latents: name a run that was trained on pixels")
+    check_denoises_pixels(run, "an anomaly score")
     sets = [
         given_images(run, with_heldout(home, images, reading), n, reading),
         given_images(run, with_heldout(home, usual, reading), None, reading),

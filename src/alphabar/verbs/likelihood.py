@@ -21,7 +21,7 @@ from alphabar.evaluation.estimate import mean_of
 from alphabar.evaluation.likelihood import LOWEST, Likelihood, Scale, bound_bits, ode_bits, ode_levels
 from alphabar.sampling.given_images import given_images
 from alphabar.sampling.guidance import every_class
-from alphabar.sampling.model import Model, check_estimates_x0, fingerprint, move_model
+from alphabar.sampling.model import Model, check_denoises_pixels, fingerprint, move_model
 from alphabar.training.checkpoint import load_model
 from alphabar.training.stream import pad_pixels
 from alphabar.verbs.memorisation import with_heldout
@@ -53,9 +53,7 @@ def likelihood(
     home = run
     if isinstance(run, str | Path):
         run, device = load_model(run), device or best_device()
-    check_estimates_x0(run, "the likelihood")
-    if getattr(run, "latents", None) is not None:
-        raise ValueError("this model makes latents, whose density is not that of images: name a run that was trained on pixels")
+    check_denoises_pixels(run, "the likelihood")
     found = given_images(run, with_heldout(home, images, reading), n, reading)
     scale, labels = Scale.of(found.pixels, options.levels), labels_of(run, found)
     pixels = pad_pixels(np.asarray(found.pixels), int(getattr(run, "crop", 0)))

@@ -35,7 +35,7 @@ from alphabar.restoration.tasks import TASKS, estimated_noise, measurement_shape
 from alphabar.sampling.batches import Batch
 from alphabar.sampling.given_images import check_shape, open_images, reading_of_model
 from alphabar.sampling.guidance import ClassGuidance
-from alphabar.sampling.model import Model, check_estimates_x0, fingerprint, image_shape, move_model, to_images
+from alphabar.sampling.model import Model, check_denoises_pixels, fingerprint, image_shape, move_model, to_images
 from alphabar.sampling.options import SampleOptions
 from alphabar.sampling.samples import npz_path, unfinished
 from alphabar.training.checkpoint import load_model
@@ -114,11 +114,7 @@ def _checked(model: Any, options: RestoreOptions) -> ClassGuidance | None:
     """Class and guidance. Raises ValueError for a model that cannot restore."""
     if not isinstance(model, Model):
         raise ValueError(f"the model is {type(model).__name__}, without schedule and image_shape: give what load_model returns")
-    check_estimates_x0(model, "restore")
-    if getattr(model, "latents", None) is not None:
-        raise ValueError(
-            "this model makes latents, and what is measured are pixels of images: give a run that was trained on images"
-        )
+    check_denoises_pixels(model, "restoration")
     return ClassGuidance.of(model, SampleOptions(classes=options.classes, guidance=options.guidance))
 
 
