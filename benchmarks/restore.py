@@ -44,6 +44,7 @@ from alphabar.sampling.model import image_shape
 
 TASKS = ("centre box", "80 % of pixels", "super-resolution by 4", "blur with noise")
 OURS = ("mmps", "ddrm", "diffpir", "gibbs", "daps", "repaint", "dps")
+THEIRS = ("DDRM", "DiffPIR", "DPS")
 ROOT = Path(__file__).parents[1]
 
 
@@ -124,7 +125,15 @@ def classical(name: str, y: Measured, operator: Spectral, pixels: Any) -> Any:
 
 
 def rows(
-    model: Any, pixels: Any, n: int, task: str, calls: list[int], peer_calls: list[int], draws: int, methods: list[str]
+    model: Any,
+    pixels: Any,
+    n: int,
+    task: str,
+    calls: list[int],
+    peer_calls: list[int],
+    draws: int,
+    methods: list[str],
+    peers: list[str],
 ) -> Iterator[tuple[str, str, float, float, Restoration]]:
     """(role, method, calls, seconds an image, result) of a task; roles are default, other and peer. Peers restore the first n."""
     (operator, sigma), shape, first = tasks(image_shape(model))[task], image_shape(model), pixels[:n]
@@ -144,7 +153,7 @@ def rows(
             role, took = "default" if method == default else "other", (time.perf_counter() - start) / len(pixels)
             yield role, method, found.record["nfe"], took, found
     for c in peer_calls:
-        for name in ("DDRM", "DiffPIR", "DPS"):
+        for name in peers:
             if name == "DDRM" and isinstance(operator, BoxAverage):
                 continue
             start = time.perf_counter()
@@ -198,6 +207,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=[30])
     parser.add_argument("--peer-calls", type=int, nargs="+", help="of the other programs; left out: those of --calls")
     parser.add_argument("--methods", nargs="*", default=list(OURS), help="of alphabar, beside the default of the task")
+    parser.add_argument("--peer-methods", nargs="*", default=list(THEIRS), choices=THEIRS, help="of deepinv")
     parser.add_argument("--known", type=int, default=0, help="further images that calibrate the intervals, 20 or more")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--peers", type=Path, help="folder with deepinv, torchvision and OpenCV")
@@ -227,7 +237,7 @@ def main() -> None:
     for task in args.tasks:
         base, seen = 0.0, list[tuple[str, str, Restoration]]()
         for role, method, calls, seconds, every in rows(
-            model, pixels, args.n, task, args.calls, peer_calls, args.draws, args.methods
+            model, pixels, args.n, task, args.calls, peer_calls, args.draws, args.methods, args.peer_methods
         ):
             base = base or seconds
             found, held = calibrated(every, args.n)
