@@ -1,4 +1,5 @@
-"""Two processes of torchrun divide the images of a `sample` with `out` among themselves: those of one process, batch by batch."""
+"""Two processes of torchrun divide the images of a `sample` or `restore` with `out` among themselves, batch by batch: those of one
+process."""
 
 import json
 import os
@@ -9,22 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alphabar import restore
 from alphabar.sampling.batches import SamplingStep
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from tests.fixtures.oracles import tiny_network
+from tests.verbs.test_restore import images, model
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {"steps": 3, "batch": 4, "eta": 1.0, "keep_x0": (0,), "progress": False}
+RESTORED = {"task": "inpaint", "degrade": True, "draws": 3, "calls": 4, "batch": 2, "progress": False}
 CHILD = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
+from alphabar import restore
 from alphabar.core import processes
 from alphabar.sampling.sample import sample
 from tests.fixtures.oracles import tiny_network
-from tests.sampling.test_processes import OPTIONS
+from tests.sampling.test_processes import OPTIONS, RESTORED
+from tests.verbs.test_restore import images, model
 
 torch.set_num_threads(1)
 out, found, (rank, size) = Path(sys.argv[2]), {}, processes.world()
@@ -34,8 +40,10 @@ except ValueError as error:
     found["other"] = str(error)
 steps = []
 made = sample(tiny_network(), 10, out=out / "two.npz", fast="channels_last", on_step=steps.append, **OPTIONS)
+restored = restore(model(), images(), out=out / "restored.npz", **RESTORED)
 (out / f"{rank}.json").write_text(json.dumps(
-    {**found, "size": size, "firsts": sorted({s.first for s in steps}), "images": made.images.tolist()}
+    {**found, "size": size, "firsts": sorted({s.first for s in steps}), "images": made.images.tolist(),
+     "draws": restored.draws.tolist()}
 ))
 """
 
@@ -60,6 +68,8 @@ def test_two_processes_make_the_images_of_one(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     one = sample(tiny_network(), 10, fast="channels_last", **OPTIONS)
+    alone = restore(model(), images(), **RESTORED)
+    assert np.array_equal(Samples.load(tmp_path / "restored.npz").images, alone.draws[0])
     saved = Samples.load(tmp_path / "two.npz")
     assert np.array_equal(saved.images, one.images)
     assert saved.record["n"] == 10 and saved.record["nfe"] == 3.0
@@ -68,4 +78,5 @@ def test_two_processes_make_the_images_of_one(tmp_path: Path) -> None:
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert (found["size"], found["firsts"]) == (2, firsts)
         assert np.array_equal(found["images"], one.images)
+        assert np.array_equal(found["draws"], alone.draws)
         assert "holds unfinished samples that differ in seed" in found["other"]

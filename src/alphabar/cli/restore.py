@@ -30,6 +30,7 @@ def restore(
     """
     from alphabar.core.machine import device_of
     from alphabar.core.outputs import check_output
+    from alphabar.core.processes import world
     from alphabar.report.restore_page import draw_sheet, write_restore_page
     from alphabar.restoration.result import TITLES
     from alphabar.sampling.samples import npz_path, sheet_path
@@ -44,6 +45,8 @@ def restore(
     model = load_model(run, checkpoint)
     with show.stopped_by_ctrl_c("stopped; the finished batches are kept, and the same command continues from them"):
         found = restore(model, images, options=options, out=out, reading=reading.given(), device=device_of(device), home=run)
+    if world()[0] != 0:  # the first process prints for all
+        return
     draw_sheet(found, sheet)
     write_restore_page(found, page, near=[Path(run)])
     values = found.to_json()

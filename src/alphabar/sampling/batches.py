@@ -1,7 +1,7 @@
 """Batches of one call of `sample`: how one is made, how its x0_hat is kept, and how finished ones are kept until all are done."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from alphabar.core import processes
 from alphabar.core.parts import Parts
 from alphabar.core.seeds import DRAW, Ahead, SeededNoise, starting_noise
 from alphabar.core.stored_values import naming
@@ -72,6 +73,28 @@ class Batch:
             if images.dtype != pixels or images.ndim != 4 or len(images) != n or x0.shape[1:] != images.shape:
                 raise ValueError(f"images {images.dtype} {images.shape} and x0 {x0.shape}, wanted {n} images of {pixels}")
             return Batch(images, list(x0), int(arrays["calls"]), float(arrays["seconds"]), each)
+
+
+def finished_batches(parts: Parts | None, sizes: Mapping[int, int], pixels: DTypeLike) -> dict[int, Batch]:
+    """The batches in `parts`; sizes: first image -> number of images."""
+    found = {} if parts is None else {first: Batch.finished(parts, first, n, pixels) for first, n in sizes.items()}
+    return {first: batch for first, batch in found.items() if batch is not None}
+
+
+def of_all_processes(own: Mapping[int, Batch], parts: Parts | None, sizes: Mapping[int, int], pixels: DTypeLike) -> list[Batch]:
+    """All batches in their order, when every process of torchrun has made its own and stored them in `parts`.
+
+    Raises ValueError where the processes do not see the same folder.
+    """
+    found = dict(own)
+    if parts is not None and processes.world()[1] > 1:
+        processes.everyone(True)  # from here on all batches are stored
+        found |= finished_batches(parts, {first: n for first, n in sizes.items() if first not in found}, pixels)
+        if not processes.everyone(len(found) == len(sizes)):
+            raise ValueError(
+                f"{parts.folder}: the processes do not see each other's batches: name a folder that all machines share"
+            )
+    return [found[first] for first in sizes]
 
 
 def _name(first: int) -> str:

@@ -20,7 +20,7 @@ from alphabar.core.types import Denoiser
 from alphabar.denoiser.adaptive import call_statistics
 from alphabar.denoiser.precondition import eval_mode
 from alphabar.denoiser.runtime.fast_model import FastModel, speed_up
-from alphabar.sampling.batches import Batch, BatchSampler, SamplingStep, chosen
+from alphabar.sampling.batches import Batch, BatchSampler, SamplingStep, chosen, finished_batches, of_all_processes
 from alphabar.sampling.model import Model, fingerprint, image_shape, move_model, to_images
 from alphabar.sampling.options import Precision, SampleOptions
 from alphabar.sampling.precision import faster_precision
@@ -87,14 +87,10 @@ def sample(
     protocol = _protocol(model, indices, options, resolved, x0_steps, pixels) | ({"start": {**start.record}} if start else {})
     with unfinished(out, protocol, first=rank == 0) as parts:
         batches = {first: indices[first : first + options.batch] for first in range(0, n, options.batch)}
+        sizes = {first: len(some) for first, some in batches.items()}
         own = [*batches][rank::size]
-
-        def stored(numbers: Sequence[int]) -> dict[int, Batch]:
-            found = {k: None if parts is None else Batch.finished(parts, k, len(batches[k]), pixels) for k in numbers}
-            return {k: batch for k, batch in found.items() if batch is not None}
-
-        finished = stored(own)
-        done, total = (sum(len(batches[k]) for k in some) for some in (finished, own))
+        finished = finished_batches(parts, {first: sizes[first] for first in own}, pixels)
+        done, total = (sum(sizes[k] for k in some) for some in (finished, own))
         network: Denoiser = model
         if fast is not None or options.precision != "float32":
             work = (total - done) * resolved.sampler.calls(resolved.steps)
@@ -113,15 +109,10 @@ def sample(
                 finished[first] = sampler.sample(first, batches[first])
                 if parts is not None:
                     finished[first].save(parts, first)
-        if size > 1:
-            processes.everyone(True)  # from here on all batches are stored
-            finished |= stored([k for k in batches if k not in finished])
-            if not processes.everyone(len(finished) == len(batches)):
-                raise ValueError(f"{out}: the processes do not see each other's batches: name a folder that all machines share")
-
+        every = of_all_processes(finished, parts, sizes, pixels)
         costs = {"device": str(device)} | ({"fast": network.record()} if isinstance(network, FastModel) else {})
         costs |= {"precision_check": check} if check else {}
-        samples = _joined([finished[first] for first in batches], protocol, costs)
+        samples = _joined(every, protocol, costs)
         if out is not None and parts is not None and rank == 0:
             samples.save(out)
             parts.clear()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alphabar.core import processes
 from alphabar.core.bounds import short
 from alphabar.core.files import plain
 from alphabar.core.machine import memory_for, versions
@@ -32,7 +33,7 @@ from alphabar.restoration.operators import Mask, Operator, Padded, Spectral
 from alphabar.restoration.result import Restoration
 from alphabar.restoration.scores import FEWEST
 from alphabar.restoration.tasks import TASKS, estimated_noise, measurement_shape, operator_of, rounding_noise
-from alphabar.sampling.batches import Batch
+from alphabar.sampling.batches import Batch, finished_batches, of_all_processes
 from alphabar.sampling.given_images import check_shape, open_images, reading_of_model
 from alphabar.sampling.guidance import ClassGuidance
 from alphabar.sampling.model import Model, check_denoises_pixels, fingerprint, image_shape, move_model, to_images
@@ -70,7 +71,8 @@ def restore(
             originals.
         options: see `RestoreOptions`; its fields may also be passed as keywords.
         out: PATH.npz to write, as `Restoration.save` does. Each finished batch is kept in PATH.part until all are complete, and
-            the same call continues after an interruption.
+            the same call continues after an interruption. The processes of torchrun divide the batches of a call with `out` among
+            themselves, and the first one saves.
         reading: options of `alphabar.load`, where `images` is a set.
         progress: show a progress bar, and before it the time that all will take.
         device: moves the model there first. None: the model stays where it is.
@@ -86,6 +88,8 @@ def restore(
             and the task, an operator that is not linear, an unknown method or option, a calibration by other settings, or an
             `out` that holds unfinished draws of others.
     """
+    rank, size = (0, 1) if out is None else processes.world()  # without a place to meet, each process makes all draws
+    progress = progress and rank == 0
     if out is not None:
         check_output(npz_path(out), "samples")
     model = load_model(run) if isinstance(run, str | Path) else run
@@ -101,12 +105,15 @@ def restore(
     record, originals = _record(model, options, problem, method, sigmas, arguments), pixels if options.degrade else None
     record |= {} if options.calibrate is None else _calibration(options.calibrate, record, originals)
     work = _Work(model, guidance, problem, method, sigmas, arguments, options, move_model(model, device, False))
-    with unfinished(out, record | {"measured": _digest(model, options, problem, pixels)}, "unfinished draws") as parts:
-        draws, costs = work.draw(parts, progress, on_step)
+    protocol = record | {"measured": _digest(model, options, problem, pixels)}
+    with unfinished(out, protocol, "unfinished draws", first=rank == 0) as parts:
+        draws, costs = work.draw(parts, rank, size, progress, on_step)
         found = Restoration(draws, problem.shown, record | costs, originals, problem.unmeasured)
-        if out is not None and parts is not None:
+        if out is not None and parts is not None and rank == 0:
             found.save(out)
             parts.clear()
+        if size > 1:
+            processes.everyone(True)
     return found
 
 
@@ -202,34 +209,38 @@ class _Work:
     options: RestoreOptions
     device: torch.device
 
-    def draw(self, parts: Parts | None, progress: bool, on_step: Callable[[int, int], None] | None) -> tuple[Any, dict[str, Any]]:
-        """All draws, (K, n, h, w, c), and what they cost. The batches in `parts` are not made again."""
+    def draw(
+        self, parts: Parts | None, rank: int, size: int, progress: bool, on_step: Callable[[int, int], None] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """All draws, (K, n, h, w, c), and what they cost. The batches in `parts` are not made again; of the others, every
+        size-th one is made here."""
         n, draws, dtype = len(self.problem.y), self.options.draws, self.problem.shown.dtype
         rows = [(i, k) for i in range(n) for k in range(draws)]
         batches = {first: rows[first : first + self.options.batch] for first in range(0, len(rows), self.options.batch)}
-        kept = {k: None if parts is None else Batch.finished(parts, k, len(some), dtype) for k, some in batches.items()}
-        found = {k: batch for k, batch in kept.items() if batch is not None}
-        left, steps = sum(len(some) for k, some in batches.items() if k not in found), len(self.sigmas) - 1
-        total, done = steps * (len(batches) - len(found)), itertools.count(1)
+        sizes = {first: len(some) for first, some in batches.items()}
+        own = [*batches][rank::size]
+        found = finished_batches(parts, {first: sizes[first] for first in own}, dtype)
+        missing, steps, done = [first for first in own if first not in found], len(self.sigmas) - 1, itertools.count(1)
+        left, whole = (sum(sizes[first] for first in some) for some in (missing, own))
         memory = memory_for(f"a batch of {self.options.batch} images", "give a smaller --batch (batch=)")
         with memory, eval_mode(self.model):
             if progress and left:
                 self._announce(left)
             title = f"restoring, {self.method.name}"
-            with track(len(rows), title, "draws", done=len(rows) - left, show=progress) as advance:
-                for first, some in ((k, some) for k, some in batches.items() if k not in found):
+            with track(whole, title, "draws", done=whole - left, show=progress) as advance:
+                for first in missing:
                     count, start = CountCalls(self.model), time.perf_counter()
 
-                    def one_more(*_: Any, share: float = len(some) / steps) -> None:
+                    def one_more(*_: Any, share: float = sizes[first] / steps) -> None:
                         advance(share)
                         if on_step is not None:
-                            on_step(next(done), total)
+                            on_step(next(done), steps * len(missing))
 
-                    pixels = self._batch(count, some, one_more)
+                    pixels = self._batch(count, batches[first], one_more)
                     found[first] = Batch(pixels, [], count.images, time.perf_counter() - start)
                     if parts is not None:
                         found[first].save(parts, first)
-        every = [found[first] for first in batches]
+        every = of_all_processes(found, parts, sizes, dtype)
         seconds, made = sum(batch.seconds for batch in every), np.concatenate([batch.images for batch in every])
         calls = sum(batch.calls for batch in every)
         costs = {"nfe": calls / len(rows), "seconds": seconds, "seconds_per_image": seconds / n, "device": str(self.device)}
