@@ -1,5 +1,4 @@
-"""Two processes of torchrun divide the images of a `sample` or `restore` with `out` among themselves, batch by batch: those of one
-process."""
+"""Two processes of torchrun divide the images of a `sample` or `restore` with `out` among themselves: those of one process."""
 
 import json
 import os
