@@ -1,7 +1,7 @@
-"""How well the scores of `alphabar anomaly` tell damaged and foreign images from held-out ones, with 95 % intervals.
+"""How well the scores of `alphabar anomaly` tell damaged and other images from held-out ones, with 95 % intervals.
 
     python benchmarks/anomaly.py --n 500                                       # 10 minutes of one core
-    python benchmarks/anomaly.py --n 500 --foreign cifar10:train EMOJI:train   # other sets, grey and in the size of the run
+    python benchmarks/anomaly.py --n 500 --others cifar10:train EMOJI:train   # other sets, grey and in the size of the run
 
 The first n images of --usual decide what is usual, and the next n are compared with: the n after these, damaged at the second
 severity of `alphabar extractor check` (inversion: all of them), and n images of every other set. No image is in two of the three
@@ -30,7 +30,7 @@ DAMAGE = ("blur", "noise", "contrast", "shift", "cutout", "inverted")
 GREY = np.array([0.299, 0.587, 0.114])
 
 
-def foreign(name: str, like: Pixels, n: int) -> Pixels:
+def another_set(name: str, like: Pixels, n: int) -> Pixels:
     """n images of another set in the size of `like`, grey where those are."""
     source, _, split = name.rpartition(":")
     n_channels = like.shape[3]
@@ -45,21 +45,21 @@ def groups(pixels: Pixels, others: list[str], n: int) -> Iterator[tuple[str, Pix
         damage = CORRUPTIONS[name]
         yield name, damage(pixels, 1.0 if name == "inverted" else damage.severities[1])
     for name in others:
-        yield name, foreign(name, pixels, n)
+        yield name, another_set(name, pixels, n)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="bundled")
     parser.add_argument("--usual", default="fashion_mnist:test", help="SET:SPLIT that the run was not trained on, 3 n images")
-    parser.add_argument("--foreign", nargs="*", default=[], help="SET:SPLIT, other images")
+    parser.add_argument("--others", nargs="*", default=[], help="SET:SPLIT, other images")
     parser.add_argument("--n", type=int, default=500)
     args = parser.parse_args()
     model = alphabar.load_model(args.run)
     source, _, split = args.usual.rpartition(":")
     every = np.asarray(alphabar.load(source, split).limited(3 * args.n).pixels)
     known, usual, pool = (every[k * args.n : (k + 1) * args.n] for k in range(3))
-    named = [("known", known), ("usual", usual), *groups(pool, args.foreign, args.n)]
+    named = [("known", known), ("usual", usual), *groups(pool, args.others, args.n)]
     sigmas = levels_of(model)
     with track(args.n * len(named) * len(sigmas), "denoising") as advance, eval_mode(model):
         losses = {name: losses_by_level(model, pixels, sigmas, draws=1, advance=advance) for name, pixels in named}

@@ -297,7 +297,7 @@ def _record(
 
 
 def _digest(model: Model, options: RestoreOptions, problem: _Problem, pixels: Pixels) -> str:
-    """16 hex digits of the images, of the pixels that are not measured, and of an operator of one's own, by what it makes of
+    """16 hex digits of the images, of the pixels that are not measured, and of an operator from outside, by what it makes of
     noise: with the record, all that decides the draws."""
     arrays = [pixels, *([] if problem.unmeasured is None else [problem.unmeasured])]
     if isinstance(options.task, Operator):
