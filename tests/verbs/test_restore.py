@@ -192,7 +192,7 @@ def test_a_stopped_restoration_continues_with_the_batches_that_are_left(tmp_path
 
 
 def test_unfinished_draws_of_another_operator_are_kept(tmp_path):
-    """Operators of one's own have no name; what they make of noise tells them apart."""
+    """Operators from outside have no name; what they make of noise tells them apart."""
 
     def scaled(a):
         return Pair(lambda x: a * x, lambda y: a * y, (1, 8, 8))
