@@ -29,7 +29,7 @@ from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of,
 PASSES = 4200  # images seen = PASSES * sqrt(images of the set): 240,000 for 3,300, a million for 57,000
 LONGEST = 2 * 3600.0  # seconds that a training may take where no budget is given
 LISTING = 100.0  # seconds of the trainings for which `alphabar recipes` measures, a few seconds each
-STEPS, SMALLEST_BATCH = 4_000, 16  # a training takes so many steps, where batches of half the size and more allow it
+STEPS, SMALLEST_BATCH = 16_000, 16  # a training on a CPU takes so many steps, where batches from this size on allow it
 SMALL = 10_000  # sets below this size are augmented
 WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is considered
@@ -136,22 +136,26 @@ def auto_recipe(
     while (k := k % len(candidates)) not in found:
         found[k] = speeds_of(candidates[k], images, indices, seconds)
         k = k if budget else _widest([c["gflop_a_call"] for c in costs], found, wanted / seconds)
-    best, cost = candidates[k], costs[k]
-    speeds = with_faster(found[k], best, images, indices, seconds)
-    fastest = speeds[0]
+    cost, speeds, heldout = costs[k], found[k], len(images) - len(indices)
 
-    heldout = len(images) - len(indices)
-    total = budget or min(wanted if not minutes else math.inf, seconds * fastest.images_a_second)
+    def most(speed: Speed) -> float:
+        return budget or min(wanted if not minutes else math.inf, seconds * speed.images_a_second)
+
+    by_choice = not by_hand.get("train", {}).keys() & {"batch", "accumulate"}
+    best = _in_steps(candidates[k], most(speeds[0])) if by_choice else candidates[k]
+    if best.train.batch < candidates[k].train.batch:  # a little less a second
+        speeds = [measure(best.with_(train=speeds[0].keys), images, indices, seconds)[0], *speeds[1:]]
+    speeds = with_faster(speeds, best, images, indices, seconds)
+    fastest, total = speeds[0], most(speeds[0])
     for _ in range(4):  # the shorter a training, the larger the share of its time in which it is looked at
-        sized = best if by_hand.get("train", {}).keys() & {"batch", "accumulate"} else _in_steps(best, total)
-        chosen = with_intervals(sized, total, fastest, heldout).with_(**by_hand)
+        chosen = with_intervals(best, total, fastest, heldout).with_(**by_hand)
         expected = expected_seconds(chosen, fastest, heldout)
         total *= 1 if budget else min(seconds / expected, 1)
     return AutoRecipe(chosen, tuple(speeds), images, len(indices), cost["parameters"], cost["gflop_a_call"], expected, minutes)
 
 
 def _in_steps(recipe: Recipe, total: float) -> Recipe:
-    """The recipe, on a CPU with smaller batches where so many images make fewer than `STEPS` steps: there they cost no more."""
+    """The recipe, on a CPU with smaller batches where so many images make fewer than `STEPS` steps: there they cost little."""
     train, least = recipe.train, min(recipe.train.batch, SMALLEST_BATCH)
     batch = train.batch
     while best_device() == "cpu" and batch // 2 >= least and total / batch < STEPS:
