@@ -8,14 +8,15 @@ unexport PYTHONDONTWRITEBYTECODE
 LOWEST := .venv-lowest/bin/python
 # torch's earlier CPU builds are on pytorch.org alone: where pip finds them, `make test-lowest KEEP=` takes torch's lowest version too.
 KEEP := --keep torch
-ANY_VERSION := schedule fitting core/test_bounds.py sampling/test_catalogue.py project/test_layers.py project/test_words.py project/test_docs.py
+ANY_VERSION := schedule fitting sampling restoration core/test_bounds.py project/test_layers.py project/test_words.py project/test_docs.py
 
 .PHONY: demo test test-slow test-lowest test-all lint site figures
 
 # Modules are compiled when they are imported: half of the time of an installation, and most of them never are.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+WORKERS := 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # Each environment adds to the one before it, and is made anew only when what it is made of changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -40,7 +41,8 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(PYTEST) -m "not slow"
 
-# The rest: browsers, servers, other runtimes, several processes, simulations, kills.
+# The rest: browsers, servers, other runtimes, several processes, simulations, kills. Much of it waits, so that three workers keep two cores busy.
+test-slow: WORKERS := 3
 test-slow: .venv/installed-dev
 	ALPHABAR_CHECKED_CALLS=all $(PYTEST) -m slow
 
