@@ -29,7 +29,7 @@ from alphabar.training.speed import Speed, activation_bytes, measure, speeds_of,
 PASSES = 4200  # images seen = PASSES * sqrt(images of the set): 240,000 for 3,300, a million for 57,000
 LONGEST = 2 * 3600.0  # seconds that a training may take where no budget is given
 LISTING = 100.0  # seconds of the trainings for which `alphabar recipes` measures, a few seconds each
-STEPS, SMALLEST_BATCH = 16_000, 16  # a training on a CPU takes so many steps, where batches from this size on allow it
+STEPS, SMALLEST_BATCH = 8_000, 16  # a training on a CPU takes so many steps, where batches from this size on allow it
 SMALL = 10_000  # sets below this size are augmented
 WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is considered
