@@ -12,8 +12,9 @@ alphabar   `alphabar train DATA --minutes M`: every key is planned
 
 Budgets are CPU minutes of the process (all its threads), so that other work on the machine does not count. Images of the held-out
 split of DATA are the reference; alphabar alone keeps some of the training images out of its training. n images are drawn by the
-same sampler, steps and noise, and scored on an extractor trained without labels on the training images, which nothing else uses.
-Everything is kept in --out, and a stopped run continues.
+same sampler, steps and noise, and scored on a classifier of the training images (DATA has classes), which nothing else uses: of
+small sets, extractors without labels may overlook noise (`alphabar extractor check`). Everything is kept in --out, and a stopped
+run continues.
 """
 
 import argparse
@@ -41,8 +42,8 @@ from alphabar.denoiser.precondition import Preconditioned
 from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import memorisation, pixel_features
 from alphabar.features.load import load_extractor
-from alphabar.features.options import SimCLROptions
-from alphabar.features.simclr import train_self_supervised
+from alphabar.features.options import SupervisedOptions
+from alphabar.features.train import train_extractor
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.training.auto import auto_recipe
@@ -169,7 +170,7 @@ def main() -> None:
         return
     file = a.out / "extractor.safetensors"
     if not file.exists():
-        train_self_supervised(images, SimCLROptions(seed=SEED, widths=(32, 64, 128, 128), epochs=12)).save(file)
+        train_extractor(images, SupervisedOptions(seed=SEED, widths=(32, 64, 128, 128), epochs=10)).save(file)
     evaluator = ImageEval(load_extractor(file), heldout)
     rows = {way: evaluator.measure(s.images, s.record, ("kid",)) for way, s in samples.items()}
     seen, unseen = (pixel_features(np.asarray(x.pixels)) for x in (images, heldout))
