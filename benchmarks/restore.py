@@ -231,8 +231,9 @@ def main() -> None:
     known = f", intervals calibrated on {args.known} others" if args.known else ""
     print(f"{args.run} on {args.n} images of {args.images}, {args.draws} draws of each{known}\n")
     columns = ["task", "method", "calls", "PSNR, mean", "SSIM, mean", "PSNR, draw", "inside 90 %", "the same, calibrated", "time"]
-    print("| " + " | ".join(columns + [args.metric.upper()] * bool(args.metric)) + " |")
-    print("|" + "--|" * (len(columns) + bool(args.metric)))
+    columns += [args.metric.upper()] if args.metric else []
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "--|" * len(columns))
     peer_calls, verdicts = (args.peer_calls or args.calls) if peers else [], list[str]()
     for task in args.tasks:
         base, seen = 0.0, list[tuple[str, str, Restoration]]()
