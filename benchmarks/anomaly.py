@@ -1,6 +1,6 @@
 """How well the scores of `alphabar anomaly` tell damaged and other images from held-out ones, with 95 % intervals.
 
-    python benchmarks/anomaly.py --n 500                                       # 10 minutes of one core
+    python benchmarks/anomaly.py --n 500                                      # 4 minutes of one core
     python benchmarks/anomaly.py --n 500 --others cifar10:train EMOJI:train   # other sets, grey and in the size of the run
 
 The first n images of --usual decide what is usual, and the next n are compared with: the n after these, damaged at the second
@@ -23,11 +23,11 @@ from alphabar.evaluation.anomaly import AnomalyScore, anomaly_scores
 from alphabar.evaluation.corruptions import CORRUPTIONS
 from alphabar.evaluation.heldout import losses_by_level
 from alphabar.evaluation.memorisation import auc
+from alphabar.restoration.operators import LUMA
 from alphabar.verbs.anomaly import levels_of
 
 KINDS: tuple[AnomalyScore, ...] = ("levels", "middle", "all")
 DAMAGE = ("blur", "noise", "contrast", "shift", "cutout", "inverted")
-GREY = np.array([0.299, 0.587, 0.114])
 
 
 def another_set(name: str, like: Pixels, n: int) -> Pixels:
@@ -37,7 +37,7 @@ def another_set(name: str, like: Pixels, n: int) -> Pixels:
     images = np.asarray(alphabar.load(source, split, size="x".join(map(str, like.shape[1:3])), alpha="white").limited(n).pixels)
     if len(images) < n:
         raise SystemExit(f"{name} holds {len(images)} images, {n} were asked for: give --n {len(images)}")
-    return images if images.shape[3] == n_channels else np.rint(images @ GREY)[..., None].astype(images.dtype)
+    return images if images.shape[3] == n_channels else np.rint(images @ LUMA)[..., None].astype(images.dtype)
 
 
 def groups(pixels: Pixels, others: list[str], n: int) -> Iterator[tuple[str, Pixels]]:

@@ -85,7 +85,7 @@ def sample(
     work = n * resolved.sampler.calls(resolved.steps)
     options, coarse, check = _with_precision(options, model, fast or "channels_last", min(options.batch, n), work, out)
     protocol = _protocol(model, indices, options, resolved, x0_steps, pixels) | ({"start": {**start.record}} if start else {})
-    with unfinished(out, protocol, first=rank == 0) as parts:
+    with unfinished(out, protocol) as parts:
         batches = {first: indices[first : first + options.batch] for first in range(0, n, options.batch)}
         sizes = {first: len(some) for first, some in batches.items()}
         own = [*batches][rank::size]
@@ -113,12 +113,9 @@ def sample(
         costs = {"device": str(device)} | ({"fast": network.record()} if isinstance(network, FastModel) else {})
         costs |= {"precision_check": check} if check else {}
         samples = _joined(every, protocol, costs)
-        if out is not None and parts is not None and rank == 0:
+        if out is not None and rank == 0:
             samples.save(out)
-            parts.clear()
-        if size > 1:
-            processes.everyone(True)
-        return samples
+    return samples
 
 
 def _check_indices(indices: Sequence[int], n: int) -> None:

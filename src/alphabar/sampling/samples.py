@@ -208,12 +208,11 @@ def parts_folder(path: str | Path) -> Path:
 
 
 @contextmanager
-def unfinished(
-    out: str | Path | None, protocol: Mapping[str, Any], what: str = "unfinished samples", first: bool = True
-) -> Iterator[Parts | None]:
+def unfinished(out: str | Path | None, protocol: Mapping[str, Any], what: str = "unfinished samples") -> Iterator[Parts | None]:
     """The folder of finished batches of this protocol, which no other program may use meanwhile; None without `out`.
 
-    Of several processes that share the work, the first one makes it.
+    Of several processes that share the work, the first one makes it, and empties it when the block ends without an exception;
+    by then it has saved what the batches are for.
     """
     if out is None:
         yield None
@@ -221,12 +220,15 @@ def unfinished(
     parts = Parts(parts_folder(out), what)
     with ExitStack() as stack:
         with processes.rank_zero_first():
-            if first:
+            if processes.world()[0] == 0:
                 stack.enter_context(parts.locked())
                 if protocol["model"] is None:
                     parts.clear()  # a model without a fingerprint: the batches may be another model's
             parts.claim(protocol)
         yield parts
+        if processes.world()[0] == 0:
+            parts.clear()
+        processes.everyone(True)
 
 
 def sheet_path(path: str | Path) -> Path:

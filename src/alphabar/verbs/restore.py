@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ from alphabar.core.parts import Parts
 from alphabar.core.progress import duration, track
 from alphabar.core.seeds import DRAW, MEASURE, SeededNoise, starting_noise
 from alphabar.core.types import Denoiser, Grid, Measured, Pixels
+from alphabar.data.cache import fingerprint_of
 from alphabar.data.images import check_images, to_model, to_pixels
+from alphabar.data.split import image_hashes
 from alphabar.denoiser.precondition import eval_mode
 from alphabar.denoiser.wrappers import ClipX0, CountCalls
 from alphabar.restoration.calibration import widening
@@ -88,8 +89,8 @@ def restore(
             and the task, an operator that is not linear, an unknown method or option, a calibration by other settings, or an
             `out` that holds unfinished draws of others.
     """
-    rank, size = (0, 1) if out is None else processes.world()  # without a place to meet, each process makes all draws
-    progress = progress and rank == 0
+    first = out is None or processes.world()[0] == 0  # without a place to meet, each process makes all draws
+    progress = progress and first
     if out is not None:
         check_output(npz_path(out), "samples")
     model = load_model(run) if isinstance(run, str | Path) else run
@@ -106,14 +107,11 @@ def restore(
     record |= {} if options.calibrate is None else _calibration(options.calibrate, record, originals)
     work = _Work(model, guidance, problem, method, sigmas, arguments, options, move_model(model, device, False))
     protocol = record | {"measured": _digest(model, options, problem, pixels)}
-    with unfinished(out, protocol, "unfinished draws", first=rank == 0) as parts:
-        draws, costs = work.draw(parts, rank, size, progress, on_step)
+    with unfinished(out, protocol, "unfinished draws") as parts:
+        draws, costs = work.draw(parts, progress, on_step)
         found = Restoration(draws, problem.shown, record | costs, originals, problem.unmeasured)
-        if out is not None and parts is not None and rank == 0:
+        if out is not None and first:
             found.save(out)
-            parts.clear()
-        if size > 1:
-            processes.everyone(True)
     return found
 
 
@@ -209,16 +207,14 @@ class _Work:
     options: RestoreOptions
     device: torch.device
 
-    def draw(
-        self, parts: Parts | None, rank: int, size: int, progress: bool, on_step: Callable[[int, int], None] | None
-    ) -> tuple[Any, dict[str, Any]]:
-        """All draws, (K, n, h, w, c), and what they cost. The batches in `parts` are not made again; of the others, every
-        size-th one is made here."""
+    def draw(self, parts: Parts | None, progress: bool, on_step: Callable[[int, int], None] | None) -> tuple[Any, dict[str, Any]]:
+        """All draws, (K, n, h, w, c), and what they cost. The batches in `parts` are not made again, and the others are divided
+        among the processes."""
         n, draws, dtype = len(self.problem.y), self.options.draws, self.problem.shown.dtype
         rows = [(i, k) for i in range(n) for k in range(draws)]
         batches = {first: rows[first : first + self.options.batch] for first in range(0, len(rows), self.options.batch)}
         sizes = {first: len(some) for first, some in batches.items()}
-        own = [*batches][rank::size]
+        own = [*batches] if parts is None else processes.deal([*batches])
         found = finished_batches(parts, {first: sizes[first] for first in own}, dtype)
         missing, steps, done = [first for first in own if first not in found], len(self.sigmas) - 1, itertools.count(1)
         left, whole = (sum(sizes[first] for first in some) for some in (missing, own))
@@ -299,14 +295,12 @@ def _record(
 def _digest(model: Model, options: RestoreOptions, problem: _Problem, pixels: Pixels) -> str:
     """16 hex digits of the images, of the pixels that are not measured, and of an operator from outside, by what it makes of
     noise: with the record, all that decides the draws."""
-    arrays = [pixels, *([] if problem.unmeasured is None else [problem.unmeasured])]
+    arrays = [pixels, *([] if problem.unmeasured is None else [problem.unmeasured.view(np.uint8)])]
     if isinstance(options.task, Operator):
         noise = starting_noise(0, range(len(pixels)), model.image_shape)
-        arrays.append(problem.operator.forward(noise).half().numpy())  # rounded, since not all machines add in the same order
-    state = blake2b(digest_size=8)
-    for array in arrays:
-        state.update(np.ascontiguousarray(array).tobytes())
-    return state.hexdigest()
+        made = problem.operator.forward(noise).half().float()  # rounded, since not all machines add in the same order
+        arrays.append(made.reshape(len(made), -1, 1, 1).numpy())
+    return fingerprint_of(pixels.shape, np.concatenate([image_hashes(array) for array in arrays]))
 
 
 def _calibration(path: Path, record: Mapping[str, Any], originals: Pixels | None) -> dict[str, Any]:
