@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from alphabar.core.outputs import save_picture
@@ -38,7 +39,7 @@ def uncertainty(found: Restoration) -> Pixels:
     return (np.rint(values) if scale > 1 else values).astype(found.mean.dtype)
 
 
-def _like(images: Pixels, wanted: Pixels) -> Pixels:
+def _like(images: Pixels, wanted: Shaped[np.ndarray, "m height width channels"]) -> Shaped[np.ndarray, "n height width channels"]:
     """Measurements at the size and with the channels of the images: pixels and grey are repeated."""
     _, h, w, c = wanted.shape
     if h % images.shape[1] or w % images.shape[2] or images.shape[3] not in (1, c):  # of an operator of your own

@@ -38,7 +38,7 @@ class Restoration:
     """
 
     draws: Shaped[np.ndarray, "k n h w c"]
-    measurement: Pixels
+    measurement: Shaped[np.ndarray, "n ..."]
     record: dict[str, Any]
     originals: Pixels | None = None
     unmeasured: Bool[np.ndarray, "n h w c"] | None = None
