@@ -133,6 +133,7 @@ def visit(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
 def choose(page: Any, name: str, value: str) -> None:
     page.click(f"#{name} input")
     page.get_by_role("option", name=value, exact=True).click()
+    page.get_by_role("option").first.wait_for(state="detached")  # the list fades; the next choice would find its options too
 
 
 def set_up(page: Any, *, run: str = "small", amount: int = 4, n: int = 4, seed: int = 0, side: str = "A", **texts: str) -> None:
