@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alphabar.features.stats import FeatureStats, _in_tiles, pieces, scatter_of, stream
+from alphabar.features.stats import FeatureStats, pieces, stream
 from tests.fixtures.sets import Linear, stripes
 
 
@@ -33,12 +33,6 @@ def test_a_large_mean_does_not_reduce_the_precision() -> None:
     f = torch.randn(1000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     small, large = FeatureStats.of(f, "e"), FeatureStats.of(f[:400] + 1e9, "e") + FeatureStats.of(f[400:] + 1e9, "e")
     np.testing.assert_allclose(large.cov, small.cov, atol=1e-6)
-
-
-def test_tiles_of_the_scatter_equal_the_product() -> None:
-    c = torch.randn(40, 700, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    for product in (_in_tiles, scatter_of):
-        np.testing.assert_allclose(product(c), c.T @ c, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

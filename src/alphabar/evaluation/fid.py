@@ -2,14 +2,15 @@
 
 import math
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
+from numpy.typing import NDArray
 
 from alphabar.features.stats import FeatureStats, check_stats, same_extractor
 
-Matrix = Float64[Tensor, "d d"]
-_EPS = torch.finfo(torch.float64).eps
+Values = Float64[NDArray[np.floating], " _"]
+Matrix = Float64[NDArray[np.floating], "d d"]
+_EPS = float(np.finfo(np.float64).eps)
 
 
 def frechet(a: FeatureStats, b: FeatureStats) -> float:
@@ -36,7 +37,7 @@ def frechet(a: FeatureStats, b: FeatureStats) -> float:
     check_stats(a)
     check_stats(b)
     same_extractor(a, b)
-    cov_a, cov_b = a.cov, b.cov
+    cov_a, cov_b = a.cov.numpy(), b.cov.numpy()
     apart = float((a.mean - b.mean).square().sum())
     spread = float(cov_a.trace() + cov_b.trace())
     trace = _trace_sqrt(cov_a, cov_b, a.n - 1, b.n - 1, apart + spread)
@@ -50,19 +51,24 @@ def frechet(a: FeatureStats, b: FeatureStats) -> float:
     return max(value, 0.0)
 
 
-def roots_are_exact(values: Float64[Tensor, " d"], scale: float) -> bool:
+def roots_are_exact(values: Values, scale: float) -> bool:
     """Whether the roots of these eigenvalues of F^T B F give the distance to rounding; scale: sum of its positive terms."""
-    return _root_errors(values) <= _tolerance(scale - 2 * float(values.clamp_min(0).sqrt().sum()), scale)
+    return _root_errors(values) <= _tolerance(scale - 2 * float(_roots(values).sum()), scale)
 
 
 def cholesky(cov: Matrix) -> Matrix | None:
     """The Cholesky factor, or None where the covariance is singular to rounding."""
-    lower, info = torch.linalg.cholesky_ex(cov)
-    # a pivot of the size of rounding means that the factor is rounding, too
-    if int(info) or float((lower.diagonal().square() / cov.diagonal()).min()) <= len(cov) * _EPS:
+    try:
+        lower = np.linalg.cholesky(cov)
+    except np.linalg.LinAlgError:
         return None
-    factor: Matrix = lower
-    return factor
+    # a pivot of the size of rounding means that the factor is rounding, too
+    return None if float((lower.diagonal() ** 2 / cov.diagonal()).min()) <= len(cov) * _EPS else lower
+
+
+def _roots(values: Values) -> Values:
+    """Square roots of values that may be below 0 by rounding."""
+    return np.sqrt(np.maximum(values, 0))
 
 
 def _trace_sqrt(a: Matrix, b: Matrix, rank_a: int, rank_b: int, scale: float) -> float:
@@ -72,7 +78,7 @@ def _trace_sqrt(a: Matrix, b: Matrix, rank_a: int, rank_b: int, scale: float) ->
         raise ValueError(f"a covariance has the variance {least:.3g}, below 0: make statistics with FeatureStats.of")
     # a feature that is constant on one side has a zero row there, and adds nothing to the product's eigenvalues
     live = (a.diagonal() > 0) & (b.diagonal() > 0)
-    if not bool(live.all()):
+    if not live.all():
         a, b = a[live][:, live], b[live][:, live]
     d = len(a)
     if d == 0:
@@ -80,41 +86,40 @@ def _trace_sqrt(a: Matrix, b: Matrix, rank_a: int, rank_b: int, scale: float) ->
     if min(rank_a, d) < min(rank_b, d):  # factor the side of higher rank: it is the one that may have a Cholesky factor
         a, b, rank_a, rank_b = b, a, rank_b, rank_a
     f = _factor(a, rank_a)
-    values = torch.linalg.eigvalsh(_symmetric(f.T @ b @ f))
+    values = np.linalg.eigvalsh(_symmetric(f.T @ b @ f))
     _check_positive(values, "the product of the covariances")
-    values = values[-min(rank_a, rank_b, d) :].clamp_min(0.0)  # the others are 0 up to rounding
-    if _root_errors(values) > _tolerance(scale - 2 * float(values.sqrt().sum()), scale):
+    values = values[-min(rank_a, rank_b, d) :]  # the others are 0 up to rounding
+    if not roots_are_exact(values, scale):
         # the singular values of the factors' product are the roots themselves: their error is rounding, not its root
-        return float(torch.linalg.svdvals(f.T @ _factor(b, rank_b)).sum())
-    return float(values.sqrt().sum())
+        return float(np.linalg.svd(f.T @ _factor(b, rank_b), compute_uv=False).sum())
+    return float(_roots(values).sum())
 
 
-def _root_errors(values: Float64[Tensor, " r"]) -> float:
+def _root_errors(values: Values) -> float:
     """Likely error of twice the sum of the roots of ascending eigenvalues, each with the rounding error of the largest."""
     rounding = 4 * _EPS * max(float(values[-1]), 0.0)
-    roots = values.clamp_min(0.0).sqrt()
+    roots = _roots(values)
     # An error of `rounding` in a value is one of rounding / (2 root) in its root, and at most sqrt(rounding) near zero.
     # A root's error has either sign, so the errors' squares add.
-    errors = torch.minimum(rounding / (2 * roots).clamp_min(1e-300), torch.full_like(roots, math.sqrt(rounding)))
-    return 2 * float(errors.square().sum().sqrt())
+    errors = np.minimum(rounding / np.maximum(2 * roots, 1e-300), math.sqrt(rounding))
+    return 2 * float(np.linalg.norm(errors))
 
 
 def _tolerance(distance: float, scale: float) -> float:
     return max(1e-7 * abs(distance), 1e-13 * scale)
 
 
-def _factor(cov: Matrix, rank: int) -> Float64[Tensor, "d r"]:
+def _factor(cov: Matrix, rank: int) -> Float64[NDArray[np.floating], "d r"]:
     """F with F F^T = cov: the Cholesky factor, or, for a singular covariance, one from its eigenvectors."""
     if rank >= len(cov) and (lower := cholesky(cov)) is not None:
         return lower
-    values, vectors = torch.linalg.eigh(_symmetric(cov))
+    values, vectors = np.linalg.eigh(_symmetric(cov))
     _check_positive(values, "a covariance")
     keep = min(rank, len(cov))
-    root: Tensor = vectors[:, -keep:] * values[-keep:].clamp_min(0.0).sqrt()
-    return root
+    return vectors[:, -keep:] * _roots(values[-keep:])
 
 
-def _check_positive(values: Float64[Tensor, " d"], what: str) -> None:
+def _check_positive(values: Values, what: str) -> None:
     smallest, largest = float(values[0]), float(values[-1])
     if smallest < -len(values) * 4 * _EPS * max(largest, 0.0):
         raise ValueError(
@@ -123,5 +128,5 @@ def _check_positive(values: Float64[Tensor, " d"], what: str) -> None:
         )
 
 
-def _symmetric(m: Tensor) -> Tensor:
+def _symmetric(m: Matrix) -> Matrix:
     return (m + m.T) / 2

@@ -20,15 +20,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float32, Float64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alphabar.core import processes, seeds
 from alphabar.core.progress import track
 from alphabar.core.types import Features
 from alphabar.evaluation.estimate import Expansion, steepness
-from alphabar.evaluation.fid import cholesky, frechet, roots_are_exact
-from alphabar.features.stats import FeatureStats, same_extractor, scatter_of
+from alphabar.evaluation.fid import Matrix, Values, cholesky, frechet, roots_are_exact
+from alphabar.features.stats import FeatureStats, same_extractor
 
 ROWS = 1536  # images per side from which the variance is computed: a standard error is then known to 2 or 3 %
 FEW = 96  # images per side whose pairs give the size of the second order
@@ -36,6 +37,9 @@ PARTS = 4  # the smallest sets of the regression are a quarter of all images
 NEAR = 1.75  # images for every feature, below which sample covariances are nearly singular in some directions
 LEAST = 50  # images per side, below which there is no interval
 MARGIN = 8.0  # images for every feature that counts, below which the expansion is not trusted
+
+Rows = Float64[NDArray[np.floating], "_ _"]
+Small = Float32[NDArray[np.floating], "_ _"]  # its rounding is far below the sampling error that it measures
 
 
 def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Tensor, "m d"]) -> Expansion:
@@ -54,10 +58,11 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         ValueError: For different extractors.
     """
     same_extractor(a, b)
-    cov_a, cov_b = a.cov, b.cov
+    cov_a, cov_b = a.cov.numpy(), b.cov.numpy()  # in NumPy to the end, as in `FeatureStats.of`
     # a feature that is constant on one side has no part in the root of the product, as in `frechet`
     live = (cov_a.diagonal() > 0) & (cov_b.diagonal() > 0)
-    e, f = (cholesky(cov[live][:, live]) if bool(live.any()) else None for cov in (cov_a, cov_b))
+    own_a, own_b = (cov if live.all() else cov[live][:, live] for cov in (cov_a, cov_b))
+    e, f = (cholesky(cov) if live.any() else None for cov in (own_a, own_b))
     if e is None or f is None:
         few = min(a.n, b.n) <= a.dim
         why = f"{min(a.n, b.n)} images for {a.dim} features" if few else "features that repeat each other, or all constant"
@@ -65,29 +70,28 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         singular = f"no interval: a covariance is singular ({why})"
         return Expansion(frechet(a, b), a.n, b.n, empty, empty, trouble=singular)
     ef = e.T @ f
-    values, v = torch.linalg.eigh(scatter_of(ef))  # F^T A F, from A = E E^T
-    af = e.float() @ ef.float()
-    s = values.clamp_min(0).sqrt()
-    apart = a.mean - b.mean
-    scale = float(apart.square().sum() + cov_a.trace() + cov_b.trace())
+    values, v = np.linalg.eigh(ef.T @ ef)  # F^T A F, from A = E E^T
+    s = np.sqrt(np.maximum(values, 0))
+    apart = (a.mean - b.mean).numpy()
+    scale = float(np.square(apart).sum() + cov_a.trace() + cov_b.trace())
     value = scale - 2 * float(s.sum()) if roots_are_exact(values, scale) else frechet(a, b)
-    s = s.clamp_min(torch.finfo(torch.float32).eps * float(s[-1]))
-    half_inverse, small = inverse_sums(s), v.float()
+    s = np.maximum(s, float(np.finfo(np.float32).eps * s[-1]))
+    half_inverse, fv = inverse_sums(s), f.astype(np.float32) @ v.astype(np.float32)
     own, other = (
-        _Side.of(side, rows, live, to_w, s, half_inverse, towards)
+        _Side.of(side, rows.cpu().numpy(), live, to_w, s, half_inverse, towards)
         for side, rows, to_w, towards in (
-            (a, rows_a, f.float() @ small, apart),
-            (b, rows_b, af @ small / s.float(), -apart),
+            (a, rows_a, fv, apart),
+            (b, rows_b, own_a.astype(np.float32) @ fv / s.astype(np.float32), -apart),
         )
     )
-    close, k = _pairs(torch.cat([own.x, other.x]), torch.cat([own.z, other.z]), s, half_inverse), len(own.x)
-    square = close.square()
+    close, k = _pairs(np.concatenate([own.x, other.x]), np.concatenate([own.z, other.z]), s, half_inverse), len(own.x)
+    square = close**2
     aa, bb = (
-        2 / side.n**2 * float(block.sum() - block.diagonal().sum()) / (len(block) * (len(block) - 1))
+        2 / side.n**2 * float(block.sum() - block.trace()) / (len(block) * (len(block) - 1))
         for side, block in ((a, square[:k, :k]), (b, square[k:, k:]))
     )
     ab = 4 / (a.n * b.n) * float(square[:k, k:].mean())
-    effective, least = float(s.sum().square() / s.square().sum()), min(a.n, b.n)
+    effective, least = float(s.sum() ** 2 / np.square(s).sum()), min(a.n, b.n)
     # Evaluated at the samples, whose spectra are wider than the true ones, the bias is too small by about this factor, and the
     # next order adds to it (for Gaussians of one spectrum: -c/4 and +c/8 a side at c = d / n; both sides c/2, by simulation).
     bias_a, bias_b = (
@@ -102,8 +106,9 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
             f"least {wanted}"
         )
     return Expansion(
-        max(value, 0.0), a.n, b.n, own.influence, other.influence, second=aa + bb + ab, second_x=aa + ab, bias=bias_a + bias_b,
-        quadratic=max(value, 0.0), steepness=steepness(close, a.n, b.n), trouble=trouble,
+        max(value, 0.0), a.n, b.n, torch.from_numpy(own.influence), torch.from_numpy(other.influence), second=aa + bb + ab,
+        second_x=aa + ab, bias=bias_a + bias_b, quadratic=max(value, 0.0),
+        steepness=steepness(torch.from_numpy(close), a.n, b.n), trouble=trouble,
     )  # fmt: skip
 
 
@@ -111,47 +116,46 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
 class _Side:
     """One side's influences, its part of the covariances' bias times n, and a few of its images for the second order.
 
-    x: float64, centred. z: w / sqrt(s), of covariance S, float32: rounding is far below the sampling error it measures.
+    x: centred. z: w / sqrt(s), of covariance S.
     """
 
-    influence: Float64[Tensor, " n"]
+    influence: Values
     curvature: float
-    x: Float64[Tensor, "k d"]
-    z: Float[Tensor, "k l"]
+    x: Rows
+    z: Small
 
     @staticmethod
     def of(
-        stats: FeatureStats, rows: Features, live: Bool[Tensor, " d"], to_w: Float[Tensor, "l l"], s: Float64[Tensor, " l"],
-        half_inverse: Float[Tensor, "l r"], apart: Float64[Tensor, " d"],
+        stats: FeatureStats, rows: Float[NDArray[np.floating], "n d"], live: Bool[NDArray[np.bool_], " d"], to_w: Small,
+        s: Values, half_inverse: Small, apart: Values,
     ) -> "_Side":  # fmt: skip
-        x = rows.to(torch.float64) - stats.mean
-        z = (x.float() if bool(live.all()) else x[:, live].float()) @ (to_w / s.sqrt().float())
+        x = rows - stats.mean.numpy()
+        z = (x if live.all() else x[:, live]).astype(np.float32) @ (to_w / np.sqrt(s).astype(np.float32))
         few = np.linspace(0, len(x) - 1, min(len(x), FEW)).astype(np.int64)  # from all over a set that may be sorted
         x_few, z_few = x[few], z[few]
-        z.square_()
-        influence = 2 * x @ apart + x.square().sum(1) - z.sum(1, dtype=torch.float64)
-        curvature = (z @ half_inverse).to(torch.float64).square().sum(1).mean()
+        np.square(z, out=z)
+        influence = 2 * x @ apart + np.einsum("ij,ij->i", x, x) - z.sum(1, dtype=np.float64)
+        curvature = np.square(z @ half_inverse).sum(1, dtype=np.float64).mean()
         return _Side(influence - influence.mean(), 0.5 * float(curvature - s.sum() / 2), x_few, z_few)
 
 
-def _pairs(
-    x: Float64[Tensor, "k d"], z: Float[Tensor, "k l"], s: Float64[Tensor, " l"], half_inverse: Float[Tensor, "l r"]
-) -> Float64[Tensor, "k k"]:
+def _pairs(x: Rows, z: Small, s: Values, half_inverse: Small) -> Matrix:
     """g(x, y) = x . y + 1/2 sum_kl u_kl(x) u_kl(y) / (s_k + s_l) of all pairs: the kernel of the second order."""
-    together = torch.zeros((len(z), len(z)), dtype=torch.float32, device=z.device)
+    together = np.zeros((len(z), len(z)), dtype=np.float32)
     for column in half_inverse.T:  # sum_kl z_k z_l z'_k z'_l / (s_k + s_l), one step of the quadrature at a time
-        together += ((z * column) @ z.T).square_()
-    own = z.square().sum(1).to(torch.float64)
-    return x @ x.T + 0.5 * (together - 0.5 * (own + own[:, None]) + 0.5 * s.sum())
+        together += np.square((z * column) @ z.T)
+    own = np.square(z).sum(1, dtype=np.float64)
+    kernel: Matrix = x @ x.T + 0.5 * (together - 0.5 * (own + own[:, None]) + 0.5 * s.sum())
+    return kernel
 
 
-def inverse_sums(s: Float64[Tensor, " d"]) -> Float[Tensor, "d r"]:
+def inverse_sums(s: Values) -> Small:
     """C with C C^T = 1 / (s_k + s_l) to about 1e-3: 1 / x is the integral of exp(t - x e^t) over all t, here a sum at unit
     steps, which for this integrand is far better than its step (Trefethen & Weideman 2014, "The exponentially convergent
     trapezoidal rule")."""
     low, high = math.log(float(s[-1])), math.log(float(s[0]))
-    t = torch.arange(math.floor(-low - 11), math.ceil(-high + 4), dtype=torch.float64)
-    return torch.exp(t / 2 - s[:, None] * t.exp()).float()
+    t = np.arange(math.floor(-low - 11), math.ceil(-high + 4), dtype=np.float64)
+    return np.exp(t / 2 - s[:, None] * np.exp(t)).astype(np.float32)
 
 
 def parts(chunks: Iterable[Tensor], n: int, extractor: str, seed: int = 0) -> list[FeatureStats]:
@@ -201,7 +205,7 @@ def bootstrap(
     """
     if replicates < 2:
         raise ValueError(f"replicates = {replicates}: give at least 2, as in 1000")
-    sides = [f.to(torch.float64) - f.to(torch.float64).mean(0) for f in (x, y)]
+    sides = [(f.to(torch.float64) - f.to(torch.float64).mean(0)).cpu().numpy() for f in (x, y)]
     apart = x.to(torch.float64).mean(0) - y.to(torch.float64).mean(0)
     found = torch.zeros(replicates, dtype=torch.float64)
     with track(replicates, "bootstrap", "replicates", show=progress and processes.world()[0] == 0) as advance:
@@ -214,11 +218,12 @@ def bootstrap(
     return processes.total(found)
 
 
-def _drawn_again(centred: Float64[Tensor, "n d"], rng: np.random.Generator) -> FeatureStats:
+def _drawn_again(centred: Rows, rng: np.random.Generator) -> FeatureStats:
     n = len(centred)
-    times = torch.from_numpy(np.bincount(rng.integers(0, n, n), minlength=n))
-    rows = torch.nonzero(times).flatten()  # 63 % of them
-    weight = times[rows].to(torch.float64)
+    times = np.bincount(rng.integers(0, n, n), minlength=n)
+    rows = np.flatnonzero(times)  # 63 % of them
+    weight = times[rows].astype(np.float64)
     own = centred[rows]
     mean = weight @ own / n
-    return FeatureStats("bootstrap", n, mean, scatter_of((own - mean) * weight.sqrt()[:, None]))
+    own = (own - mean) * np.sqrt(weight)[:, None]
+    return FeatureStats("bootstrap", n, torch.from_numpy(mean), torch.from_numpy(own.T @ own))

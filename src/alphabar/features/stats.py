@@ -15,38 +15,7 @@ from alphabar.core import processes
 from alphabar.core.types import Features, Pixels
 from alphabar.features.extractor import FeatureExtractor
 
-_ROWS = 2048  # the fewest that are centred and multiplied at once
-_TILE = 256  # a scatter matrix is symmetric, so only the tiles on and above its diagonal are multiplied
-
-
-def scatter_of(centred: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
-    """centred^T @ centred, at little more than half the cost of the plain product.
-
-    On a CPU by NumPy, which calls its BLAS's symmetric product (dsyrk): of OpenBLAS, with AVX-512 on every processor that has it.
-    """
-    if centred.device.type == "cpu":
-        rows = centred.numpy()
-        return torch.from_numpy(rows.T @ rows)
-    return _in_tiles(centred)
-
-
-def _in_tiles(centred: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
-    d = centred.shape[1]
-    out = torch.empty((d, d), dtype=centred.dtype, device=centred.device)
-    for start in range(0, d, _TILE):
-        stop = min(start + _TILE, d)
-        strip = centred[:, start:stop].T @ centred[:, start:]
-        out[start:stop, start:] = strip
-        out[start:, start:stop] = strip.T
-    return out
-
-
-def _mean(f: Float[Tensor, "n d"]) -> Float64[Tensor, " d"]:
-    """The mean in float64; on a CPU by NumPy, which converts float32 as it adds, in a tenth of torch's time."""
-    if f.device.type != "cpu" or f.dtype not in (torch.float32, torch.float64):
-        return f.to(torch.float64).mean(0)
-    with np.errstate(all="ignore"):  # the caller looks for NaN and infinity
-        return torch.from_numpy(f.numpy().mean(0, dtype=np.float64))
+_ROWS = 4096  # the fewest that are centred and multiplied at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,18 +35,26 @@ class FeatureStats:
 
     @classmethod
     def of(cls, features: Features | NDArray[np.floating], extractor: str) -> "FeatureStats":
-        """Statistics of features [n, d], n >= 1, computed in float64. Raises ValueError for another shape, NaN or infinity."""
+        """Statistics of features [n, d], n >= 1, computed in float64. Raises ValueError for another shape, NaN or infinity.
+
+        All of it is NumPy's on the CPU: threads of torch and of NumPy's BLAS, in turns, wait for each other, and NumPy calls the
+        symmetric product (dsyrk).
+        """
         f = torch.as_tensor(features)
         if f.ndim != 2 or len(f) == 0:
             raise ValueError(f"features of shape {tuple(f.shape)}: wanted (n, d) with n >= 1")
-        mean = _mean(f)
-        if not bool(torch.isfinite(mean).all()):  # cheaper than a test of every feature
+        values = f.detach().cpu().to(f.dtype if f.dtype == torch.float32 else torch.float64).numpy()
+        with np.errstate(all="ignore"):
+            mean = values.mean(0, dtype=np.float64)
+        if not np.isfinite(mean).all():  # cheaper than a test of every feature
             check_finite(f)
             raise ValueError("the sum of the features is too large for float64: look at the extractor's weights")
-        scatter = torch.zeros((f.shape[1], f.shape[1]), dtype=torch.float64, device=f.device)
-        for rows in torch.split(f, max(_ROWS, 4 * f.shape[1])):  # in float64 they stay in the processor's cache
-            scatter += scatter_of(rows - mean)
-        return cls(extractor, len(f), mean, scatter)
+        scatter = np.zeros((f.shape[1], f.shape[1]))
+        step = max(_ROWS, 8 * f.shape[1])  # then sums of d x d are a small part, in memory of 8 d x d at most
+        for start in range(0, len(values), step):
+            rows = values[start : start + step] - mean
+            scatter += rows.T @ rows
+        return cls(extractor, len(f), torch.from_numpy(mean), torch.from_numpy(scatter))
 
     @property
     def dim(self) -> int:
