@@ -8,6 +8,8 @@ from alphabar.denoiser.precondition import Preconditioned
 from alphabar.features.stats import FeatureStats
 from alphabar.fitting.drawn_loss import CALLS, DrawnLikeReal, drawn
 from alphabar.fitting.frechet_loss import FrechetLoss
+from alphabar.report.run_section import run_section
+from alphabar.results.runs import load_run
 from alphabar.sampling.samplers.consistency import consistency
 from alphabar.schedule.continuous import Cosine
 from alphabar.schedule.grid import for_consistency
@@ -64,6 +66,7 @@ def test_it_leads_to_the_distribution_of_the_real_images():
         values.append(value.item())
     assert model.shift.item() == pytest.approx(0.1, abs=0.04) and model.scale.item() == pytest.approx(0.3, abs=0.04)
     assert np.mean(values[-10:]) < values[0] / 2
+    assert loss.distances() == pytest.approx({f"frechet_{k}": of[0].distance() for k, of in zip(CALLS, loss.losses, strict=True)})
     assert loss.turn == 0 and all(each.full for of in loss.losses for each in of)
 
 
@@ -80,6 +83,10 @@ def test_a_resumed_tuning_ends_with_the_same_weights(pixels, folder):
             interrupted(pixels, folder / name, 160, drawn_loss=like(real, Corner(4), 64), **changes)
         small_training(pixels, folder / name, resume=resume, drawn_loss=like(real, Corner(4), 64), **changes)
     assert_same_weights(folder / "whole", folder / "stopped", "model", "ema", "optimizer", "features")
+    run = load_run(folder / "whole")
+    assert all(row["frechet_1"] > 0 and row["frechet_2"] > 0 for row in run.of("loss")[1:])
+    plots = {each["title"]: each["plot"].svg for each in run_section(run, "whole", "a", 0, sheets=1, most=10**6)["plots"]}
+    assert "2 calls: from" in plots["Distance of features"]
     small_training(pixels, folder / "plain", **changes)
     with pytest.raises(AssertionError):
         assert_same_weights(folder / "whole", folder / "plain")

@@ -35,6 +35,7 @@ class DrawnLikeReal:
 
     def __init__(self, losses: Sequence[Sequence[FrechetLoss]]) -> None:
         self.losses, self.turn = losses, 0
+        self._latest: dict[int, Tensor] = {}
 
     @staticmethod
     def of(
@@ -74,7 +75,12 @@ class DrawnLikeReal:
         images = drawn(model, noise, calls, labels)
         with torch.autocast(noise.device.type, enabled=False):
             distances = torch.stack([each(images.float()) for each in losses])
+        self._latest[calls] = distances.detach().mean()
         return (distances / (distances.detach() + SMALL)).mean().to(noise.device)
+
+    def distances(self) -> dict[str, float]:
+        """The latest mean distance over extractors, by number of calls: this loss itself is 1 at any distance well above 0.01."""
+        return {f"frechet_{calls}": float(value) for calls, value in self._latest.items()}
 
     def state(self) -> dict[str, Tensor]:
         """The features that every loss keeps, and whose turn it is."""

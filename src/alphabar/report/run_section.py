@@ -21,6 +21,7 @@ NOT_PROTOCOL = (
     "metric", "value", "images", "interval", "se", "level", "bias", "note", "floor", "floor_n", "floor_interval", "floor_seed",
     "floor_sets", "check_result",
 )  # fmt: skip
+DISTANCES = "The Fréchet distance of the last images drawn, in the features that the tuning is fitted to: no score."
 FACTS = {
     "data.set": "images", "model.network": "network", "model.prediction": "prediction", "schedule.kind": "schedule",
     "train.batch": "batch", "train.lr": "learning rate",
@@ -79,6 +80,7 @@ def _plots(
     out = [
         {"title": "Loss", "plot": loss, "words": words},
         {"title": "Held-out loss by noise level", "plot": by_noise, "words": ""},
+        {"title": "Distance of features", "plot": _distances(f"{key}frechet", losses), "words": DISTANCES},
     ]
     for metric, title in TITLES.items():
         found = curves(run, metric)
@@ -89,6 +91,14 @@ def _plots(
         from_zero=True,
     )  # fmt: skip
     return [p for p in [*out, {"title": "Learning rate", "plot": rate, "words": ""}] if p["plot"] is not None]
+
+
+def _distances(name: str, losses: list[dict[str, Any]]) -> Plot | None:
+    found = {words: series(losses, f"frechet_{calls}") for calls, words in ((1, "1 call"), (2, "2 calls"))}
+    lines = [Line(words, x, y, colour=k) for k, (words, (x, y)) in enumerate(found.items()) if y]
+    ends = [f"{line.label}: from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines]
+    alt = f"Fréchet distance of drawn images against images seen. {'. '.join(ends)}."
+    return plot(name, alt, lines, log_y=True) if lines else None
 
 
 def _loss_plot(name: str, losses: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> Plot | None:

@@ -59,6 +59,9 @@ def read_messages(run: Run, offset: int = 0) -> Iterator[Message]:
                 yield _message(run, row, offset)
 
 
+LOGGED = ("loss", "lr", "images_per_second", "frechet_1", "frechet_2")  # of a training step
+
+
 def _message(run: Run, row: Mapping[str, Any], end: int) -> Message:
     kind, images = str(row["event"]), int(row["images"])
     if kind == "preview" and isinstance(row.get("path"), str):
@@ -72,7 +75,7 @@ def _numbers(kind: str, row: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of an event as Python floats, which every tracker accepts."""
     found: dict[str, Any] = {}
     if kind == "loss":
-        found = {f"train/{key}": row.get(key) for key in ("loss", "lr", "images_per_second")}
+        found = {f"train/{key}": row.get(key) for key in LOGGED}
     elif kind == "heldout":
         found = {f"heldout/{key}": row.get(key) for key in ("loss", "se")}
         for band in row.get("bands") or []:

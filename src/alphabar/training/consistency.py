@@ -35,6 +35,9 @@ class DrawnLoss(Protocol):
 
     def __call__(self, model: Preconditioned, noise: Images, labels: Labels | None, /) -> Tensor: ...
 
+    def distances(self) -> dict[str, float]:
+        """What it has measured, by name, for the record of the training."""
+
     def state(self) -> dict[str, Tensor]:
         """The memory, for a checkpoint."""
 

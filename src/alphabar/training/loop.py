@@ -282,7 +282,7 @@ class _Loop:
             ) from None
         (then, images), self.last_record = self.last_record, (time.monotonic(), state.images)
         per_second = (state.images - images) / max(self.last_record[0] - then, 1e-9)
-        self._report("loss", loss=state.loss, lr=trainer.lr, images_per_second=round(per_second, 1))
+        self._report("loss", loss=state.loss, lr=trainer.lr, images_per_second=round(per_second, 1), **trainer.distances())
         if trainer.main and (risen := self.monitor.stays_risen()):
             state.report("risen", lowest=risen[0], loss=risen[1])
             warnings.warn(

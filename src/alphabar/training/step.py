@@ -115,6 +115,11 @@ class Trainer:
             total = total + loss.detach()
         return total
 
+    def distances(self) -> dict[str, float]:
+        """What the loss of drawn images has measured last; nothing where there is none."""
+        drawn_loss = self.consistency.drawn_loss if self.consistency is not None else None
+        return {} if drawn_loss is None else drawn_loss.distances()
+
     def refresh_sampling_model(self) -> None:
         """Gathers sharded averages into `sampling_model`. All processes must call it."""
         if self.sharded:
