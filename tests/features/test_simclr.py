@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alphabar.data.image_set import ImageSet
+from alphabar.evaluation.corruptions import CORRUPTIONS
+from alphabar.evaluation.fid import frechet
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import Extractor, read_extractor
-from alphabar.features.simclr import METHOD, nt_xent, train_self_supervised, views
+from alphabar.features.simclr import BLUR, METHOD, NOISE, degraded, nt_xent, strengths, train_self_supervised, views
+from alphabar.features.stats import FeatureStats
 from alphabar.features.train import Epoch, train_extractor
 from tests.fixtures.sets import image_set, stripes
 
@@ -132,6 +135,41 @@ def test_views_crop_mirror_and_scale_the_contrast() -> None:
     assert 0.95 < float(slope.max()) < 1.01
     assert float(cropped.min()) >= -1
     assert float(cropped.max()) <= 1
+
+
+def test_degraded_images_have_the_blur_and_noise_of_their_strengths() -> None:
+    x = torch.rand(4, 2, 40, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    amounts = np.array([[0, 0], [0, 0.5], [0.8, 0], [0.6, 1]], np.float32)
+    got = degraded(x, amounts, np.random.default_rng(0))
+    assert torch.equal(got[0], x[0])
+    blurred = CORRUPTIONS["blur"]((x[1:2].permute(0, 2, 3, 1).numpy() + 1) / 2, BLUR / 2)[0] * 2 - 1
+    np.testing.assert_allclose(got[1].permute(1, 2, 0), blurred, atol=1e-3)  # truncated at 6 and at 4 standard deviations
+    noise = got[2] - x[2]
+    assert float(noise.std()) == pytest.approx(0.64 * NOISE / 127.5, rel=0.05)
+    assert abs(float(noise.mean())) < 0.02 and float(got.abs().max()) > 1
+    counted = strengths(6000, 0.5, np.random.default_rng(1))
+    for found, share in (((counted > 0).any(1), 0.5), (counted[:, 0] > 0, 1 / 3), ((counted > 0).all(1), 1 / 6)):
+        assert abs(found.mean() - share) < 4 * np.sqrt(share * (1 - share) / 6000)
+
+
+def blobs(n: int, seed: int) -> NDArray[np.uint8]:
+    """One smooth spot an image, without any noise."""
+    rng, t = np.random.default_rng(seed), np.arange(16)
+    y, x = rng.uniform(3, 13, (2, n, 1, 1))
+    width = rng.uniform(2, 4, (n, 1, 1))
+    spot = np.exp(-((t[:, None] - y) ** 2 + (t - x) ** 2) / (2 * width**2))
+    pixels: NDArray[np.uint8] = np.rint(220 * spot[..., None]).astype(np.uint8)
+    return pixels
+
+
+def test_features_tell_noise_where_no_training_image_has_any() -> None:
+    new, shift = blobs(600, 1), {}
+    for share in (0.0, 0.5):
+        made = train_self_supervised(image_set(blobs(1000, 0)), epochs=8, degrade=share, **SMALL)
+        clean = FeatureStats.of(made.features(new), made.fingerprint)
+        noisy = FeatureStats.of(made.features(CORRUPTIONS["noise"](new, 18)), made.fingerprint)
+        shift[share] = frechet(noisy, clean) / float(clean.cov.trace())
+    assert shift[0.5] > 10 * shift[0.0]
 
 
 def test_errors_say_what_to_type() -> None:

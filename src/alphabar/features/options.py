@@ -90,5 +90,8 @@ class SimCLROptions(ExtractorOptions):
     """Smallest share of the image's area that a view shows, 0 < crop <= 1."""
     contrast: Annotated[float, Bounds(0, 1, below=True)] = 0.4
     """A view's contrast is multiplied by 1 - contrast to 1 + contrast, 0 <= contrast < 1."""
+    degrade: Share = 0.5
+    """Share of the images whose two views get the same noise and blur, and the features have to tell how much. Without it,
+    features of a few thousand images overlook noise."""
     projection: Width = 128
     """Width of the projector's output, on which the loss is computed; the projector is discarded after training."""

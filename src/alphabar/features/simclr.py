@@ -2,8 +2,10 @@
 
 Two random views of each image should have similar features, and features unlike those of all other images in the batch.
 A network becomes insensitive to whatever its views differ in. They differ in crop, mirroring and contrast, but not in blur,
-noise, inversion or large shifts, since scores must detect those. The features are taken before the projector, which loses
-most of this information (section 4.2 of the paper). `alphabar extractor check` measures what the features detect.
+noise, inversion or large shifts, since scores must detect those. Nothing makes it sensitive to what all images have alike,
+though: no photograph is noisy, and generated images are. So some images get noise and blur, both views the same, and a second
+loss is the error of a linear map from the features to their strengths. The features are taken before the projector, which
+loses most of this information (section 4.2 of the paper). `alphabar extractor check` measures what the features detect.
 """
 
 from collections.abc import Callable
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alphabar.core import seeds
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from alphabar.data.image_set import ImageSet
 
 METHOD = "self-supervised: SimCLR"
+NOISE, BLUR = 51.0, 2.0  # at strength 1: standard deviation of white noise in levels of 255, and of a Gaussian in pixels
+TELL = 4.0  # weight of the error in the strengths, which has a variance of 0.07 or so, beside that of the views
 
 
 @takes(SimCLROptions)
@@ -49,18 +54,24 @@ def train_self_supervised(
     with seeds.weights_of(options.seed):
         network = Classifier(image_set.image_shape[0], options.widths, width, 0)
         projector = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, options.projection))
+        gauge = nn.Linear(width, 2)
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    projector = projector.to(where)
+    projector, gauge = projector.to(where), gauge.to(where)
 
     def loss_of(batch: Indices, rng: np.random.Generator) -> Tensor:
         x = to_model(np.ascontiguousarray(image_set.pixels[batch]), where)
         pairs = [views(x, rng, crop=options.crop, flip=options.flip, contrast=options.contrast) for _ in range(2)]
+        amounts = strengths(len(batch), options.degrade, rng)
+        images = torch.cat([degraded(view, amounts, rng) for view in pairs])
         with torch.autocast(where.type, torch.bfloat16, enabled=options.bf16):
-            z: Tensor = projector(network.embed(torch.cat(pairs).contiguous(memory_format=torch.channels_last)))
-        return nt_xent(z.float(), options.temperature)
+            features = network.embed(images.contiguous(memory_format=torch.channels_last))
+            z: Tensor = projector(features)
+            estimate: Tensor = gauge(features)
+        apart = nn.functional.mse_loss(estimate.float(), torch.from_numpy(amounts).to(where).repeat(2, 1))
+        return nt_xent(z.float(), options.temperature) + TELL * apart
 
     loss, seconds = run_epochs(
-        nn.ModuleList([network, projector]), loss_of, kept, options,
+        nn.ModuleList([network, projector, gauge]), loss_of, kept, options,
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=options.lr),
         warmup=0.1, description="training the extractor without labels", progress=progress, on_epoch=on_epoch,
         part=part, fingerprint=image_set.fingerprint,
@@ -70,6 +81,30 @@ def train_self_supervised(
         "chance_loss": float(np.log(2 * options.batch - 1)), "seconds": seconds,
     }  # fmt: skip
     return make_extractor(network, image_set, options, record, name=name)
+
+
+def strengths(n: int, share: float, rng: np.random.Generator) -> Float32[NDArray[np.float32], "n 2"]:
+    """Strengths of noise and of blur, 0 to 1, of n images, of which the share has at least one of both."""
+    which = np.array([[1, 0], [0, 1], [1, 1]])[rng.integers(0, 3, n)] * (rng.random((n, 1)) < share)
+    amounts: NDArray[np.float32] = (rng.random((n, 2)) * which).astype(np.float32)
+    return amounts
+
+
+def degraded(x: Images, amounts: Float32[NDArray[np.float32], "n 2"], rng: np.random.Generator) -> Images:
+    """Images in [-1, 1] under a Gaussian blur, and then white noise, of these strengths.
+
+    The standard deviation of the noise is as the square of its strength, so that weak noise is frequent. Nothing is clipped.
+    """
+    noise, blur = torch.from_numpy(amounts).to(x.device).unbind(1)
+    n, c, h, w = x.shape
+    t = torch.arange(-3.0 * BLUR, 3 * BLUR + 1, device=x.device)
+    weights = torch.exp(-0.5 * (t / (BLUR * blur).clamp_min(1e-3)[:, None]) ** 2)
+    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(c, 0)  # one kernel per channel of an image
+    out, reach = x.reshape(1, n * c, h, w), len(t) // 2
+    for shape, pad in (((-1, 1, len(t), 1), (0, 0, reach, reach)), ((-1, 1, 1, len(t)), (reach, reach, 0, 0))):
+        out = nn.functional.conv2d(nn.functional.pad(out, pad, mode="replicate"), weights.view(shape), groups=n * c)
+    white = torch.from_numpy(rng.standard_normal((n, c, h, w), dtype=np.float32)).to(x.device)
+    return out.view(n, c, h, w) + (noise**2 * NOISE / 127.5)[:, None, None, None] * white
 
 
 def nt_xent(z: Float[Tensor, "m d"], temperature: float) -> Float[Tensor, ""]:
