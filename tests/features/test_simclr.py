@@ -14,7 +14,7 @@ from alphabar.evaluation.corruptions import CORRUPTIONS
 from alphabar.evaluation.fid import frechet
 from alphabar.features.classifier import Classifier
 from alphabar.features.extractor import Extractor, read_extractor
-from alphabar.features.simclr import BLUR, METHOD, NOISE, degraded, nt_xent, strengths, train_self_supervised, views
+from alphabar.features.simclr import BLUR, METHOD, degraded, nt_xent, strengths, train_self_supervised, views
 from alphabar.features.stats import FeatureStats
 from alphabar.features.train import Epoch, train_extractor
 from tests.fixtures.sets import image_set, stripes
@@ -140,12 +140,12 @@ def test_views_crop_mirror_and_scale_the_contrast() -> None:
 def test_degraded_images_have_the_blur_and_noise_of_their_strengths() -> None:
     x = torch.rand(4, 2, 40, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
     amounts = np.array([[0, 0], [0, 0.5], [0.8, 0], [0.6, 1]], np.float32)
-    got = degraded(x, amounts, np.random.default_rng(0))
+    got = degraded(x, amounts, 0.4, np.random.default_rng(0))
     assert torch.equal(got[0], x[0])
     blurred = CORRUPTIONS["blur"]((x[1:2].permute(0, 2, 3, 1).numpy() + 1) / 2, BLUR / 2)[0] * 2 - 1
     np.testing.assert_allclose(got[1].permute(1, 2, 0), blurred, atol=1e-3)  # truncated at 6 and at 4 standard deviations
     noise = got[2] - x[2]
-    assert float(noise.std()) == pytest.approx(0.64 * NOISE / 127.5, rel=0.05)
+    assert float(noise.std()) == pytest.approx(0.64 * 0.4, rel=0.05)
     assert abs(float(noise.mean())) < 0.02 and float(got.abs().max()) > 1
     counted = strengths(6000, 0.5, np.random.default_rng(1))
     for found, share in (((counted > 0).any(1), 0.5), (counted[:, 0] > 0, 1 / 3), ((counted > 0).all(1), 1 / 6)):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from alphabar.data.image_set import ImageSet
 
 METHOD = "self-supervised: SimCLR"
-NOISE, BLUR = 51.0, 2.0  # at strength 1: standard deviation of white noise in levels of 255, and of a Gaussian in pixels
+NOISE, BLUR = 0.7, 2.0  # at strength 1: standard deviation of white noise over that of the images, and of a Gaussian in pixels
 TELL = 4.0  # weight of the error in the strengths, which has a variance of 0.07 or so, beside that of the views
 
 
@@ -58,11 +58,13 @@ def train_self_supervised(
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     projector, gauge = projector.to(where), gauge.to(where)
 
+    spread = float(to_model(image_set.pixels[kept[:1000]]).std())  # of low contrast, images have weak noise
+
     def loss_of(batch: Indices, rng: np.random.Generator) -> Tensor:
         x = to_model(np.ascontiguousarray(image_set.pixels[batch]), where)
         pairs = [views(x, rng, crop=options.crop, flip=options.flip, contrast=options.contrast) for _ in range(2)]
         amounts = strengths(len(batch), options.degrade, rng)
-        images = torch.cat([degraded(view, amounts, rng) for view in pairs])
+        images = torch.cat([degraded(view, amounts, NOISE * spread, rng) for view in pairs])
         with torch.autocast(where.type, torch.bfloat16, enabled=options.bf16):
             features = network.embed(images.contiguous(memory_format=torch.channels_last))
             z: Tensor = projector(features)
@@ -90,10 +92,11 @@ def strengths(n: int, share: float, rng: np.random.Generator) -> Float32[NDArray
     return amounts
 
 
-def degraded(x: Images, amounts: Float32[NDArray[np.float32], "n 2"], rng: np.random.Generator) -> Images:
+def degraded(x: Images, amounts: Float32[NDArray[np.float32], "n 2"], most: float, rng: np.random.Generator) -> Images:
     """Images in [-1, 1] under a Gaussian blur, and then white noise, of these strengths.
 
-    The standard deviation of the noise is as the square of its strength, so that weak noise is frequent. Nothing is clipped.
+    The standard deviation of the noise is `most` times the square of its strength, so that weak noise is frequent. Nothing is
+    clipped.
     """
     noise, blur = torch.from_numpy(amounts).to(x.device).unbind(1)
     n, c, h, w = x.shape
@@ -104,7 +107,7 @@ def degraded(x: Images, amounts: Float32[NDArray[np.float32], "n 2"], rng: np.ra
     for shape, pad in (((-1, 1, len(t), 1), (0, 0, reach, reach)), ((-1, 1, 1, len(t)), (reach, reach, 0, 0))):
         out = nn.functional.conv2d(nn.functional.pad(out, pad, mode="replicate"), weights.view(shape), groups=n * c)
     white = torch.from_numpy(rng.standard_normal((n, c, h, w), dtype=np.float32)).to(x.device)
-    return out.view(n, c, h, w) + (noise**2 * NOISE / 127.5)[:, None, None, None] * white
+    return out.view(n, c, h, w) + (noise**2 * most)[:, None, None, None] * white
 
 
 def nt_xent(z: Float[Tensor, "m d"], temperature: float) -> Float[Tensor, ""]:

@@ -14,7 +14,7 @@ from alphabar.core.types import Images, Labels, Levels
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import add_noise, per_image
 
-DRAWN = 3.0  # weight of the loss of drawn images, which is 1 and less, beside that of consistency, which is 10 or so
+DRAWN = 10.0  # weight of the loss of drawn images, which is 1 and less, beside that of consistency, which is 12 or so
 
 
 def lower_level(sigma: Levels, q: float, sigma_min: float) -> Levels:
