@@ -8,7 +8,8 @@ are dropped after a third of these images): for alphabar among the samplers with
 among DDIM, DPMSolverMultistep, UniPC and DEIS with the spacings, orders and Karras levels that their documentation recommends.
 Then --n images are drawn with each chosen setting, with the fitted sampler of the run, and, with --ddpm, with DDPM in 1,000
 calls. One extractor scores all of them. --distilled RUN adds one and two calls of a distilled run, and compares them with DDPM
-and with the samplers of --base, on that extractor and on --second, another one that no fit has used.
+and with the samplers of --base, on that extractor and on --second, another one that no fit has used; its two calls are timed
+beside the last of --calls of diffusers' best scheduler.
 All samples are stored in --out, so a stopped run continues; --calls with nothing leaves out the comparison with diffusers. The
 time per image is measured at the end, in turns; run this part on an otherwise idle machine.
 """
@@ -220,6 +221,39 @@ class Bench:
         return found
 
 
+def distilled_seconds(bench: Bench, calls: int, best: tuple[str, dict[str, Any]]) -> dict[str, list[float]]:
+    """Seconds an image of two calls of the distilled run and of so many calls of diffusers' best scheduler, in turns, each in
+    float32 and in bfloat16."""
+    a, n = bench.a, bench.a.batch * 2
+    base, tuned = (load_model(run).to(best_device()) for run in (a.run, a.distilled))
+    found: dict[str, list[float]] = {}
+    for k in range(a.rounds + 1):
+        for precision in ("float32", "bf16") if k % 2 else ("bf16", "float32"):
+            ours, theirs = (speed_up(m, "channels_last", batch=a.batch, precision=precision) for m in (tuned, base))
+            tasks: dict[str, Callable[[], Any]] = {
+                "alphabar, 2 calls": lambda fast=ours: sample(
+                    fast, n, sampler="consistency", steps=2, batch=a.batch, progress=False
+                ),
+                f"diffusers, {calls} calls": lambda fast=theirs: ForDiffusers(base, fast.network).draw(
+                    *best, calls, n, 0, a.batch, False
+                ),
+            }
+            for name, task in list(tasks.items())[:: 1 if k % 2 else -1]:
+                begun = time.perf_counter()
+                task()
+                if k:
+                    found.setdefault(f"{name}, {precision}", []).append((time.perf_counter() - begun) / n)
+    for precision in ("float32", "bf16"):
+        mine, others = found[f"alphabar, 2 calls, {precision}"], found[f"diffusers, {calls} calls, {precision}"]
+        ratio = [y / x for x, y in zip(mine, others, strict=True)]
+        print(
+            f"{precision}: 2 calls {1e3 * statistics.median(mine):.2f} ms an image, {calls} calls of diffusers' {best[0]} "
+            f"{1e3 * statistics.median(others):.2f}; {statistics.median(ratio):.1f} ({min(ratio):.1f} to {max(ratio):.1f}) times",
+            flush=True,
+        )
+    return found
+
+
 def distilled_rows(bench: Bench, ddpm: Measured | None) -> dict[str, Any]:
     """Scores of one and two calls of the distilled run on both extractors, and their differences from the base model's."""
     a, tuned = bench.a, load_model(bench.a.distilled).to(best_device())
@@ -334,6 +368,9 @@ def main() -> None:
         (a.out / "few_calls.json").write_text(json.dumps(found, indent=1) + "\n")
     if a.distilled:
         found["distilled"] = distilled_rows(bench, ddpm)
+        if a.rounds and a.calls:
+            kind, settings = next(iter(found["calls"][str(a.calls[-1])]["chosen"]["theirs"].items()))
+            found["distilled_seconds"] = distilled_seconds(bench, a.calls[-1], (kind, settings))
     for calls in a.calls if a.rounds else []:
         times = bench.seconds(calls, a.tuned != "none")
         for name in list(times)[1:]:
