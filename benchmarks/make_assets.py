@@ -21,7 +21,8 @@ The model for one or two calls (RESULTS.md, "One and two calls"):
     alphabar distill runs/few --like a.safetensors b.safetensors --q 32 --images 76800 --out runs/fewer
     python benchmarks/make_assets.py --distilled runs/fewer
     alphabar extractor train fashion_mnist --seed 4 --epochs 2 --widths 48 64 96 --dim 384 --out d.safetensors
-    alphabar distill bundled/distilled --like a.safetensors b.safetensors d.safetensors --q 64 --images 320000 --batch 128 --lr 4e-5 --seed 5 --out runs/least
+    alphabar distill runs/fewer --like a.safetensors b.safetensors d.safetensors --q 64 --images 320000 --batch 128 \
+      --lr 4e-5 --seed 5 --out runs/least
     python benchmarks/make_assets.py --distilled runs/least
 
 ONNX Runtime Web for pages that draw (its files end in _gpu where they are the build for WebGPU):
