@@ -163,8 +163,9 @@ def test_a_training_that_was_stopped_continues_to_the_same_weights(
         return train(images, epochs=epochs, batch=32, widths=(4, 4), dim=4, holdout=0.05, progress=False, part=part)
 
     def counted(*arguments: Any) -> torch.Tensor:
-        steps.append(len(arguments[0]))
-        if len(steps) == 5:
+        if len(arguments[0]) == 32:  # a step: simclr measures the contrast of all images first
+            steps.append(32)
+        if len(arguments[0]) == 32 and len(steps) == 5:
             os.kill(os.getpid(), signal.SIGINT)
         return to_model(*arguments)
 

@@ -30,6 +30,7 @@ def frechet(a: FeatureStats, b: FeatureStats) -> float:
     Raises:
         ValueError: For different extractors, fewer than 2 images, or a "covariance" with negative eigenvalues.
 
+    >>> import torch
     >>> x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
     >>> round(frechet(FeatureStats.of(x, "e"), FeatureStats.of(x + 0.5, "e")), 6)  # 4 means differ by 0.5
     1.0
