@@ -3,9 +3,9 @@
 Two random views of each image should have similar features, and features unlike those of all other images in the batch.
 A network becomes insensitive to whatever its views differ in. They differ in crop, mirroring and contrast, but not in blur,
 noise, inversion or large shifts, since scores must detect those. Nothing makes it sensitive to what all images have alike,
-though: no photograph is noisy, and generated images are. So some images get noise and blur, both views the same, and a second
-loss is the error of a linear map from the features to their strengths. The features are taken before the projector, which
-loses most of this information (section 4.2 of the paper). `alphabar extractor check` measures what the features detect.
+though: where none is noisy, it overlooks noise. So some images get noise and blur, both views the same, and a second loss is
+the error of a linear map from the features to their strengths. The features are taken before the projector, which loses most
+of this information (section 4.2 of the paper). `alphabar extractor check` measures what the features detect.
 """
 
 from collections.abc import Callable
