@@ -211,14 +211,19 @@ class Bench:
             "diffusers DDIMScheduler": lambda: plain.draw("DDIMScheduler", {}, calls, n, 0, self.a.batch, False),
         }  # fmt: skip
         plain = ForDiffusers(load_model(self.a.run).to(best_device()))  # in its default memory layout
-        found: dict[str, list[float]] = {name: [] for name in tasks}
-        for k in range(self.a.rounds + 1):
-            for name, task in list(tasks.items())[:: 1 if k % 2 else -1]:
-                begun = time.perf_counter()
-                task()
-                if k:
-                    found[name].append((time.perf_counter() - begun) / n)
-        return found
+        return in_turns(tasks, self.a.rounds, n)
+
+
+def in_turns(tasks: dict[str, Callable[[], Any]], rounds: int, n: int) -> dict[str, list[float]]:
+    """Seconds an image of tasks that draw n images, round by round in alternating order; a round before them is not counted."""
+    found: dict[str, list[float]] = {name: [] for name in tasks}
+    for k in range(rounds + 1):
+        for name, task in list(tasks.items())[:: 1 if k % 2 else -1]:
+            begun = time.perf_counter()
+            task()
+            if k:
+                found[name].append((time.perf_counter() - begun) / n)
+    return found
 
 
 def distilled_seconds(bench: Bench, calls: int, best: tuple[str, dict[str, Any]]) -> dict[str, list[float]]:
@@ -226,23 +231,16 @@ def distilled_seconds(bench: Bench, calls: int, best: tuple[str, dict[str, Any]]
     float32 and in bfloat16."""
     a, n = bench.a, bench.a.batch * 2
     base, tuned = (load_model(run).to(best_device()) for run in (a.run, a.distilled))
-    found: dict[str, list[float]] = {}
-    for k in range(a.rounds + 1):
-        for precision in ("float32", "bf16") if k % 2 else ("bf16", "float32"):
-            ours, theirs = (speed_up(m, "channels_last", batch=a.batch, precision=precision) for m in (tuned, base))
-            tasks: dict[str, Callable[[], Any]] = {
-                "alphabar, 2 calls": lambda fast=ours: sample(
-                    fast, n, sampler="consistency", steps=2, batch=a.batch, progress=False
-                ),
-                f"diffusers, {calls} calls": lambda fast=theirs: ForDiffusers(base, fast.network).draw(
-                    *best, calls, n, 0, a.batch, False
-                ),
-            }
-            for name, task in list(tasks.items())[:: 1 if k % 2 else -1]:
-                begun = time.perf_counter()
-                task()
-                if k:
-                    found.setdefault(f"{name}, {precision}", []).append((time.perf_counter() - begun) / n)
+    tasks: dict[str, Callable[[], Any]] = {}
+    for precision in ("float32", "bf16"):
+        ours, theirs = (speed_up(m, "channels_last", batch=a.batch, precision=precision) for m in (tuned, base))
+        tasks[f"alphabar, 2 calls, {precision}"] = lambda fast=ours: sample(
+            fast, n, sampler="consistency", steps=2, batch=a.batch, progress=False
+        )
+        tasks[f"diffusers, {calls} calls, {precision}"] = lambda fast=theirs: ForDiffusers(base, fast.network).draw(
+            *best, calls, n, 0, a.batch, False
+        )
+    found = in_turns(tasks, a.rounds, n)
     for precision in ("float32", "bf16"):
         mine, others = found[f"alphabar, 2 calls, {precision}"], found[f"diffusers, {calls} calls, {precision}"]
         ratio = [y / x for x, y in zip(mine, others, strict=True)]

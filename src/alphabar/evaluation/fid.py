@@ -54,7 +54,7 @@ def frechet(a: FeatureStats, b: FeatureStats) -> float:
 
 def roots_are_exact(values: Values, scale: float) -> bool:
     """Whether the roots of these eigenvalues of F^T B F give the distance to rounding; scale: sum of its positive terms."""
-    return _root_errors(values) <= _tolerance(scale - 2 * float(_roots(values).sum()), scale)
+    return _root_errors(values) <= _tolerance(scale - 2 * float(roots(values).sum()), scale)
 
 
 def cholesky(cov: Matrix) -> Matrix | None:
@@ -67,7 +67,7 @@ def cholesky(cov: Matrix) -> Matrix | None:
     return None if float((lower.diagonal() ** 2 / cov.diagonal()).min()) <= len(cov) * _EPS else lower
 
 
-def _roots(values: Values) -> Values:
+def roots(values: Values) -> Values:
     """Square roots of values that may be below 0 by rounding."""
     return np.sqrt(np.maximum(values, 0))
 
@@ -93,16 +93,16 @@ def _trace_sqrt(a: Matrix, b: Matrix, rank_a: int, rank_b: int, scale: float) ->
     if not roots_are_exact(values, scale):
         # the singular values of the factors' product are the roots themselves: their error is rounding, not its root
         return float(np.linalg.svd(f.T @ _factor(b, rank_b), compute_uv=False).sum())
-    return float(_roots(values).sum())
+    return float(roots(values).sum())
 
 
 def _root_errors(values: Values) -> float:
     """Likely error of twice the sum of the roots of ascending eigenvalues, each with the rounding error of the largest."""
     rounding = 4 * _EPS * max(float(values[-1]), 0.0)
-    roots = _roots(values)
+    found = roots(values)
     # An error of `rounding` in a value is one of rounding / (2 root) in its root, and at most sqrt(rounding) near zero.
     # A root's error has either sign, so the errors' squares add.
-    errors = np.minimum(rounding / np.maximum(2 * roots, 1e-300), math.sqrt(rounding))
+    errors = np.minimum(rounding / np.maximum(2 * found, 1e-300), math.sqrt(rounding))
     return 2 * float(np.linalg.norm(errors))
 
 
@@ -117,7 +117,7 @@ def _factor(cov: Matrix, rank: int) -> Float64[NDArray[np.floating], "d r"]:
     values, vectors = np.linalg.eigh(_symmetric(cov))
     _check_positive(values, "a covariance")
     keep = min(rank, len(cov))
-    return vectors[:, -keep:] * _roots(values[-keep:])
+    return vectors[:, -keep:] * roots(values[-keep:])
 
 
 def _check_positive(values: Values, what: str) -> None:

@@ -28,7 +28,7 @@ from alphabar.core import processes, seeds
 from alphabar.core.progress import track
 from alphabar.core.types import Features
 from alphabar.evaluation.estimate import Expansion, steepness
-from alphabar.evaluation.fid import Matrix, Values, cholesky, frechet, roots_are_exact
+from alphabar.evaluation.fid import Matrix, Values, cholesky, frechet, roots, roots_are_exact
 from alphabar.features.stats import FeatureStats, same_extractor
 
 ROWS = 1536  # images per side from which the variance is computed: a standard error is then known to 2 or 3 %
@@ -71,7 +71,7 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         return Expansion(frechet(a, b), a.n, b.n, empty, empty, trouble=singular)
     ef = e.T @ f
     values, v = np.linalg.eigh(ef.T @ ef)  # F^T A F, from A = E E^T
-    s = np.sqrt(np.maximum(values, 0))
+    s = roots(values)
     apart = (a.mean - b.mean).numpy()
     scale = float(np.square(apart).sum() + cov_a.trace() + cov_b.trace())
     value = scale - 2 * float(s.sum()) if roots_are_exact(values, scale) else frechet(a, b)
@@ -81,7 +81,7 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         _Side.of(side, rows.cpu().numpy(), live, to_w, s, half_inverse, towards)
         for side, rows, to_w, towards in (
             (a, rows_a, fv, apart),
-            (b, rows_b, own_a.astype(np.float32) @ fv / s.astype(np.float32), -apart),
+            (b, rows_b, np.divide(own_a.astype(np.float32) @ fv, s.astype(np.float32)), -apart),
         )
     )
     close, k = _pairs(np.concatenate([own.x, other.x]), np.concatenate([own.z, other.z]), s, half_inverse), len(own.x)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -35,7 +36,6 @@ class DrawnLikeReal:
 
     def __init__(self, losses: Sequence[Sequence[FrechetLoss]]) -> None:
         self.losses, self.turn = losses, 0
-        self._latest: dict[int, Tensor] = {}
 
     @staticmethod
     def of(
@@ -75,12 +75,12 @@ class DrawnLikeReal:
         images = drawn(model, noise, calls, labels)
         with torch.autocast(noise.device.type, enabled=False):
             distances = torch.stack([each(images.float()) for each in losses])
-        self._latest[calls] = distances.detach().mean()
         return (distances / (distances.detach() + SMALL)).mean().to(noise.device)
 
     def distances(self) -> dict[str, float]:
-        """The latest mean distance over extractors, by number of calls: this loss itself is 1 at any distance well above 0.01."""
-        return {f"frechet_{calls}": float(value) for calls, value in self._latest.items()}
+        """The mean distance over extractors, by number of calls: this loss itself is 1 at any distance well above 0.01."""
+        full = {calls: of for calls, of in zip(CALLS, self.losses, strict=True) if all(each.full for each in of)}
+        return {f"frechet_{calls}": fmean(each.distance() for each in of) for calls, of in full.items()}
 
     def state(self) -> dict[str, Tensor]:
         """The features that every loss keeps, and whose turn it is."""

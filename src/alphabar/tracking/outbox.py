@@ -25,6 +25,7 @@ from alphabar.tracking.trackers import Tracker, error_line, read_picture, tracke
 from alphabar.training.checkpoint import read_state
 
 CHECKPOINT_SECONDS = 600.0  # between two checkpoints sent, except for the last one and the best one
+LOGGED = ("loss", "lr", "images_per_second", "frechet_1", "frechet_2")  # of a training step
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,6 @@ def read_messages(run: Run, offset: int = 0) -> Iterator[Message]:
                 continue
             if isinstance(row, dict) and isinstance(row.get("event"), str) and isinstance(row.get("images"), int):
                 yield _message(run, row, offset)
-
-
-LOGGED = ("loss", "lr", "images_per_second", "frechet_1", "frechet_2")  # of a training step
 
 
 def _message(run: Run, row: Mapping[str, Any], end: int) -> Message:
