@@ -22,6 +22,7 @@ that time.
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -115,7 +116,7 @@ class Diffusers(Theirs):
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.steps += 1
-        rate = 1e-4 * min(1.0, self.steps / 500) * (0.5 * (1 + np.cos(np.pi * done)))
+        rate = 1e-4 * min(1.0, self.steps / 500) * (0.5 * (1 + math.cos(math.pi * done)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
