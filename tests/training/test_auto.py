@@ -195,6 +195,7 @@ def test_short_trainings_on_a_cpu_take_smaller_batches_and_so_more_steps(
         ((4, 8, 8, 2), {"data": {"holdout": 0.3}}, ["4 images of 8x8x2 without classes; 1 is held out (30% by content)."]),
         ((30, 8, 8, 1), {"train": {"images": 3}}, ["8 images (0.3 passes)"]),
         ((30, 40, 16, 1), {"train": {"images": 24}}, ["attention at 10x4"]),
+        ((8, 8, 128, 1), {"train": {"images": 3}}, ["alphabar autoencoder train SET"]),
     ],
 )
 def test_the_plan_is_in_words_that_are_true(
@@ -208,6 +209,7 @@ def test_the_plan_is_in_words_that_are_true(
     text = "\n".join(auto_recipe(noise(tmp_path, shape), Recipe(train=TrainRecipe(batch=8)), keys).lines())
     for one in (*words, "4,321 images/s", "About 0.5 GiB"):
         assert one in text, text
+    assert ("as latents" in text) == (max(shape[1:3]) >= 128)
 
 
 def test_classes_copies_and_depth_are_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is considered
 LOWEST = 8  # widest side of the lowest level of the network, in pixels
 ATTENDED = 16  # widest side of a level with attention
+LARGE = 128  # side from which a plan names latents
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
 DEPTHS = {"uint16": "16 bit", "float32": "floats"}
 
@@ -90,6 +91,8 @@ class AutoRecipe:
             + (f", first samples after about {duration(sheet)}." if watch.preview_every else ", no samples."),
             *([] if watch.score_every else ["No scores during training: even a few samples would take a tenth of the time."]),
             *(["The images are augmented; the network gets the augmentation as input (train.augment)."] if train.augment else []),
+            *(["Such large images train in less time as latents: begin with alphabar autoencoder train SET --out PATH."]
+              if self.images.latents is None and max(h, w) >= LARGE else []),
         ]  # fmt: skip
 
 
