@@ -24,6 +24,11 @@ The model for one or two calls (RESULTS.md, "One and two calls"):
     alphabar distill runs/fewer --like a.safetensors b.safetensors d.safetensors --q 64 --images 320000 --batch 128 \
       --lr 4e-5 --seed 5 --out runs/least
     python benchmarks/make_assets.py --distilled runs/least
+    alphabar extractor train fashion_mnist --self-supervised --seed 9 --epochs 3 --widths 32 64 128 --dim 256 --no-flip --bf16 \
+      --out e.safetensors
+    alphabar distill runs/least --like a.safetensors b.safetensors d.safetensors e.safetensors --q 64 --images 230000 \
+      --batch 128 --lr 4e-5 --seed 8 --out runs/last
+    python benchmarks/make_assets.py --distilled runs/last
 
 ONNX Runtime Web for pages that draw (its files end in _gpu where they are the build for WebGPU):
 
