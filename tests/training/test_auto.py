@@ -212,6 +212,18 @@ def test_the_plan_is_in_words_that_are_true(
     assert ("as latents" in text) == (max(shape[1:3]) >= 128)
 
 
+@pytest.mark.parametrize(("side", "channels"), [(128, 3), (128, 12), (64, 8), (20, 64)])
+def test_a_planned_network_has_room_for_every_value_of_a_patch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, channels: int
+) -> None:
+    monkeypatch.setattr(
+        "alphabar.training.speed.measure",
+        lambda r, i, *rest: (Speed(r.train.precision, 1e-6, 1e-5, 512.0), untrained_model(r, i)),  # so slow: the narrowest
+    )
+    model = auto_recipe(noise(tmp_path, (4, side, side, channels)), Recipe(train=TrainRecipe(batch=4)), minutes=1).recipe.model
+    assert model.channels[0] > channels * model.patch**2
+
+
 def test_classes_copies_and_depth_are_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "WIDTHS", (8,))
     pixels = np.random.default_rng(0).integers(0, 1 << 16, (30, 8, 8, 1)).astype(np.uint16)

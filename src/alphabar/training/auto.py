@@ -33,6 +33,7 @@ STEPS, SMALLEST_BATCH = 8_000, 16  # a training on a CPU takes so many steps, wh
 SMALL = 10_000  # sets below this size are augmented
 WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is considered
+ROOM = 4 / 3  # channels of the first level for every value of a patch: below 1 noise does not fit through, and samples keep it
 LOWEST = 8  # widest side of the lowest level of the network, in pixels
 ATTENDED = 16  # widest side of a level with attention
 LARGE = 128  # side from which a plan names latents
@@ -129,7 +130,7 @@ def auto_recipe(
     indices, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
     wanted = budget or round(PASSES * math.sqrt(max(len(indices), 1)), -3)
     seconds = 60 * minutes if minutes else math.inf if budget else LONGEST
-    widths = [w for w in WIDTHS if len(indices) >= WIDE_FROM.get(w, 0)]
+    widths = _widths(images, len(indices), by_hand.get("model", {}))
     fitted = [_for_memory(_with_network(recipe, images, width, len(indices), by_hand), images) for width in widths]
     if not (candidates := [each for each, _ in fitted if each is not None]):
         raise _does_not_fit(images, fitted[0][1])
@@ -183,6 +184,13 @@ def _widest(gflops: list[float], found: Mapping[int, list[Speed]], rate: float) 
     return max(fits, default=0)
 
 
+def _widths(images: ImageSet, n: int, by_hand: Mapping[str, Any]) -> list[int]:
+    """The widths that are considered for n training images: those with `ROOM`, of which the wide ones need many images."""
+    patch = by_hand.get("patch") or network_for(images.image_shape, latents=images.latents is not None).patch
+    enough = [w for w in WIDTHS if w >= ROOM * images.image_shape[0] * patch**2] or [WIDTHS[-1]]
+    return [w for w in enough if w == enough[0] or n >= WIDE_FROM.get(w, 0)]
+
+
 def measured(recipe: Recipe, images: ImageSet) -> AutoRecipe:
     """A recipe with what it costs on this machine, by a few measured training steps."""
     indices, _ = holdout(images.pixels, recipe.data.holdout, hashes=images.hashes)
@@ -228,11 +236,15 @@ def shipped_recipes() -> list[dict[str, Any]]:
 def network_for(image_shape: tuple[int, int, int], width: int = 64, latents: bool = False) -> ModelRecipe:
     """The U-Net for images or latents of a size: a patch for large images, levels until the lowest is at most 8 pixels wide.
 
+    The patch of images with many channels is smaller (`ROOM`).
+
     >>> [network_for((1, side, side)).channels for side in (8, 28, 64)]
     [(64, 128), (64, 128), (64, 128, 192)]
     """
     side = max(image_shape[1:])
     patch = 1 if side <= 16 or latents else 2 if side < 128 else 4
+    while patch > 1 and ROOM * image_shape[0] * patch**2 > WIDTHS[-1]:
+        patch //= 2
     sides = [math.ceil(side / patch)]
     while sides[-1] > LOWEST or len(sides) < 2:
         sides.append(math.ceil(sides[-1] / 2))
