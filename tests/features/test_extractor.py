@@ -165,8 +165,8 @@ def test_a_training_that_was_stopped_continues_to_the_same_weights(
     def counted(*arguments: Any) -> torch.Tensor:
         if len(arguments[0]) == 32:  # a step: simclr measures the contrast of all images first
             steps.append(32)
-        if len(arguments[0]) == 32 and len(steps) == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            if len(steps) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
         return to_model(*arguments)
 
     whole = made(None)

@@ -36,7 +36,7 @@ WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is consid
 ROOM = 4 / 3  # channels of the first level for every value of a patch: below 1 noise does not fit through, and samples keep it
 LOWEST = 8  # widest side of the lowest level of the network, in pixels
 ATTENDED = 16  # widest side of a level with attention
-LARGE = 128  # side from which a plan names latents
+LARGE = 128  # side from which the patch is 4, and a plan names latents
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
 DEPTHS = {"uint16": "16 bit", "float32": "floats"}
 
@@ -242,7 +242,7 @@ def network_for(image_shape: tuple[int, int, int], width: int = 64, latents: boo
     [(64, 128), (64, 128), (64, 128, 192)]
     """
     side = max(image_shape[1:])
-    patch = 1 if side <= 16 or latents else 2 if side < 128 else 4
+    patch = 1 if side <= 16 or latents else 2 if side < LARGE else 4
     while patch > 1 and ROOM * image_shape[0] * patch**2 > WIDTHS[-1]:
         patch //= 2
     sides = [math.ceil(side / patch)]
