@@ -312,6 +312,17 @@ def test_keys_set_by_hand_are_kept(tmp_path: Path) -> None:
     assert recipe.model.patch == 1, "what is not set by hand is chosen"
 
 
+@pytest.mark.parametrize(
+    ("keys", "optimizer", "lr"),
+    [({}, "muon", 4e-3), ({"optimizer": "adamw"}, "adamw", 2e-3), ({"parallel": "fsdp"}, "adamw", 2e-3)],
+)
+def test_muon_is_planned_where_it_works(keys: dict[str, Any], optimizer: str, lr: float, tmp_path: Path) -> None:
+    images = noise(tmp_path, (30, 8, 8, 1))
+    keys = {"model": {"channels": (8, 8)}, "train": {"images": 40, "batch": 8} | keys}
+    train = auto_recipe(images, Recipe(), keys).recipe.train
+    assert (train.optimizer, train.lr) == (optimizer, lr)
+
+
 def test_fine_tuning_takes_the_network_of_the_initial_model(tmp_path: Path) -> None:
     images = noise(tmp_path, (30, 28, 28, 1))
     found = auto_recipe(images, Recipe(), {"train": {"images": 64, "init_from": "bundled"}})

@@ -33,7 +33,7 @@ def start(images: Path | str, folder: Path, words: str = "", hooks: tuple[Hook, 
         "--train.batch 0", "--train.batch -16", "--train.images 0", "--train.images -5", "--train.lr -1", "--train.lr nan",
         "--train.clip -1", "--train.accumulate 3", "--model.dropout 5", "--model.patch 0", "--model.attention 2",
         "--train.ema-half-life -1", "--train.init-from nowhere", "--model.conditional", "--data.axes hwc", "--data.holdout 1",
-        "--watch.extractor nowhere.safetensors", "--train.optimizer muon --train.precision fp16", "--train.policy fast",
+        "--watch.extractor nowhere.safetensors", "--train.policy fast",
         "--schedule.kind linear --schedule.beta-min 0.5 --schedule.beta-max 0.1", "--data.range 9 1",
     ],
 )  # fmt: skip

@@ -19,11 +19,12 @@ from alphabar.training.hooks import Hook, Training
 WATCHED = 8  # images whose trajectory is kept
 FRAMES = 25  # x0_hat that are kept of each of them, at most
 SCALE, PAD = 2, 1  # of a sheet
+BATCH = SampleOptions().batch
 
 
-def watched(model: Model, n: int, steps: int, seed: int = 0) -> Samples:
+def watched(model: Model, n: int, steps: int, seed: int = 0, batch: int = BATCH) -> Samples:
     """The first n images of a seed by DDIM, of all classes in turn for a conditional model, with x0_hat at up to 25 steps."""
-    return _drawn(model, range(n), steps, seed, spread_out(steps, FRAMES))
+    return _drawn(model, range(n), steps, seed, batch, spread_out(steps, FRAMES))
 
 
 class Preview(Hook):
@@ -42,11 +43,11 @@ class Preview(Hook):
         check_steps(training.ema, self.steps)
 
     def on_interval(self, training: Training) -> None:
-        first = min(self.n, WATCHED)
-        some = watched(training.ema, first, self.steps, self.seed)
+        first, batch = min(self.n, WATCHED), min(training.at_once, BATCH)
+        some = watched(training.ema, first, self.steps, self.seed, batch)
         images = some.images
         if self.n > first:
-            rest = _drawn(training.ema, range(first, self.n), self.steps, self.seed)
+            rest = _drawn(training.ema, range(first, self.n), self.steps, self.seed, batch)
             images = np.concatenate([images, rest.images])
         folder = training.run.samples
         path = folder / f"preview_{training.images:010d}.png"
@@ -69,7 +70,8 @@ def check_steps(model: Model, steps: int) -> None:
         raise ValueError(f"watch.preview_steps {steps}: {e}") from None
 
 
-def _drawn(model: Model, rows: Sequence[int], steps: int, seed: int, keep: Sequence[int] = ()) -> Samples:
+def _drawn(model: Model, rows: Sequence[int], steps: int, seed: int, batch: int, keep: Sequence[int] = ()) -> Samples:
     return sample(
-        model, len(rows), steps=steps, seed=seed, classes=every_class(model), indices=rows, keep_x0=keep, progress=False
-    )
+        model, len(rows), steps=steps, seed=seed, batch=batch, classes=every_class(model), indices=rows, keep_x0=keep,
+        progress=False,
+    )  # fmt: skip

@@ -36,6 +36,7 @@ WIDE_FROM = {96: 5_000, 128: 20_000}  # images from which such a width is consid
 ROOM = 4 / 3  # channels of the first level for every value of a patch: below 1 noise does not fit through, and samples keep it
 LOWEST = 8  # widest side of the lowest level of the network, in pixels
 ATTENDED = 16  # widest side of a level with attention
+LR = {"adam": 2e-3, "adamw": 2e-3, "muon": 4e-3}  # of a width of 64; falls with its root
 LARGE = 128  # side from which the patch is 4, and a plan names latents
 MEMORY_SHARE = 0.7  # of the free memory that activations may take
 DEPTHS = {"uint16": "16 bit", "float32": "floats"}
@@ -260,7 +261,10 @@ def network_for(image_shape: tuple[int, int, int], width: int = 64, latents: boo
 def _with_network(recipe: Recipe, images: ImageSet, width: int, n: int, by_hand: Mapping[str, Any]) -> Recipe:
     """The recipe with the network of a width, and what depends on it and on the number of images."""
     model = replace(network_for(images.image_shape, width, images.latents is not None), conditional=bool(class_names(images)))
-    train = replace(recipe.train, lr=round(2e-3 * math.sqrt(64 / max(width, 64)), 5), augment=0.12 if n < SMALL else 0.0)
+    set_by_hand = by_hand.get("train", {})
+    optimizer = set_by_hand.get("optimizer", "adamw" if set_by_hand.get("parallel") == "fsdp" else "muon")
+    lr = round(LR[optimizer] * math.sqrt(64 / max(width, 64)), 5)
+    train = replace(recipe.train, optimizer=optimizer, lr=lr, augment=0.12 if n < SMALL else 0.0)
     if by_hand.get("model", {}).get("network", "unet") != "unet" or recipe.train.init_from or images.latents:
         train = replace(train, augment=0.0)  # the network must take it as input; latents allow none
     watch = replace(recipe.watch, copies=n < SMALL)

@@ -116,7 +116,7 @@ class TrainRecipe(Checked):
     """Initialise with the averaged weights of this run, file, diffusers:PATH, hf:OWNER/NAME or bundled (fine-tuning), instead of
     randomly."""
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
-    """All from torch; muon updates the weight matrices, and adamw everything else."""
+    """muon updates the weight matrices, and adamw everything else, and learns more from as many images: plans take it."""
     lr: Annotated[float, Bounds(0, 1e3)] = 2e-3
     """Highest learning rate."""
     policy: Policy = "cosine"

@@ -39,6 +39,7 @@ class Training:
     heldout_labels: NDArray[np.int64] | None = None  # their classes, for a conditional model
     best: dict[str, float] = field(default_factory=dict)  # lowest value so far of every figure that a hook reports
     ending: str = ""  # why the training ends early
+    at_once: int = 64  # images that hooks give a network at once: a micro-batch, for which there is memory
 
     def report(self, kind: str, **values: Any) -> None:
         """Appends an event, with images and steps so far, to the run's events.jsonl."""
@@ -102,8 +103,8 @@ class HeldOutLoss(Hook):
 
     watches = "held-out loss"
 
-    def __init__(self, every: int, n: int = HELDOUT, batch: int = 128) -> None:
-        self.every, self.n, self.batch = every, n, batch
+    def __init__(self, every: int, n: int = HELDOUT) -> None:
+        self.every, self.n = every, n
         self.lowest: Tensor | None = None  # losses of the images where their mean was lowest
         self.lowest_at = 0  # images seen by then
         self.rises: list[tuple[float, float, float]] = []  # since then
@@ -152,5 +153,5 @@ class HeldOutLoss(Hook):
         u = (torch.from_numpy(seeds.permutation(seed, 0, n)).double() + 0.5) / n
         sigma = training.recipe.density_value().sigma(u, training.ema.schedule)
         labels = None if training.heldout_labels is None else torch.from_numpy(training.heldout_labels[:n])
-        loss = image_losses(model.loss, pixels, sigma, seed, batch=self.batch, device=training.device, labels=labels)
+        loss = image_losses(model.loss, pixels, sigma, seed, batch=training.at_once, device=training.device, labels=labels)
         return loss, sigma

@@ -81,6 +81,7 @@ def train(
         run, recipe, model, trainer.sampling_model, trainer.device,
         heldout=None if heldout is None else pad_pixels(heldout, model.crop),
         heldout_labels=heldout_labels if model.classes else None,
+        at_once=recipe.batch // (recipe.accumulate * trainer.world),
     )  # fmt: skip
     identity = {"fingerprint": fingerprint, "decided_by": dict(decided_by)}
     loop = _Loop(trainer, state, hooks, identity, resumed.state if resumed else {}, (fingerprint, *earlier))
