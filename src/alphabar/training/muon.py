@@ -82,9 +82,9 @@ def orthogonalized(x: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     x = x.float() / x.float().norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     gram = x @ x.mT
-    identity = torch.eye(gram.shape[-1], device=x.device)
-    product = identity
-    for _ in range(ITERATIONS):
+    product = identity = torch.eye(gram.shape[-1], device=x.device)
+    for left in reversed(range(ITERATIONS)):
         factor = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
-        product, gram = factor @ product, factor @ gram @ factor
+        product = factor @ product
+        gram = factor @ gram @ factor if left else gram
     return product @ x
