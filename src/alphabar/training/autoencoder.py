@@ -22,6 +22,7 @@ from alphabar.data.image_set import ImageSet
 from alphabar.data.images import to_model
 from alphabar.data.split import holdout
 from alphabar.denoiser.autoencoder import Autoencoder, ConvAutoencoder
+from alphabar.training.muon import Muon
 from alphabar.training.optim import rate
 from alphabar.training.options import AutoencoderOptions
 from alphabar.training.stopping import Diverged
@@ -36,7 +37,7 @@ def train_autoencoder(
     image_set: ImageSet, options: AutoencoderOptions = AutoencoderOptions(), *, part: Path, out: Path | None = None,
     device: str | None = None, progress: bool = True,
 ) -> Autoencoder:  # fmt: skip
-    """Trains a `ConvAutoencoder` on the images that are not held out, by AdamW.
+    """Trains a `ConvAutoencoder` on the images that are not held out, by Muon.
 
     Args:
         image_set: images of any size, type, and number of channels.
@@ -62,11 +63,11 @@ def train_autoencoder(
     arguments = {"channels": c, **{k: getattr(options, k) for k in ("latent", "factor", "width", "blocks")}}
     with seeds.weights_of(options.seed):
         network = ConvAutoencoder(**arguments).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = Muon(network.encoder, network.decoder, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
     steps, scale = math.ceil(options.images / options.batch), (t.to(where)[:, None, None] for t in (mean, std))
     shift, width = scale
     memory = memory_for(f"a batch of {options.batch} images", "give a smaller --batch or --crop")
-    protocol = {**asdict(options), "images_fingerprint": image_set.fingerprint}
+    protocol = {**asdict(options), "optimizer": "muon", "images_fingerprint": image_set.fingerprint}
     with unfinished(part, "autoencoders", protocol, network, optimizer) as state, memory:
         first, before = state.step, state.seconds
         with track(steps * options.batch, "training the autoencoder", done=first * options.batch, show=progress) as advance:

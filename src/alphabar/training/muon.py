@@ -14,7 +14,8 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"), with AdamW for `others`.
+    """Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") for the `matrices` of networks, with
+    AdamW for all their other parameters.
 
     The weight of a convolution counts as a matrix (out, in x height x width). Steps are scaled to the root mean square of
     AdamW's (Liu et al. 2025, arXiv:2502.16982, eq. 4), so that one learning rate and one weight decay suit both.
@@ -23,14 +24,16 @@ class Muon(torch.optim.Optimizer):
     (`orthogonalized`), which is exact enough and fast on every processor.
 
     Args:
-        matrices: Parameters of at least two dimensions.
-        others: All other parameters of the network.
+        networks: Each with a first and a last convolution of its own.
         options: Of `torch.optim.AdamW`. Matrices use lr and weight_decay.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], **options: Any) -> None:
+    def __init__(self, *networks: nn.Module, **options: Any) -> None:
+        inner = [weight for network in networks for weight in matrices(network)]
+        numbers = {id(weight) for weight in inner}
+        others = [p for network in networks for p in network.parameters() if id(p) not in numbers]
         self.adamw = torch.optim.AdamW(others, **options)
-        super().__init__([{"params": matrices}, {"params": others}], self.adamw.defaults)
+        super().__init__([{"params": inner}, {"params": others}], self.adamw.defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -51,9 +54,9 @@ class Muon(torch.optim.Optimizer):
         return loss
 
 
-def matrices(model: nn.Module) -> list[nn.Parameter]:
+def matrices(network: nn.Module) -> list[nn.Parameter]:
     """The weights that Muon updates: those of all linear layers, and of all convolutions except the first and the last one."""
-    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     convolutions = [m for m in layers if isinstance(m, nn.Conv2d)]
     ends = {id(m) for m in (*convolutions[:1], *convolutions[-1:])}
     weights = [m.weight for m in layers if id(m) not in ends]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from alphabar.training.config import Policy, TrainRecipe
-from alphabar.training.muon import Muon, matrices
+from alphabar.training.muon import Muon
 
 
 def make_optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
@@ -16,9 +16,7 @@ def make_optimizer(recipe: TrainRecipe, model: nn.Module, device: torch.device) 
     options["fused"] = device.type in ("cpu", "cuda", "mps")
     if recipe.optimizer != "muon":
         return (torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW)(model.parameters(), **options)
-    inner = matrices(model)
-    numbers = {id(p) for p in inner}
-    return Muon(inner, [p for p in model.parameters() if id(p) not in numbers], **options)
+    return Muon(model, **options)
 
 
 def rate_at(recipe: TrainRecipe, step: int) -> tuple[float, float | None]:

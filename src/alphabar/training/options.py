@@ -26,8 +26,8 @@ class AutoencoderOptions(Checked):
     """Images in a training step. Larger batches take fewer steps for as many images, and restore worse after a short training."""
     crop: Annotated[int, Bounds(16, 4096)] = 64
     """Side of the square that is cut, at random, out of larger images in training."""
-    lr: Annotated[float, Bounds(0, 1, above=True)] = 2e-3
-    """Highest learning rate of AdamW."""
+    lr: Annotated[float, Bounds(0, 1, above=True)] = 4e-3
+    """Highest learning rate of the optimiser, Muon."""
     seed: Seed = 0
     """Seed of the weights, the order of the images, and the squares."""
     holdout: Annotated[float, Bounds(0, 1, below=True)] = 0.17
