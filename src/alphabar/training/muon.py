@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
     (`orthogonalized`), which is exact enough and fast on every processor.
 
     Args:
-        networks: Each with a first and a last convolution of its own.
+        networks: The first and the last convolution of each are left to AdamW.
         options: Of `torch.optim.AdamW`. Matrices use lr and weight_decay.
     """
 
