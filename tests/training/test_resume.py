@@ -15,7 +15,7 @@ from alphabar.training.checkpoint import load_checkpoint
 from alphabar.training.hooks import HeldOutLoss
 from tests.fixtures.training import ChildTraining, assert_same_weights, interrupted, small_training
 
-KILLS = int(os.environ.get("ALPHABAR_KILLS", "3"))
+KILLS = int(os.environ.get("ALPHABAR_KILLS", "6"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_process_that_a_signal_ends_is_continued_by_another(
     assert_same_weights(folder, uninterrupted)
 
 
-@pytest.mark.slow(25)
+@pytest.mark.slow(40)
 def test_a_run_that_is_killed_many_times_ends_with_the_same_weights(
     file: Path, pixels: NDArray[np.uint8], folder: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from alphabar.evaluation.image_eval import ImageEval
 from alphabar.evaluation.memorisation import K, Memorisation, from_distances, nearest, pairs_sheet, pixel_features
 from alphabar.evaluation.score import TITLES
 from alphabar.sampling.guidance import every_class
-from alphabar.sampling.preview import BATCH, check_steps
+from alphabar.sampling.preview import check_steps
 from alphabar.sampling.sample import sample
 from alphabar.training.hooks import Hook, Training
 
@@ -94,7 +94,7 @@ class ScoreSamples(Hook):
     def on_interval(self, training: Training) -> None:
         with processes.alone():  # hooks run in process 0
             samples = sample(
-                training.ema, self.n, steps=self.steps, seed=self.seed, batch=min(training.at_once, BATCH),
+                training.ema, self.n, steps=self.steps, seed=self.seed, batch=training.at_once,
                 classes=every_class(training.ema), progress=False,
             )  # fmt: skip
             found = []

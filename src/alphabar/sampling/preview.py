@@ -14,15 +14,14 @@ from alphabar.sampling.options import SampleOptions
 from alphabar.sampling.resolved import resolve_options
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
-from alphabar.training.hooks import Hook, Training
+from alphabar.training.hooks import AT_ONCE, Hook, Training
 
 WATCHED = 8  # images whose trajectory is kept
 FRAMES = 25  # x0_hat that are kept of each of them, at most
 SCALE, PAD = 2, 1  # of a sheet
-BATCH = SampleOptions().batch
 
 
-def watched(model: Model, n: int, steps: int, seed: int = 0, batch: int = BATCH) -> Samples:
+def watched(model: Model, n: int, steps: int, seed: int = 0, batch: int = AT_ONCE) -> Samples:
     """The first n images of a seed by DDIM, of all classes in turn for a conditional model, with x0_hat at up to 25 steps."""
     return _drawn(model, range(n), steps, seed, batch, spread_out(steps, FRAMES))
 
@@ -43,11 +42,11 @@ class Preview(Hook):
         check_steps(training.ema, self.steps)
 
     def on_interval(self, training: Training) -> None:
-        first, batch = min(self.n, WATCHED), min(training.at_once, BATCH)
-        some = watched(training.ema, first, self.steps, self.seed, batch)
+        first = min(self.n, WATCHED)
+        some = watched(training.ema, first, self.steps, self.seed, training.at_once)
         images = some.images
         if self.n > first:
-            rest = _drawn(training.ema, range(first, self.n), self.steps, self.seed, batch)
+            rest = _drawn(training.ema, range(first, self.n), self.steps, self.seed, training.at_once)
             images = np.concatenate([images, rest.images])
         folder = training.run.samples
         path = folder / f"preview_{training.images:010d}.png"

@@ -21,6 +21,7 @@ from alphabar.training.loss import image_losses
 from alphabar.training.stopping import FEWEST_HELDOUT, rise, turned
 
 HELDOUT = 512  # images of a held-out loss
+AT_ONCE = 64
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Training:
     heldout_labels: NDArray[np.int64] | None = None  # their classes, for a conditional model
     best: dict[str, float] = field(default_factory=dict)  # lowest value so far of every figure that a hook reports
     ending: str = ""  # why the training ends early
-    at_once: int = 64  # images that hooks give a network at once: a micro-batch, for which there is memory
+    at_once: int = AT_ONCE  # images that hooks give a network at once: at most a micro-batch, for which there is memory
 
     def report(self, kind: str, **values: Any) -> None:
         """Appends an event, with images and steps so far, to the run's events.jsonl."""

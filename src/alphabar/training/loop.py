@@ -34,7 +34,7 @@ from alphabar.training.checkpoint import (
 from alphabar.training.config import TrainRecipe
 from alphabar.training.consistency import DrawnLoss
 from alphabar.training.ema import save_snapshots
-from alphabar.training.hooks import Hook, Training, failed
+from alphabar.training.hooks import AT_ONCE, Hook, Training, failed
 from alphabar.training.step import Trainer
 from alphabar.training.stopping import REMEDIES, Diverged, LossMonitor, stop_signals
 from alphabar.training.stream import Indices, Stream, pad_pixels, prefetched
@@ -81,7 +81,7 @@ def train(
         run, recipe, model, trainer.sampling_model, trainer.device,
         heldout=None if heldout is None else pad_pixels(heldout, model.crop),
         heldout_labels=heldout_labels if model.classes else None,
-        at_once=recipe.batch // (recipe.accumulate * trainer.world),
+        at_once=min(AT_ONCE, recipe.batch // (recipe.accumulate * trainer.world)),
     )  # fmt: skip
     identity = {"fingerprint": fingerprint, "decided_by": dict(decided_by)}
     loop = _Loop(trainer, state, hooks, identity, resumed.state if resumed else {}, (fingerprint, *earlier))

@@ -43,8 +43,9 @@ class Muon(torch.optim.Optimizer):
         alike = defaultdict[torch.Size, list[tuple[Tensor, Tensor]]](list)  # one product for all matrices of a shape
         for weight in group["params"]:
             if weight.grad is not None:
-                average = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
-                average.lerp_(weight.grad, 1 - MOMENTUM)
+                if not (state := self.state[weight]):
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                average = state["momentum_buffer"].lerp_(weight.grad, 1 - MOMENTUM)
                 matrix = flattened(weight, weight)
                 alike[matrix.shape].append((matrix, flattened(weight.grad.lerp(average, MOMENTUM), weight)))
         for shape, pairs in alike.items():
