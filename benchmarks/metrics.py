@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import venv
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,11 @@ def measure(n: int, widths: list[int], repeats: int, out: Path | None) -> None:
         values: dict[tuple[str, str], float] = {}
         for number in range(repeats):
             for metric, libraries in every.items():
-                for library, task in libraries.items():
+                turns = deque(libraries.items())
+                turns.rotate(
+                    -number
+                )  # what the task before leaves behind, in threads and memory, meets another library each time
+                for library, task in turns:
                     start = time.perf_counter()
                     values[metric, library] = task()
                     seconds = time.perf_counter() - start

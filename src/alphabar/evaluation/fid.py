@@ -60,11 +60,16 @@ def roots_are_exact(values: Values, scale: float) -> bool:
 def cholesky(cov: Matrix) -> Matrix | None:
     """The Cholesky factor, or None where the covariance is singular to rounding."""
     try:
-        lower = np.linalg.cholesky(cov)
+        lower = np.linalg.cholesky(cov.T)  # symmetric: LAPACK's order of columns, which NumPy copies faster
     except np.linalg.LinAlgError:
         return None
     # a pivot of the size of rounding means that the factor is rounding, too
     return None if float((lower.diagonal() ** 2 / cov.diagonal()).min()) <= len(cov) * _EPS else lower
+
+
+def times_lower(m: Matrix, lower: Matrix, width: int = 256) -> Matrix:
+    """m @ lower, `width` columns at a time, for which nothing above the diagonal is multiplied."""
+    return np.concatenate([m[:, k:] @ lower[k:, k : k + width] for k in range(0, len(lower), width)], axis=1)
 
 
 def roots(values: Values) -> Values:

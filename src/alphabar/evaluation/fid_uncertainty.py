@@ -28,7 +28,7 @@ from alphabar.core import processes, seeds
 from alphabar.core.progress import track
 from alphabar.core.types import Features
 from alphabar.evaluation.estimate import Expansion, steepness
-from alphabar.evaluation.fid import Matrix, Values, cholesky, frechet, roots, roots_are_exact
+from alphabar.evaluation.fid import Matrix, Values, cholesky, frechet, roots, roots_are_exact, times_lower
 from alphabar.features.stats import FeatureStats, same_extractor
 
 ROWS = 1536  # images per side from which the variance is computed: a standard error is then known to 2 or 3 %
@@ -69,7 +69,7 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
         empty = torch.empty(0, dtype=torch.float64)
         singular = f"no interval: a covariance is singular ({why})"
         return Expansion(frechet(a, b), a.n, b.n, empty, empty, trouble=singular)
-    ef = e.T @ f
+    ef = times_lower(e.T, f)
     values, v = np.linalg.eigh(ef.T @ ef)  # F^T A F, from A = E E^T
     s = roots(values)
     apart = (a.mean - b.mean).numpy()
@@ -95,8 +95,8 @@ def expand(a: FeatureStats, b: FeatureStats, rows_a: Features, rows_b: Float[Ten
     # Evaluated at the samples, whose spectra are wider than the true ones, the bias is too small by about this factor, and the
     # next order adds to it (for Gaussians of one spectrum: -c/4 and +c/8 a side at c = d / n; both sides c/2, by simulation).
     bias_a, bias_b = (
-        (float(side.cov.trace()) + of_side.curvature) / side.n * (1 + effective / (2 * side.n))
-        for side, of_side in ((a, own), (b, other))
+        (float(cov.trace()) + of_side.curvature) / side.n * (1 + effective / (2 * side.n))
+        for side, cov, of_side in ((a, cov_a, own), (b, cov_b, other))
     )
     wanted = max(math.ceil(NEAR * a.dim), math.ceil(MARGIN * effective), LEAST)
     trouble = None

@@ -15,6 +15,7 @@ from alphabar.evaluation.estimate import Expansion, steepness
 from alphabar.features.stats import as_features
 
 _NOT_FINITE = "NaN or infinity among the features: look at the images and at the extractor's weights"
+CHUNK = 512  # images that are copied to float64 at once, so that the copy stays in the cache
 FEW = 160  # images per side whose pairs show along which directions the samples vary most
 
 
@@ -34,7 +35,7 @@ def kid(
         y: Features [m, d], m >= 2, from the same extractor, or `within(y)`, which can be used for many x.
         degree: Of the polynomial, a whole number >= 1.
         bandwidth: Of the Gaussian kernel, above 0 (`median_distance`); None takes the polynomial.
-        block: Memory is two centred copies of the features and two tiles of block x block. Under torchrun the tiles are
+        block: Memory is a centred copy of the features and two tiles of block x block. Under torchrun the tiles are
             distributed over the processes, which all hold the same features.
         dtype: Of the matrix products; their sums are float64.
 
@@ -65,7 +66,7 @@ def kid(
         centre = (x.sum(0, dtype=torch.float64) + f.sum(0, dtype=torch.float64)) / (n + m)
         ready = within(f, centre=centre, degree=degree, bandwidth=bandwidth, block=block, dtype=dtype)
     kernel, b, yy = ready.kernel, ready.side, ready.sums
-    a = _Side.of(x, ready.centre, kernel, b.left.dtype)
+    a = _Side.of(x, ready.centre, kernel, b.u.dtype)
     if not bool(torch.isfinite(a.total).all()):
         raise ValueError(_NOT_FINITE)
     xx, xy = _sums(a, a, kernel, block), _sums(a, b, kernel, block)
@@ -166,10 +167,9 @@ def median_distance(y: Float[Tensor, "m d"]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """left @ right.T of two sides is z + own_i + own_j."""
+    """b = u_i . u_j + own_i + own_j for images of two sides."""
 
-    left: Tensor  # [u, own, 1]
-    right: Tensor  # [u, 1, own]
+    u: Tensor  # [n, d]
     own: Tensor  # float64
     lengths: Tensor  # u . u, float64
     total: Tensor  # sum of u, float64
@@ -177,23 +177,25 @@ class _Side:
     @staticmethod
     def of(f: Tensor, centre: Tensor, kernel: "_Kernel", dtype: torch.dtype) -> "_Side":
         n, d = f.shape
-        left, right = torch.ones((2, n, d + 2), dtype=dtype, device=f.device)
+        side = torch.empty((n, d), dtype=dtype, device=f.device)
         own, lengths = torch.empty((2, n), dtype=torch.float64, device=f.device)
         total = torch.zeros_like(centre)
-        for k in range(0, n, 4096):  # float64 copies of a part at a time
-            rows = slice(k, k + 4096)
+        for k in range(0, n, CHUNK):
+            rows = slice(k, k + CHUNK)
             u = (f[rows].to(torch.float64) - centre) / d**0.5
             lengths[rows] = u.square().sum(1)
             own[rows] = u @ centre / d**0.5 if kernel.scale is None else -lengths[rows] / 2
-            left[rows, :d] = right[rows, :d] = u.to(dtype)
-            left[rows, d] = right[rows, d + 1] = own[rows].to(dtype)
+            side[rows] = u
             total += u.sum(0)
-        return _Side(left, right, own, lengths, total)
+        return _Side(side, own, lengths, total)
 
     def towards(self, total: Tensor) -> Tensor:
         """u_i . total for every image, float64."""
-        d = len(total)
-        return torch.cat([self.left[k : k + 4096, :d].to(torch.float64) @ total for k in range(0, len(self.left), 4096)])
+        return torch.cat([self.u[k : k + CHUNK].to(torch.float64) @ total for k in range(0, len(self.u), CHUNK)])
+
+    def some(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """u and own of some images, for `_tile`."""
+        return self.u[rows], self.own[rows].to(self.u)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,22 +259,22 @@ def _sums(a: _Side, b: _Side, kernel: _Kernel, block: int) -> _Sums:
     # from the tiles, with b = z + own_i + own_j: sums of the powers over rows and columns, and of (powers^2, powers b, b^2)
     found = torch.zeros(n + m + 3, dtype=torch.float64, device=a.own.device)
     rows, columns, squares = found[:n], found[n : n + m], found[n + m :]
-    room = torch.empty((2, block * block), dtype=a.left.dtype, device=a.left.device)
+    room = torch.empty((2, block * block), dtype=a.u.dtype, device=a.u.device)
     tiles = [(i, j) for i in range(0, n, block) for j in range(i if same else 0, m, block)]
     for i, j in processes.deal(tiles):
-        left, right = a.left[i : i + block], b.right[j : j + block]
-        tile, of_powers = _tile(left, right, kernel, room)
+        tile, of_powers = _tile(a.some(slice(i, i + block)), b.some(slice(j, j + block)), kernel, room)
         if same and i == j:
             tile.fill_diagonal_(0)
             of_powers.fill_diagonal_(0)
-        rows[i : i + block] += of_powers.sum(1)  # torch adds pairwise, so float32 is precise enough
-        columns[j : j + block] += of_powers.sum(0)
+        of_rows, of_columns = of_powers.sum(1), of_powers.sum(0)  # torch adds pairwise, so float32 is precise enough
+        rows[i : i + block] += of_rows
+        columns[j : j + block] += of_columns
         flat, flat_powers = tile.flatten(), of_powers.flatten()
         three = torch.stack([flat_powers @ flat_powers, flat_powers @ flat, flat @ flat]).to(torch.float64)
         squares += three if not same or i == j else 2 * three
         if same and i != j:  # the tile below the diagonal is the transpose of this one
-            rows[j : j + block] += of_powers.sum(0)
-            columns[i : i + block] += of_powers.sum(1)
+            rows[j : j + block] += of_columns
+            columns[i : i + block] += of_rows
     found = processes.total(found).to(found)
     rows, columns, squares = found[:n], found[n : n + m], found[n + m :]
 
@@ -294,18 +296,18 @@ def _sums(a: _Side, b: _Side, kernel: _Kernel, block: int) -> _Sums:
 def _few(a: _Side, b: _Side, kernel: _Kernel) -> Tensor:
     """The centred kernel at all pairs of some evenly spaced images of both sides, float64."""
     rows = [np.linspace(0, len(side.own) - 1, min(len(side.own), FEW)).astype(np.int64) for side in (a, b)]
-    left, right = torch.cat([a.left[rows[0]], b.left[rows[1]]]), torch.cat([a.right[rows[0]], b.right[rows[1]]])
-    tile, of_powers = _tile(left, right, kernel, torch.empty((2, len(left) ** 2), dtype=left.dtype, device=left.device))
+    u, own = (torch.cat(both) for both in zip(a.some(rows[0]), b.some(rows[1]), strict=True))
+    tile, of_powers = _tile((u, own), (u, own), kernel, u.new_empty((2, len(u) ** 2)))
     k = (kernel.linear * tile + of_powers).to(torch.float64)
     return k - k.mean(0) - k.mean(1)[:, None] + k.mean()
 
 
-def _tile(left: Tensor, right: Tensor, kernel: _Kernel, room: Tensor) -> tuple[Tensor, Tensor]:
-    """b = left @ right.T and the kernel without its linear term, written into the memory `room`."""
-    size, powers = len(left) * len(right), kernel.powers
-    b: Tensor = room[0, :size].view(len(left), len(right))
-    out: Tensor = room[1, :size].view(len(left), len(right))
-    torch.mm(left, right.T, out=b)
+def _tile(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], kernel: _Kernel, room: Tensor) -> tuple[Tensor, Tensor]:
+    """b of all pairs of two sides' images and the kernel without its linear term, written into the memory `room`."""
+    (u, own_u), (v, own_v), powers = left, right, kernel.powers
+    b, out = room[:, : len(u) * len(v)].view(2, len(u), len(v))
+    torch.add(own_u[:, None], own_v, out=b)
+    torch.addmm(b, u, v.T, out=b)
     if kernel.scale is not None:
         return b, torch.mul(b, kernel.scale, out=out).exp_()
     if not powers:

@@ -26,7 +26,17 @@ from alphabar.schedule.kinds import KINDS
 ADDED_LATER = {
     "data": ("range", "alpha", "skip_broken", "axes", "size", "fit"),
     "model": ("conditional",),
-    "train": ("init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "consistency", "drawn_like", "earlier_lengths"),
+    "train": (
+        "init_from",
+        "gamma",
+        "label_dropout",
+        "augment",
+        "ema_snapshots",
+        "consistency",
+        "drawn_like",
+        "earlier_lengths",
+        "stable_targets",
+    ),
 }
 NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate", "recompute", "early_stop")  # keys of [train]
 
@@ -139,6 +149,8 @@ class TrainRecipe(Checked):
     """Consistency tuning for one or two network calls (`alphabar distill`): q of its stages, as 4 16 64; none: denoising."""
     drawn_like: tuple[str, ...] = ()
     """With consistency: extractor files in whose features images of one and two calls shall be distributed as real ones."""
+    stable_targets: CountOrZero = 0
+    """At high noise, learn the mean of x0 given x over this many training images, not the one that x came from; 0 never does."""
     density: Literal["time", "log_normal"] = "time"
     """Distribution of noise levels in training: uniform in the schedule's time, or log sigma normal."""
     density_mean: Annotated[float, Bounds(-20, 20)] = -1.2

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alphabar.core.types import Images, Labels, Levels
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import add_noise, per_image
+from alphabar.training.targets import StableTargets
 
 DRAWN = 10.0  # weight of the loss of drawn images, which is 1 and less, beside that of consistency, which is 12 or so
 
@@ -54,11 +55,15 @@ class ConsistencyLoss(nn.Module):
         stages: q of each stage; all stages are equally long.
         done: share of the training that is over, 0 <= done < 1; decides the stage.
         drawn_loss: added to it, times `DRAWN`, where there is one.
+        targets: for high noise; x at r is then a step on the ODE of all training images (Wang, Geng & Li 2024, arXiv:2410.18958).
     """
 
-    def __init__(self, model: Preconditioned, stages: tuple[float, ...], drawn_loss: DrawnLoss | None = None) -> None:
+    def __init__(
+        self, model: Preconditioned, stages: tuple[float, ...], drawn_loss: DrawnLoss | None = None,
+        targets: StableTargets | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.model, self.stages, self.done, self.drawn_loss = model, stages, 0.0, drawn_loss
+        self.model, self.stages, self.done, self.drawn_loss, self.targets = model, stages, 0.0, drawn_loss, targets
 
     @property
     def q(self) -> float:
@@ -68,6 +73,9 @@ class ConsistencyLoss(nn.Module):
     def forward(
         self, x0: Images, sigma: Levels, noise: Images, labels: Labels | None = None, augment: Tensor | None = None
     ) -> Tensor:
+        drawn = noise  # images are drawn from noise that knows nothing of them
+        if self.targets is not None:
+            x0, noise = self.targets(x0, sigma, noise, labels, augment)
         r = lower_level(sigma, self.q, self.model.schedule.sigma_min)
         with torch.no_grad(), torch.random.fork_rng([x0.device] if x0.device.type == "cuda" else []):
             at_r = self.model(add_noise(x0, r, noise), r.clamp(min=self.model.schedule.sigma_min), labels, augment)
@@ -75,4 +83,4 @@ class ConsistencyLoss(nn.Module):
         error = self.model(add_noise(x0, sigma, noise), sigma, labels, augment).float() - target
         distance: Tensor = torch.linalg.vector_norm(error.flatten(1), dim=1)
         loss = (distance / (sigma - r).to(error)).mean()
-        return loss if self.drawn_loss is None else loss + DRAWN * self.drawn_loss(self.model, noise, labels)
+        return loss if self.drawn_loss is None else loss + DRAWN * self.drawn_loss(self.model, drawn, labels)

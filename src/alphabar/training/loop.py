@@ -38,6 +38,7 @@ from alphabar.training.hooks import AT_ONCE, Hook, Training, failed
 from alphabar.training.step import Trainer
 from alphabar.training.stopping import REMEDIES, Diverged, LossMonitor, stop_signals
 from alphabar.training.stream import Indices, Stream, pad_pixels, prefetched
+from alphabar.training.targets import StableTargets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,7 +77,8 @@ def train(
     """
     accelerator = make_accelerator(recipe)
     resumed = _last_checkpoint(run, (fingerprint, *earlier), decided_by) if resume else None
-    trainer = Trainer(model, recipe, accelerator, resumed, drawn_loss)
+    targets = StableTargets.of(recipe, model, pixels, indices, labels, accelerator.device)
+    trainer = Trainer(model, recipe, accelerator, resumed, drawn_loss, targets)
     state = Training(
         run, recipe, model, trainer.sampling_model, trainer.device,
         heldout=None if heldout is None else pad_pixels(heldout, model.crop),

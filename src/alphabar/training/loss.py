@@ -13,6 +13,7 @@ from alphabar.data.images import to_model
 from alphabar.denoiser.own_networks import register
 from alphabar.denoiser.precondition import Preconditioned
 from alphabar.schedule.noising import snr
+from alphabar.training.targets import StableTargets
 
 BUILT_IN = ("plain", "min_snr", "soft_min_snr")
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -74,14 +75,18 @@ def check_weighting(kind: str) -> None:
 class LossModule(nn.Module):
     """The weighted loss, averaged over a batch, as a module that accelerate can wrap for processes and mixed precision."""
 
-    def __init__(self, model: Preconditioned, weighting: str = "plain", gamma: float = 5.0) -> None:
+    def __init__(
+        self, model: Preconditioned, weighting: str = "plain", gamma: float = 5.0, targets: StableTargets | None = None
+    ) -> None:
         super().__init__()
         check_weighting(weighting)
-        self.model, self.weighting, self.gamma = model, weighting, gamma
+        self.model, self.weighting, self.gamma, self.targets = model, weighting, gamma, targets
 
     def forward(
         self, x0: Images, sigma: Levels, noise: Images, labels: Labels | None = None, augment: Tensor | None = None
     ) -> Tensor:
+        if self.targets is not None:
+            x0, noise = self.targets(x0, sigma, noise, labels, augment)
         errors = self.model.loss(x0, sigma, noise, labels, augment)
         w = weight(self.weighting, self.model.prediction, snr(sigma * self.model.data_range), self.gamma, self.model.data_range)
         return (w.to(errors) * errors).mean()

@@ -24,6 +24,7 @@ from alphabar.training.initial_model import untrained_model
 from alphabar.training.loop import make_accelerator
 from alphabar.training.step import Trainer
 from alphabar.training.stream import Batch, Indices, Stream, prefetched
+from alphabar.training.targets import StableTargets
 
 STEPS = 4  # that are measured, after one that is not
 FIRST = 8  # images of the very first steps, by which a size is chosen of which there is time for two more
@@ -111,7 +112,8 @@ def measure(
     """
     model, train = untrained_model(recipe, images), recipe.train
     accelerator = make_accelerator(train)
-    trainer, world, size = Trainer(model, train, accelerator, None, drawn_loss), accelerator.num_processes, train.batch
+    targets = StableTargets.of(train, model, images.pixels, indices, images.labels, accelerator.device)
+    trainer, world, size = Trainer(model, train, accelerator, None, drawn_loss, targets), accelerator.num_processes, train.batch
     while size % (2 * world) == 0 and size > FIRST * world and not train.compile:  # code is compiled for one size
         size //= 2
 

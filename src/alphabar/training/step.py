@@ -23,6 +23,7 @@ from alphabar.training.loss import LossModule
 from alphabar.training.optim import make_optimizer, rate_at
 from alphabar.training.shard import gathered_state, shard
 from alphabar.training.stream import Batch
+from alphabar.training.targets import StableTargets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,7 +37,7 @@ class Trainer:
 
     def __init__(
         self, model: Model, recipe: TrainRecipe, accelerator: "Accelerator", resumed: Checkpoint | None,
-        drawn_loss: DrawnLoss | None = None,
+        drawn_loss: DrawnLoss | None = None, targets: StableTargets | None = None,
     ) -> None:  # fmt: skip
         self.model, self.recipe, self.accelerator = model, recipe, accelerator
         self.device, self.world, self.main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
@@ -60,10 +61,10 @@ class Trainer:
             model.network.recompute = recipe.recompute
         if recipe.compile:
             _compile(model.network)
-        self.consistency = ConsistencyLoss(model, recipe.consistency, drawn_loss) if recipe.consistency else None
+        self.consistency = ConsistencyLoss(model, recipe.consistency, drawn_loss, targets) if recipe.consistency else None
         if drawn_loss and resumed:
             drawn_loss.restore(resumed.further[FEATURES])
-        module = self.consistency or LossModule(model, recipe.weighting, recipe.gamma)
+        module = self.consistency or LossModule(model, recipe.weighting, recipe.gamma, targets)
         self.module = module if self.sharded else accelerator.prepare(module)  # a sharded module needs no wrapper
         self.optimizer = accelerator.prepare(optimizer)
         self.sampling_model = Model(model.spec).to(self.device).eval().requires_grad_(False) if self.sharded else self.ema

@@ -16,6 +16,7 @@ from alphabar.training.auto import with_network_of
 from alphabar.training.checkpoint import BUNDLED_FILES, load_model
 from alphabar.training.config import Recipe, resolve
 from alphabar.training.speed import speeds_of, with_faster
+from alphabar.training.targets import reference_size
 from alphabar.verbs.options import DistillOptions
 from alphabar.verbs.train import images_of, recipe_images, train
 
@@ -90,6 +91,8 @@ def distill(
     if images_of(Run(run).path) not in (None, image_set.fingerprint):
         raise ValueError(f"{recipe.data.set} holds other images than those that {run} was trained on: put those back there")
     trained_on, _ = holdout(image_set.pixels, recipe.data.holdout, hashes=image_set.hashes)
+    reference = reference_size(len(trained_on), image_set.image_shape, recipe.train.batch)
+    recipe = recipe.with_(train={"stable_targets": reference})
     drawn_loss = DrawnLikeReal.of(options.like, image_set, trained_on, load_model(run), progress)
     length = 60 * minutes if minutes else math.inf
     speeds = speeds_of(recipe, image_set, trained_on, length, drawn_loss)

@@ -11,6 +11,7 @@ from alphabar.core.messages import plural
 from alphabar.denoiser.plan import Adaptive, parse_plan
 from alphabar.sampling.batches import SamplingStep
 from alphabar.sampling.catalogue import find
+from alphabar.sampling.model import image_shape
 from alphabar.sampling.sample import sample
 from alphabar.sampling.samples import Samples
 from alphabar.sampling.settings import TUNED, dry_run, settings
@@ -94,7 +95,7 @@ def prepare(runs: RunsFolder, setting: Setting, n: Any, seed: Any, *, most: int 
     model, typed = runs.load(setting.run, setting.checkpoint)
     if counted == "calls":
         arguments["steps"] = _steps_for(model, arguments, amount)
-    c, h, w = model.image_shape
+    c, h, w = image_shape(model)
     if n > (held := MOST_VALUES // (c * h * w)):
         raise ValueError(f"{n} images of {c} x {h} x {w} are more than this page holds: ask for {held} at most")
     record = dry_run(model, **arguments)
