@@ -90,8 +90,8 @@ class StableTargets:
                 scores.masked_fill_((own != self.labels) & (own != self.hidden), -math.inf)
             if self.some:
                 own_score = ((x - x0[high] / 2) * x0[high]).flatten(1).sum(1, keepdim=True) / level[:, None].square()
-                share, of_others = torch.cat([own_score, scores], 1).softmax(1).split([1, len(self.x)], 1)
-                mean = share.view(-1, 1, 1, 1) * x0[high] + (of_others @ self.x).view_as(x)
+                shares = torch.cat([own_score, scores], 1).softmax(1)
+                mean = shares[:, 0].view(-1, 1, 1, 1) * x0[high] + (shares[:, 1:] @ self.x).view_as(x)
             else:
                 mean = (scores.softmax(1) @ self.x).view_as(x)
         x0, noise = x0.clone(), noise.clone()
