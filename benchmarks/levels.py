@@ -50,14 +50,14 @@ def main() -> None:
     arguments = parser.parse_args()
     model, real = load_model(arguments.run), load(arguments.set, "test")
     mean = StableTargets(to_model(np.array(load(arguments.set).pixels)).flatten(1))
-    judges = [ImageEval(load_extractor(path), real, progress=False) for path in arguments.extractors]
+    evaluators = [ImageEval(load_extractor(path), real, progress=False) for path in arguments.extractors]
     print("| the mean above sigma | " + " | ".join(f"FID, {path}" for path in arguments.extractors) + " | recall | coverage |")
-    print("|--" * (3 + len(judges)) + "|")
+    print("|--" * (3 + len(evaluators)) + "|")
     model.__class__, model.mean = Replaced, mean
     for above in (float("inf"), *arguments.above):
         model.above = above
         made = sample(model, arguments.n, steps=arguments.steps, eta=0.0, seed=arguments.seed, batch=250)
-        first, *others = (judge.measure(made.images, None, ("fid", "recall", "coverage")).scores for judge in judges)
+        first, *others = (evaluator.measure(made.images, None, ("fid", "recall", "coverage")).scores for evaluator in evaluators)
         scores = [first["fid"], *(s["fid"] for s in others), first["recall"], first["coverage"]]
         intervals = [f"{s.value:.3g}" + (" [{:.3g}, {:.3g}]".format(*s.interval) if s.interval else "") for s in scores]
         print("| " + " | ".join([f"{above:g}" if above < float("inf") else "none", *intervals]) + " |", flush=True)
