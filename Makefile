@@ -8,7 +8,8 @@ unexport PYTHONDONTWRITEBYTECODE
 LOWEST := .venv-lowest/bin/python
 # torch's earlier CPU builds are on pytorch.org alone: where pip finds them, `make test-lowest KEEP=` takes torch's lowest version too.
 KEEP := --keep torch
-ANY_VERSION := schedule fitting sampling restoration core/test_bounds.py project/test_layers.py project/test_words.py project/test_docs.py
+ANY_VERSION := schedule fitting sampling restoration core/test_bounds.py project/test_layers.py project/test_words.py project/test_docs.py \
+	training/test_auto.py training/test_lengthen.py verbs/test_tune.py evaluation/test_corruption_check.py
 
 .PHONY: demo test test-slow test-lowest test-all lint site figures
 
@@ -46,7 +47,7 @@ test-slow: WORKERS := 3
 test-slow: .venv/installed-dev
 	ALPHABAR_CHECKED_CALLS=all $(PYTEST) -m slow
 
-# `make test` with the lowest version of every dependency, without the tests of formulas and of texts, which no version changes; what old versions warn of as deprecated, or fail to close, is no error.
+# `make test` with the lowest version of every dependency, without the tests of formulas, plans and texts, which no version changes; what old versions warn of as deprecated, or fail to close, is no error.
 .venv-lowest/installed: pyproject.toml constraints.txt benchmarks/lowest.py
 	$(PYTHON) -m venv .venv-lowest
 	$(PYTHON) benchmarks/lowest.py test $(KEEP) > .venv-lowest/lowest.txt

@@ -17,18 +17,20 @@ from alphabar.training.config import TrainRecipe
 from alphabar.training.stream import Indices, pad_pixels
 
 LEVELS = torch.logspace(-2, 2, 41)  # at which it is tried where a mean begins to differ from the image
-NUMBERS = 2**19  # of the reference, for every image of a batch: 128 MiB for a batch of 64
+NUMBERS = 2**21  # of the reference, for every image of a batch: 512 MiB for a batch of 64
 SOME = 64  # images that it is tried with
 NEGLIGIBLE = 0.05  # share of all other images in the mean, below which the image itself stands for it
 
 
 def reference_size(n: int, image_shape: tuple[int, int, int], batch: int) -> int:
-    """Of n training images, as many as cost little: they are read at every step, whose work grows with the batch.
+    """Of n training images, as many as cost little: they are read at every step, whose work grows with the batch. 0 where that
+    is less than half of them: the mean over a small part is another one.
 
-    >>> reference_size(60_000, (1, 28, 28), 64), reference_size(60_000, (3, 64, 64), 64)
-    (42799, 2730)
+    >>> reference_size(60_000, (1, 28, 28), 64), reference_size(60_000, (3, 32, 32), 64), reference_size(60_000, (3, 64, 64), 64)
+    (60000, 43690, 0)
     """
-    return min(n, NUMBERS * batch // math.prod(image_shape))
+    size = min(n, NUMBERS * batch // math.prod(image_shape))
+    return size if 2 * size >= n else 0
 
 
 class StableTargets:
