@@ -1,7 +1,7 @@
 """The type checker that the tests put on every function of alphabar: beartype, which accepts int where float is annotated.
 
 A check costs more than many of the calls that it watches, so only the first MOST calls of each test are checked: 500 in
-`make test`, all of them where ALPHABAR_CHECKED_CALLS=all, as in `make test-all`.
+`make test`, 5,000 in `make test-slow`, all of them where ALPHABAR_CHECKED_CALLS=all.
 """
 
 import functools
