@@ -174,9 +174,7 @@ def measure(n: int, widths: list[int], repeats: int, out: Path | None) -> None:
         for number in range(repeats):
             for metric, libraries in every.items():
                 turns = deque(libraries.items())
-                turns.rotate(
-                    -number
-                )  # what the task before leaves behind, in threads and memory, meets another library each time
+                turns.rotate(-number)  # the threads and memory that one task leaves behind meet another library each time
                 for library, task in turns:
                     start = time.perf_counter()
                     values[metric, library] = task()

@@ -61,6 +61,15 @@ def generator(seed: int, index: int = 0, draw: int = 0, *, stream: int = SUBSET)
     return Addressed().at(seed, index, draw, stream)
 
 
+def evenly(n: int, most: int) -> NDArray[np.int64]:
+    """Up to `most` of n indices, without chance, from all over what may be sorted.
+
+    >>> evenly(10, 4).tolist()
+    [0, 3, 6, 9]
+    """
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The order of n images in an epoch, the same in every process."""
     return generator(seed, epoch, stream=ORDER).permutation(n)

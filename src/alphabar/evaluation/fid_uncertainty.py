@@ -131,7 +131,7 @@ class _Side:
     ) -> "_Side":  # fmt: skip
         x = rows - stats.mean.numpy()
         z = (x if live.all() else x[:, live]).astype(np.float32) @ (to_w / np.sqrt(s).astype(np.float32))
-        few = np.linspace(0, len(x) - 1, min(len(x), FEW)).astype(np.int64)  # from all over a set that may be sorted
+        few = seeds.evenly(len(x), FEW)
         x_few, z_few = x[few], z[few]
         np.square(z, out=z)
         influence = 2 * x @ apart + np.einsum("ij,ij->i", x, x) - z.sum(1, dtype=np.float64)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alphabar.core import processes
+from alphabar.core import processes, seeds
 from alphabar.evaluation.estimate import Expansion, steepness
 from alphabar.features.stats import as_features
 
@@ -158,7 +158,7 @@ def median_distance(y: Float[Tensor, "m d"]) -> float:
 
     Raises ValueError where there are fewer than two images, or most of them are the same.
     """
-    some = y[np.linspace(0, len(y) - 1, min(len(y), 1000)).astype(np.int64)].to(torch.float64)
+    some = y[seeds.evenly(len(y), 1000)].to(torch.float64)
     found = float(torch.pdist(some).median()) if len(some) > 1 else 0.0
     if not 0 < found < math.inf:
         raise ValueError(f"the median distance of {len(some)} images is {found}: give two and more that differ, finite ones")
@@ -295,7 +295,7 @@ def _sums(a: _Side, b: _Side, kernel: _Kernel, block: int) -> _Sums:
 
 def _few(a: _Side, b: _Side, kernel: _Kernel) -> Tensor:
     """The centred kernel at all pairs of some evenly spaced images of both sides, float64."""
-    rows = [np.linspace(0, len(side.own) - 1, min(len(side.own), FEW)).astype(np.int64) for side in (a, b)]
+    rows = [seeds.evenly(len(side.own), FEW) for side in (a, b)]
     u, own = (torch.cat(both) for both in zip(a.some(rows[0]), b.some(rows[1]), strict=True))
     tile, of_powers = _tile((u, own), (u, own), kernel, u.new_empty((2, len(u) ** 2)))
     k = (kernel.linear * tile + of_powers).to(torch.float64)

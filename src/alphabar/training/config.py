@@ -27,17 +27,10 @@ ADDED_LATER = {
     "data": ("range", "alpha", "skip_broken", "axes", "size", "fit"),
     "model": ("conditional",),
     "train": (
-        "init_from",
-        "gamma",
-        "label_dropout",
-        "augment",
-        "ema_snapshots",
-        "consistency",
-        "drawn_like",
-        "earlier_lengths",
+        "init_from", "gamma", "label_dropout", "augment", "ema_snapshots", "consistency", "drawn_like", "earlier_lengths",
         "stable_targets",
     ),
-}
+}  # fmt: skip
 NO_EFFECT_ON_WEIGHTS = ("parallel", "accumulate", "recompute", "early_stop")  # keys of [train]
 
 Beta = Annotated[float, Bounds(0, 1, above=True, below=True)]

@@ -2,6 +2,7 @@
 2023, arXiv:2302.00670)."""
 
 import math
+from bisect import bisect
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from alphabar.schedule.noising import add_noise
 from alphabar.training.config import TrainRecipe
 from alphabar.training.stream import Indices, pad_pixels
 
-LEVELS = torch.logspace(-2, 2, 41)  # at which it is tried where a mean begins to differ from the image
+LEVELS = torch.logspace(-2, 2, 41).tolist()  # at which it is tried where a mean begins to differ from the image
 NUMBERS = 2**21  # of the reference, for every image of a batch: 512 MiB for a batch of 64
 SOME = 64  # images that it is tried with
 NEGLIGIBLE = 0.05  # share of all other images in the mean, below which the image itself stands for it
@@ -49,15 +50,16 @@ class StableTargets:
     def __init__(self, x: Float[Tensor, "n d"], labels: Labels | None = None, hidden: int = 0, some: bool = False) -> None:
         self.x, self.labels, self.hidden, self.some = x, labels, hidden, some
         self.half_squares = x.square().sum(1) / 2
-        rows = torch.from_numpy(np.linspace(0, len(x) - 1, min(len(x), SOME)).astype(np.int64)).to(x.device)
+        rows = torch.from_numpy(seeds.evenly(len(x), SOME)).to(x.device)
         noise = torch.randn((len(rows), x.shape[1]), generator=torch.Generator().manual_seed(0)).to(x)
         of_images, of_noise = torch.addmm(-self.half_squares, x[rows], x.T), noise @ x.T
-        self.sigma_from = 0.0
-        for level in LEVELS.tolist():
+
+        def of_others(level: float) -> float:
             shares = ((of_images + level * of_noise) / level**2).softmax(1)
-            if float(shares.gather(1, rows[:, None]).mean()) < 1 - NEGLIGIBLE:
-                break
-            self.sigma_from = level
+            return 1 - float(shares.gather(1, rows[:, None]).mean())
+
+        below = bisect(LEVELS, NEGLIGIBLE, key=of_others)  # the share grows with the level
+        self.sigma_from = LEVELS[below - 1] if below else 0.0
 
     @staticmethod
     def of(
